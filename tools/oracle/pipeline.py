@@ -169,7 +169,8 @@ def main():
             p.copy_(randn(g, *p.shape, std=p.shape[1] ** -0.5 if "lora_A" in key else 0.1))
     attached = generate(pipe, noise, "plain")
     metadata = _collate_lora_metadata({"transformer": pipe.transformer})
-    metadata["transformer_lora_adapter_metadata"]["target_modules"].sort()  # PEFT keeps a set: order differs by run
+    config = metadata["transformer_lora_adapter_metadata"]
+    config["target_modules"] = sorted(config["target_modules"])  # a set: its order would differ from run to run
     StableDiffusion3Pipeline.save_lora_weights(
         d, transformer_lora_layers=get_peft_model_state_dict(pipe.transformer), **metadata)
     fresh = load()
