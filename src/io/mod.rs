@@ -1,0 +1,49 @@
+//! Files: mapped safetensors with every tensor checked before use, and what is written back.
+
+pub mod loader;
+pub mod safetensors;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+pub use loader::{Loader, Scope};
+pub use safetensors::TensorFile;
+
+/// Reads a JSON file into `T`.
+///
+/// # Errors
+/// Names the file when it is missing, unreadable or not what was expected.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{}: not the JSON that was expected", path.display()))
+}
+
+/// Fails unless `path` is an existing folder, saying what was looked for.
+///
+/// # Errors
+/// Names the folder and what it was wanted for.
+pub fn require_folder(path: &Path, what: &str) -> Result<()> {
+    if !path.exists() {
+        bail!("{what}: no such folder: {}", path.display());
+    }
+    if !path.is_dir() {
+        bail!("{what}: {} is a file, expected a folder", path.display());
+    }
+    Ok(())
+}
+
+/// The name in `known` that is closest to `name`, if any is close enough to be a likely misspelling.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|k| (strsim::damerau_levenshtein(name, k), k))
+        .min()
+        .filter(|(distance, k)| *distance * 3 <= name.len().max(k.len()))
+        .map(|(_, k)| k)
+}
+
+/// `; did you mean 'x'?` for the nearest known name, or nothing.
+pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(name, known).map(|n| format!("; did you mean '{n}'?")).unwrap_or_default()
+}

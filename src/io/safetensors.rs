@@ -1,0 +1,259 @@
+//! Memory-mapped safetensors: single files and sharded ones.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+
+use crate::device::{DType, Tensor, Weight};
+use crate::io::{did_you_mean, read_json};
+
+/// The tensors of one safetensors file, or of all shards of one model component.
+pub struct TensorFile {
+    path: PathBuf,
+    tensors: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// Where one tensor is stored.
+#[derive(Clone)]
+pub struct Entry {
+    file: Arc<Mmap>,
+    bytes: std::ops::Range<usize>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl Entry {
+    /// The sizes of the axes, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The stored type, by its safetensors name.
+    pub fn dtype_name(&self) -> String {
+        format!("{:?}", self.dtype)
+    }
+
+    /// Bytes in the file.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The tensor as a weight, if its type is one the engine computes with.
+    pub fn weight(&self) -> Option<Weight> {
+        let dtype = match self.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::Bf16,
+            _ => return None,
+        };
+        Some(Weight::mapped(self.file.clone(), self.bytes.clone(), dtype, self.shape.clone()))
+    }
+
+    /// The raw little-endian bytes.
+    pub fn raw(&self) -> &[u8] {
+        &self.file[self.bytes.clone()]
+    }
+}
+
+impl TensorFile {
+    /// Maps one safetensors file.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it: missing, truncated, header longer than the file, offsets that
+    /// overlap or leave the file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut file = Self { path: path.to_path_buf(), tensors: BTreeMap::new(), metadata: BTreeMap::new() };
+        file.map(path)?;
+        Ok(file)
+    }
+
+    /// Maps the weights of a model component: `<stem>.safetensors`, or the shards that
+    /// `<stem>.safetensors.index.json` lists.
+    ///
+    /// # Errors
+    /// As [`TensorFile::open`]; also if neither file exists, or a shard lacks a tensor the index promises.
+    pub fn open_component(folder: &Path, stem: &str) -> Result<Self> {
+        let single = folder.join(format!("{stem}.safetensors"));
+        let index = folder.join(format!("{stem}.safetensors.index.json"));
+        if single.exists() {
+            return Self::open(&single);
+        }
+        if !index.exists() {
+            bail!("{}: no weights: looked for {stem}.safetensors and {stem}.safetensors.index.json", folder.display());
+        }
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let Index { weight_map } = read_json(&index)?;
+        let mut file = Self { path: index.clone(), tensors: BTreeMap::new(), metadata: BTreeMap::new() };
+        let shards: std::collections::BTreeSet<&String> = weight_map.values().collect();
+        for shard in shards {
+            file.map(&folder.join(shard))?;
+        }
+        for (name, shard) in &weight_map {
+            if !file.tensors.contains_key(name) {
+                bail!("{}: tensor '{name}' is not in {shard}, where the index puts it", index.display());
+            }
+        }
+        Ok(file)
+    }
+
+    fn map(&mut self, path: &Path) -> Result<()> {
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let length = file.metadata().with_context(|| format!("cannot read {}", path.display()))?.len();
+        if file.metadata().is_ok_and(|m| m.is_dir()) {
+            bail!("{} is a folder, expected a safetensors file", path.display());
+        }
+        if length < 8 {
+            bail!("{}: not a safetensors file: {length} bytes, the header's length alone takes 8", path.display());
+        }
+        // SAFETY: the mapping is read-only; as every program that maps weights, we rely on nobody truncating the
+        // file while it is in use.
+        let map = Arc::new(unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?);
+        let parsed = SafeTensors::deserialize(&map).map_err(|e| explain(path, &map, &e))?;
+        let base = map.as_ptr().addr();
+        for (name, view) in parsed.iter() {
+            let start = view.data().as_ptr().addr() - base;
+            let entry = Entry {
+                file: map.clone(),
+                bytes: start..start + view.data().len(),
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+            };
+            self.tensors.insert(name.to_string(), entry);
+        }
+        if let Ok((_, header)) = SafeTensors::read_metadata(&map) {
+            self.metadata.extend(header.metadata().clone().unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// The file (or index) the tensors come from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The free-form strings of the header.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// All tensors by name.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.tensors.iter().map(|(k, v)| (k.as_str(), v))
+    }
+
+    /// The names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The tensor `name`, if there is one.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.tensors.get(name)
+    }
+
+    /// The tensor `name` as a single-precision tensor in memory.
+    ///
+    /// # Errors
+    /// If it is missing (naming the nearest one that exists) or not of a floating-point type.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let entry = self.entry(name).with_context(|| {
+            format!("{}: no tensor '{name}'{}", self.path.display(), did_you_mean(name, self.names()))
+        })?;
+        let weight = entry.weight().with_context(|| {
+            format!("{}: tensor '{name}' is {}, expected F32, F16 or BF16", self.path.display(), entry.dtype_name())
+        })?;
+        Ok(Tensor::from_slice(&weight.to_f32(), weight.shape()))
+    }
+
+    /// As [`TensorFile::tensor`], but also checks the shape.
+    ///
+    /// # Errors
+    /// As [`TensorFile::tensor`], or if the shape differs, naming both.
+    pub fn tensor_of(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let t = self.tensor(name)?;
+        if t.shape() != shape {
+            bail!("{}: tensor '{name}' has shape {:?}, expected {shape:?}", self.path.display(), t.shape());
+        }
+        Ok(t)
+    }
+}
+
+/// The library's error in the words of someone who has the file in front of them.
+fn explain(path: &Path, map: &[u8], error: &SafeTensorError) -> anyhow::Error {
+    let header = u64::from_le_bytes(map[..8].try_into().expect("checked: at least 8 bytes"));
+    let path = path.display();
+    match error {
+        SafeTensorError::HeaderTooLarge | SafeTensorError::InvalidHeaderLength => {
+            anyhow::anyhow!(
+                "{path}: the header claims {header} bytes, the file has {}; truncated or not safetensors",
+                map.len()
+            )
+        }
+        SafeTensorError::MetadataIncompleteBuffer => {
+            anyhow::anyhow!(
+                "{path}: the tensors do not end where the file does ({} bytes); truncated or damaged",
+                map.len()
+            )
+        }
+        SafeTensorError::InvalidOffset(name) => {
+            anyhow::anyhow!("{path}: tensor '{name}' overlaps another, leaves a gap or lies outside the file")
+        }
+        SafeTensorError::TensorInvalidInfo => {
+            anyhow::anyhow!("{path}: a tensor's byte range does not fit its shape and dtype")
+        }
+        other => anyhow::anyhow!("{path}: not a valid safetensors file: {other}"),
+    }
+}
+
+/// Writes single-precision tensors to a safetensors file: to a temporary name, synced, then renamed.
+///
+/// # Errors
+/// Names the file if it cannot be written.
+pub fn save<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let tensors: Vec<(String, &Tensor)> = tensors.into_iter().collect();
+    let views = tensors
+        .iter()
+        .map(|(name, t)| {
+            let bytes = bytemuck::cast_slice(t.data());
+            Ok((name.as_str(), safetensors::tensor::TensorView::new(Dtype::F32, t.shape().to_vec(), bytes)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let metadata = (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect());
+    let bytes = safetensors::serialize(views, metadata)?;
+    write_atomic(path, &bytes)
+}
+
+/// Writes a whole file under a temporary name in the same folder, syncs it and renames it into place.
+///
+/// # Errors
+/// Names the file if it cannot be written; nothing is left behind then.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    let temporary = path.with_file_name(format!(
+        ".{}.{}.tmp",
+        path.file_name().and_then(|n| n.to_str()).unwrap_or("file"),
+        std::process::id()
+    ));
+    let written = File::create(&temporary).and_then(|mut f| {
+        f.write_all(bytes)?;
+        f.sync_all()
+    });
+    if let Err(e) = written.and_then(|()| std::fs::rename(&temporary, path)) {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(e).with_context(|| format!("cannot write {}", path.display()));
+    }
+    Ok(())
+}

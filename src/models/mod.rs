@@ -1,0 +1,5 @@
+//! The networks, written once against [`crate::ops`]: forward and, where training needs it, backward by hand.
+
+mod linear;
+
+pub use linear::Linear;

@@ -1,0 +1,93 @@
+//! Matrix product with a fixed order of accumulation.
+//!
+//! `C = A·B` where every element of `C` is one chain of fused multiply-adds over `k = 0, 1, …`, cut into
+//! chunks of a fixed length. The chain does not depend on how many rows or columns there are, on where in a
+//! tile the element falls, or on the number of threads: a row alone and the same row in a batch of 9 give the
+//! same bits. That is what makes rollout and training agree bit for bit (`batch invariance`).
+
+mod cpu;
+mod pack;
+#[cfg(test)]
+mod tests;
+
+use crate::device::{Elems, Tensor, Weight};
+
+/// A matrix operand: element (i, j) is `data[i·row_stride + j·col_stride]`.
+#[derive(Clone, Copy)]
+pub struct Mat<'a> {
+    pub(super) data: Elems<'a>,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+    pub(super) col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// A row-major matrix over `data`, whose rows are `stride` elements apart.
+    pub fn strided(data: Elems<'a>, rows: usize, cols: usize, stride: usize) -> Self {
+        let needed = if rows == 0 || cols == 0 { 0 } else { (rows - 1) * stride + cols };
+        assert!(data.len() >= needed, "matrix {rows}x{cols} stride {stride} over {} elements", data.len());
+        Self { data, rows, cols, row_stride: stride, col_stride: 1 }
+    }
+
+    /// A contiguous row-major matrix.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(Elems::F32(data), rows, cols, cols)
+    }
+
+    /// A tensor with all axes but the last folded into rows.
+    pub fn of(t: &'a Tensor) -> Self {
+        Self::new(t.data(), t.rows(), t.width())
+    }
+
+    /// A weight with all axes but the first folded into columns: `[out, in]`.
+    pub fn weight(w: &'a Weight) -> Self {
+        let rows = w.dim(0);
+        let cols = w.shape()[1..].iter().product();
+        Self::strided(w.elems(), rows, cols, cols)
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The transposed matrix; nothing moves.
+    pub fn t(self) -> Self {
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+}
+
+/// What happens to the product before it is stored. The default overwrites `C` with `A·B`.
+#[derive(Clone, Copy)]
+pub struct Epilogue<'a> {
+    /// Factor on the product.
+    pub scale: f32,
+    /// Add to what `C` holds instead of overwriting it.
+    pub accumulate: bool,
+    /// One value per column, added at the end.
+    pub bias: Option<&'a [f32]>,
+}
+
+impl Default for Epilogue<'_> {
+    fn default() -> Self {
+        Self { scale: 1.0, accumulate: false, bias: None }
+    }
+}
+
+/// `C = scale·A·B (+ C) (+ bias)`, `A` `[m, k]`, `B` `[k, n]`, `C` row-major `[m, n]` with rows `stride` apart.
+/// bf16 operands `B` that are contiguous along `k` are multiplied in bf16 with f32 accumulation where the
+/// processor can (`A` is then rounded to bf16); everything else is exact f32 arithmetic.
+pub fn matmul(c: &mut [f32], stride: usize, a: Mat, b: Mat, epilogue: Epilogue) {
+    cpu::matmul(c, stride, a, b, epilogue, true);
+}
+
+/// [`matmul`] on the calling thread only, for use inside a parallel loop; the same bits.
+pub fn matmul_serial(c: &mut [f32], stride: usize, a: Mat, b: Mat, epilogue: Epilogue) {
+    cpu::matmul(c, stride, a, b, epilogue, false);
+}

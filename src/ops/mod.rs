@@ -1,0 +1,9 @@
+//! The fused operations the models are made of, one folder each. `mod.rs` is the contract (shapes, dtypes, what
+//! is accumulated and what overwritten), `cpu.rs` the processor's implementation and the reference for every
+//! other device, `tests.rs` one body of tests for all of them. Shapes that do not fit are a mistake in this
+//! program and panic; whatever a user can get wrong is checked before an op sees it.
+
+pub mod linear;
+pub mod matmul;
+#[cfg(test)]
+pub mod testing;
