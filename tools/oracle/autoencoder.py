@@ -7,10 +7,10 @@ from common import case_dir, generator, quiet, randn, randomize, save_io
 
 CASES = {
     # SD3: 16 latent channels, no 1x1 convolutions around the latent.
-    "vae16": dict(latent_channels=16, block_out_channels=(8, 16, 16, 16), layers_per_block=1, norm_num_groups=4,
+    "vae16": dict(latent_channels=16, block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4,
                   use_quant_conv=False, use_post_quant_conv=False, scaling_factor=1.5305, shift_factor=0.0609),
     # SD1/SDXL: 4 latent channels, both 1x1 convolutions, no shift.
-    "vae4": dict(latent_channels=4, block_out_channels=(8, 16), layers_per_block=2, norm_num_groups=4,
+    "vae4": dict(latent_channels=4, block_out_channels=(4, 8), layers_per_block=2, norm_num_groups=4,
                  use_quant_conv=True, use_post_quant_conv=True, scaling_factor=0.13025, shift_factor=None),
 }
 

@@ -16,7 +16,7 @@ CASES = {
     "sd35_all_dual": dict(num_layers=2, attention_head_dim=8, num_attention_heads=3, joint_attention_dim=20,
                           pooled_projection_dim=12, dual_attention_layers=(0, 1), qk_norm="rms_norm"),
     # SD3.5 large: q/k norm without dual attention.
-    "sd35_large": dict(num_layers=2, attention_head_dim=8, num_attention_heads=3, joint_attention_dim=20,
+    "sd35_large": dict(num_layers=2, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=20,
                        pooled_projection_dim=12, dual_attention_layers=(), qk_norm="rms_norm"),
 }
 # name -> (batch, latent height, latent width, prompt length)
@@ -76,7 +76,7 @@ def main():
     for name in CASES:
         model, d, io = build(name), case_dir("mmdit", name), {}
         model.save_pretrained(d)
-        for run in RUNS:
+        for run in RUNS if name != "sd35_large" else ["square"]:
             i = inputs(name, run)
             io |= {f"{run}.{k}": v for k, v in i.items()}
             hooks = record(model, io) if (name, run) == ("sd35", "square") else []

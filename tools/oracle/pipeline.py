@@ -124,14 +124,16 @@ def load():
 
 
 @torch.no_grad()
-def generate(pipe, noise, run, prefix=""):
+def generate(pipe, noise, run, prefix="", image=True):
     r = RUNS[run]
     call = dict(prompt=PROMPTS, latents=noise.clone(), height=64, width=96,
                 **r | dict(negative_prompt=r["negative_prompt"] and [r["negative_prompt"]] * len(PROMPTS)))
     latents = pipe(**call, output_type="latent").images
+    if not image:
+        return {prefix + "latents": latents}
     images = pipe(**call, output_type="pil").images
-    image = torch.stack([torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8).view(64, 96, 3) for i in images])
-    return {prefix + "latents": latents, prefix + "image": image}
+    pixels = torch.stack([torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8).view(64, 96, 3) for i in images])
+    return {prefix + "latents": latents, prefix + "image": pixels}
 
 
 @torch.no_grad()
@@ -147,10 +149,10 @@ def main():
             PROMPTS, None, None, do_classifier_free_guidance=guided,
             negative_prompt=[r["negative_prompt"]] * 2 if guided else None,
             max_sequence_length=r["max_sequence_length"])
-        io |= {f"{run}.prompt_embeds": e, f"{run}.pooled_prompt_embeds": p}
         if guided:
-            io |= {f"{run}.negative_prompt_embeds": n, f"{run}.negative_pooled_prompt_embeds": q}
-        io |= generate(pipe, noise, run, run + ".")
+            io |= {f"{run}.prompt_embeds": e, f"{run}.pooled_prompt_embeds": p,
+                   f"{run}.negative_prompt_embeds": n, f"{run}.negative_pooled_prompt_embeds": q}
+        io |= generate(pipe, noise, run, run + ".", image=run != "unguided")
     for name, tok in (("tokenizer", pipe.tokenizer), ("tokenizer_2", pipe.tokenizer_2)):
         ids = tok(PROMPTS + ["", "blurry, grey"], padding="max_length", max_length=16, truncation=True,
                   return_tensors="pt").input_ids
@@ -167,7 +169,7 @@ def main():
     for key, p in pipe.transformer.named_parameters():
         if "lora_" in key:
             p.copy_(randn(g, *p.shape, std=p.shape[1] ** -0.5 if "lora_A" in key else 0.1))
-    attached = generate(pipe, noise, "plain")
+    attached = generate(pipe, noise, "plain", image=False)
     metadata = _collate_lora_metadata({"transformer": pipe.transformer})
     config = metadata["transformer_lora_adapter_metadata"]
     config["target_modules"] = sorted(config["target_modules"])  # a set: its order would differ from run to run
@@ -175,7 +177,7 @@ def main():
         d, transformer_lora_layers=get_peft_model_state_dict(pipe.transformer), **metadata)
     fresh = load()
     fresh.load_lora_weights(d)
-    loaded = generate(fresh, noise, "plain")
+    loaded = generate(fresh, noise, "plain", image=False)
     assert torch.equal(attached["latents"], loaded["latents"])
     assert (loaded["latents"] - io["plain.latents"]).abs().max() > 0.05
     save_io(d, loaded)

@@ -74,8 +74,8 @@ def t5():
 @torch.no_grad()
 def clip():
     for name, act in (("quick", "quick_gelu"), ("exact", "gelu")):
-        text = clip_text_config(act, 2 if name == "quick" else 61, layers=2, projection=20)
-        vision = CLIPVisionConfig(hidden_size=48, intermediate_size=64, projection_dim=20, num_hidden_layers=2,
+        text = clip_text_config(act, 2 if name == "quick" else 61, hidden=16, layers=2, projection=20)
+        vision = CLIPVisionConfig(hidden_size=24, intermediate_size=40, projection_dim=20, num_hidden_layers=2,
                                   num_attention_heads=3, image_size=24, patch_size=8, hidden_act=act)
         model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=20))
         randomize(model, "clip/" + name, CLIP_GAINS)
