@@ -1,0 +1,3 @@
+//! The one integration binary: what needs files beside the source.
+
+mod parity;
