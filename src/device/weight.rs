@@ -137,6 +137,14 @@ impl Weight {
         self.shape[axis]
     }
 
+    /// The same elements with all axes from `axis` on folded into one.
+    pub fn flatten_from(mut self, axis: usize) -> Self {
+        let width = self.shape[axis..].iter().product();
+        self.shape.truncate(axis);
+        self.shape.push(width);
+        self
+    }
+
     /// The type the elements are stored in.
     pub fn dtype(&self) -> DType {
         self.dtype

@@ -1,5 +1,7 @@
 //! The networks, written once against [`crate::ops`]: forward and, where training needs it, backward by hand.
 
 mod linear;
+pub mod lora;
+pub mod mmdit;
 
 pub use linear::Linear;

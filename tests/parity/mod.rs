@@ -1,5 +1,7 @@
 //! Whole models against what PyTorch, diffusers and transformers computed (`tools/oracle`).
 
+mod mmdit;
+
 use std::path::{Path, PathBuf};
 
 use engine::device::Tensor;

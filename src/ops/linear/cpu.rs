@@ -1,4 +1,4 @@
-use super::{LoraGrad, LoraRef};
+use super::{InputGrad, LoraGrad, LoraRef};
 use crate::device::{Tensor, Weight};
 use crate::ops::matmul::{Epilogue, Mat, matmul};
 
@@ -40,26 +40,30 @@ pub(super) fn backward(
     x: Option<&Tensor>,
     lora: Option<LoraRef>,
     grad: Option<LoraGrad>,
-    want_dx: bool,
-) -> Option<Tensor> {
+    dx: InputGrad,
+) {
+    let width = w.dim(1);
     assert_eq!(dy.width(), w.dim(0), "linear backward: dy {:?}, weight {:?}", dy.shape(), w.shape());
-    let mut dx = want_dx.then(|| {
-        let mut dx = with_width(dy, w.dim(1));
-        matmul(dx.data_mut(), w.dim(1), Mat::of(dy), Mat::weight(w), Epilogue::default());
+    let dx = match dx {
+        InputGrad::Skip => None,
+        InputGrad::Overwrite(dx) => Some((dx, false)),
+        InputGrad::Add(dx) => Some((dx, true)),
+    };
+    let mut dx = dx.map(|(dx, accumulate)| {
+        assert_eq!((dx.rows(), dx.width()), (dy.rows(), width), "linear backward: dx {:?}", dx.shape());
+        matmul(dx.data_mut(), width, Mat::of(dy), Mat::weight(w), Epilogue { accumulate, ..Epilogue::default() });
         dx
     });
-    let Some(l) = lora else { return dx };
+    let Some(l) = lora else { return };
     let up = product(Mat::of(dy), Mat::of(l.b));
     let add = Epilogue { scale: l.scale, accumulate: true, bias: None };
     if let Some(grad) = grad {
         let x = x.expect("the input is saved wherever a LoRA is trained");
         let down = product(Mat::of(x), Mat::of(l.a).t());
-        let (rank, width) = (l.a.dim(0), l.a.dim(1));
-        matmul(grad.b.data_mut(), rank, Mat::of(dy).t(), Mat::of(&down), add);
+        matmul(grad.b.data_mut(), down.width(), Mat::of(dy).t(), Mat::of(&down), add);
         matmul(grad.a.data_mut(), width, Mat::of(&up).t(), Mat::of(x), add);
     }
     if let Some(dx) = &mut dx {
-        matmul(dx.data_mut(), w.dim(1), Mat::of(&up), Mat::of(l.a), add);
+        matmul(dx.data_mut(), width, Mat::of(&up), Mat::of(l.a), add);
     }
-    dx
 }

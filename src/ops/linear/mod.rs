@@ -32,17 +32,27 @@ pub fn forward(x: &Tensor, w: &Weight, bias: Option<&Weight>, lora: Option<LoraR
     cpu::forward(x, w, bias, lora)
 }
 
+/// What to do with the gradient to the input.
+pub enum InputGrad<'a> {
+    /// It is not needed.
+    Skip,
+    /// Store it.
+    Overwrite(&'a mut Tensor),
+    /// Add it to what is there.
+    Add(&'a mut Tensor),
+}
+
 /// The gradient to the input, `dx = dy·W (+ s·(dy·B)·A)`, and the gradients of the factors,
 /// `dB += s·dyᵀ·(x·Aᵀ)`, `dA += s·(dy·B)ᵀ·x`. The frozen weight gets none.
 ///
-/// `dy` `[.., out]`, `x` `[.., in]` as given to [`forward`]; returns `[.., in]`, or `None` unless `want_dx`.
+/// `dy` `[.., out]`; `x` `[.., in]` as given to [`forward`], needed where there is a `grad`; `dx` `[.., in]`.
 pub fn backward(
     dy: &Tensor,
     w: &Weight,
     x: Option<&Tensor>,
     lora: Option<LoraRef>,
     grad: Option<LoraGrad>,
-    want_dx: bool,
-) -> Option<Tensor> {
-    cpu::backward(dy, w, x, lora, grad, want_dx)
+    dx: InputGrad,
+) {
+    cpu::backward(dy, w, x, lora, grad, dx);
 }

@@ -31,7 +31,8 @@ fn forward_and_backward_match_the_definition_in_f64_at_odd_sizes() {
 
         let (mut da, mut db) = (Tensor::zeros(&[rank, width]), Tensor::zeros(&[out, rank]));
         let grad = LoraGrad { a: &mut da, b: &mut db };
-        let dx = backward(&dy, &w, Some(&x), Some(lora), Some(grad), true).unwrap();
+        let mut dx = Tensor::scratch(&[rows, width]);
+        backward(&dy, &w, Some(&x), Some(lora), Some(grad), InputGrad::Overwrite(&mut dx));
         check_gradient(&dx, &x64, &dy, |v| f(v, &a64, &b64));
         check_gradient(&da, &a64, &dy, |v| f(&x64, v, &b64));
         check_gradient(&db, &b64, &dy, |v| f(&x64, &a64, v));
@@ -39,17 +40,21 @@ fn forward_and_backward_match_the_definition_in_f64_at_odd_sizes() {
 }
 
 #[test]
-fn gradients_of_the_factors_are_added_to_what_is_there() {
+fn gradients_are_added_to_what_is_there() {
     let (x, w) = (random(&[4, 6], 1), random_weight(&[5, 6], 2));
     let (a, b, dy) = (random(&[2, 6], 3), random(&[5, 2], 4), random(&[4, 5], 5));
     let lora = LoraRef { a: &a, b: &b, scale: 2.0 };
     let (mut da, mut db) = (Tensor::zeros(&[2, 6]), Tensor::zeros(&[5, 2]));
+    let mut dx = Tensor::zeros(&[4, 6]);
     for _ in 0..2 {
-        backward(&dy, &w, Some(&x), Some(lora), Some(LoraGrad { a: &mut da, b: &mut db }), false);
+        let grad = LoraGrad { a: &mut da, b: &mut db };
+        backward(&dy, &w, Some(&x), Some(lora), Some(grad), InputGrad::Add(&mut dx));
     }
     let (mut once_a, mut once_b) = (Tensor::zeros(&[2, 6]), Tensor::zeros(&[5, 2]));
-    backward(&dy, &w, Some(&x), Some(lora), Some(LoraGrad { a: &mut once_a, b: &mut once_b }), false);
-    for (twice, once) in [(da, once_a), (db, once_b)] {
+    let mut once_x = Tensor::scratch(&[4, 6]);
+    let grad = LoraGrad { a: &mut once_a, b: &mut once_b };
+    backward(&dy, &w, Some(&x), Some(lora), Some(grad), InputGrad::Overwrite(&mut once_x));
+    for (twice, once) in [(da, once_a), (db, once_b), (dx, once_x)] {
         assert!(twice.data().iter().zip(once.data()).all(|(t, o)| (t - 2.0 * o).abs() <= 1e-5 * o.abs().max(1.0)));
     }
 }

@@ -1,0 +1,86 @@
+use std::path::Path;
+
+use anyhow::{Result, bail, ensure};
+use serde::Deserialize;
+
+use crate::io::read_json;
+
+/// The transformer's sizes, as `transformer/config.json` of diffusers gives them (`SD3Transformer2DModel`).
+#[derive(Clone, Debug, Deserialize)]
+pub struct Config {
+    /// Latent height and width the model was made for; only the default image size depends on it.
+    pub sample_size: usize,
+    /// Latent pixels per token and axis.
+    pub patch_size: usize,
+    /// Latent channels.
+    pub in_channels: usize,
+    /// Channels of the predicted velocity; absent means [`Config::in_channels`].
+    pub out_channels: Option<usize>,
+    /// Joint blocks.
+    pub num_layers: usize,
+    /// Channels per head.
+    pub attention_head_dim: usize,
+    /// Heads.
+    pub num_attention_heads: usize,
+    /// Width of the text embeddings.
+    pub joint_attention_dim: usize,
+    /// Width the text embeddings are projected to; equals the hidden width.
+    pub caption_projection_dim: usize,
+    /// Width of the pooled text embeddings.
+    pub pooled_projection_dim: usize,
+    /// Side of the square table of positions, in tokens.
+    pub pos_embed_max_size: usize,
+    /// Blocks with a second, image-only attention (SD3.5 Medium); none in SD3.
+    #[serde(default)]
+    pub dual_attention_layers: Vec<usize>,
+    /// `rms_norm` (SD3.5) or none (SD3).
+    #[serde(default)]
+    pub qk_norm: Option<String>,
+}
+
+impl Config {
+    /// Reads and checks `config.json` in `folder`.
+    ///
+    /// # Errors
+    /// Names the file and the key that is missing, malformed or impossible.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let config: Self = read_json(&path)?;
+        let file = path.display();
+        for (key, value) in [
+            ("sample_size", config.sample_size),
+            ("patch_size", config.patch_size),
+            ("in_channels", config.in_channels),
+            ("num_layers", config.num_layers),
+            ("attention_head_dim", config.attention_head_dim),
+            ("num_attention_heads", config.num_attention_heads),
+            ("pos_embed_max_size", config.pos_embed_max_size),
+        ] {
+            ensure!(value > 0, "{file}: {key} is 0");
+        }
+        if let Some(norm) = &config.qk_norm
+            && norm != "rms_norm"
+        {
+            bail!("{file}: qk_norm is '{norm}', expected 'rms_norm' or null");
+        }
+        if let Some(layer) = config.dual_attention_layers.iter().find(|l| **l >= config.num_layers) {
+            bail!("{file}: dual_attention_layers names layer {layer} of {}", config.num_layers);
+        }
+        let (hidden, caption) = (config.hidden(), config.caption_projection_dim);
+        ensure!(
+            caption == hidden,
+            "{file}: caption_projection_dim is {caption}, expected num_attention_heads·attention_head_dim = {hidden}"
+        );
+        Ok(config)
+    }
+
+    /// Width of a token.
+    pub fn hidden(&self) -> usize {
+        self.num_attention_heads * self.attention_head_dim
+    }
+
+    /// Channels of the predicted velocity.
+    pub fn velocity_channels(&self) -> usize {
+        self.out_channels.unwrap_or(self.in_channels)
+    }
+}
