@@ -3,7 +3,9 @@
 //! Reading the modules in the order below is following the data: files and prompts come in through [`io`], live
 //! on a [`device`], are transformed by [`ops`] that [`models`] are built of, and [`rollout`] samples images.
 
+pub mod algorithms;
 pub mod device;
 pub mod io;
 pub mod models;
 pub mod ops;
+pub mod rollout;

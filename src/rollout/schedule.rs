@@ -1,0 +1,112 @@
+//! The noise levels a sampler visits.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::io::read_json;
+
+/// The flow-matching Euler schedule of SD3 (`FlowMatchEulerDiscreteScheduler` of diffusers) with a static shift.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    /// The time shift `s` in `σ = s·r/(1 + (s − 1)·r)`.
+    pub shift: f64,
+    /// Steps the model was trained with; its time input is `σ` times this.
+    pub train_steps: usize,
+}
+
+impl Schedule {
+    /// Reads `scheduler_config.json` in `folder`.
+    ///
+    /// # Errors
+    /// Names the file and the key if the scheduler is another one or uses an option that SD3 does not.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("scheduler_config.json");
+        let config: Value = read_json(&path)?;
+        let file = path.display();
+        const CLASS: &str = "FlowMatchEulerDiscreteScheduler";
+        match config["_class_name"].as_str() {
+            Some(CLASS) | None => {}
+            Some(other) => bail!("{file}: _class_name is '{other}', only {CLASS} is supported"),
+        }
+        for key in [
+            "use_dynamic_shifting",
+            "use_karras_sigmas",
+            "use_exponential_sigmas",
+            "use_beta_sigmas",
+            "invert_sigmas",
+            "stochastic_sampling",
+        ] {
+            ensure!(!config[key].as_bool().unwrap_or(false), "{file}: {key} is not supported");
+        }
+        ensure!(config["shift_terminal"].is_null(), "{file}: shift_terminal is not supported");
+        let number = |key: &str, default: f64| match &config[key] {
+            Value::Null => Ok(default),
+            v => v.as_f64().with_context(|| format!("{file}: {key} is {v}, expected a number")),
+        };
+        let (shift, steps) = (number("shift", 1.0)?, number("num_train_timesteps", 1000.0)?);
+        ensure!(shift > 0.0 && steps >= 1.0, "{file}: shift {shift} and num_train_timesteps {steps} must be positive");
+        Ok(Self { shift, train_steps: steps as usize })
+    }
+
+    /// The `steps + 1` noise levels from 1 to 0. The end-point is shifted twice, as in diffusers: the grid runs from
+    /// `s·1/(…)` to the shifted last training level, and is then shifted itself.
+    pub fn sigmas(&self, steps: usize) -> Vec<f32> {
+        let shift = |r: f64| self.shift * r / (1.0 + (self.shift - 1.0) * r);
+        let last = f64::from(shift(f64::from(1.0 / self.train_steps as f32)) as f32);
+        let mut sigmas: Vec<f32> = (0..steps)
+            .map(|i| {
+                let along = if steps > 1 { i as f64 / (steps - 1) as f64 } else { 0.0 };
+                shift(1.0 + along * (last - 1.0)) as f32
+            })
+            .collect();
+        sigmas.push(0.0);
+        sigmas
+    }
+
+    /// The model's time input at noise level `sigma`.
+    pub fn timestep(&self, sigma: f32) -> f32 {
+        sigma * self.train_steps as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SD3: Schedule = Schedule { shift: 3.0, train_steps: 1000 };
+
+    /// T1 of the algorithms' specification.
+    #[test]
+    fn t1_grids_have_the_published_values() {
+        let golden: [(usize, &[f32]); 3] = [
+            (10, &[1.0, 0.960129, 0.913349, 0.857692, 0.790368, 0.707278, 0.602151, 0.464876, 0.278049, 0.008929, 0.0]),
+            (
+                14,
+                &[
+                    1.0, 0.973058, 0.943048, 0.909412, 0.871453, 0.828280, 0.778738, 0.721306, 0.653936, 0.573805,
+                    0.476909, 0.357368, 0.206198, 0.008929, 0.0,
+                ],
+            ),
+            (
+                20,
+                &[
+                    1.0, 0.981875, 0.962386, 0.941373, 0.918652, 0.894003, 0.867172, 0.837855, 0.805689, 0.770239,
+                    0.730974, 0.687244, 0.638240, 0.582948, 0.520074, 0.447944, 0.364352, 0.266330, 0.149787, 0.008929,
+                    0.0,
+                ],
+            ),
+        ];
+        for (steps, want) in golden {
+            let got = SD3.sigmas(steps);
+            assert_eq!(got.len(), want.len());
+            assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() <= 1e-6), "{steps}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn one_step_goes_from_noise_to_image() {
+        assert_eq!(SD3.sigmas(1), [1.0, 0.0]);
+    }
+}
