@@ -4,6 +4,7 @@
 //! on a [`device`], are transformed by [`ops`] that [`models`] are built of, and [`rollout`] samples images.
 
 pub mod algorithms;
+pub mod config;
 pub mod device;
 pub mod io;
 pub mod models;

@@ -1,0 +1,142 @@
+//! Training configs: what the TOML says ([`raw`]), checked and completed with derived sizes ([`resolved`]), and what
+//! memory it will take ([`memory`]). Read-only once resolved.
+
+pub mod memory;
+pub mod raw;
+pub mod resolved;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Deserialize;
+
+use crate::io::nearest;
+pub use raw::TrainConfig;
+pub use resolved::Resolved;
+
+/// Reads a config and applies overrides of the form `key.path=value`.
+///
+/// # Errors
+/// One line naming the file and line, or the override, with the key, what was found, and the nearest valid name.
+pub fn load(path: &Path, overrides: &[String]) -> Result<TrainConfig> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the config {}", path.display()))?;
+    let config: TrainConfig =
+        toml::from_str(&text).map_err(|e| anyhow!("{}", explain(&path.display().to_string(), &text, &e)))?;
+    if overrides.is_empty() {
+        return Ok(config);
+    }
+    let mut table: toml::Table = toml::from_str(&text)?;
+    for one in overrides {
+        apply(&mut table, one)?;
+        // Checked one by one, so that the error can name the override that caused it.
+        TrainConfig::deserialize(table.clone()).map_err(|e| anyhow!("--set {one}: {}", reword(e.message())))?;
+    }
+    Ok(TrainConfig::deserialize(table)?)
+}
+
+/// Parses a config from text; `name` stands for it in errors.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(name: &str, text: &str) -> Result<TrainConfig> {
+    toml::from_str(text).map_err(|e| anyhow!("{}", explain(name, text, &e)))
+}
+
+/// Sets one `key.path=value` in `table`. A value that is not TOML is taken as a string.
+fn apply(table: &mut toml::Table, assignment: &str) -> Result<()> {
+    let Some((path, value)) = assignment.split_once('=') else {
+        bail!("--set {assignment}: expected key.path=value");
+    };
+    let value = value.trim();
+    let value = toml::from_str::<toml::Table>(&format!("v = {value}"))
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(value.to_string()));
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let last = keys.pop().expect("split gives at least one");
+    let mut at = table;
+    for key in keys {
+        let entry = at.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        at = match entry {
+            toml::Value::Table(t) => t,
+            other => bail!("--set {assignment}: '{key}' is {}, not a table", other.type_str()),
+        };
+    }
+    at.insert(last.to_string(), value);
+    Ok(())
+}
+
+/// A parser's error in one line: file, line, and what to write instead.
+fn explain(name: &str, text: &str, error: &toml::de::Error) -> String {
+    let Some(span) = error.span() else { return format!("{name}: {}", reword(error.message())) };
+    let start = span.start.min(text.len());
+    let line = text[..start].matches('\n').count() + 1;
+    let content = text.lines().nth(line - 1).unwrap_or_default();
+    let key = content.split_once('=').map(|(k, _)| format!("{}: ", k.trim())).unwrap_or_default();
+    let message = reword(error.message());
+    let key = if message.starts_with("unknown key") { String::new() } else { key };
+    format!("{name}:{line}: {key}{message}")
+}
+
+/// serde's `unknown field` lists every valid name; the nearest one is what helps.
+fn reword(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let kind = message.split('`').next().unwrap_or_default().trim();
+    let (Some(found), "unknown field" | "unknown variant") = (quoted.next(), kind) else {
+        return message.lines().collect::<Vec<_>>().join(" ");
+    };
+    let known: Vec<&str> = quoted.collect();
+    let what = if kind == "unknown field" { "key" } else { "value" };
+    match nearest(found, known.iter().copied()) {
+        Some(n) => format!("unknown {what} '{found}'; did you mean '{n}'?"),
+        None => format!("unknown {what} '{found}'; expected one of {}", known.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "algorithm = 'ram'\nmodel = 'm'\nnum_epochs = 3\n[prompts]\ntrain = 't'\neval = 'e'\n[rewards]\ngeneval = 1.0\n[ram]\nreward_multiplier = 10.0\n";
+
+    fn error(text: &str) -> String {
+        parse("a.toml", text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named_with_its_line_and_the_nearest_valid_one() {
+        let text = MINIMAL.replace("reward_multiplier", "reward_mutliplier");
+        assert_eq!(error(&text), "a.toml:10: unknown key 'reward_mutliplier'; did you mean 'reward_multiplier'?");
+    }
+
+    #[test]
+    fn a_wrong_type_is_named_with_its_line_and_key() {
+        let text = MINIMAL.replace("num_epochs = 3", "num_epochs = 'three'");
+        assert!(error(&text).starts_with("a.toml:3: num_epochs: invalid type: string \"three\""), "{}", error(&text));
+    }
+
+    #[test]
+    fn defaults_are_the_published_settings() {
+        let c = parse("a.toml", MINIMAL).unwrap();
+        assert_eq!((c.rollout.num_prompts_per_epoch, c.rollout.num_images_per_prompt), (48, 24));
+        assert_eq!((c.ram.num_noisings, c.optimizer.lr, c.lora.rank), (8, 3e-4, 32));
+    }
+
+    #[test]
+    fn overrides_reach_nested_keys_and_their_mistakes_are_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), MINIMAL).unwrap();
+        let set = |s: &str| load(file.path(), &[s.to_string()]);
+        assert_eq!(set("optimizer.lr=1e-3").unwrap().optimizer.lr, 1e-3);
+        assert_eq!(set("model=models/other").unwrap().model.to_str(), Some("models/other"));
+        let e = set("optimizer.lrr=1e-3").unwrap_err().to_string();
+        assert_eq!(e, "--set optimizer.lrr=1e-3: unknown key 'lrr'; did you mean 'lr'?");
+        assert!(set("optimizer.lr").unwrap_err().to_string().contains("expected key.path=value"));
+    }
+
+    #[test]
+    fn a_resolved_config_survives_being_written_and_read() {
+        let c = parse("a.toml", MINIMAL).unwrap();
+        assert_eq!(parse("b.toml", &toml::to_string(&c).unwrap()).unwrap(), c);
+    }
+}

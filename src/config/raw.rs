@@ -1,0 +1,282 @@
+//! Every key of a training config. Counts are totals across processes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::algorithms::ram::Form;
+use crate::models::mmdit::Checkpointing;
+
+/// A training run.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// The training method.
+    pub algorithm: Method,
+    /// Folder of the model, in the layout of diffusers.
+    pub model: PathBuf,
+    /// Everything random in the run follows from it.
+    #[serde(default = "seed")]
+    pub seed: u64,
+    /// Rollout, reward and update, this many times.
+    pub num_epochs: u32,
+    /// Where prompts come from.
+    pub prompts: Prompts,
+    /// How images are sampled for training.
+    #[serde(default)]
+    pub rollout: Rollout,
+    /// The rewards' names and weights; the weighted sum is trained on. A reward of weight 0 is only logged.
+    pub rewards: BTreeMap<String, f64>,
+    /// Folders of reward models, by the reward's name.
+    #[serde(default)]
+    pub reward_models: BTreeMap<String, PathBuf>,
+    /// Reinforce Adjoint Matching.
+    pub ram: RamKeys,
+    /// How the update is computed.
+    #[serde(default)]
+    pub train: Train,
+    /// The trained adapter.
+    #[serde(default)]
+    pub lora: Lora,
+    /// AdamW.
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    /// Moving average of the adapter, used for evaluation and export.
+    #[serde(default)]
+    pub ema: Ema,
+    /// Evaluation on held-out prompts.
+    #[serde(default)]
+    pub eval: Eval,
+    /// Saved state.
+    #[serde(default)]
+    pub checkpoint: CheckpointKeys,
+}
+
+fn seed() -> u64 {
+    42
+}
+
+/// The training methods there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Reinforce Adjoint Matching.
+    Ram,
+}
+
+/// Where prompts come from.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prompts {
+    /// Prompts to train on: `.txt`, one a line, or `.jsonl` with GenEval's field names.
+    pub train: PathBuf,
+    /// Held-out prompts for evaluation.
+    pub eval: PathBuf,
+    /// T5 tokens per prompt; longer prompts are cut.
+    #[serde(default = "Prompts::max_sequence_length")]
+    pub max_sequence_length: usize,
+}
+
+impl Prompts {
+    fn max_sequence_length() -> usize {
+        128
+    }
+}
+
+/// How images are sampled for training.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rollout {
+    /// Different prompts per epoch.
+    pub num_prompts_per_epoch: usize,
+    /// Images of each prompt; their mean reward is what an image is compared with.
+    pub num_images_per_prompt: usize,
+    /// Euler steps.
+    pub num_inference_steps: usize,
+    /// Classifier-free guidance; 1 turns it off and halves the work.
+    pub guidance_scale: f32,
+    /// Height and width in pixels; 0 takes the model's own.
+    pub resolution: usize,
+    /// Images that are sampled together; changes speed and memory, not results.
+    pub batch_size: usize,
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self {
+            num_prompts_per_epoch: 48,
+            num_images_per_prompt: 24,
+            num_inference_steps: 20,
+            guidance_scale: 4.5,
+            resolution: 0,
+            batch_size: 16,
+        }
+    }
+}
+
+/// Reinforce Adjoint Matching (arXiv 2605.10759).
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RamKeys {
+    /// `m`: how strongly the reward tilts the policy.
+    pub reward_multiplier: f32,
+    /// Training points per image.
+    #[serde(default = "RamKeys::num_noisings")]
+    pub num_noisings: usize,
+    /// `released` measures the correction from the lagged policy, `paper` from the trained one.
+    #[serde(default)]
+    pub form: Form,
+    /// Density of times `p(t) ∝ t^power`.
+    #[serde(default = "RamKeys::timestep_power")]
+    pub timestep_power: f32,
+    /// Added to the standard deviation of the rewards.
+    #[serde(default = "RamKeys::advantage_eps")]
+    pub advantage_eps: f64,
+    /// The lagged policy's decay grows by this each epoch …
+    #[serde(default = "RamKeys::old_decay_rate")]
+    pub old_decay_rate: f32,
+    /// … up to this.
+    #[serde(default = "RamKeys::old_decay_max")]
+    pub old_decay_max: f32,
+}
+
+impl RamKeys {
+    fn num_noisings() -> usize {
+        8
+    }
+    fn timestep_power() -> f32 {
+        1.0
+    }
+    fn advantage_eps() -> f64 {
+        1e-4
+    }
+    fn old_decay_rate() -> f32 {
+        0.01
+    }
+    fn old_decay_max() -> f32 {
+        0.9
+    }
+}
+
+/// How the update is computed.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Train {
+    /// Training points that go through the model together.
+    pub batch_size: usize,
+    /// What the forward keeps: `none` (everything), `selective`, `block`. Changes memory and speed, not results.
+    pub activation_checkpointing: Checkpointing,
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        Self { batch_size: 16, activation_checkpointing: Checkpointing::None }
+    }
+}
+
+/// The trained adapter.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lora {
+    /// Rank.
+    pub rank: usize,
+    /// The adapter's product is scaled by `alpha / rank`.
+    pub alpha: f32,
+    /// Adapted layers, by the end of their name.
+    pub targets: Vec<String>,
+}
+
+impl Default for Lora {
+    fn default() -> Self {
+        let targets = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"];
+        Self { rank: 32, alpha: 64.0, targets: targets.map(|t| format!("attn.{t}")).to_vec() }
+    }
+}
+
+/// AdamW.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Optimizer {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// The gradient is scaled down to this norm; 0 turns clipping off.
+    pub max_grad_norm: f64,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self { lr: 3e-4, beta1: 0.9, beta2: 0.999, weight_decay: 1e-4, eps: 1e-8, max_grad_norm: 0.0 }
+    }
+}
+
+/// Moving average of the adapter.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ema {
+    /// Decay, after a warm-up of `(1 + n)/(10 + n)`.
+    pub decay: f32,
+    /// Applied every this many updates.
+    pub interval: u32,
+}
+
+impl Default for Ema {
+    fn default() -> Self {
+        Self { decay: 0.9, interval: 8 }
+    }
+}
+
+/// Evaluation on held-out prompts.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Eval {
+    /// Every this many epochs, and before the first and after the last; 0 only then.
+    pub every: u32,
+    /// Prompts used, from the first; 0 means all.
+    pub num_prompts: usize,
+    /// Images per prompt.
+    pub num_images_per_prompt: usize,
+    /// Euler steps.
+    pub num_inference_steps: usize,
+    /// Classifier-free guidance.
+    pub guidance_scale: f32,
+    /// Images in the sample grid.
+    pub grid: usize,
+}
+
+impl Default for Eval {
+    fn default() -> Self {
+        Self {
+            every: 20,
+            num_prompts: 0,
+            num_images_per_prompt: 1,
+            num_inference_steps: 40,
+            guidance_scale: 4.5,
+            grid: 16,
+        }
+    }
+}
+
+/// Saved state.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointKeys {
+    /// Every this many epochs, and after the last; 0 only then.
+    pub every: u32,
+    /// How many are kept.
+    pub keep: usize,
+}
+
+impl Default for CheckpointKeys {
+    fn default() -> Self {
+        Self { every: 10, keep: 3 }
+    }
+}

@@ -1,0 +1,195 @@
+use anyhow::{Result, bail, ensure};
+
+use super::TrainConfig;
+
+/// A checked config with the sizes that follow from it.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// What the file and the overrides said.
+    pub raw: TrainConfig,
+    /// Height and width of an image in pixels.
+    pub resolution: usize,
+    /// Height and width of a latent.
+    pub latent: usize,
+    /// Images per epoch.
+    pub images: usize,
+    /// Training points per epoch.
+    pub points: usize,
+}
+
+/// What a config is checked against.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelSizes {
+    /// Pixels per latent pixel and axis.
+    pub downscale: usize,
+    /// Latent pixels per token and axis.
+    pub patch: usize,
+    /// Largest latent side.
+    pub max_latent: usize,
+    /// The model's own latent side.
+    pub own_latent: usize,
+}
+
+impl Resolved {
+    /// Checks `raw` and derives the sizes.
+    ///
+    /// # Errors
+    /// Names the key, what was found, and the nearest value that works.
+    pub fn new(raw: TrainConfig, sizes: ModelSizes, train_prompts: usize, eval_prompts: usize) -> Result<Self> {
+        let r = &raw.rollout;
+        for (key, value) in [
+            ("num_epochs", raw.num_epochs as usize),
+            ("rollout.num_prompts_per_epoch", r.num_prompts_per_epoch),
+            ("rollout.num_inference_steps", r.num_inference_steps),
+            ("rollout.batch_size", r.batch_size),
+            ("train.batch_size", raw.train.batch_size),
+            ("ram.num_noisings", raw.ram.num_noisings),
+            ("lora.rank", raw.lora.rank),
+            ("ema.interval", raw.ema.interval as usize),
+            ("eval.num_images_per_prompt", raw.eval.num_images_per_prompt),
+            ("eval.num_inference_steps", raw.eval.num_inference_steps),
+            ("checkpoint.keep", raw.checkpoint.keep),
+        ] {
+            ensure!(value >= 1, "{key} is {value}, expected at least 1");
+        }
+        let images_per_prompt = r.num_images_per_prompt;
+        ensure!(
+            images_per_prompt >= 2,
+            "rollout.num_images_per_prompt is {images_per_prompt}, expected at least 2: an image is compared with the others of its prompt"
+        );
+        let prompts = r.num_prompts_per_epoch;
+        ensure!(
+            prompts <= train_prompts,
+            "rollout.num_prompts_per_epoch is {prompts}, but {} has only {train_prompts} prompts",
+            raw.prompts.train.display()
+        );
+        ensure!(
+            raw.eval.num_prompts <= eval_prompts,
+            "eval.num_prompts is {}, but {} has only {eval_prompts} prompts",
+            raw.eval.num_prompts,
+            raw.prompts.eval.display()
+        );
+        let sequence = raw.prompts.max_sequence_length;
+        ensure!((1..=512).contains(&sequence), "prompts.max_sequence_length is {sequence}, expected 1 to 512");
+        for (key, value, range) in [
+            ("rollout.guidance_scale", f64::from(r.guidance_scale), 0.0..=100.0),
+            ("eval.guidance_scale", f64::from(raw.eval.guidance_scale), 0.0..=100.0),
+            ("ram.timestep_power", f64::from(raw.ram.timestep_power), 0.0..=10.0),
+            ("ram.old_decay_max", f64::from(raw.ram.old_decay_max), 0.0..=0.9999),
+            ("ram.old_decay_rate", f64::from(raw.ram.old_decay_rate), 0.0..=1.0),
+            ("ram.advantage_eps", raw.ram.advantage_eps, 0.0..=1.0),
+            ("ema.decay", f64::from(raw.ema.decay), 0.0..=0.99999),
+            ("optimizer.lr", raw.optimizer.lr, 0.0..=1.0),
+            ("optimizer.beta1", raw.optimizer.beta1, 0.0..=0.99999),
+            ("optimizer.beta2", raw.optimizer.beta2, 0.0..=0.9999999),
+            ("optimizer.weight_decay", raw.optimizer.weight_decay, 0.0..=1.0),
+            ("optimizer.eps", raw.optimizer.eps, 0.0..=1.0),
+            ("optimizer.max_grad_norm", raw.optimizer.max_grad_norm, 0.0..=f64::MAX),
+            ("lora.alpha", f64::from(raw.lora.alpha), 1e-6..=1e6),
+        ] {
+            ensure!(range.contains(&value), "{key} is {value}, expected {} to {}", range.start(), range.end());
+        }
+        let m = raw.ram.reward_multiplier;
+        ensure!(m.is_finite() && m != 0.0, "ram.reward_multiplier is {m}, expected a number other than 0");
+        ensure!(!raw.rewards.is_empty(), "[rewards] is empty, expected at least one name = weight");
+        ensure!(!raw.lora.targets.is_empty(), "lora.targets is empty, expected at least one layer name");
+
+        let resolution = if r.resolution == 0 { sizes.own_latent * sizes.downscale } else { r.resolution };
+        let (step, most) = (sizes.downscale * sizes.patch, sizes.max_latent * sizes.downscale);
+        if resolution % step != 0 || resolution > most {
+            let nearest = ((resolution + step / 2) / step * step).clamp(step, most);
+            bail!(
+                "rollout.resolution is {resolution}, expected a multiple of {step} up to {most}; the nearest is {nearest}"
+            );
+        }
+        let images = prompts * images_per_prompt;
+        let points = images * raw.ram.num_noisings;
+        divides("rollout.batch_size", r.batch_size, images, "images per epoch")?;
+        divides("train.batch_size", raw.train.batch_size, points, "training points per epoch")?;
+        Ok(Self { resolution, latent: resolution / sizes.downscale, images, points, raw })
+    }
+
+    /// The sizes that follow from the config, one line each.
+    pub fn describe(&self) -> String {
+        let (r, t) = (&self.raw.rollout, &self.raw.train);
+        let rows = [
+            (
+                "images per epoch",
+                format!("{} prompts x {} = {}", r.num_prompts_per_epoch, r.num_images_per_prompt, self.images),
+            ),
+            (
+                "training points per epoch",
+                format!("{} images x {} noisings = {}", self.images, self.raw.ram.num_noisings, self.points),
+            ),
+            (
+                "rollout",
+                format!(
+                    "{} steps, guidance {}, {} batches of {}",
+                    r.num_inference_steps,
+                    r.guidance_scale,
+                    self.images / r.batch_size,
+                    r.batch_size
+                ),
+            ),
+            ("update", format!("{} batches of {} points, 1 optimiser step", self.points / t.batch_size, t.batch_size)),
+            ("image", format!("{0} x {0} pixels, latent {1} x {1}", self.resolution, self.latent)),
+        ];
+        rows.iter().map(|(k, v)| format!("  {k:<26} {v}\n")).collect()
+    }
+}
+
+/// Fails unless `value` divides `total`, naming the nearest numbers that do.
+fn divides(key: &str, value: usize, total: usize, what: &str) -> Result<()> {
+    if total % value == 0 {
+        return Ok(());
+    }
+    let below = (1..value).rev().find(|v| total % v == 0).expect("1 divides");
+    let above = (value + 1..=total).find(|v| total % v == 0).map(|v| format!(" and {v}")).unwrap_or_default();
+    bail!("{key} is {value}, which does not divide the {total} {what}; the nearest that do are {below}{above}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: ModelSizes = ModelSizes { downscale: 8, patch: 2, max_latent: 32, own_latent: 8 };
+
+    fn resolve(changes: &str) -> Result<Resolved> {
+        let text = format!(
+            "algorithm='ram'\nmodel='m'\nnum_epochs=1\nprompts={{train='t',eval='e'}}\nrewards={{geneval=1}}\nram={{reward_multiplier=1}}\n{changes}"
+        );
+        Resolved::new(super::super::parse("c", &text).unwrap(), SIZES, 100, 10)
+    }
+
+    #[test]
+    fn sizes_follow_from_the_published_defaults() {
+        let r = resolve("").unwrap();
+        assert_eq!((r.images, r.points, r.resolution, r.latent), (1152, 9216, 64, 8));
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_are_refused_with_the_nearest_that_do() {
+        let cases = [
+            (
+                "rollout={resolution=70}",
+                "rollout.resolution is 70, expected a multiple of 16 up to 256; the nearest is 64",
+            ),
+            (
+                "rollout={resolution=999}",
+                "rollout.resolution is 999, expected a multiple of 16 up to 256; the nearest is 256",
+            ),
+            (
+                "rollout={batch_size=7}",
+                "rollout.batch_size is 7, which does not divide the 1152 images per epoch; the nearest that do are 6 and 8",
+            ),
+            ("rollout={num_prompts_per_epoch=101}", "rollout.num_prompts_per_epoch is 101, but t has only 100 prompts"),
+            ("rollout={num_images_per_prompt=1}", "rollout.num_images_per_prompt is 1, expected at least 2"),
+            ("train={batch_size=0}", "train.batch_size is 0, expected at least 1"),
+            ("lora={rank=0}", "lora.rank is 0, expected at least 1"),
+        ];
+        for (change, want) in cases {
+            let e = resolve(change).unwrap_err().to_string();
+            assert!(e.starts_with(want), "{e}");
+        }
+    }
+}
