@@ -6,7 +6,9 @@
 pub mod activation;
 pub mod adaln;
 pub mod attention;
+pub mod conv2d;
 pub mod gate;
+pub mod group_norm;
 pub mod heads;
 pub mod layer_norm;
 pub mod linear;
@@ -15,6 +17,7 @@ pub mod matmul;
 pub mod rms_norm;
 #[cfg(test)]
 pub mod testing;
+pub mod upsample;
 
 use crate::device::Tensor;
 

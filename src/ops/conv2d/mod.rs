@@ -1,0 +1,48 @@
+//! Two-dimensional convolution of NCHW images, optionally of the image enlarged twofold, forward only.
+//!
+//! Every element of the result is one chain of fused multiply-adds over (input channel, window row, window column)
+//! in the order the weight stores them, cut into chunks of a fixed length: the same bits for any batch and any
+//! number of threads.
+
+mod cpu;
+mod layout;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+use crate::device::{Tensor, Weight};
+
+/// How the window moves over the image.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// Distance of neighbouring windows.
+    pub stride: usize,
+    /// Zeros added left, right, above and below (the order of torch's `F.pad`).
+    pub padding: [usize; 4],
+    /// The convolution sees every pixel doubled in both directions (nearest neighbour), before padding.
+    pub enlarge: bool,
+}
+
+impl Window {
+    /// The size stays: a `kernel x kernel` window (odd) at every pixel.
+    pub fn same(kernel: usize) -> Self {
+        Self { stride: 1, padding: [kernel / 2; 4], enlarge: false }
+    }
+
+    /// The size doubles: every pixel twice in both directions, then [`Window::same`].
+    pub fn doubling(kernel: usize) -> Self {
+        Self { enlarge: true, ..Self::same(kernel) }
+    }
+
+    /// The size halves: stride 2, zeros only at the right and below (diffusers' `Downsample2D` with padding 0).
+    pub fn halving() -> Self {
+        Self { stride: 2, padding: [0, 1, 0, 1], enlarge: false }
+    }
+}
+
+/// `y = w * x + bias (+ add)`.
+///
+/// `x` `[b, in, h, w]`, `w` `[out, in, kh, kw]`, `bias` `[out]`, `add` as the result; returns `[b, out, h', w']`.
+pub fn forward(x: &Tensor, w: &Weight, bias: Option<&Weight>, window: Window, add: Option<&Tensor>) -> Tensor {
+    cpu::forward(x, w, bias, window, add)
+}
