@@ -1,5 +1,6 @@
 //! The networks, written once against [`crate::ops`]: forward and, where training needs it, backward by hand.
 
+pub mod autoencoder;
 mod linear;
 pub mod lora;
 pub mod mmdit;

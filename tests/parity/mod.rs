@@ -1,5 +1,6 @@
 //! Whole models against what PyTorch, diffusers and transformers computed (`tools/oracle`).
 
+mod autoencoder;
 mod mmdit;
 
 use std::path::{Path, PathBuf};
@@ -7,13 +8,11 @@ use std::path::{Path, PathBuf};
 use engine::device::Tensor;
 
 /// The path of `name` under `tests/fixtures`.
-#[allow(dead_code)]
 pub fn fixture(name: impl AsRef<Path>) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 /// Largest difference relative to the largest reference value.
-#[allow(dead_code)]
 pub fn relative_error(got: &Tensor, want: &Tensor) -> f64 {
     assert_eq!(got.shape(), want.shape());
     let largest = want.data().iter().fold(f64::MIN_POSITIVE, |m, v| m.max(f64::from(v.abs())));

@@ -1,0 +1,222 @@
+use rayon::prelude::*;
+
+use super::Config;
+use crate::device::{Tensor, Weight};
+use crate::io::Scope;
+use crate::models::Linear;
+use crate::ops::attention::{self, Mask};
+use crate::ops::conv2d::{self, Window};
+use crate::ops::group_norm;
+
+/// Added to every variance; diffusers passes it to all normalisations of `AutoencoderKL`.
+const EPS: f32 = 1e-6;
+
+/// A convolution with its bias.
+pub(super) struct Conv {
+    /// `[out, in, k, k]`.
+    weight: Weight,
+    /// `[out]`.
+    bias: Weight,
+    window: Window,
+}
+
+impl Conv {
+    pub fn load(scope: &Scope, inputs: usize, outputs: usize, kernel: usize, window: Window) -> Self {
+        Self {
+            weight: scope.tensor("weight", &[outputs, inputs, kernel, kernel]),
+            bias: scope.tensor("bias", &[outputs]),
+            window,
+        }
+    }
+
+    /// A 3x3 convolution that keeps the size.
+    pub fn load3(scope: &Scope, inputs: usize, outputs: usize) -> Self {
+        Self::load(scope, inputs, outputs, 3, Window::same(3))
+    }
+
+    /// A 1x1 convolution.
+    pub fn load1(scope: &Scope, inputs: usize, outputs: usize) -> Self {
+        Self::load(scope, inputs, outputs, 1, Window::same(1))
+    }
+
+    /// `x` `[b, in, h, w]` to `[b, out, h', w']`, plus `add`.
+    pub fn forward(&self, x: &Tensor, add: Option<&Tensor>) -> Tensor {
+        conv2d::forward(x, &self.weight, Some(&self.bias), self.window, add)
+    }
+}
+
+/// A group normalisation.
+pub(super) struct Norm {
+    weight: Weight,
+    bias: Weight,
+    groups: usize,
+}
+
+impl Norm {
+    pub fn load(scope: &Scope, config: &Config, channels: usize) -> Self {
+        Self {
+            weight: scope.tensor("weight", &[channels]),
+            bias: scope.tensor("bias", &[channels]),
+            groups: config.norm_num_groups,
+        }
+    }
+
+    pub fn forward(&self, x: &Tensor, silu: bool) -> Tensor {
+        let norm = group_norm::Norm { weight: &self.weight, bias: &self.bias, groups: self.groups, eps: EPS };
+        group_norm::forward(x, norm, silu)
+    }
+}
+
+/// Two normalised 3x3 convolutions around a shortcut (`ResnetBlock2D`).
+pub(super) struct Resnet {
+    norm1: Norm,
+    conv1: Conv,
+    norm2: Norm,
+    conv2: Conv,
+    shortcut: Option<Conv>,
+}
+
+impl Resnet {
+    pub fn load(scope: &Scope, config: &Config, inputs: usize, outputs: usize) -> Self {
+        Self {
+            norm1: Norm::load(&scope.sub("norm1"), config, inputs),
+            conv1: Conv::load3(&scope.sub("conv1"), inputs, outputs),
+            norm2: Norm::load(&scope.sub("norm2"), config, outputs),
+            conv2: Conv::load3(&scope.sub("conv2"), outputs, outputs),
+            shortcut: (inputs != outputs).then(|| Conv::load1(&scope.sub("conv_shortcut"), inputs, outputs)),
+        }
+    }
+
+    /// `[b, in, h, w]` to `[b, out, h, w]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let h = self.conv1.forward(&self.norm1.forward(x, true), None);
+        let h = self.norm2.forward(&h, true);
+        match &self.shortcut {
+            Some(shortcut) => self.conv2.forward(&h, Some(&shortcut.forward(x, None))),
+            None => self.conv2.forward(&h, Some(x)),
+        }
+    }
+}
+
+/// Single-head self-attention over all pixels (`Attention` of diffusers with `residual_connection`).
+pub(super) struct Attention {
+    norm: Norm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+}
+
+impl Attention {
+    pub fn load(scope: &Scope, config: &Config, channels: usize) -> Self {
+        // Checkpoints from before diffusers 0.17 have the names of the block this replaced.
+        let old = scope.has("query.weight");
+        let linear = |new, before| Linear::load(&scope.sub(if old { before } else { new }), channels, channels, true);
+        Self {
+            norm: Norm::load(&scope.sub("group_norm"), config, channels),
+            q: linear("to_q", "query"),
+            k: linear("to_k", "key"),
+            v: linear("to_v", "value"),
+            out: linear("to_out.0", "proj_attn"),
+        }
+    }
+
+    /// `[b, c, h, w]` to the same.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let (b, c, pixels) = (x.dim(0), x.dim(1), x.dim(2) * x.dim(3));
+        let tokens = swap(&self.norm.forward(x, false).reshape(&[b, c, pixels]));
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|l| l.forward(&tokens).reshape(&[b, 1, pixels, c]));
+        let scale = 1.0 / (c as f32).sqrt();
+        let out = self.out.forward(&attention::forward(&q, &k, &v, scale, Mask::default()).out);
+        let mut y = swap(&out).reshape(x.shape());
+        y.data_mut().iter_mut().zip(x.data()).for_each(|(y, x)| *y += x);
+        y
+    }
+}
+
+/// `[b, m, n]` to `[b, n, m]`.
+fn swap(x: &Tensor) -> Tensor {
+    /// Lines handled together: what they read shares cache lines.
+    const BLOCK: usize = 16;
+    let (m, n) = (x.dim(1), x.dim(2));
+    let mut y = Tensor::scratch(&[x.dim(0), n, m]);
+    let blocks = n.div_ceil(BLOCK);
+    let images: Vec<(usize, &mut [f32])> = y.data_mut().chunks_exact_mut(m * n).enumerate().collect();
+    images.into_par_iter().for_each(|(b, y)| {
+        let x = &x.data()[b * m * n..][..m * n];
+        y.par_chunks_mut(BLOCK * m).enumerate().with_min_len(blocks.min(8)).for_each(|(block, lines)| {
+            let from = block * BLOCK;
+            for (i, row) in x.chunks_exact(n).enumerate() {
+                for (line, v) in lines.chunks_exact_mut(m).zip(&row[from..]) {
+                    line[i] = *v;
+                }
+            }
+        });
+    });
+    y
+}
+
+/// The coarsest level (`UNetMidBlock2D`).
+pub(super) struct Mid {
+    first: Resnet,
+    attention: Option<Attention>,
+    second: Resnet,
+}
+
+impl Mid {
+    pub fn load(scope: &Scope, config: &Config, channels: usize) -> Self {
+        let attention = || Attention::load(&scope.sub("attentions.0"), config, channels);
+        Self {
+            first: Resnet::load(&scope.sub("resnets.0"), config, channels, channels),
+            attention: config.mid_block_add_attention.then(attention),
+            second: Resnet::load(&scope.sub("resnets.1"), config, channels, channels),
+        }
+    }
+
+    /// `[b, c, h, w]` to the same.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let mut x = self.first.forward(x);
+        if let Some(attention) = &self.attention {
+            x = attention.forward(&x);
+        }
+        self.second.forward(&x)
+    }
+}
+
+/// One level: residual blocks, then a change of size unless it is the last (`DownEncoderBlock2D`,
+/// `UpDecoderBlock2D`).
+pub(super) struct Level {
+    resnets: Vec<Resnet>,
+    resize: Option<Conv>,
+}
+
+impl Level {
+    /// A level with `layers` residual blocks; `resize` is where its last convolution is and what it does.
+    pub fn load(
+        scope: &Scope,
+        config: &Config,
+        (inputs, outputs): (usize, usize),
+        layers: usize,
+        resize: Option<(&str, Window)>,
+    ) -> Self {
+        let resnet = |i| {
+            let inputs = if i == 0 { inputs } else { outputs };
+            Resnet::load(&scope.sub(format_args!("resnets.{i}")), config, inputs, outputs)
+        };
+        Self {
+            resnets: (0..layers).map(resnet).collect(),
+            resize: resize.map(|(name, window)| Conv::load(&scope.sub(name), outputs, outputs, 3, window)),
+        }
+    }
+
+    /// `[b, in, h, w]` to `[b, out, h', w']`.
+    pub fn forward(&self, mut x: Tensor) -> Tensor {
+        for resnet in &self.resnets {
+            x = resnet.forward(&x);
+        }
+        match &self.resize {
+            Some(conv) => conv.forward(&x, None),
+            None => x,
+        }
+    }
+}

@@ -1,0 +1,98 @@
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use serde::Deserialize;
+
+use crate::io::read_json;
+
+/// The autoencoder's sizes, as `vae/config.json` of diffusers gives them (`AutoencoderKL`). Keys that do not
+/// change the network are passed over.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Config {
+    /// Channels of the images that are encoded.
+    pub in_channels: usize,
+    /// Channels of the images that are decoded.
+    pub out_channels: usize,
+    /// Channels of each level, finest first; every level but the last halves the image.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks per level of the encoder; the decoder has one more.
+    pub layers_per_block: usize,
+    /// Channels of the latent.
+    pub latent_channels: usize,
+    /// Groups of every normalisation.
+    pub norm_num_groups: usize,
+    /// What the diffusion model sees is `(latent - shift_factor) · scaling_factor`.
+    pub scaling_factor: f32,
+    /// See [`Config::scaling_factor`]; none means 0.
+    pub shift_factor: Option<f32>,
+    /// A 1x1 convolution after the encoder (SD1, SDXL).
+    #[serde(default = "yes")]
+    pub use_quant_conv: bool,
+    /// A 1x1 convolution before the decoder (SD1, SDXL).
+    #[serde(default = "yes")]
+    pub use_post_quant_conv: bool,
+    /// Self-attention at the coarsest level.
+    #[serde(default = "yes")]
+    pub mid_block_add_attention: bool,
+    #[serde(default)]
+    act_fn: Option<String>,
+    #[serde(default)]
+    down_block_types: Vec<String>,
+    #[serde(default)]
+    up_block_types: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    /// Reads and checks `config.json` in `folder`.
+    ///
+    /// # Errors
+    /// Names the file and the key that is missing, malformed or impossible.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let config: Self = read_json(&path)?;
+        let file = path.display();
+        for (key, value) in [
+            ("in_channels", config.in_channels),
+            ("out_channels", config.out_channels),
+            ("layers_per_block", config.layers_per_block),
+            ("latent_channels", config.latent_channels),
+            ("norm_num_groups", config.norm_num_groups),
+            ("block_out_channels", config.block_out_channels.len()),
+        ] {
+            ensure!(value > 0, "{file}: {key} is 0 or empty");
+        }
+        for channels in &config.block_out_channels {
+            let groups = config.norm_num_groups;
+            ensure!(
+                *channels > 0 && channels.is_multiple_of(groups),
+                "{file}: norm_num_groups {groups} does not divide {channels} of block_out_channels"
+            );
+        }
+        let scale = config.scaling_factor;
+        ensure!(scale.is_finite() && scale > 0.0, "{file}: scaling_factor is {scale}, expected a positive number");
+        if let Some(act) = &config.act_fn {
+            ensure!(act == "silu" || act == "swish", "{file}: act_fn is '{act}', expected 'silu'");
+        }
+        let blocks = [
+            ("down_block_types", &config.down_block_types, "DownEncoderBlock2D"),
+            ("up_block_types", &config.up_block_types, "UpDecoderBlock2D"),
+        ];
+        for (key, types, expected) in blocks {
+            if let Some(other) = types.iter().find(|t| *t != expected) {
+                anyhow::bail!("{file}: {key} holds '{other}', expected '{expected}' only");
+            }
+            let (found, levels) = (types.len(), config.block_out_channels.len());
+            ensure!(types.is_empty() || found == levels, "{file}: {key} has {found} entries for {levels} levels");
+        }
+        Ok(config)
+    }
+
+    /// Image pixels per latent pixel and axis.
+    pub fn downscale(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+}
