@@ -4,5 +4,6 @@ pub mod autoencoder;
 mod linear;
 pub mod lora;
 pub mod mmdit;
+pub mod tokenizer;
 
 pub use linear::Linear;

@@ -2,6 +2,7 @@
 
 mod autoencoder;
 mod mmdit;
+mod tokenizer;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,69 @@
+use std::path::Path;
+
+use super::Tokenizer;
+
+const CONFIG: &str = r#"{"model_max_length": 8, "pad_token": "!"}"#;
+
+fn folder(config: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let words = r#"{"!":0,"a":1,"b":2,"a</w>":3,"b</w>":4,"ab</w>":5,"<|startoftext|>":6,"<|endoftext|>":7}"#;
+    std::fs::write(dir.path().join("vocab.json"), words).unwrap();
+    std::fs::write(dir.path().join("merges.txt"), "#version: 0.2\na b</w>\n").unwrap();
+    std::fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+    dir
+}
+
+fn message(dir: &Path) -> String {
+    format!("{:#}", Tokenizer::load(dir).err().expect("must be refused"))
+}
+
+#[test]
+fn a_text_that_is_too_long_keeps_begin_and_end_and_counts_what_was_dropped() {
+    let dir = folder(CONFIG);
+    let t = Tokenizer::load(dir.path()).unwrap();
+    let fits = t.encode("AB a", 5).unwrap();
+    assert_eq!((fits.ids, fits.dropped), (vec![6, 5, 3, 7, 0], 0));
+    let cut = t.encode("ab a b a", 4).unwrap();
+    assert_eq!((cut.ids, cut.dropped), (vec![6, 5, 3, 7], 2));
+    assert!(t.encode("a", 1).is_err());
+}
+
+#[test]
+fn the_length_limit_may_be_missing_or_stand_for_infinity() {
+    for (config, want) in [
+        (CONFIG, Some(8)),
+        ("{}", None),
+        (r#"{"model_max_length": null}"#, None),
+        (r#"{"model_max_length": 1000000000000000019884624838656}"#, None),
+        (r#"{"model_max_length": 1e30}"#, None),
+        (r#"{"model_max_length": 77.0}"#, Some(77)),
+    ] {
+        assert_eq!(Tokenizer::load(folder(config).path()).unwrap().max_length(), want, "{config}");
+    }
+    assert!(message(folder(r#"{"model_max_length": "77"}"#).path()).contains("'model_max_length'"));
+}
+
+#[test]
+fn special_tokens_may_be_strings_or_objects_and_live_in_either_file() {
+    let token = |content: &str| format!(r#"{{"content": "{content}", "lstrip": false, "normalized": true}}"#);
+    let dir = folder("{}");
+    std::fs::write(dir.path().join("special_tokens_map.json"), format!(r#"{{"pad_token": {}}}"#, token("!"))).unwrap();
+    assert_eq!(Tokenizer::load(dir.path()).unwrap().encode("a", 4).unwrap().ids, [6, 3, 7, 0]);
+    let dir = folder(&format!(r#"{{"pad_token": {}}}"#, token("!")));
+    assert_eq!(Tokenizer::load(dir.path()).unwrap().encode("a", 4).unwrap().ids, [6, 3, 7, 0]);
+    assert_eq!(Tokenizer::load(folder("{}").path()).unwrap().encode("a", 4).unwrap().ids, [6, 3, 7, 7]);
+}
+
+#[test]
+fn a_damaged_folder_is_refused_with_the_name_of_the_file() {
+    let dir = folder(CONFIG);
+    std::fs::write(dir.path().join("merges.txt"), "a b</w>\na b c\n").unwrap();
+    assert!(message(dir.path()).contains("merges.txt, line 2"));
+    std::fs::write(dir.path().join("merges.txt"), "b a</w>\n").unwrap();
+    assert!(message(dir.path()).contains("'ba</w>' is not in vocab.json"));
+    std::fs::remove_file(dir.path().join("merges.txt")).unwrap();
+    assert!(message(dir.path()).contains("looked for tokenizer.json"));
+    assert!(message(&dir.path().join("nothing")).contains("no such folder"));
+    let dir = folder(r#"{"pad_token": 3}"#);
+    assert!(message(dir.path()).contains("key 'pad_token': not a token"));
+}
