@@ -89,6 +89,18 @@ impl Tensor {
         Self::from_slice(&self.data()[range.start * inner..range.end * inner], &shape)
     }
 
+    /// The outermost entries `rows`, in that order.
+    pub fn gather(&self, rows: &[usize]) -> Self {
+        let inner: usize = self.shape[1..].iter().product();
+        let mut shape = self.shape.clone();
+        shape[0] = rows.len();
+        let mut out = Self::scratch(&shape);
+        for (out, row) in out.data_mut().chunks_exact_mut(inner.max(1)).zip(rows) {
+            out.copy_from_slice(&self.data()[row * inner..(row + 1) * inner]);
+        }
+        out
+    }
+
     /// The tensors one after another along the outermost axis; all other axes must agree.
     pub fn concat(parts: &[&Tensor]) -> Self {
         let mut shape = parts[0].shape.clone();

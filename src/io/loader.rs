@@ -117,6 +117,6 @@ impl Scope<'_> {
         };
         self.loader.taken.borrow_mut().insert(path);
         self.loader.problems.borrow_mut().push(problem);
-        Weight::owned(Vec::new(), vec![0; shape.len()])
+        Weight::owned(Vec::new(), vec![0; shape.len().max(1)])
     }
 }

@@ -7,6 +7,7 @@ pub mod activation;
 pub mod adaln;
 pub mod attention;
 pub mod conv2d;
+pub mod embedding;
 pub mod gate;
 pub mod group_norm;
 pub mod heads;

@@ -1,5 +1,6 @@
 //! From noise and prompts to latents: noise schedules and samplers.
 
+pub mod sampler;
 pub mod schedule;
 
 use crate::device::Tensor;

@@ -1,0 +1,79 @@
+//! CLIP (Radford et al. 2021) in the layout of transformers: the text encoders of SD3.5, and the whole model
+//! that rewards compare images and prompts with.
+
+mod config;
+mod text;
+mod tower;
+mod vision;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::device::{Tensor, Weight};
+use crate::io::{Loader, TensorFile};
+use crate::models::Linear;
+
+pub use config::{ClipConfig, TextConfig, VisionConfig};
+pub use text::{ClipText, ClipTextOutput};
+
+/// Buffers that old files hold and nobody reads.
+const IGNORED: &[&str] = &["embeddings.position_ids"];
+
+/// Text and vision tower with projections into one space (`CLIPModel`).
+pub struct Clip {
+    config: ClipConfig,
+    text: text::TextTower,
+    text_projection: Linear,
+    vision: vision::VisionTower,
+    visual_projection: Linear,
+    logit_scale: Weight,
+}
+
+impl Clip {
+    /// The model in `folder`: `config.json` and `model.safetensors`.
+    ///
+    /// # Errors
+    /// Names the file and the key or tensor that is missing or not as expected.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let config = ClipConfig::read(&folder.join("config.json"))?;
+        let file = TensorFile::open_component(folder, "model")?;
+        let loader = Loader::new(&file, IGNORED);
+        let root = loader.root();
+        let joint = config.projection_dim;
+        let clip = Self {
+            text: text::TextTower::load(&root.sub("text_model"), &config.text),
+            text_projection: Linear::load(&root.sub("text_projection"), config.text.hidden_size, joint, false),
+            vision: vision::VisionTower::load(&root.sub("vision_model"), &config.vision),
+            visual_projection: Linear::load(&root.sub("visual_projection"), config.vision.hidden_size, joint, false),
+            logit_scale: root.tensor("logit_scale", &[]),
+            config,
+        };
+        loader.finish()?;
+        Ok(clip)
+    }
+
+    /// What the model was built from.
+    pub fn config(&self) -> &ClipConfig {
+        &self.config
+    }
+
+    /// Images to the joint space, not normalised. `pixels` `[b, 3, s, s]`, preprocessed; returns `[b, projection]`.
+    pub fn image_embeds(&self, pixels: &Tensor) -> Tensor {
+        self.visual_projection.forward(&self.vision.forward(pixels))
+    }
+
+    /// Token ids to the joint space, not normalised; returns `[b, projection]`.
+    pub fn text_embeds(&self, ids: &[Vec<u32>]) -> Tensor {
+        let hidden = self.text.forward(ids);
+        self.text_projection.forward(&self.text.pool(&hidden.last, ids))
+    }
+
+    /// The logarithm of the factor on cosines, as stored.
+    pub fn logit_scale(&self) -> f32 {
+        self.logit_scale.elems().get(0)
+    }
+}

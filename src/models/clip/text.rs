@@ -1,0 +1,124 @@
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::config::TextConfig;
+use super::tower::{Hidden, LayerNorm, Shape, Tower};
+use crate::device::{Tensor, Weight};
+use crate::io::{Loader, Scope, TensorFile};
+use crate::models::Linear;
+use crate::ops;
+
+/// The id that `eos_token_id` has in files older than transformers 4.31, whatever the tokenizer says.
+const LEGACY_EOS: u32 = 2;
+
+/// Token and position embedding, causal blocks, final norm.
+pub(super) struct TextTower {
+    tokens: Weight,
+    positions: Weight,
+    tower: Tower,
+    norm: LayerNorm,
+    eos: u32,
+}
+
+impl TextTower {
+    pub fn load(scope: &Scope, config: &TextConfig) -> Self {
+        let width = config.hidden_size;
+        let embeddings = scope.sub("embeddings");
+        let shape = Shape {
+            width,
+            inner: config.intermediate_size,
+            heads: config.num_attention_heads,
+            layers: config.num_hidden_layers,
+            act: config.hidden_act,
+            eps: config.layer_norm_eps,
+            causal: true,
+        };
+        Self {
+            tokens: embeddings.sub("token_embedding").tensor("weight", &[config.vocab_size, width]),
+            positions: embeddings.sub("position_embedding").tensor("weight", &[config.max_position_embeddings, width]),
+            tower: Tower::load(&scope.sub("encoder"), shape),
+            norm: LayerNorm::load(&scope.sub("final_layer_norm"), width, config.layer_norm_eps),
+            eos: config.eos_token_id,
+        }
+    }
+
+    /// `ids` are `b` rows of equal length `n`; both results `[b, n, width]`, the last one after the final norm.
+    pub fn forward(&self, ids: &[Vec<u32>]) -> Hidden {
+        let (b, n) = (ids.len(), ids.first().map_or(0, Vec::len));
+        assert!(b > 0 && ids.iter().all(|row| row.len() == n), "clip text: rows of unequal length");
+        assert!(n > 0 && n <= self.positions.dim(0), "clip text: {n} tokens, {} positions", self.positions.dim(0));
+        let width = self.tokens.dim(1);
+        let mut x = ops::embedding::forward(&ids.concat(), &self.tokens);
+        let positions = self.positions.elems().slice(0..n * width).to_f32();
+        for row in x.data_mut().chunks_exact_mut(n * width) {
+            row.iter_mut().zip(positions.iter()).for_each(|(x, p)| *x += p);
+        }
+        let hidden = self.tower.forward(x.reshape(&[b, n, width]));
+        Hidden { last: self.norm.forward(&hidden.last), ..hidden }
+    }
+
+    /// The rows of `last` `[b, n, width]` at the end tokens, `[b, width]`.
+    pub fn pool(&self, last: &Tensor, ids: &[Vec<u32>]) -> Tensor {
+        let (n, width) = (last.dim(1), last.dim(2));
+        let mut out = Tensor::scratch(&[ids.len(), width]);
+        for (i, (out, ids)) in out.data_mut().chunks_exact_mut(width).zip(ids).enumerate() {
+            let from = (i * n + end_position(ids, self.eos)) * width;
+            out.copy_from_slice(&last.data()[from..from + width]);
+        }
+        out
+    }
+}
+
+/// Where `ids` ends: at the first `eos`, or for [`LEGACY_EOS`] at the first of the largest id; 0 if there is none
+/// (as transformers' argmax of a comparison).
+pub(super) fn end_position(ids: &[u32], eos: u32) -> usize {
+    let end = if eos == LEGACY_EOS { ids.iter().copied().max().unwrap_or(eos) } else { eos };
+    ids.iter().position(|id| *id == end).unwrap_or(0)
+}
+
+/// A text encoder with projection (`CLIPTextModelWithProjection`).
+pub struct ClipText {
+    config: TextConfig,
+    tower: TextTower,
+    projection: Linear,
+}
+
+/// What a text encoder says about `b` prompts of `n` tokens.
+pub struct ClipTextOutput {
+    /// `hidden_states[-2]`: before the last block, not normalised, `[b, n, width]`.
+    pub hidden: Tensor,
+    /// After the final norm, `[b, n, width]`.
+    pub last_hidden: Tensor,
+    /// The end token's `last_hidden`, projected, `[b, projection]`.
+    pub text_embeds: Tensor,
+}
+
+impl ClipText {
+    /// The encoder in `folder`: `config.json` and `model.safetensors`.
+    ///
+    /// # Errors
+    /// Names the file and the key or tensor that is missing or not as expected.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let config = TextConfig::read(&folder.join("config.json"))?;
+        let file = TensorFile::open_component(folder, "model")?;
+        let loader = Loader::new(&file, super::IGNORED);
+        let root = loader.root();
+        let tower = TextTower::load(&root.sub("text_model"), &config);
+        let projection = Linear::load(&root.sub("text_projection"), config.hidden_size, config.projection_dim, false);
+        loader.finish()?;
+        Ok(Self { config, tower, projection })
+    }
+
+    /// What the encoder was built from.
+    pub fn config(&self) -> &TextConfig {
+        &self.config
+    }
+
+    /// `ids` are rows of equal length, at most `max_position_embeddings`, all below `vocab_size`.
+    pub fn forward(&self, ids: &[Vec<u32>]) -> ClipTextOutput {
+        let Hidden { penultimate, last } = self.tower.forward(ids);
+        let text_embeds = self.projection.forward(&self.tower.pool(&last, ids));
+        ClipTextOutput { hidden: penultimate, last_hidden: last, text_embeds }
+    }
+}

@@ -1,0 +1,69 @@
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use serde::Deserialize;
+
+use crate::io::read_json;
+use crate::models::config::parse;
+
+/// The keys of `T5Config` that shape the encoder; defaults as in transformers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct T5Config {
+    /// Number of token ids.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Width of one attention head.
+    pub d_kv: usize,
+    /// Width inside an MLP.
+    pub d_ff: usize,
+    /// Number of blocks.
+    pub num_layers: usize,
+    /// Attention heads per block.
+    pub num_heads: usize,
+    /// Rows of the relative position table.
+    pub relative_attention_num_buckets: usize,
+    /// The distance from which on all tokens are equally far.
+    pub relative_attention_max_distance: usize,
+    pub(super) layer_norm_epsilon: f32,
+    feed_forward_proj: String,
+}
+
+impl Default for T5Config {
+    fn default() -> Self {
+        Self {
+            vocab_size: 32128,
+            d_model: 512,
+            d_kv: 64,
+            d_ff: 2048,
+            num_layers: 6,
+            num_heads: 8,
+            relative_attention_num_buckets: 32,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+            feed_forward_proj: "relu".into(),
+        }
+    }
+}
+
+impl T5Config {
+    /// The `config.json` of an encoder.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let config: Self = parse(path, "", read_json(path)?)?;
+        let path = path.display();
+        ensure!(
+            config.feed_forward_proj == "gated-gelu",
+            "{path}: key 'feed_forward_proj' is \"{}\", only \"gated-gelu\" (T5 v1.1, as SD3.5 has) is supported",
+            config.feed_forward_proj
+        );
+        let (buckets, distance) = (config.relative_attention_num_buckets, config.relative_attention_max_distance);
+        ensure!(
+            buckets >= 4 && distance > buckets / 4,
+            "{path}: relative_attention_num_buckets {buckets} and relative_attention_max_distance {distance} leave no \
+             bucket for far tokens"
+        );
+        ensure!(config.num_heads > 0 && config.d_kv > 0, "{path}: num_heads or d_kv is 0");
+        Ok(config)
+    }
+}

@@ -1,0 +1,121 @@
+//! The encoder of T5 v1.1 (Raffel et al. 2020) in the layout of transformers' `T5EncoderModel`: SD3.5's third text
+//! encoder. No attention mask: as in diffusers, padding is attended to.
+
+mod config;
+mod position;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::device::{Tensor, Weight};
+use crate::io::{Loader, Scope, TensorFile};
+use crate::models::Linear;
+use crate::ops;
+use crate::ops::attention::Mask;
+
+pub use config::T5Config;
+
+/// A copy of `shared.weight` that some files hold.
+const IGNORED: &[&str] = &["encoder.embed_tokens.weight"];
+
+/// The encoder.
+pub struct T5 {
+    config: T5Config,
+    tokens: Weight,
+    /// `[buckets, heads]`; stored with the first block, used by all.
+    distances: Weight,
+    blocks: Vec<Block>,
+    norm: Weight,
+}
+
+struct Block {
+    norm1: Weight,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    norm2: Weight,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl T5 {
+    /// The encoder in `folder`: `config.json` and `model.safetensors`, or its shards.
+    ///
+    /// # Errors
+    /// Names the file and the key or tensor that is missing or not as expected.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let config = T5Config::read(&folder.join("config.json"))?;
+        let file = TensorFile::open_component(folder, "model")?;
+        let loader = Loader::new(&file, IGNORED);
+        let root = loader.root();
+        let encoder = root.sub("encoder");
+        let first = encoder.sub("block.0.layer.0.SelfAttention.relative_attention_bias");
+        let t5 = Self {
+            tokens: root.sub("shared").tensor("weight", &[config.vocab_size, config.d_model]),
+            distances: first.tensor("weight", &[config.relative_attention_num_buckets, config.num_heads]),
+            blocks: (0..config.num_layers).map(|i| Block::load(&encoder.sub("block").sub(i), &config)).collect(),
+            norm: encoder.sub("final_layer_norm").tensor("weight", &[config.d_model]),
+            config,
+        };
+        loader.finish()?;
+        Ok(t5)
+    }
+
+    /// What the encoder was built from.
+    pub fn config(&self) -> &T5Config {
+        &self.config
+    }
+
+    /// The last hidden state, `[b, n, d_model]`, of `b` rows of `n` ids, all below `vocab_size`.
+    pub fn forward(&self, ids: &[Vec<u32>]) -> Tensor {
+        let (b, n) = (ids.len(), ids.first().map_or(0, Vec::len));
+        assert!(b > 0 && n > 0 && ids.iter().all(|row| row.len() == n), "t5: rows of unequal length");
+        let bias = position::bias(&self.distances, n, self.config.relative_attention_max_distance);
+        let x = ops::embedding::forward(&ids.concat(), &self.tokens);
+        let mut x = x.reshape(&[b, n, self.config.d_model]);
+        for block in &self.blocks {
+            block.forward(&mut x, &bias, &self.config);
+        }
+        ops::rms_norm::forward(&x, &self.norm, self.config.layer_norm_epsilon)
+    }
+}
+
+impl Block {
+    fn load(scope: &Scope, config: &T5Config) -> Self {
+        let (width, inner) = (config.d_model, config.num_heads * config.d_kv);
+        let (first, second) = (scope.sub("layer.0"), scope.sub("layer.1"));
+        let (attention, mlp) = (first.sub("SelfAttention"), second.sub("DenseReluDense"));
+        Self {
+            norm1: first.sub("layer_norm").tensor("weight", &[width]),
+            q: Linear::load(&attention.sub("q"), width, inner, false),
+            k: Linear::load(&attention.sub("k"), width, inner, false),
+            v: Linear::load(&attention.sub("v"), width, inner, false),
+            o: Linear::load(&attention.sub("o"), inner, width, false),
+            norm2: second.sub("layer_norm").tensor("weight", &[width]),
+            gate: Linear::load(&mlp.sub("wi_0"), width, config.d_ff, false),
+            up: Linear::load(&mlp.sub("wi_1"), width, config.d_ff, false),
+            down: Linear::load(&mlp.sub("wo"), config.d_ff, width, false),
+        }
+    }
+
+    /// `x += attention(norm1(x)); x += down(gelu(gate(norm2(x)))·up(norm2(x)))`.
+    fn forward(&self, x: &mut Tensor, bias: &Tensor, config: &T5Config) {
+        let eps = config.layer_norm_epsilon;
+        let y = ops::rms_norm::forward(x, &self.norm1, eps);
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|l| ops::heads::split(&l.forward(&y), config.num_heads));
+        // T5 was trained without the usual 1/√d on the scores.
+        let y = ops::attention::forward(&q, &k, &v, 1.0, Mask { causal: false, bias: Some(bias) });
+        ops::activation::add(x, &self.o.forward(&y.out));
+
+        let y = ops::rms_norm::forward(x, &self.norm2, eps);
+        let mut gate = self.gate.forward(&y);
+        ops::activation::gelu_tanh(&mut gate);
+        ops::activation::multiply(&mut gate, &self.up.forward(&y));
+        ops::activation::add(x, &self.down.forward(&gate));
+    }
+}

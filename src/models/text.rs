@@ -1,0 +1,223 @@
+//! Prompts to what the transformer is conditioned on, as diffusers' `StableDiffusion3Pipeline.encode_prompt`.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::clip::ClipText;
+use super::index::ModelIndex;
+use super::t5::T5;
+use super::tokenizer::Tokenizer;
+use crate::device::Tensor;
+
+/// diffusers refuses longer ones.
+const LONGEST_SEQUENCE: usize = 512;
+
+/// Prompts that go through the encoders together; results do not depend on it.
+const MICRO_BATCH: usize = 8;
+
+/// CLIP-L, CLIP-G and, where the pipeline has it, T5.
+pub struct TextEncoders {
+    clip: [(Tokenizer, ClipText); 2],
+    t5: Option<(Tokenizer, T5)>,
+    /// Tokens that every prompt takes in the CLIPs: the first tokenizer's limit.
+    clip_length: usize,
+    joint_attention_dim: usize,
+}
+
+/// The condition of `b` prompts.
+pub struct PromptEmbeds {
+    /// `[b, clip_length + max_sequence_length, joint_attention_dim]`.
+    pub prompt_embeds: Tensor,
+    /// `[b, pooled]`: the two CLIPs' `text_embeds`.
+    pub pooled_prompt_embeds: Tensor,
+    /// The prompts that an encoder did not see whole, each once per such encoder.
+    pub truncated: Vec<Truncated>,
+}
+
+/// A prompt that was longer than an encoder takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Truncated {
+    /// The prompt.
+    pub prompt: String,
+    /// The encoder's folder in the pipeline.
+    pub encoder: &'static str,
+    /// How many tokens at the end were not seen.
+    pub dropped: usize,
+}
+
+impl TextEncoders {
+    /// The encoders and tokenizers of the pipeline in `folder`. `joint_attention_dim` is the transformer's.
+    ///
+    /// # Errors
+    /// Names the file and what is missing in it, or the two components whose sizes do not fit each other.
+    pub fn load(folder: &Path, index: &ModelIndex, joint_attention_dim: usize) -> Result<Self> {
+        let clip = |encoder: &str, tokenizer: &str| -> Result<(Tokenizer, ClipText)> {
+            index.require(encoder)?;
+            index.require(tokenizer)?;
+            Ok((Tokenizer::load(&folder.join(tokenizer))?, ClipText::load(&folder.join(encoder))?))
+        };
+        let clip = [clip("text_encoder", "tokenizer")?, clip("text_encoder_2", "tokenizer_2")?];
+        let t5 = if index.has("text_encoder_3") {
+            index.require("tokenizer_3")?;
+            let (tokenizer, t5) = (folder.join("tokenizer_3"), folder.join("text_encoder_3"));
+            Some((Tokenizer::load(&tokenizer)?, T5::load(&t5)?))
+        } else {
+            None
+        };
+
+        let shown = folder.display();
+        let clip_length = clip[0].0.max_length();
+        let clip_length =
+            clip_length.with_context(|| format!("{shown}/tokenizer/tokenizer_config.json: no model_max_length"))?;
+        for ((_, model), name) in clip.iter().zip(["text_encoder", "text_encoder_2"]) {
+            let positions = model.config().max_position_embeddings;
+            ensure!(
+                clip_length <= positions,
+                "{shown}/tokenizer/tokenizer_config.json: model_max_length is {clip_length}, but {name} has \
+                 max_position_embeddings {positions}"
+            );
+        }
+        let width: usize = clip.iter().map(|(_, model)| model.config().hidden_size).sum();
+        ensure!(
+            width <= joint_attention_dim,
+            "{shown}: text_encoder and text_encoder_2 are {width} wide together, the transformer's joint_attention_dim \
+             is {joint_attention_dim}"
+        );
+        if let Some((_, t5)) = &t5 {
+            let width = t5.config().d_model;
+            ensure!(
+                width == joint_attention_dim,
+                "{shown}: text_encoder_3 is {width} wide, the transformer's joint_attention_dim is {joint_attention_dim}"
+            );
+        }
+        Ok(Self { clip, t5, clip_length, joint_attention_dim })
+    }
+
+    /// Whether the pipeline has T5; without it, its part of the condition is zero.
+    pub fn has_t5(&self) -> bool {
+        self.t5.is_some()
+    }
+
+    /// The condition of every prompt, in their order; equal prompts are encoded once. `max_sequence_length` is T5's
+    /// share of the tokens.
+    ///
+    /// # Errors
+    /// If `max_sequence_length` is 0 or above 512, or a prompt holds a token that an encoder has no embedding for.
+    pub fn encode(&self, prompts: &[String], max_sequence_length: usize) -> Result<PromptEmbeds> {
+        ensure!(
+            (1..=LONGEST_SEQUENCE).contains(&max_sequence_length),
+            "max_sequence_length is {max_sequence_length}, expected 1 to {LONGEST_SEQUENCE}"
+        );
+        let mut distinct: Vec<&str> = Vec::new();
+        let mut place = HashMap::new();
+        let order: Vec<usize> = prompts
+            .iter()
+            .map(|prompt| {
+                *place.entry(prompt.as_str()).or_insert_with(|| {
+                    distinct.push(prompt);
+                    distinct.len() - 1
+                })
+            })
+            .collect();
+
+        let [pooled_l, pooled_g] = [0, 1].map(|i| self.clip[i].1.config().projection_dim);
+        let tokens = self.clip_length + max_sequence_length;
+        let mut embeds = Tensor::scratch(&[prompts.len(), tokens, self.joint_attention_dim]);
+        let mut pooled = Tensor::scratch(&[prompts.len(), pooled_l + pooled_g]);
+        let mut truncated = Vec::new();
+        for (batch, prompts) in distinct.chunks(MICRO_BATCH).enumerate() {
+            let encoded = self.encode_batch(prompts, max_sequence_length, &mut truncated)?;
+            for (i, at) in order.iter().enumerate() {
+                if let Some(row) = at.checked_sub(batch * MICRO_BATCH).filter(|row| *row < prompts.len()) {
+                    copy_row(&mut embeds, i, &encoded.0, row);
+                    copy_row(&mut pooled, i, &encoded.1, row);
+                }
+            }
+        }
+        Ok(PromptEmbeds { prompt_embeds: embeds, pooled_prompt_embeds: pooled, truncated })
+    }
+
+    /// `prompt_embeds` and `pooled_prompt_embeds` of a few prompts.
+    fn encode_batch(
+        &self,
+        prompts: &[&str],
+        max_sequence_length: usize,
+        truncated: &mut Vec<Truncated>,
+    ) -> Result<(Tensor, Tensor)> {
+        let b = prompts.len();
+        let mut outputs = Vec::new();
+        for ((tokenizer, model), encoder) in self.clip.iter().zip(["text_encoder", "text_encoder_2"]) {
+            let vocabulary = model.config().vocab_size;
+            let ids = tokenize(tokenizer, prompts, self.clip_length, vocabulary, encoder, truncated)?;
+            outputs.push(model.forward(&ids));
+        }
+        let mut pooled = Tensor::scratch(&[b, outputs.iter().map(|o| o.text_embeds.width()).sum()]);
+        beside(pooled.data_mut(), outputs.iter().map(|o| &o.text_embeds));
+
+        let mut embeds = Tensor::zeros(&[b, self.clip_length + max_sequence_length, self.joint_attention_dim]);
+        let mut clip = Tensor::zeros(&[b, self.clip_length, self.joint_attention_dim]);
+        beside(clip.data_mut(), outputs.iter().map(|o| &o.hidden));
+        let t5 = match &self.t5 {
+            None => None,
+            Some((tokenizer, model)) => {
+                let vocabulary = model.config().vocab_size;
+                let ids = tokenize(tokenizer, prompts, max_sequence_length, vocabulary, "text_encoder_3", truncated)?;
+                Some(model.forward(&ids))
+            }
+        };
+        let (front, back) = (clip.len() / b, max_sequence_length * self.joint_attention_dim);
+        for (i, row) in embeds.data_mut().chunks_exact_mut(front + back).enumerate() {
+            row[..front].copy_from_slice(&clip.data()[i * front..(i + 1) * front]);
+            if let Some(t5) = &t5 {
+                row[front..].copy_from_slice(&t5.data()[i * back..(i + 1) * back]);
+            }
+        }
+        Ok((embeds, pooled))
+    }
+}
+
+/// The ids of every prompt at `length`; those that were cut are noted.
+fn tokenize(
+    tokenizer: &Tokenizer,
+    prompts: &[&str],
+    length: usize,
+    vocabulary: usize,
+    encoder: &'static str,
+    truncated: &mut Vec<Truncated>,
+) -> Result<Vec<Vec<u32>>> {
+    let mut rows = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        let encoded = tokenizer.encode(prompt, length)?;
+        if let Some(id) = encoded.ids.iter().find(|id| **id as usize >= vocabulary) {
+            anyhow::bail!(
+                "{}: token {id} of {prompt:?} has no embedding, {encoder} has {vocabulary}",
+                tokenizer.folder().display()
+            );
+        }
+        if encoded.dropped > 0 {
+            truncated.push(Truncated { prompt: (*prompt).to_string(), encoder, dropped: encoded.dropped });
+        }
+        rows.push(encoded.ids);
+    }
+    Ok(rows)
+}
+
+/// Writes the rows of `parts` beside each other into the rows of `out`; what is right of them stays.
+fn beside<'a>(out: &mut [f32], parts: impl Iterator<Item = &'a Tensor>) {
+    let mut from = 0;
+    for part in parts {
+        let width = out.len() / part.rows();
+        for (out, row) in out.chunks_exact_mut(width).zip(part.data().chunks_exact(part.width())) {
+            out[from..from + part.width()].copy_from_slice(row);
+        }
+        from += part.width();
+    }
+}
+
+/// `out[i] = x[row]` along the outermost axis.
+fn copy_row(out: &mut Tensor, i: usize, x: &Tensor, row: usize) {
+    let n = x.len() / x.dim(0);
+    out.data_mut()[i * n..(i + 1) * n].copy_from_slice(&x.data()[row * n..(row + 1) * n]);
+}

@@ -1,0 +1,93 @@
+use engine::io::{TensorFile, read_json};
+use engine::models::index::ModelIndex;
+use engine::models::text::{TextEncoders, Truncated};
+
+use super::{fixture, relative_error};
+
+fn encoders() -> TextEncoders {
+    let folder = fixture("pipeline/no_t5");
+    TextEncoders::load(&folder, &ModelIndex::load(&folder).unwrap(), 48).unwrap()
+}
+
+fn io_json() -> serde_json::Value {
+    read_json(&fixture("pipeline/no_t5/io.json")).unwrap()
+}
+
+fn prompts() -> Vec<String> {
+    serde_json::from_value(io_json()["prompts"].clone()).unwrap()
+}
+
+#[test]
+fn conditions_match_diffusers_for_prompts_and_negative_prompts() {
+    let io = TensorFile::open(&fixture("pipeline/no_t5/io.safetensors")).unwrap();
+    let (encoders, settings) = (encoders(), io_json());
+    for run in ["plain", "negative"] {
+        let of = &settings["runs"][run];
+        let length = of["max_sequence_length"].as_u64().unwrap() as usize;
+        let negative = vec![of["negative_prompt"].as_str().unwrap().to_string(); 2];
+        for (prefix, prompts) in [("", prompts()), ("negative_", negative)] {
+            let got = encoders.encode(&prompts, length).unwrap();
+            for (key, got) in
+                [("prompt_embeds", &got.prompt_embeds), ("pooled_prompt_embeds", &got.pooled_prompt_embeds)]
+            {
+                let error = relative_error(got, &io.tensor(&format!("{run}.{prefix}{key}")).unwrap());
+                println!("pipeline/no_t5 {run}.{prefix}{key}: {error:.1e}");
+                assert!(error <= 1e-5, "{run}.{prefix}{key}: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_prompt_alone_in_a_batch_and_repeated_gives_the_same_bits() {
+    let encoders = encoders();
+    let mut many: Vec<String> = (0..19).map(|i| format!("{i} squares on field {}", i % 3)).collect();
+    many.extend(prompts());
+    many.push(many[4].clone());
+    let all = encoders.encode(&many, 7).unwrap();
+    for (i, prompt) in many.iter().enumerate() {
+        let alone = encoders.encode(std::slice::from_ref(prompt), 7).unwrap();
+        assert_eq!(alone.prompt_embeds.data(), all.prompt_embeds.slice(i..i + 1).data(), "{prompt}");
+        assert_eq!(alone.pooled_prompt_embeds.data(), all.pooled_prompt_embeds.slice(i..i + 1).data(), "{prompt}");
+    }
+}
+
+#[test]
+fn prompts_that_are_cut_are_reported_once_per_encoder() {
+    let long = prompts()[1].clone();
+    let got = encoders().encode(&[long.clone(), "a".into(), long.clone()], 12).unwrap();
+    let [first, second] = &got.truncated[..] else { panic!("{:?}", got.truncated) };
+    assert_eq!((first.encoder, second.encoder), ("text_encoder", "text_encoder_2"));
+    assert!(first.dropped > 0);
+    assert_eq!(*first, Truncated { prompt: long, encoder: "text_encoder", dropped: second.dropped });
+}
+
+#[test]
+fn a_sequence_length_or_a_width_that_cannot_be_is_refused() {
+    let encoders = encoders();
+    for length in [0, 513] {
+        let message = encoders.encode(&prompts(), length).err().unwrap().to_string();
+        assert!(message.contains(&format!("max_sequence_length is {length}")), "{message}");
+    }
+    let folder = fixture("pipeline/no_t5");
+    let message = TextEncoders::load(&folder, &ModelIndex::load(&folder).unwrap(), 32).err().unwrap().to_string();
+    assert!(message.contains("joint_attention_dim is 32"), "{message}");
+}
+
+#[test]
+fn the_tiny_model_with_t5_is_conditioned_as_in_diffusers() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-sd3");
+    let io = TensorFile::open(&fixture("tiny_sd3.safetensors")).unwrap();
+    let prompts: Vec<String> = serde_json::from_str(&io.metadata()["prompts"]).unwrap();
+    let length: usize = io.metadata()["max_sequence_length"].parse().unwrap();
+    let encoders = TextEncoders::load(&folder, &ModelIndex::load(&folder).unwrap(), 128).unwrap();
+    for (prefix, prompts) in [("", prompts), ("negative_", vec![String::new(); 2])] {
+        let got = encoders.encode(&prompts, length).unwrap();
+        assert!(got.truncated.is_empty());
+        for (key, got) in [("prompt_embeds", &got.prompt_embeds), ("pooled_prompt_embeds", &got.pooled_prompt_embeds)] {
+            let error = relative_error(got, &io.tensor(&format!("{prefix}{key}")).unwrap());
+            println!("tiny-sd3 {prefix}{key}: {error:.1e}");
+            assert!(error <= 1e-5, "{prefix}{key}: {error:e}");
+        }
+    }
+}
