@@ -7,7 +7,7 @@ pub fn exp(x: f32) -> f32 {
     /// Adding this rounds to an integer, which then stands in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts; products of the first with small integers are exact.
-    const LN2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+    const LN2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
     const LARGEST: f32 = 88.722_83;
     const SMALLEST: f32 = -87.336_54;
 
@@ -43,7 +43,7 @@ pub fn tanh(x: f32) -> f32 {
     // Minimax on |x| < 0.625, where the other form loses digits (Cephes, tanhf).
     let s = x * x;
     let mut p = -5.704_988_7e-3f32;
-    p = p.mul_add(s, 2.063_908_9e-2);
+    p = p.mul_add(s, 2.063_909e-2);
     p = p.mul_add(s, -5.373_971_4e-2);
     p = p.mul_add(s, 1.333_144_1e-1);
     p = p.mul_add(s, -3.333_328e-1);
@@ -59,7 +59,7 @@ pub fn erf(x: f32) -> f32 {
     let q = (-3.883_964_4e-3f32).mul_add(a, 2.425_462_2e-2);
     let mut p = p.mul_add(s, q);
     p = p.mul_add(a, -1.067_778_8e-1);
-    p = p.mul_add(a, -6.348_466_9e-1);
+    p = p.mul_add(a, -6.348_467e-1);
     p = p.mul_add(a, -1.287_175_1e-1);
     let large = (1.0 - exp(p.mul_add(a, -a))).copysign(x);
     let mut p = -5.967_617e-4f32;

@@ -54,7 +54,7 @@ pub(super) unsafe fn run(rows: usize, tile: Tile) {
     for i in (0..rows).step_by(3) {
         // SAFETY: rows `i..` are part of the tile.
         unsafe {
-            let tile = tile.from_row(i);
+            let tile = tile.skip(i);
             match rows - i {
                 1 => portable::<1>(tile),
                 2 => portable::<2>(tile),
@@ -66,7 +66,7 @@ pub(super) unsafe fn run(rows: usize, tile: Tile) {
 
 impl Tile<'_> {
     /// The tile without its first `i` output channels.
-    unsafe fn from_row(self, i: usize) -> Self {
+    unsafe fn skip(self, i: usize) -> Self {
         // SAFETY: the caller's `i` is below the tile's number of rows.
         unsafe {
             Self {
@@ -95,12 +95,11 @@ pub(super) unsafe fn portable<const N: usize>(tile: Tile) {
     for (i, row) in acc.iter().enumerate() {
         // SAFETY: see `run`.
         unsafe {
-            let tile = tile.from_row(i);
+            let tile = tile.skip(i);
             for (half, lanes) in row.chunks_exact(LANES / 2).enumerate() {
-                let mut at = tile.span.start[half];
-                let kept = lanes.iter().enumerate().filter(|(lane, _)| tile.span.keep[half] >> lane & 1 == 1);
-                for (_, v) in kept {
-                    let mut v = *v;
+                let kept = (0..LANES / 2).filter(|lane| tile.span.keep[half] >> lane & 1 == 1);
+                for (at, lane) in (tile.span.start[half]..).zip(kept) {
+                    let mut v = lanes[lane];
                     if !tile.bias.is_null() {
                         v += *tile.bias;
                     }
@@ -108,7 +107,6 @@ pub(super) unsafe fn portable<const N: usize>(tile: Tile) {
                         v += *tile.add.add(at);
                     }
                     *tile.out.add(at) = v;
-                    at += 1;
                 }
             }
         }
@@ -162,7 +160,7 @@ mod avx512 {
         for (i, row) in acc.into_iter().enumerate() {
             // SAFETY: see `super::run`; the mask keeps to the kept windows.
             unsafe {
-                let tile = tile.from_row(i);
+                let tile = tile.skip(i);
                 for (half, mut v) in row.into_iter().enumerate() {
                     let (at, keep) = (tile.span.start[half], tile.span.keep[half]);
                     let packed = ((1u32 << keep.count_ones()) - 1) as __mmask16;
