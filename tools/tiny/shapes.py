@@ -1,0 +1,231 @@
+"""Captioned images of coloured shapes, and prompts about them in GenEval's format.
+
+A scene is one to three shapes (circle, square, triangle) in six colours on a light background, 64x64 RGB. Captions:
+
+    colors      "a red circle"
+    counting    "one red circle", "two blue squares", "three green triangles"
+    color_attr  "a red circle and a blue square"
+    position    "a red circle left of a blue square"   (left of, right of, above, below)
+
+Everything follows from a `random.Random`, so a seed names a data set.
+
+    python tools/tiny/shapes.py --out configs/tiny            writes prompts_train.jsonl and prompts_test.jsonl
+    python tools/tiny/shapes.py --preview preview.png         draws a sheet of scenes
+"""
+
+import argparse
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIZE = 64
+SUPERSAMPLE = 4
+CLASSES = ["circle", "square", "triangle"]
+COLORS = {
+    "red": (220, 35, 40),
+    "green": (35, 160, 60),
+    "blue": (40, 80, 225),
+    "yellow": (242, 210, 40),
+    "purple": (140, 45, 170),
+    "orange": (245, 130, 25),
+}
+NUMBERS = {1: "one", 2: "two", 3: "three"}
+RELATIONS = ["left of", "right of", "above", "below"]
+TAGS = ["colors", "counting", "color_attr", "position"]
+# How often each kind of caption is drawn in training.
+TAG_WEIGHTS = [0.15, 0.30, 0.25, 0.30]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What to draw: `objects` in the order the caption names them; `relation` is of the first to the second."""
+
+    tag: str
+    objects: tuple
+    relation: str | None = None
+
+    def caption(self):
+        """The prompt that describes the scene."""
+        if self.tag == "counting":
+            color, shape = self.objects[0]
+            n = len(self.objects)
+            return f"{NUMBERS[n]} {color} {shape}{'s' if n > 1 else ''}"
+        names = [with_article(color, shape) for color, shape in self.objects]
+        if self.tag == "colors":
+            return names[0]
+        return f"{names[0]} {self.relation or 'and'} {names[1]}"
+
+    def metadata(self):
+        """The prompt as a GenEval record.
+
+        GenEval lists the reference object of a relation first, so "A left of B" becomes [B, A with position
+        ["left of", 0]].
+        """
+        include = [{"class": shape, "count": 1, "color": color} for color, shape in self.objects]
+        record = {"tag": self.tag, "include": include}
+        if self.tag == "counting":
+            color, shape = self.objects[0]
+            n = len(self.objects)
+            record["include"] = [{"class": shape, "count": n, "color": color}]
+            record["exclude"] = [{"class": shape, "count": n + 1}]
+        elif self.tag == "position":
+            include.reverse()
+            include[1]["position"] = [self.relation, 0]
+        record["prompt"] = self.caption()
+        return record
+
+
+def with_article(color, shape):
+    """"a red circle", "an orange square"."""
+    return f"{'an' if color[0] in 'aeiou' else 'a'} {color} {shape}"
+
+
+def random_scene(rng, tag=None):
+    """A scene of the given kind, or of a kind drawn by `TAG_WEIGHTS`."""
+    tag = tag or rng.choices(TAGS, TAG_WEIGHTS)[0]
+    first = (rng.choice(list(COLORS)), rng.choice(CLASSES))
+    if tag == "colors":
+        return Scene(tag, (first,))
+    if tag == "counting":
+        return Scene(tag, (first,) * rng.randint(1, 3))
+    color = rng.choice([c for c in COLORS if c != first[0]])
+    # A fifth of the pairs share their class: the caption is still unambiguous, because the colours differ.
+    shapes = CLASSES if rng.random() < 0.2 else [s for s in CLASSES if s != first[1]]
+    second = (color, rng.choice(shapes))
+    return Scene(tag, (first, second), rng.choice(RELATIONS) if tag == "position" else None)
+
+
+def all_scenes(tag):
+    """Every scene of a kind that GenEval's rules can judge, in a fixed order.
+
+    GenEval counts all detections of a class whatever their colour, so the two objects of a pair must differ in class.
+    """
+    ones = [(c, s) for c in COLORS for s in CLASSES]
+    if tag == "colors":
+        return [Scene(tag, (o,)) for o in ones]
+    if tag == "counting":
+        return [Scene(tag, (o,) * n) for o in ones for n in NUMBERS]
+    pairs = [(a, b) for a in ones for b in ones if a[0] != b[0] and a[1] != b[1]]
+    if tag == "color_attr":
+        return [Scene(tag, p) for p in pairs]
+    return [Scene(tag, p, r) for p in pairs for r in RELATIONS]
+
+
+def all_captions():
+    """Every caption that `random_scene` can produce, sorted."""
+    captions = {s.caption() for tag in TAGS for s in all_scenes(tag)}
+    for a in COLORS:
+        for b in COLORS:
+            for shape in CLASSES:
+                if a != b:
+                    pair = ((a, shape), (b, shape))
+                    captions.add(Scene("color_attr", pair).caption())
+                    captions.update(Scene("position", pair, r).caption() for r in RELATIONS)
+    return sorted(captions)
+
+
+def relations(a, b):
+    """The relations of box `a` to box `b` (x0, y0, x1, y1) by GenEval's rule; several may hold."""
+    centre = [((a[i] + a[i + 2]) - (b[i] + b[i + 2])) / 2 for i in (0, 1)]
+    reach = [0.1 * ((a[i + 2] - a[i]) + (b[i + 2] - b[i])) for i in (0, 1)]
+    revised = [max(abs(c) - r, 0.0) * (1 if c > 0 else -1) for c, r in zip(centre, reach)]
+    if all(abs(v) < 1e-3 for v in revised):
+        return set()
+    norm = (centre[0] ** 2 + centre[1] ** 2) ** 0.5
+    dx, dy = revised[0] / norm, revised[1] / norm
+    held = {"left of": dx < -0.5, "right of": dx > 0.5, "above": dy < -0.5, "below": dy > 0.5}
+    return {name for name, holds in held.items() if holds}
+
+
+def place(scene, rng):
+    """Boxes for the scene's objects: inside the image, two pixels apart, and in the scene's relation."""
+    while True:
+        boxes = []
+        for _ in scene.objects:
+            side = rng.uniform(13, 22)
+            x, y = rng.uniform(1.5, SIZE - 1.5 - side), rng.uniform(1.5, SIZE - 1.5 - side)
+            boxes.append((x, y, x + side, y + side))
+        apart = all(
+            a[0] > b[2] + 2 or b[0] > a[2] + 2 or a[1] > b[3] + 2 or b[1] > a[3] + 2
+            for i, a in enumerate(boxes)
+            for b in boxes[:i]
+        )
+        if apart and (scene.relation is None or relations(boxes[0], boxes[1]) == {scene.relation}):
+            return boxes
+
+
+def jitter(color, amount, rng):
+    """The colour with every channel moved by at most `amount`."""
+    return tuple(max(0, min(255, c + rng.randint(-amount, amount))) for c in color)
+
+
+def draw(scene, rng):
+    """The scene as a uint8 array [64, 64, 3]."""
+    light = rng.randint(228, 250)
+    image = Image.new("RGB", (SIZE * SUPERSAMPLE,) * 2, jitter((light,) * 3, 5, rng))
+    pen = ImageDraw.Draw(image)
+    for (color, shape), box in zip(scene.objects, place(scene, rng)):
+        fill = jitter(COLORS[color], 10, rng)
+        x0, y0, x1, y1 = (v * SUPERSAMPLE for v in box)
+        if shape == "circle":
+            pen.ellipse((x0, y0, x1, y1), fill=fill)
+        elif shape == "square":
+            pen.rectangle((x0, y0, x1, y1), fill=fill)
+        else:
+            pen.polygon([((x0 + x1) / 2, y0), (x1, y1), (x0, y1)], fill=fill)
+    return np.asarray(image.reduce(SUPERSAMPLE))
+
+
+def dataset(count, seed):
+    """`count` random scenes: images uint8 [count, 64, 64, 3] and their scenes."""
+    rng = random.Random(seed)
+    scenes = [random_scene(rng) for _ in range(count)]
+    return np.stack([draw(s, rng) for s in scenes]), scenes
+
+
+def sheet(images, columns):
+    """Images [n, h, w, 3] side by side in one picture, `columns` to a row."""
+    rows = [np.concatenate(list(images[i : i + columns]), axis=1) for i in range(0, len(images), columns)]
+    return Image.fromarray(np.concatenate(rows, axis=0))
+
+
+def write_prompts(folder, seed):
+    """Write disjoint train and test prompts, every tag in both."""
+    rng = random.Random(seed)
+    test_counts = {"colors": 6, "counting": 14, "color_attr": 20, "position": 24}
+    train_counts = {"colors": 12, "counting": 40, "color_attr": 140, "position": 208}
+    train, test = [], []
+    for tag in TAGS:
+        scenes = all_scenes(tag)
+        rng.shuffle(scenes)
+        n = test_counts[tag]
+        test += scenes[:n]
+        train += scenes[n : n + train_counts[tag]]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, scenes in (("train", train), ("test", test)):
+        rng.shuffle(scenes)
+        lines = "".join(json.dumps(s.metadata()) + "\n" for s in scenes)
+        (folder / f"prompts_{name}.jsonl").write_text(lines)
+        print(f"{folder}/prompts_{name}.jsonl: {len(scenes)} prompts")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="folder for the two prompt files")
+    parser.add_argument("--preview", type=Path, help="PNG of 32 random scenes")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.out:
+        write_prompts(args.out, args.seed)
+    if args.preview:
+        images, scenes = dataset(32, args.seed)
+        sheet(images, 8).save(args.preview)
+        print("\n".join(s.caption() for s in scenes))
+
+
+if __name__ == "__main__":
+    main()
