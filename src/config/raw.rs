@@ -163,7 +163,7 @@ impl RamKeys {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Train {
-    /// Training points that go through the model together.
+    /// Training points that go through the model together; changes speed and memory, and results by rounding only.
     pub batch_size: usize,
     /// What the forward keeps: `none` (everything), `selective`, `block`. Changes memory and speed, not results.
     pub activation_checkpointing: Checkpointing,

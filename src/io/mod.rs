@@ -33,6 +33,18 @@ pub fn require_folder(path: &Path, what: &str) -> Result<()> {
     Ok(())
 }
 
+/// Makes sure that `path` is a folder that can be written to; makes it if it is not there.
+///
+/// # Errors
+/// Names the folder if it cannot be made or written to.
+pub fn output_folder(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).with_context(|| format!("cannot create the output folder {}", path.display()))?;
+    let probe = path.join(format!(".engine-{}.tmp", std::process::id()));
+    std::fs::write(&probe, b"").with_context(|| format!("cannot write to the output folder {}", path.display()))?;
+    std::fs::remove_file(&probe).with_context(|| format!("cannot write to the output folder {}", path.display()))?;
+    Ok(())
+}
+
 /// The name in `known` that is closest to `name`, if any is close enough to be a likely misspelling.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known

@@ -62,13 +62,18 @@ impl Entry {
 }
 
 impl TensorFile {
+    /// A file without tensors.
+    pub fn empty() -> Self {
+        Self { path: PathBuf::new(), tensors: BTreeMap::new(), metadata: BTreeMap::new() }
+    }
+
     /// Maps one safetensors file.
     ///
     /// # Errors
     /// Names the file and what is wrong with it: missing, truncated, header longer than the file, offsets that
     /// overlap or leave the file.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = Self { path: path.to_path_buf(), tensors: BTreeMap::new(), metadata: BTreeMap::new() };
+        let mut file = Self { path: path.to_path_buf(), ..Self::empty() };
         file.map(path)?;
         Ok(file)
     }
@@ -92,7 +97,7 @@ impl TensorFile {
             weight_map: BTreeMap<String, String>,
         }
         let Index { weight_map } = read_json(&index)?;
-        let mut file = Self { path: index.clone(), tensors: BTreeMap::new(), metadata: BTreeMap::new() };
+        let mut file = Self { path: index.clone(), ..Self::empty() };
         let shards: std::collections::BTreeSet<&String> = weight_map.values().collect();
         for shard in shards {
             file.map(&folder.join(shard))?;

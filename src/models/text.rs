@@ -26,6 +26,12 @@ pub struct TextEncoders {
     joint_attention_dim: usize,
 }
 
+/// Tokens that every prompt takes in the CLIPs, given the first tokenizer of the pipeline in `folder`.
+fn clip_length(folder: &Path, tokenizer: &Tokenizer) -> Result<usize> {
+    let file = || format!("{}/tokenizer/tokenizer_config.json: no model_max_length", folder.display());
+    tokenizer.max_length().with_context(file)
+}
+
 /// The condition of `b` prompts.
 pub struct PromptEmbeds {
     /// `[b, clip_length + max_sequence_length, joint_attention_dim]`.
@@ -68,9 +74,7 @@ impl TextEncoders {
         };
 
         let shown = folder.display();
-        let clip_length = clip[0].0.max_length();
-        let clip_length =
-            clip_length.with_context(|| format!("{shown}/tokenizer/tokenizer_config.json: no model_max_length"))?;
+        let clip_length = clip_length(folder, &clip[0].0)?;
         for ((_, model), name) in clip.iter().zip(["text_encoder", "text_encoder_2"]) {
             let positions = model.config().max_position_embeddings;
             ensure!(
@@ -95,9 +99,27 @@ impl TextEncoders {
         Ok(Self { clip, t5, clip_length, joint_attention_dim })
     }
 
+    /// Tokens that every prompt takes in the CLIPs of the pipeline in `folder`; reads no weights.
+    ///
+    /// # Errors
+    /// If the first tokenizer cannot be read.
+    pub fn clip_tokens(folder: &Path) -> Result<usize> {
+        clip_length(folder, &Tokenizer::load(&folder.join("tokenizer"))?)
+    }
+
     /// Whether the pipeline has T5; without it, its part of the condition is zero.
     pub fn has_t5(&self) -> bool {
         self.t5.is_some()
+    }
+
+    /// Width of the pooled embeddings.
+    pub fn pooled_dim(&self) -> usize {
+        self.clip.iter().map(|(_, model)| model.config().projection_dim).sum()
+    }
+
+    /// Tokens of a prompt when T5 gets `max_sequence_length` of them.
+    pub fn tokens(&self, max_sequence_length: usize) -> usize {
+        self.clip_length + max_sequence_length
     }
 
     /// The condition of every prompt, in their order; equal prompts are encoded once. `max_sequence_length` is T5's
@@ -122,10 +144,9 @@ impl TextEncoders {
             })
             .collect();
 
-        let [pooled_l, pooled_g] = [0, 1].map(|i| self.clip[i].1.config().projection_dim);
-        let tokens = self.clip_length + max_sequence_length;
+        let tokens = self.tokens(max_sequence_length);
         let mut embeds = Tensor::scratch(&[prompts.len(), tokens, self.joint_attention_dim]);
-        let mut pooled = Tensor::scratch(&[prompts.len(), pooled_l + pooled_g]);
+        let mut pooled = Tensor::scratch(&[prompts.len(), self.pooled_dim()]);
         let mut truncated = Vec::new();
         for (batch, prompts) in distinct.chunks(MICRO_BATCH).enumerate() {
             let encoded = self.encode_batch(prompts, max_sequence_length, &mut truncated)?;

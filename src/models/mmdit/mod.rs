@@ -86,6 +86,12 @@ impl LoraScope<'_> {
     }
 }
 
+/// The layers of a transformer of this `config` that an adapter can be put on; needs no weights.
+pub fn modules(config: &Config) -> Vec<Module> {
+    let nothing = TensorFile::empty();
+    Mmdit::build(config.clone(), &Loader::new(&nothing, &[]).root()).modules
+}
+
 impl Mmdit {
     /// Maps the transformer in `folder` (`config.json`, `diffusion_pytorch_model*.safetensors`).
     ///
@@ -95,8 +101,13 @@ impl Mmdit {
         let config = Config::load(folder)?;
         let file = TensorFile::open_component(folder, "diffusion_pytorch_model")?;
         let loader = Loader::new(&file, &[]);
-        let (root, d) = (loader.root(), config.hidden());
-        let modules = RefCell::default();
+        let model = Self::build(config, &loader.root());
+        loader.finish()?;
+        Ok(model)
+    }
+
+    fn build(config: Config, root: &Scope) -> Self {
+        let (modules, d) = (RefCell::default(), config.hidden());
         let blocks = (0..config.num_layers)
             .map(|i| {
                 let scope = root.sub("transformer_blocks").sub(i);
@@ -104,7 +115,7 @@ impl Mmdit {
             })
             .collect();
         let width = config.patch_size * config.patch_size * config.velocity_channels();
-        let model = Self {
+        Self {
             patch_embed: PatchEmbed::load(&root.sub("pos_embed"), &config),
             time_text_embed: TimeTextEmbed::load(&root.sub("time_text_embed"), &config),
             context_embedder: Linear::load(&root.sub("context_embedder"), config.joint_attention_dim, d, true),
@@ -113,9 +124,7 @@ impl Mmdit {
             proj_out: Linear::load(&root.sub("proj_out"), d, width, true),
             modules: modules.into_inner(),
             config,
-        };
-        loader.finish()?;
-        Ok(model)
+        }
     }
 
     /// All layers that an adapter can be put on.

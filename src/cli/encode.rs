@@ -1,0 +1,43 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use engine::io::safetensors;
+use engine::models::Pipeline;
+use engine::models::pipeline::warn_truncated;
+
+use super::DeviceArg;
+
+/// Encode prompts with the model's text encoders and save the embeddings.
+///
+/// Writes `prompt_embeds` [prompts, tokens, width] and `pooled_prompt_embeds` [prompts, width], as
+/// StableDiffusion3Pipeline.encode_prompt of diffusers gives them.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Model folder in the layout of diffusers.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Prompt; may be given several times.
+    #[arg(long, value_name = "TEXT", required = true, num_args = 1..)]
+    prompt: Vec<String>,
+    /// T5 tokens per prompt, 1 to 512.
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    max_sequence_length: usize,
+    /// File to write.
+    #[arg(long, value_name = "FILE.safetensors")]
+    out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArg,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    args.device.run(|| {
+        let embeds = Pipeline::load_text(&args.model)?.encode(&args.prompt, args.max_sequence_length)?;
+        warn_truncated(&embeds.truncated);
+        let tensors = [
+            ("prompt_embeds".to_string(), &embeds.prompt_embeds),
+            ("pooled_prompt_embeds".to_string(), &embeds.pooled_prompt_embeds),
+        ];
+        safetensors::save(&args.out, tensors, &BTreeMap::new())
+    })
+}

@@ -1,0 +1,150 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use engine::device::Tensor;
+use engine::io::{TensorFile, image, output_folder, safetensors};
+use engine::models::Pipeline;
+use engine::models::pipeline::warn_truncated;
+use engine::rollout::initial_noise_batch;
+use engine::rollout::sampler::Sampler;
+
+use super::DeviceArg;
+
+/// Images that go through the model together; results do not depend on it.
+const BATCH: usize = 8;
+
+/// Sample images from prompts.
+///
+/// Writes 0.png, 1.png, ... in the order of the prompts. The same seed gives the same image whatever the number of
+/// prompts and threads.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Model folder in the layout of diffusers.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// LoRA file or folder in the format of PEFT and diffusers.
+    #[arg(long, value_name = "PATH")]
+    lora: Option<PathBuf>,
+    /// Prompt; may be given several times, one image each.
+    #[arg(long, value_name = "TEXT", required = true, num_args = 1..)]
+    prompt: Vec<String>,
+    /// What guidance leads away from.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    negative_prompt: String,
+    /// Euler steps.
+    #[arg(long, default_value_t = 28, value_name = "N")]
+    steps: usize,
+    /// Classifier-free guidance scale; 1 turns it off.
+    #[arg(long, default_value_t = 7.0, value_name = "G")]
+    guidance: f32,
+    /// Seed of the initial noise.
+    #[arg(long, default_value_t = 0, value_name = "S")]
+    seed: u64,
+    /// Image size in pixels; the model's own if left out.
+    #[arg(long, value_name = "WxH", value_parser = parse_size)]
+    size: Option<(usize, usize)>,
+    /// T5 tokens per prompt, 1 to 512.
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    max_sequence_length: usize,
+    /// Start from tensor `noise` [prompts, channels, height/8, width/8] of this file instead of the seed's noise.
+    #[arg(long, value_name = "FILE.safetensors")]
+    noise: Option<PathBuf>,
+    /// Also write tensor `latents`, as it is before decoding.
+    #[arg(long, value_name = "FILE.safetensors")]
+    save_latents: Option<PathBuf>,
+    /// Folder for the images.
+    #[arg(long, default_value = "out", value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArg,
+}
+
+fn parse_size(text: &str) -> Result<(usize, usize), String> {
+    let sides = text.split_once(['x', 'X']).and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    sides.ok_or_else(|| "expected WIDTHxHEIGHT in pixels, such as 512x768".into())
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let device = args.device.clone();
+    device.run(move || sample(&args))
+}
+
+fn sample(args: &Args) -> Result<()> {
+    ensure!(args.steps > 0, "--steps is 0, expected at least 1");
+    ensure!(args.guidance.is_finite() && args.guidance >= 0.0, "--guidance is {}, expected 0 or more", args.guidance);
+    let pipeline = Pipeline::load(&args.model)?;
+    let noise = starting_noise(args, &pipeline)?;
+    let modules = pipeline.transformer.modules();
+    let adapter = args.lora.as_ref().map(|path| engine::io::lora::load(path, modules)).transpose()?;
+    output_folder(&args.out)?;
+
+    let text = Pipeline::load_text(&args.model)?;
+    let prompts = text.encode(&args.prompt, args.max_sequence_length)?;
+    warn_truncated(&prompts.truncated);
+    let negative = text.encode(std::slice::from_ref(&args.negative_prompt), args.max_sequence_length)?;
+    drop(text);
+
+    let sampler = Sampler {
+        model: &pipeline.transformer,
+        adapter: adapter.as_ref(),
+        schedule: &pipeline.schedule,
+        steps: args.steps,
+        guidance: args.guidance,
+    };
+    let batches = args.prompt.len().div_ceil(BATCH);
+    let progress = engine::telemetry::Progress::new("sampling", (batches * args.steps) as u64);
+    let rows: Vec<usize> = (0..args.prompt.len()).collect();
+    let mut latents = Vec::new();
+    for rows in rows.chunks(BATCH) {
+        let noise = noise.slice(rows[0]..rows[0] + rows.len());
+        latents.push(sampler.euler(noise, &prompts, rows, &negative, || progress.step(1)));
+    }
+    progress.finish();
+    if let Some(path) = &args.save_latents {
+        let all = Tensor::concat(&latents.iter().collect::<Vec<_>>());
+        safetensors::save(path, [("latents".to_string(), &all)], &BTreeMap::new())?;
+    }
+    let mut index = 0;
+    for latents in &latents {
+        let images = pipeline.decode(latents);
+        for i in 0..images.dim(0) {
+            let image = image::to_u8(&images.slice(i..i + 1));
+            image::write_png(&args.out.join(format!("{index}.png")), &image)?;
+            index += 1;
+        }
+    }
+    println!("wrote {index} image{} to {}", if index == 1 { "" } else { "s" }, args.out.display());
+    Ok(())
+}
+
+/// The latents to start from: those of `--noise`, or the seed's.
+fn starting_noise(args: &Args, pipeline: &Pipeline) -> Result<Tensor> {
+    let channels = pipeline.transformer.config.in_channels;
+    let latent_of = |(width, height): (usize, usize)| pipeline.latent_size(height, width);
+    let Some(path) = &args.noise else {
+        let own = pipeline.own_size();
+        let (height, width) = latent_of(args.size.unwrap_or((own, own)))?;
+        return Ok(initial_noise_batch(args.seed, 0, &[args.prompt.len(), channels, height, width]));
+    };
+    let noise = TensorFile::open(path)?.tensor("noise")?;
+    let file = path.display();
+    let &[prompts, found, height, width] = noise.shape() else {
+        bail!("{file}: noise has shape {:?}, expected [prompts, channels, height, width]", noise.shape());
+    };
+    if let Some(size) = args.size {
+        let (h, w) = latent_of(size)?;
+        let want = [args.prompt.len(), channels, h, w];
+        ensure!(noise.shape() == want, "{file}: noise has shape {:?}, expected {want:?} for --size", noise.shape());
+    }
+    let want = [args.prompt.len(), channels, height, width];
+    ensure!(
+        (prompts, found) == (want[0], want[1]),
+        "{file}: noise has shape {:?}, expected {want:?} for {} prompts and {channels} channels",
+        noise.shape(),
+        want[0]
+    );
+    pipeline.transformer.check_latent_size(height, width).map_err(|e| anyhow::anyhow!("{file}: {e}"))?;
+    ensure!(noise.data().iter().all(|v| v.is_finite()), "{file}: noise holds a value that is not finite");
+    Ok(noise)
+}

@@ -1,0 +1,187 @@
+//! What a run says of itself: lines on the terminal, `metrics.jsonl`, TensorBoard, sample grids.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use super::epoch::{EpochReport, EvalReport};
+use super::setup::Setup;
+use super::state::State;
+use crate::config::Resolved;
+use crate::io::image;
+use crate::rewards::Scores;
+use crate::telemetry::{Metrics, TensorBoard};
+
+/// Images in a row of a sample grid.
+const GRID_COLUMNS: usize = 8;
+
+/// Writes a run's reports.
+pub struct Reporter {
+    samples: PathBuf,
+    metrics: Metrics,
+    board: TensorBoard,
+    started: Instant,
+    /// Epochs done by this process.
+    done: u32,
+    /// Mean held-out reward of the first and the last evaluation this process or an earlier one made.
+    first_eval: Option<f64>,
+    last_eval: Option<f64>,
+}
+
+/// Means of everything in `scores`, by name.
+pub fn means(scores: &Scores) -> BTreeMap<String, f64> {
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len().max(1) as f64;
+    let mut out = BTreeMap::from([("reward".to_string(), mean(&scores.avg))]);
+    for (name, scores) in &scores.rewards {
+        out.insert(name.clone(), mean(&scores.iter().map(|s| s.value).collect::<Vec<_>>()));
+        let mut extra: BTreeMap<&String, Vec<f64>> = BTreeMap::new();
+        for (key, value) in scores.iter().flat_map(|s| &s.extra) {
+            extra.entry(key).or_default().push(*value);
+        }
+        out.extend(extra.into_iter().map(|(key, values)| (format!("{name}.{key}"), mean(&values))));
+    }
+    out
+}
+
+fn deviation(x: &[f64]) -> f64 {
+    let mean = x.iter().sum::<f64>() / x.len() as f64;
+    (x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64).sqrt()
+}
+
+fn clock(seconds: f64) -> String {
+    let s = Duration::from_secs_f64(seconds.max(0.0)).as_secs();
+    if s >= 3600 { format!("{}h{:02}m", s / 3600, s / 60 % 60) } else { format!("{}m{:02}s", s / 60, s % 60) }
+}
+
+impl Reporter {
+    /// Opens the reports of the run in `output`, which continues after `epoch`.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn open(output: &Path, config: &Resolved, epoch: u32) -> Result<Self> {
+        let metrics = Metrics::open(output, u64::from(epoch))?;
+        let evals: Vec<f64> =
+            metrics.earlier().iter().filter_map(|line| line["eval"]["reward"].as_f64()).collect();
+        let samples = output.join("samples");
+        std::fs::create_dir_all(&samples)?;
+        let _ = config;
+        Ok(Self {
+            samples,
+            board: TensorBoard::open(&output.join("tensorboard"), u64::from(epoch))?,
+            metrics,
+            started: Instant::now(),
+            done: 0,
+            first_eval: evals.first().copied(),
+            last_eval: evals.last().copied(),
+        })
+    }
+
+    /// Prints one line.
+    pub fn line(&self, text: &str) {
+        println!("{text}");
+    }
+
+    /// Reports an epoch of training.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn epoch(&mut self, setup: &Setup, state: &State, e: &EpochReport) -> Result<()> {
+        self.done += 1;
+        let (images, total) = (e.scores.avg.len(), e.seconds.values().sum::<f64>());
+        let (mean, std) = (means(&e.scores), deviation(&e.scores.avg));
+        let left = setup.config.raw.num_epochs - state.epoch;
+        let per_epoch = self.started.elapsed().as_secs_f64() / f64::from(self.done);
+        let phases: Vec<String> = e.seconds.iter().map(|(k, v)| format!("{k} {v:.1}s")).collect();
+        let skipped = e.skipped.as_ref().map(|t| format!("  STEP SKIPPED: {t} is not finite")).unwrap_or_default();
+        self.line(&format!(
+            "epoch {:>4}/{}  reward {:.4} ± {std:.3}  flat {}/{}  loss {:.4}  |grad| {:.3}  {:.1} img/s  {}  ETA {}{skipped}",
+            state.epoch,
+            setup.config.raw.num_epochs,
+            mean["reward"],
+            e.advantages.zero_variance_groups,
+            e.advantages.groups,
+            e.loss,
+            e.grad_norm,
+            images as f64 / total,
+            phases.join(" "),
+            clock(per_epoch * f64::from(left)),
+        ));
+        let seconds: Map<String, Value> = e.seconds.iter().map(|(k, v)| (k.to_string(), json!(v))).collect();
+        let rewards: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+        self.metrics.write(&json!({
+            "epoch": state.epoch,
+            "reward_mean": mean["reward"],
+            "reward_std": std,
+            "rewards": rewards,
+            "zero_variance_groups": e.advantages.zero_variance_groups,
+            "groups": e.advantages.groups,
+            "loss": e.loss,
+            "grad_norm": e.grad_norm,
+            "skipped": e.skipped,
+            "images_per_second": images as f64 / total,
+            "seconds": seconds,
+        }))?;
+        let step = u64::from(state.epoch);
+        let scalars = mean.iter().map(|(k, v)| (format!("train/{k}"), *v));
+        let scalars = scalars.chain([
+            ("train/reward_std".into(), std),
+            ("train/zero_variance_groups".into(), e.advantages.zero_variance_groups as f64),
+            ("train/loss".into(), e.loss),
+            ("train/grad_norm".into(), e.grad_norm),
+            ("time/images_per_second".into(), images as f64 / total),
+        ]);
+        let seconds = e.seconds.iter().map(|(k, v)| (format!("time/{k}"), *v));
+        for (tag, value) in scalars.chain(seconds) {
+            self.board.scalar(step, &tag, value as f32)?;
+        }
+        self.board.flush()
+    }
+
+    /// Reports an evaluation after `epoch` epochs and writes its sample grid.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn eval(&mut self, setup: &Setup, epoch: u32, eval: &EvalReport) -> Result<()> {
+        let mean = means(&eval.scores);
+        let reward = mean["reward"];
+        let start = *self.first_eval.get_or_insert(reward);
+        self.last_eval = Some(reward);
+        let shown = eval.images.len().min(setup.config.raw.eval.grid);
+        let mut picture = String::new();
+        if shown > 0 {
+            let path = self.samples.join(format!("epoch-{epoch:06}.png"));
+            let grid = image::grid(&eval.images[..shown], GRID_COLUMNS.min(shown));
+            let png = image::png(&grid)?;
+            crate::io::safetensors::write_atomic(&path, &png)?;
+            self.board.image(u64::from(epoch), "eval/samples", &grid, &png)?;
+            picture = format!("  {}", path.display());
+        }
+        let rest: Vec<String> = mean.iter().filter(|(k, _)| *k != "reward").map(|(k, v)| format!("{k} {v:.4}")).collect();
+        self.line(&format!(
+            "eval after epoch {epoch}: held-out reward {reward:.4} (at the start {start:.4})  {}{picture}",
+            rest.join("  ")
+        ));
+        let values: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+        self.metrics.write(&json!({ "epoch": epoch, "eval": values }))?;
+        for (key, value) in &mean {
+            self.board.scalar(u64::from(epoch), &format!("eval/{key}"), *value as f32)?;
+        }
+        self.board.flush()
+    }
+
+    /// Says where everything is.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn finish(&mut self, output: &Path) -> Result<()> {
+        if let (Some(first), Some(last)) = (self.first_eval, self.last_eval) {
+            self.line(&format!("RESULT held_out_reward_before={first:.4}"));
+            self.line(&format!("RESULT held_out_reward_after={last:.4}"));
+        }
+        self.line(&format!("done in {}; samples, metrics, checkpoints and the LoRA are in {}", clock(self.started.elapsed().as_secs_f64()), output.display()));
+        Ok(())
+    }
+}
