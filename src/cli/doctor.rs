@@ -1,10 +1,119 @@
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
+use engine::device::{DType, Elems};
+use engine::ops::matmul::{self, Epilogue, Mat, matmul};
+use half::bf16;
 
-/// Say what this machine offers: cores, vector instructions, memory, CUDA.
+use super::{DeviceArg, bytes_text, cuda};
+
+/// Say what this machine offers: cores, vector instructions, memory, speed, CUDA.
+///
+/// Takes about a second, most of it measuring matrix products.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    device: DeviceArg,
+}
 
-pub fn run(_: Args) -> Result<()> {
-    println!("cores  {}", std::thread::available_parallelism().map_or(1, usize::from));
+/// How long one speed is measured.
+const MEASURED: Duration = Duration::from_millis(400);
+
+pub fn run(args: Args) -> Result<()> {
+    let line = |label: &str, text: String| println!("{label:12}{text}");
+    line(
+        "processor",
+        format!("{}, {} cores", processor(), std::thread::available_parallelism().map_or(1, usize::from)),
+    );
+    line("vectors", features());
+    line("memory", memory());
+    line("disk", disk());
+    for (name, dtype) in [("f32", DType::F32), ("bf16", DType::Bf16)] {
+        line(&format!("{name} matmul"), matmul::path(dtype).to_string());
+    }
+    let [single, half, threads] = args.device.run(|| Ok(speeds()))?;
+    line("speed", format!("f32 {single:.0} GFLOP/s, bf16 {half:.0} GFLOP/s with {threads} threads"));
+    line("CUDA", "not used: this version computes on the cpu".into());
+    cuda::report(|label, text| line(&format!("  {label}"), text));
     Ok(())
+}
+
+/// The value of the first line `key : value` of a file under /proc.
+fn proc_value(file: &str, key: &str) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|l| l.split(':').next().is_some_and(|k| k.trim() == key))?;
+    Some(line.split_once(':')?.1.trim().to_string())
+}
+
+fn processor() -> String {
+    proc_value("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.into())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn features() -> String {
+    // The standard library cannot look for AMX yet.
+    let amx = proc_value("/proc/cpuinfo", "flags").is_some_and(|f| f.split(' ').any(|f| f == "amx_bf16"));
+    let found = [
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+        ("amx-bf16", amx),
+    ];
+    found.map(|(name, there)| format!("{name} {}", if there { "yes" } else { "no" })).join(", ")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn features() -> String {
+    "those of the target the program was built for".into()
+}
+
+fn memory() -> String {
+    let get = |key| {
+        let kib = proc_value("/proc/meminfo", key)?;
+        Some(bytes_text(kib.strip_suffix(" kB")?.parse::<usize>().ok()? * 1024))
+    };
+    let text = match (get("MemTotal"), get("MemAvailable")) {
+        (Some(total), Some(available)) => format!("{total}, {available} available"),
+        _ => "unknown: no /proc/meminfo".into(),
+    };
+    // Containers may allow less than the machine has.
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|t| t.trim().parse().ok());
+    limit.map_or(text.clone(), |l| format!("{text}, limited to {} by the control group", bytes_text(l)))
+}
+
+#[cfg(unix)]
+fn disk() -> String {
+    match rustix::fs::statvfs(".") {
+        Ok(s) => {
+            let [free, total] = [s.f_bavail, s.f_blocks].map(|n| bytes_text((n * s.f_frsize) as usize));
+            format!("{free} free of {total} in the current folder")
+        }
+        Err(e) => format!("unknown: {e}"),
+    }
+}
+
+#[cfg(not(unix))]
+fn disk() -> String {
+    "unknown on this system".into()
+}
+
+/// GFLOP/s of products with f32 and bf16 weights, and the number of threads.
+fn speeds() -> [f64; 3] {
+    const SHAPE: (usize, usize, usize) = (512, 1536, 1536);
+    let (m, n, k) = SHAPE;
+    let (a, b, b16) = (vec![0.5f32; m * k], vec![0.25f32; n * k], vec![bf16::from_f32(0.25); n * k]);
+    let mut c = vec![0.0f32; m * n];
+    let mut speed = |weight: Elems| {
+        let begin = Instant::now();
+        // The best of many: what else runs on the machine only ever makes one slower.
+        let mut best = f64::INFINITY;
+        while begin.elapsed() < MEASURED {
+            let start = Instant::now();
+            matmul(&mut c, n, Mat::new(&a, m, k), Mat::strided(weight, n, k, k).t(), Epilogue::default());
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        (2 * m * n * k) as f64 / best / 1e9
+    };
+    [speed(Elems::F32(&b)), speed(Elems::Bf16(&b16)), rayon::current_num_threads() as f64]
 }

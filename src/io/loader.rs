@@ -7,17 +7,25 @@ use std::collections::BTreeSet;
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 
-use super::{TensorFile, did_you_mean};
+use super::damage::short;
+use super::{TensorFile, nearest};
 use crate::device::Weight;
 
 /// How many problems are listed before the rest is only counted.
 const LISTED: usize = 5;
 
+/// A tensor that is not as expected.
+enum Problem {
+    Missing(String, Vec<usize>),
+    Unexpected(String),
+    Other(String),
+}
+
 /// One pass over a component's file.
 pub struct Loader<'a> {
     file: &'a TensorFile,
     taken: RefCell<BTreeSet<String>>,
-    problems: RefCell<Vec<String>>,
+    problems: RefCell<Vec<Problem>>,
     ignored: &'a [&'a str],
 }
 
@@ -40,13 +48,9 @@ impl<'a> Loader<'a> {
     pub fn finish(self) -> Result<()> {
         let taken = self.taken.into_inner();
         let mut problems = self.problems.into_inner();
-        let expected = || taken.iter().map(String::as_str);
-        for name in self.file.names() {
-            if !taken.contains(name) && !self.ignored.iter().any(|i| name.contains(i)) {
-                let hint = did_you_mean(name, expected());
-                problems.push(format!("unexpected tensor '{name}'{hint}"));
-            }
-        }
+        let unexpected =
+            self.file.names().filter(|n| !taken.contains(*n) && !self.ignored.iter().any(|i| n.contains(i)));
+        problems.extend(unexpected.map(|n| Problem::Unexpected(n.to_string())));
         if problems.is_empty() {
             let names: Vec<&String> = taken.iter().collect();
             problems = names
@@ -54,17 +58,40 @@ impl<'a> Loader<'a> {
                 .filter_map(|name| {
                     let weight = self.file.entry(name)?.weight()?;
                     let at = weight.elems().first_non_finite()?;
-                    Some(format!("tensor '{name}' holds {} at element {at}", weight.elems().get(at)))
+                    Some(Problem::Other(format!("tensor '{name}' holds {} at element {at}", weight.elems().get(at))))
                 })
                 .collect();
         }
         if problems.is_empty() {
             return Ok(());
         }
-        let more = problems.len().saturating_sub(LISTED);
-        problems.truncate(LISTED);
-        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-        bail!("{}: {}{more}", self.file.path().display(), problems.join("; "))
+        let lines: Vec<String> =
+            problems.iter().take(LISTED).map(|p| describe(p, &problems, self.file, &taken)).collect();
+        let more = match problems.len() - lines.len() {
+            0 => String::new(),
+            n => format!("; and {n} more"),
+        };
+        bail!("{}: {}{more}", self.file.path().display(), lines.join("; "))
+    }
+}
+
+/// The words for one problem. A misspelt name is sought among the names without a partner first: they differ by a
+/// spelling, where those of other layers differ by a number.
+fn describe(problem: &Problem, all: &[Problem], file: &TensorFile, expected: &BTreeSet<String>) -> String {
+    match problem {
+        Problem::Other(text) => text.clone(),
+        Problem::Missing(name, shape) => {
+            let alone = all.iter().filter_map(|p| if let Problem::Unexpected(n) = p { Some(n.as_str()) } else { None });
+            let hint = nearest(name, alone).or_else(|| nearest(name, file.names()));
+            let hint = hint.map(|n| format!(", the nearest in the file is '{}'", short(n))).unwrap_or_default();
+            format!("missing tensor '{name}' {shape:?}{hint}")
+        }
+        Problem::Unexpected(name) => {
+            let alone = all.iter().filter_map(|p| if let Problem::Missing(n, _) = p { Some(n.as_str()) } else { None });
+            let hint = nearest(name, alone).or_else(|| nearest(name, expected.iter().map(String::as_str)));
+            let hint = hint.map(|n| format!(", the nearest expected is '{n}'")).unwrap_or_default();
+            format!("unexpected tensor '{}'{hint}", short(name))
+        }
     }
 }
 
@@ -100,15 +127,12 @@ impl Scope<'_> {
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Weight {
         let path = self.path(name);
         let problem = match self.loader.file.entry(&path) {
-            None => {
-                let hint = did_you_mean(&path, self.loader.file.names());
-                format!("missing tensor '{path}' {shape:?}{hint}")
-            }
+            None => Problem::Missing(path.clone(), shape.to_vec()),
             Some(entry) if entry.shape() != shape => {
-                format!("tensor '{path}' has shape {:?}, the config asks for {shape:?}", entry.shape())
+                Problem::Other(format!("tensor '{path}' has shape {:?}, the config asks for {shape:?}", entry.shape()))
             }
             Some(entry) => match entry.weight() {
-                None => format!("tensor '{path}' is {}, expected F32, F16 or BF16", entry.dtype_name()),
+                None => Problem::Other(format!("tensor '{path}' is {}, expected F32, F16 or BF16", entry.dtype_name())),
                 Some(weight) => {
                     self.loader.taken.borrow_mut().insert(path);
                     return weight;

@@ -1,6 +1,7 @@
 //! Files: mapped safetensors with every tensor checked before use, and what is written back.
 
 pub mod image;
+mod damage;
 pub mod loader;
 pub mod safetensors;
 
@@ -48,8 +49,10 @@ pub fn output_folder(path: &Path) -> Result<()> {
 
 /// The name in `known` that is closest to `name`, if any is close enough to be a likely misspelling.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // The edit distance is at least the difference of the lengths: most names need no more than a look.
     known
         .into_iter()
+        .filter(|k| name.len().abs_diff(k.len()) * 3 <= name.len().max(k.len()))
         .map(|k| (strsim::damerau_levenshtein(name, k), k))
         .min()
         .filter(|(distance, k)| *distance * 3 <= name.len().max(k.len()))

@@ -5,16 +5,18 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use safetensors::{Dtype, SafeTensors};
 
 use crate::device::{DType, Tensor, Weight};
+use crate::io::damage::explain;
 use crate::io::{did_you_mean, read_json};
 
 /// The tensors of one safetensors file, or of all shards of one model component.
 pub struct TensorFile {
     path: PathBuf,
+    files: usize,
     tensors: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
 }
@@ -63,8 +65,8 @@ impl Entry {
 
 impl TensorFile {
     /// A file without tensors.
-    pub fn empty() -> Self {
-        Self { path: PathBuf::new(), tensors: BTreeMap::new(), metadata: BTreeMap::new() }
+    pub fn empty(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), files: 0, tensors: BTreeMap::new(), metadata: BTreeMap::new() }
     }
 
     /// Maps one safetensors file.
@@ -73,7 +75,7 @@ impl TensorFile {
     /// Names the file and what is wrong with it: missing, truncated, header longer than the file, offsets that
     /// overlap or leave the file.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = Self { path: path.to_path_buf(), ..Self::empty() };
+        let mut file = Self::empty(path);
         file.map(path)?;
         Ok(file)
     }
@@ -97,10 +99,10 @@ impl TensorFile {
             weight_map: BTreeMap<String, String>,
         }
         let Index { weight_map } = read_json(&index)?;
-        let mut file = Self { path: index.clone(), ..Self::empty() };
+        let mut file = Self::empty(&index);
         let shards: std::collections::BTreeSet<&String> = weight_map.values().collect();
         for shard in shards {
-            file.map(&folder.join(shard))?;
+            file.map(&folder.join(shard)).with_context(|| format!("{}: lists {shard}", index.display()))?;
         }
         for (name, shard) in &weight_map {
             if !file.tensors.contains_key(name) {
@@ -122,7 +124,8 @@ impl TensorFile {
         // SAFETY: the mapping is read-only; as every program that maps weights, we rely on nobody truncating the
         // file while it is in use.
         let map = Arc::new(unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?);
-        let parsed = SafeTensors::deserialize(&map).map_err(|e| explain(path, &map, &e))?;
+        let parsed =
+            SafeTensors::deserialize(&map).map_err(|e| anyhow!("{}: {}", path.display(), explain(&map, &e)))?;
         let base = map.as_ptr().addr();
         for (name, view) in parsed.iter() {
             let start = view.data().as_ptr().addr() - base;
@@ -137,12 +140,18 @@ impl TensorFile {
         if let Ok((_, header)) = SafeTensors::read_metadata(&map) {
             self.metadata.extend(header.metadata().clone().unwrap_or_default());
         }
+        self.files += 1;
         Ok(())
     }
 
     /// The file (or index) the tensors come from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How many files the tensors are spread over.
+    pub fn files(&self) -> usize {
+        self.files
     }
 
     /// The free-form strings of the header.
@@ -189,33 +198,6 @@ impl TensorFile {
             bail!("{}: tensor '{name}' has shape {:?}, expected {shape:?}", self.path.display(), t.shape());
         }
         Ok(t)
-    }
-}
-
-/// The library's error in the words of someone who has the file in front of them.
-fn explain(path: &Path, map: &[u8], error: &SafeTensorError) -> anyhow::Error {
-    let header = u64::from_le_bytes(map[..8].try_into().expect("checked: at least 8 bytes"));
-    let path = path.display();
-    match error {
-        SafeTensorError::HeaderTooLarge | SafeTensorError::InvalidHeaderLength => {
-            anyhow::anyhow!(
-                "{path}: the header claims {header} bytes, the file has {}; truncated or not safetensors",
-                map.len()
-            )
-        }
-        SafeTensorError::MetadataIncompleteBuffer => {
-            anyhow::anyhow!(
-                "{path}: the tensors do not end where the file does ({} bytes); truncated or damaged",
-                map.len()
-            )
-        }
-        SafeTensorError::InvalidOffset(name) => {
-            anyhow::anyhow!("{path}: tensor '{name}' overlaps another, leaves a gap or lies outside the file")
-        }
-        SafeTensorError::TensorInvalidInfo => {
-            anyhow::anyhow!("{path}: a tensor's byte range does not fit its shape and dtype")
-        }
-        other => anyhow::anyhow!("{path}: not a valid safetensors file: {other}"),
     }
 }
 

@@ -88,7 +88,7 @@ impl LoraScope<'_> {
 
 /// The layers of a transformer of this `config` that an adapter can be put on; needs no weights.
 pub fn modules(config: &Config) -> Vec<Module> {
-    let nothing = TensorFile::empty();
+    let nothing = TensorFile::empty(Path::new(""));
     Mmdit::build(config.clone(), &Loader::new(&nothing, &[]).root()).modules
 }
 

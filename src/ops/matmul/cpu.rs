@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::pack::{NR, pack_bf16, pack_f32};
 use super::{Epilogue, Mat};
-use crate::device::Elems;
+use crate::device::{DType, Elems};
 
 /// Length of one uninterrupted chain of multiply-adds. Part of the definition of the result: see the module's
 /// documentation. A panel of this depth and [`NC`] columns fits the second-level cache.
@@ -248,6 +248,22 @@ fn has_bf16() -> bool {
 #[cfg(not(target_arch = "x86_64"))]
 fn has_bf16() -> bool {
     false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx512() -> bool {
+    false
+}
+
+/// In words, what [`matmul`] does with right operands of `dtype`.
+pub(super) fn path(dtype: DType) -> &'static str {
+    match (dtype, has_avx512()) {
+        (DType::Bf16, _) if has_bf16() => "AVX512-BF16 dot products, summed in f32",
+        (DType::Bf16 | DType::F16, true) => "widened to f32, AVX-512",
+        (DType::Bf16 | DType::F16, false) => "widened to f32, the vectors the program was built for",
+        (DType::F32, true) => "AVX-512",
+        (DType::F32, false) => "the vectors the program was built for",
+    }
 }
 
 /// One tile of `height` rows by one panel in single precision.

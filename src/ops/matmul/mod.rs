@@ -10,7 +10,7 @@ mod pack;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{Elems, Tensor, Weight};
+use crate::device::{DType, Elems, Tensor, Weight};
 
 /// A matrix operand: element (i, j) is `data[i·row_stride + j·col_stride]`.
 #[derive(Clone, Copy)]
@@ -90,4 +90,9 @@ pub fn matmul(c: &mut [f32], stride: usize, a: Mat, b: Mat, epilogue: Epilogue) 
 /// [`matmul`] on the calling thread only, for use inside a parallel loop; the same bits.
 pub fn matmul_serial(c: &mut [f32], stride: usize, a: Mat, b: Mat, epilogue: Epilogue) {
     cpu::matmul(c, stride, a, b, epilogue, false);
+}
+
+/// How products with right operands of `dtype` are computed on this machine.
+pub fn path(dtype: DType) -> &'static str {
+    cpu::path(dtype)
 }

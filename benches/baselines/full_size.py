@@ -1,0 +1,45 @@
+"""The forward of benches/full_size.rs by diffusers in bf16, on the same folder.
+
+    python benches/baselines/full_size.py DIR [RUNS]
+"""
+
+import os
+import sys
+import time
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from diffusers import SD3Transformer2DModel
+
+SIDE, TEXT = 32, 205
+
+
+def memory(key):
+    with open("/proc/self/status") as f:
+        return next(int(line.split()[1]) * 1024 / 1e9 for line in f if line.startswith(key + ":"))
+
+
+@torch.inference_mode()
+def main():
+    runs = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    start = time.perf_counter()
+    model = SD3Transformer2DModel.from_pretrained(sys.argv[1], torch_dtype=torch.bfloat16).eval()
+    print(f"load {time.perf_counter() - start:.2f} s, {torch.get_num_threads()} threads")
+    g = torch.Generator().manual_seed(0)
+    inputs = {
+        "hidden_states": torch.randn(1, model.config.in_channels, SIDE, SIDE, generator=g).bfloat16(),
+        "encoder_hidden_states": torch.randn(1, TEXT, model.config.joint_attention_dim, generator=g).bfloat16(),
+        "pooled_projections": torch.randn(1, model.config.pooled_projection_dim, generator=g).bfloat16(),
+        "timestep": torch.tensor([500.0]),
+    }
+    for _ in range(runs):
+        start = time.perf_counter()
+        velocity = model(**inputs, return_dict=False)[0]
+        seconds = time.perf_counter() - start
+        print(f"forward {seconds:.3f} s (velocity rms {velocity.float().pow(2).mean().sqrt():.3f})")
+    print(f"resident peak {memory('VmHWM'):.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
