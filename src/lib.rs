@@ -10,3 +10,4 @@ pub mod io;
 pub mod models;
 pub mod ops;
 pub mod rollout;
+pub mod train;

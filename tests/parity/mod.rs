@@ -2,6 +2,7 @@
 
 mod autoencoder;
 mod clip;
+mod adamw;
 mod mmdit;
 mod t5;
 mod text;
