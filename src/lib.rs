@@ -5,6 +5,7 @@
 
 pub mod algorithms;
 pub mod config;
+pub mod data;
 pub mod device;
 pub mod io;
 pub mod models;

@@ -40,9 +40,9 @@ impl EvalEma {
 }
 
 /// How much of the lagged adapter survives the update at the end of `epoch` (spec §4.5): nothing in epoch 0, then
-/// 0.01 more each epoch, up to 0.9.
-pub fn old_decay(epoch: u64) -> f32 {
-    (0.01 * epoch as f64).min(0.9) as f32
+/// `rate` more each epoch (published: 0.01), up to `max` (0.9).
+pub fn old_decay(epoch: u32, rate: f32, max: f32) -> f32 {
+    (rate * epoch as f32).min(max)
 }
 
 #[cfg(test)]
@@ -78,19 +78,19 @@ mod tests {
         let start = adapter(1);
         let policies: Vec<Adapter> = (2..7).map(adapter).collect();
         // Late epochs, where every term of the sum still counts.
-        let epochs = [60u64, 70, 80, 90, 200];
-        let decays: Vec<f64> = epochs.iter().map(|e| f64::from(old_decay(*e))).collect();
-        assert_eq!(decays[3], f64::from(0.9f32));
-        assert_eq!(decays[4], decays[3]);
+        let epochs = [60, 70, 80, 90, 200];
+        let decay = |epoch| old_decay(epoch, 0.01, 0.9);
+        assert!((decay(30) - 0.3).abs() < 1e-6 && decay(90) == 0.9 && decay(200) == 0.9);
+        let decays: Vec<f64> = epochs.iter().map(|e| f64::from(decay(*e))).collect();
         let mut old = start.clone();
         for (policy, epoch) in policies.iter().zip(epochs) {
-            old.lerp(policy, old_decay(epoch));
+            old.lerp(policy, decay(epoch));
         }
         for (got, want) in old.tensors().zip(closed_form(&start, &policies, &decays)) {
             assert!(max_error(got, &want) < 1e-6);
         }
         // Epoch 0 is a copy, bit for bit.
-        old.lerp(&policies[0], old_decay(0));
+        old.lerp(&policies[0], decay(0));
         assert!(old.tensors().zip(policies[0].tensors()).all(|(o, p)| o.data() == p.data()));
     }
 

@@ -1,8 +1,8 @@
 //! Whole models against what PyTorch, diffusers and transformers computed (`tools/oracle`).
 
+mod adamw;
 mod autoencoder;
 mod clip;
-mod adamw;
 mod mmdit;
 mod t5;
 mod text;
