@@ -11,4 +11,5 @@ pub mod io;
 pub mod models;
 pub mod ops;
 pub mod rollout;
+pub mod telemetry;
 pub mod train;

@@ -5,7 +5,9 @@
 
 mod cuda;
 mod doctor;
+mod encode;
 mod inspect;
+mod sample;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,8 @@ macro_rules! commands {
 
 // In the order of `engine --help`.
 commands! {
+    Sample => sample,
+    Encode => encode,
     Inspect => inspect,
     Doctor => doctor,
 }

@@ -1,8 +1,9 @@
 //! Files: mapped safetensors with every tensor checked before use, and what is written back.
 
-pub mod image;
 mod damage;
+pub mod image;
 pub mod loader;
+pub mod lora;
 pub mod safetensors;
 
 use std::path::Path;

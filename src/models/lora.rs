@@ -56,6 +56,10 @@ pub struct Factor {
     pub b: Tensor,
 }
 
+/// The numbers of the modules that an adapter covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoraPlacement(pub Vec<usize>);
+
 /// One adapter: for each module of the model, its factors or nothing.
 #[derive(Clone)]
 pub struct Adapter {
@@ -65,7 +69,7 @@ pub struct Adapter {
 }
 
 /// Whether PEFT would adapt module `name` for `target`: the whole name, or its end after a dot.
-fn matches(name: &str, target: &str) -> bool {
+pub(crate) fn matches(name: &str, target: &str) -> bool {
     name == target || name.strip_suffix(target).is_some_and(|head| head.ends_with('.'))
 }
 
@@ -118,6 +122,11 @@ impl Adapter {
     /// The adapted modules' numbers and factors, in module order.
     pub fn factors(&self) -> impl Iterator<Item = (usize, &Factor)> {
         self.factors.iter().enumerate().filter_map(|(i, f)| f.as_ref().map(|f| (i, f)))
+    }
+
+    /// Which modules have factors.
+    pub fn placement(&self) -> LoraPlacement {
+        LoraPlacement(self.factors().map(|(i, _)| i).collect())
     }
 
     /// All factors, `A` before `B`, in module order.

@@ -71,7 +71,9 @@ impl Pipeline {
         for (what, side) in [("height", height), ("width", width)] {
             if side == 0 || side % step != 0 || side > most {
                 let nearest = ((side + step / 2) / step * step).clamp(step, most);
-                bail!("image {what} {side} is impossible: expected a multiple of {step} up to {most}; the nearest is {nearest}");
+                bail!(
+                    "image {what} {side} is impossible: expected a multiple of {step} up to {most}; the nearest is {nearest}"
+                );
             }
         }
         Ok((height / scale, width / scale))

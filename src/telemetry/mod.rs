@@ -1,0 +1,5 @@
+//! What long work says of itself.
+
+mod progress;
+
+pub use progress::Progress;
