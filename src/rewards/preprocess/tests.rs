@@ -1,0 +1,82 @@
+use serde_json::json;
+
+use super::*;
+use crate::io::TensorFile;
+
+fn fixtures() -> TensorFile {
+    TensorFile::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/preprocess/io.safetensors")).unwrap()
+}
+
+fn image(file: &TensorFile, name: &str) -> RgbImage {
+    let entry = file.entry(name).unwrap();
+    RgbImage { height: entry.shape()[0], width: entry.shape()[1], data: entry.raw().to_vec() }
+}
+
+#[test]
+fn resizing_is_pillows_bit_for_bit() {
+    let file = fixtures();
+    for name in ["down", "odd", "up", "mixed", "tall_only", "edges"] {
+        let want = image(&file, &format!("{name}.resized"));
+        let found = resize_bicubic(&image(&file, &format!("{name}.image")), want.height, want.width);
+        assert_eq!(found, want, "{name}");
+    }
+}
+
+#[test]
+fn pixel_values_are_those_of_the_clip_processor() {
+    let file = fixtures();
+    let steps = Preprocess::openai(24);
+    for name in ["clip_wide", "clip_tall", "clip_up", "clip_same"] {
+        let found = steps.run(&[image(&file, &format!("{name}.image"))]);
+        let want = file.entry(&format!("{name}.pixel_values")).unwrap();
+        assert_eq!(&found.shape()[1..], want.shape());
+        // The processor computes in f32; a byte more or less would be 0.014.
+        for (i, (a, b)) in found.data().iter().zip(want.weight().unwrap().to_f32().iter()).enumerate() {
+            assert!((a - b).abs() < 1e-6, "{name} at {i}: {a}, expected {b}");
+        }
+    }
+}
+
+#[test]
+fn a_picture_is_the_same_in_any_batch() {
+    let file = fixtures();
+    let images = ["clip_wide", "clip_tall", "clip_up"].map(|n| image(&file, &format!("{n}.image")));
+    let steps = Preprocess::openai(24);
+    let all = steps.run(&images);
+    for (i, one) in images.iter().enumerate() {
+        assert_eq!(steps.run(std::slice::from_ref(one)).data(), all.slice(i..i + 1).data());
+    }
+}
+
+#[test]
+fn every_generation_of_the_config_says_the_same() {
+    let numbers = json!({"size": 24, "crop_size": 24, "resample": 3, "do_center_crop": true});
+    let edges = json!({"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}, "rescale_factor": 1.0 / 255.0,
+                       "image_mean": OPENAI.0, "image_std": OPENAI.1});
+    for config in [numbers, edges] {
+        assert_eq!(Preprocess::parse(&config).unwrap(), Preprocess::openai(24));
+    }
+    let exact = json!({"size": {"height": 20, "width": 30}, "do_center_crop": false, "image_mean": [0.5, 0.5, 0.5]});
+    let steps = Preprocess::parse(&exact).unwrap();
+    assert_eq!((steps.resize, steps.crop, steps.mean), (Resize::Exact { height: 20, width: 30 }, (20, 30), [0.5; 3]));
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_by_name() {
+    for (config, expected) in [
+        (json!({"size": {"longest_edge": 24}}), "key 'size' is {\"longest_edge\":24}, expected"),
+        (json!({"size": 24, "crop_size": 32}), "key 'crop_size' is 32x32, larger"),
+        (json!({"resample": 2}), "key 'resample' is 2"),
+        (json!({"do_rescale": false}), "key 'do_rescale' is false"),
+        (json!({"image_mean": [1, 2]}), "key 'image_mean' is [1,2], expected three numbers"),
+        (json!({"image_std": [1, 0, 1]}), "key 'image_std' holds 0"),
+    ] {
+        let error = Preprocess::parse(&config).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("preprocessor_config.json");
+    std::fs::write(&path, r#"{"size": 24}"#).unwrap();
+    let error = Preprocess::load(folder.path(), 32).unwrap_err().to_string();
+    assert!(error.contains("gives 24x24 pixels, the model takes 32x32"), "{error}");
+}
