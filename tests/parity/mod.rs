@@ -4,6 +4,7 @@ mod adamw;
 mod autoencoder;
 mod clip;
 mod mmdit;
+mod pipeline;
 mod t5;
 mod text;
 mod tokenizer;
