@@ -1,6 +1,31 @@
 //! Elementary functions without branches or tables: a loop over them becomes vector code, and a result depends
 //! on nothing but the argument (the system's own differ between machines).
 
+/// Defines a function whose loops are compiled a second time for 512-bit vectors, which are used where they exist.
+/// The results are the same bits, because lanes are independent.
+macro_rules! wide {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq")]
+                fn with_avx512($($arg: $ty),*) $(-> $ret)? {
+                    body($($arg),*)
+                }
+                if is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512dq") {
+                    // SAFETY: the features are there; every processor with the other two has avx512f.
+                    return unsafe { with_avx512($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use wide;
+
 /// `e^x` to 1 unit in the last place. Infinite above 88.7228, zero below -87.3365 (no denormals), NaN for NaN.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {

@@ -5,7 +5,7 @@ use crate::device::{Tensor, Weight};
 use crate::io::Scope;
 use crate::models::Linear;
 use crate::ops::attention::{self, Mask};
-use crate::ops::conv2d::{self, Window};
+use crate::ops::conv2d::{self, Doubling, Window};
 use crate::ops::group_norm;
 
 /// Added to every variance; diffusers passes it to all normalisations of `AutoencoderKL`.
@@ -183,30 +183,44 @@ impl Mid {
     }
 }
 
+/// A level's change of size.
+pub(super) enum Resize {
+    /// None: the last level.
+    Keep,
+    /// Half (`Downsample2D`).
+    Halve(Conv),
+    /// Twice (`Upsample2D`): the folded weight and the bias `[out]`.
+    Double(Doubling, Weight),
+}
+
+impl Resize {
+    /// The convolution of a level of the encoder.
+    pub fn halve(scope: &Scope, channels: usize) -> Self {
+        Self::Halve(Conv::load(&scope.sub("downsamplers.0.conv"), channels, channels, 3, Window::halving()))
+    }
+
+    /// The convolution of a level of the decoder.
+    pub fn double(scope: &Scope, channels: usize) -> Self {
+        let conv = Conv::load3(&scope.sub("upsamplers.0.conv"), channels, channels);
+        Self::Double(Doubling::new(&conv.weight), conv.bias)
+    }
+}
+
 /// One level: residual blocks, then a change of size unless it is the last (`DownEncoderBlock2D`,
 /// `UpDecoderBlock2D`).
 pub(super) struct Level {
     resnets: Vec<Resnet>,
-    resize: Option<Conv>,
+    resize: Resize,
 }
 
 impl Level {
-    /// A level with `layers` residual blocks; `resize` is where its last convolution is and what it does.
-    pub fn load(
-        scope: &Scope,
-        config: &Config,
-        (inputs, outputs): (usize, usize),
-        layers: usize,
-        resize: Option<(&str, Window)>,
-    ) -> Self {
+    /// A level with `layers` residual blocks.
+    pub fn load(scope: &Scope, config: &Config, inputs: usize, outputs: usize, layers: usize, resize: Resize) -> Self {
         let resnet = |i| {
             let inputs = if i == 0 { inputs } else { outputs };
             Resnet::load(&scope.sub(format_args!("resnets.{i}")), config, inputs, outputs)
         };
-        Self {
-            resnets: (0..layers).map(resnet).collect(),
-            resize: resize.map(|(name, window)| Conv::load(&scope.sub(name), outputs, outputs, 3, window)),
-        }
+        Self { resnets: (0..layers).map(resnet).collect(), resize }
     }
 
     /// `[b, in, h, w]` to `[b, out, h', w']`.
@@ -215,8 +229,9 @@ impl Level {
             x = resnet.forward(&x);
         }
         match &self.resize {
-            Some(conv) => conv.forward(&x, None),
-            None => x,
+            Resize::Keep => x,
+            Resize::Halve(conv) => conv.forward(&x, None),
+            Resize::Double(conv, bias) => conv.forward(&x, Some(bias)),
         }
     }
 }

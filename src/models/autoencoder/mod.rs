@@ -8,10 +8,9 @@ use std::path::Path;
 use anyhow::Result;
 use rayon::prelude::*;
 
-use self::block::{Conv, Level, Mid, Norm};
+use self::block::{Conv, Level, Mid, Norm, Resize};
 use crate::device::Tensor;
 use crate::io::{Loader, Scope, TensorFile};
-use crate::ops::conv2d::Window;
 
 pub use self::config::Config;
 
@@ -59,9 +58,10 @@ impl Encoder {
         let (finest, coarsest) = (channels[0], channels[channels.len() - 1]);
         let moments = 2 * config.latent_channels;
         let level = |i: usize| {
-            let resize = (i + 1 < channels.len()).then(|| ("downsamplers.0.conv", Window::halving()));
-            let sizes = (channels[i.saturating_sub(1)], channels[i]);
-            Level::load(&scope.sub(format_args!("down_blocks.{i}")), config, sizes, config.layers_per_block, resize)
+            let scope = scope.sub(format_args!("down_blocks.{i}"));
+            let (inputs, outputs) = (channels[i.saturating_sub(1)], channels[i]);
+            let resize = if i + 1 < channels.len() { Resize::halve(&scope, outputs) } else { Resize::Keep };
+            Level::load(&scope, config, inputs, outputs, config.layers_per_block, resize)
         };
         Self {
             conv_in: Conv::load3(&scope.sub("conv_in"), config.in_channels, finest),
@@ -89,9 +89,10 @@ impl Decoder {
         let (coarsest, finest) = (channels[0], channels[channels.len() - 1]);
         let latent = config.latent_channels;
         let level = |i: usize| {
-            let resize = (i + 1 < channels.len()).then(|| ("upsamplers.0.conv", Window::doubling(3)));
-            let sizes = (channels[i.saturating_sub(1)], channels[i]);
-            Level::load(&scope.sub(format_args!("up_blocks.{i}")), config, sizes, config.layers_per_block + 1, resize)
+            let scope = scope.sub(format_args!("up_blocks.{i}"));
+            let (inputs, outputs) = (channels[i.saturating_sub(1)], channels[i]);
+            let resize = if i + 1 < channels.len() { Resize::double(&scope, outputs) } else { Resize::Keep };
+            Level::load(&scope, config, inputs, outputs, config.layers_per_block + 1, resize)
         };
         Self {
             post_quant: config.use_post_quant_conv.then(|| Conv::load1(&root.sub("post_quant_conv"), latent, latent)),

@@ -38,7 +38,6 @@ pub(super) fn forward(x: &Tensor, w: &Weight, bias: Option<&Weight>, window: Win
         assert_eq!(add.shape(), y.shape(), "conv2d: add");
     }
     let bias = bias.map(Weight::to_f32);
-    assert!(bias.as_ref().is_none_or(|b| b.len() == outputs), "conv2d: bias for {outputs} channels");
     let widened;
     let weight = match w.elems() {
         Elems::F32(x) => x,
@@ -47,19 +46,87 @@ pub(super) fn forward(x: &Tensor, w: &Weight, bias: Option<&Weight>, window: Win
             widened.data()
         }
     };
-    let (offsets, spans) = (layout.offsets(), layout.spans());
+    let (offsets, spans) = (layout.offsets([0, 0]), layout.spans(layout.out));
     let task = Task { weight, bias: bias.as_deref(), offsets: &offsets, spans: &spans, outputs, plane };
-
-    let (image, pixels) = (x.len() / x.dim(0).max(1), x.dim(2) * x.dim(3));
-    y.data_mut().par_chunks_exact_mut(outputs * plane).enumerate().for_each(|(b, y)| {
-        let mut padded = Tensor::scratch(&[layout.len()]);
-        let (channels, rest) = padded.data_mut().split_at_mut(layout.len() - tile::LANES);
-        rest.fill(0.0);
-        let planes = x.data()[b * image..][..image].par_chunks_exact(pixels);
-        channels.par_chunks_exact_mut(layout.channel()).zip(planes).for_each(|(out, x)| layout.fill(out, x));
-        task.image(y, padded.data(), add.map(|a| &a.data()[b * outputs * plane..][..outputs * plane]));
+    y.data_mut().par_chunks_exact_mut((outputs * plane).max(1)).enumerate().for_each(|(b, y)| {
+        let add = add.map(|a| &a.data()[b * outputs * plane..][..outputs * plane]);
+        task.run(y, lay_out(&layout, x, b).data(), add);
     });
     y
+}
+
+/// Image `b` of `x` in the form the inner loop reads.
+fn lay_out(layout: &Layout, x: &Tensor, b: usize) -> Tensor {
+    let (channels, pixels) = (x.dim(1), x.dim(2) * x.dim(3));
+    let mut padded = Tensor::scratch(&[layout.len()]);
+    let (planes, rest) = padded.data_mut().split_at_mut(layout.len() - tile::LANES);
+    rest.fill(0.0);
+    let image = &x.data()[b * channels * pixels..][..channels * pixels];
+    planes
+        .par_chunks_exact_mut(layout.channel())
+        .zip(image.par_chunks_exact(pixels))
+        .for_each(|(out, x)| layout.fill(out, x));
+    padded
+}
+
+/// `w` `[out, in, 3, 3]` added up for each parity (row, column) of the enlarged image: `[4, out, in, 2, 2]`.
+pub(super) fn fold(w: &Weight) -> Tensor {
+    /// Which rows of the window fall on the first and on the second pixel row they meet, for each parity.
+    const MEETS: [[std::ops::Range<usize>; 2]; 2] = [[0..1, 1..3], [0..2, 2..3]];
+    let (outputs, inputs) = (w.dim(0), w.dim(1));
+    assert!(outputs == 0 || w.shape()[2..] == [3, 3], "doubling: weight {:?}", w.shape());
+    let w: &[f32] = &w.to_f32();
+    let mut folded = Tensor::scratch(&[4, outputs, inputs, 2, 2]);
+    for (i, v) in folded.data_mut().iter_mut().enumerate() {
+        let (parity, kernel, tap) = (i / (outputs * inputs * 4), i / 4 % (outputs * inputs), i % 4);
+        let rows = MEETS[parity / 2][tap / 2].clone();
+        let columns = || MEETS[parity % 2][tap % 2].clone();
+        let sum: f64 = rows.flat_map(|y| columns().map(move |x| f64::from(w[kernel * 9 + y * 3 + x]))).sum();
+        *v = sum as f32;
+    }
+    folded
+}
+
+pub(super) fn doubled(x: &Tensor, folded: &Tensor, bias: Option<&Weight>) -> Tensor {
+    // A window more per row and column than pixels; each parity takes all but the first or all but the last.
+    let window = Window { stride: 1, padding: [1; 4] };
+    let layout = Layout::new(x.shape(), &folded.shape()[1..], window);
+    let (outputs, h, w) = (folded.dim(1), x.dim(2), x.dim(3));
+    let plane = h * w;
+    let mut y = Tensor::scratch(&[x.dim(0), outputs, 2 * h, 2 * w]);
+    let bias = bias.map(Weight::to_f32);
+    let offsets: [Vec<usize>; 4] = std::array::from_fn(|parity| layout.offsets([parity / 2, parity % 2]));
+    let spans = layout.spans([h, w]);
+    let steps = offsets[0].len();
+    y.data_mut().par_chunks_exact_mut((4 * outputs * plane).max(1)).enumerate().for_each(|(b, y)| {
+        let padded = lay_out(&layout, x, b);
+        // A group of channels at a time, so that the parities are still in cache when they are put together.
+        for (group, y) in y.chunks_mut(GROUP * ROWS * 4 * plane).enumerate() {
+            let (first, rows) = (group * GROUP * ROWS, y.len() / (4 * plane));
+            let mut parts = Tensor::scratch(&[4, rows * plane]);
+            for (parity, part) in parts.data_mut().chunks_exact_mut(rows * plane).enumerate() {
+                let task = Task {
+                    weight: &folded.data()[(parity * outputs + first) * steps..][..rows * steps],
+                    bias: bias.as_ref().map(|b| &b[first..first + rows]),
+                    offsets: &offsets[parity],
+                    spans: &spans,
+                    outputs: rows,
+                    plane,
+                };
+                task.run(part, padded.data(), None);
+            }
+            let parts = parts.data();
+            y.par_chunks_exact_mut(2 * w).enumerate().with_min_len(16).for_each(|(line, y)| {
+                let at = |column: usize| &parts[(line % 2 * 2 + column) * rows * plane + line / 2 * w..][..w];
+                interleave(y, at(0), at(1));
+            });
+        }
+    });
+    y
+}
+
+fn interleave(y: &mut [f32], even: &[f32], odd: &[f32]) {
+    y.as_chunks_mut::<2>().0.iter_mut().zip(even.iter().zip(odd)).for_each(|(y, (a, b))| *y = [*a, *b]);
 }
 
 fn widen(half: Elems) -> Tensor {
@@ -82,8 +149,10 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// All windows of one laid-out image.
-    fn image(&self, y: &mut [f32], padded: &[f32], add: Option<&[f32]>) {
+    /// All windows of one laid-out image into `y` `[outputs, plane]`.
+    fn run(&self, y: &mut [f32], padded: &[f32], add: Option<&[f32]>) {
+        let fits = self.bias.is_none_or(|b| b.len() == self.outputs) && y.len() == self.outputs * self.plane;
+        assert!(fits && self.weight.len() == self.outputs * self.offsets.len(), "conv2d: {} channels", self.outputs);
         let reach = self.offsets.iter().max().zip(self.spans.last()).map_or(0, |(o, s)| o + s.first + tile::LANES);
         assert!(reach <= padded.len(), "conv2d: a tile reaches element {reach} of {}", padded.len());
         let (blocks, groups) = (self.spans.len().div_ceil(SPANS), self.outputs.div_ceil(ROWS).div_ceil(GROUP));
@@ -116,7 +185,7 @@ impl Task<'_> {
                     (std::ptr::null(), y.wrapping_add(at).cast_const())
                 };
                 for span in spans {
-                    // SAFETY: `image` checked that the farthest offset of the last span lies inside `padded`; spans
+                    // SAFETY: `run` checked that the farthest offset of the last span lies inside `padded`; spans
                     // keep windows below `plane`, rows are below `outputs`, and this task alone has both.
                     unsafe {
                         let tile = Tile {

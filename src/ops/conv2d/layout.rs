@@ -27,12 +27,10 @@ impl Layout {
     pub fn new(x: &[usize], w: &[usize], window: Window) -> Self {
         assert!(x.len() == 4 && w.len() == 4 && x[1] == w[1], "conv2d: x {x:?}, weight {w:?}");
         let ([left, right, top, bottom], s) = (window.padding, window.stride);
-        let factor = if window.enlarge { 2 } else { 1 };
-        let (h, wide) = (x[2] * factor, x[3] * factor);
-        let (full_h, full_w) = (h + top + bottom, wide + left + right);
+        let (full_h, full_w) = (x[2] + top + bottom, x[3] + left + right);
         let fits = full_h >= w[2] && full_w >= w[3] && left.max(right) < w[3] && s > 0;
         assert!(fits, "conv2d: x {x:?}, weight {w:?}, {window:?}");
-        let pitch = (wide + left.max(right)).div_ceil(s);
+        let pitch = (x[3] + left.max(right)).div_ceil(s);
         // One row more, because the last window's right padding is the next row's left.
         let plane = (full_h.div_ceil(s) + 1) * pitch;
         let out = [(full_h - w[2]) / s + 1, (full_w - w[3]) / s + 1];
@@ -56,12 +54,11 @@ impl Layout {
     /// Lays out one channel, `image` `[h, w]`.
     pub fn fill(&self, out: &mut [f32], image: &[f32]) {
         let ([left, _, top, _], s) = (self.window.padding, self.window.stride);
-        let shift = usize::from(self.window.enlarge);
         let [h, w] = self.size;
         for (phase, plane) in out.chunks_exact_mut(self.plane).enumerate() {
             let (py, px) = (phase / s, phase % s);
             for (i, row) in plane.chunks_exact_mut(self.pitch).enumerate() {
-                let y = (i * s + py).wrapping_sub(top) >> shift;
+                let y = (i * s + py).wrapping_sub(top);
                 if y >= h {
                     row.fill(0.0);
                     continue;
@@ -69,25 +66,23 @@ impl Layout {
                 let line = &image[y * w..][..w];
                 if s > 1 {
                     for (j, v) in row.iter_mut().enumerate() {
-                        let x = (j * s + px).wrapping_sub(left) >> shift;
+                        let x = (j * s + px).wrapping_sub(left);
                         *v = if x < w { line[x] } else { 0.0 };
                     }
                     continue;
                 }
                 row[..left].fill(0.0);
-                let (inside, right) = row[left..].split_at_mut(w << shift);
+                let (inside, right) = row[left..].split_at_mut(w);
                 right.fill(0.0);
-                if self.window.enlarge {
-                    inside.as_chunks_mut::<2>().0.iter_mut().zip(line).for_each(|(two, v)| *two = [*v; 2]);
-                } else {
-                    inside.copy_from_slice(line);
-                }
+                inside.copy_from_slice(line);
             }
         }
     }
 
-    /// Where each weight of one output channel, in stored order, meets window 0.
-    pub fn offsets(&self) -> Vec<usize> {
+    /// Where each weight of one output channel, in stored order, meets the window in row `first[0]` and column
+    /// `first[1]`.
+    pub fn offsets(&self, first: [usize; 2]) -> Vec<usize> {
+        let first = first[0] * self.pitch + first[1];
         let s = self.window.stride;
         let [kh, kw] = self.kernel;
         let mut offsets = Vec::with_capacity(self.channels * kh * kw);
@@ -95,16 +90,16 @@ impl Layout {
             for y in 0..kh {
                 for x in 0..kw {
                     let phase = y % s * s + x % s;
-                    offsets.push((c * self.planes_per_channel() + phase) * self.plane + y / s * self.pitch + x / s);
+                    let plane = c * self.planes_per_channel() + phase;
+                    offsets.push(first + plane * self.plane + y / s * self.pitch + x / s);
                 }
             }
         }
         offsets
     }
 
-    /// Where the windows of each tile go.
-    pub fn spans(&self) -> Vec<Span> {
-        let [h, w] = self.out;
+    /// Where the windows of each tile go, if `h` rows of `w` windows are wanted.
+    pub fn spans(&self, [h, w]: [usize; 2]) -> Vec<Span> {
         let windows = (h - 1) * self.pitch + w;
         let half = |from: usize| {
             let (mut y, mut x) = (from / self.pitch, from % self.pitch);

@@ -1,4 +1,4 @@
-//! Two-dimensional convolution of NCHW images, optionally of the image enlarged twofold, forward only.
+//! Two-dimensional convolution of NCHW images, also of the image enlarged twofold; forward only.
 //!
 //! Every element of the result is one chain of fused multiply-adds over (input channel, window row, window column)
 //! in the order the weight stores them, cut into chunks of a fixed length: the same bits for any batch and any
@@ -19,24 +19,17 @@ pub struct Window {
     pub stride: usize,
     /// Zeros added left, right, above and below (the order of torch's `F.pad`).
     pub padding: [usize; 4],
-    /// The convolution sees every pixel doubled in both directions (nearest neighbour), before padding.
-    pub enlarge: bool,
 }
 
 impl Window {
     /// The size stays: a `kernel x kernel` window (odd) at every pixel.
     pub fn same(kernel: usize) -> Self {
-        Self { stride: 1, padding: [kernel / 2; 4], enlarge: false }
-    }
-
-    /// The size doubles: every pixel twice in both directions, then [`Window::same`].
-    pub fn doubling(kernel: usize) -> Self {
-        Self { enlarge: true, ..Self::same(kernel) }
+        Self { stride: 1, padding: [kernel / 2; 4] }
     }
 
     /// The size halves: stride 2, zeros only at the right and below (diffusers' `Downsample2D` with padding 0).
     pub fn halving() -> Self {
-        Self { stride: 2, padding: [0, 1, 0, 1], enlarge: false }
+        Self { stride: 2, padding: [0, 1, 0, 1] }
     }
 }
 
@@ -45,4 +38,24 @@ impl Window {
 /// `x` `[b, in, h, w]`, `w` `[out, in, kh, kw]`, `bias` `[out]`, `add` as the result; returns `[b, out, h', w']`.
 pub fn forward(x: &Tensor, w: &Weight, bias: Option<&Weight>, window: Window, add: Option<&Tensor>) -> Tensor {
     cpu::forward(x, w, bias, window, add)
+}
+
+/// The 3x3 convolution of an image enlarged twofold (every pixel twice in both directions), as four 2x2
+/// convolutions of the image itself, one per parity of row and column of the result: the windows of a parity meet
+/// each pixel with the same weights, which are added up beforehand. 16 products instead of 36 per pixel.
+pub struct Doubling {
+    /// `[parity, out, in, 2, 2]`.
+    weight: Tensor,
+}
+
+impl Doubling {
+    /// Folds `w` `[out, in, 3, 3]`.
+    pub fn new(w: &Weight) -> Self {
+        Self { weight: cpu::fold(w) }
+    }
+
+    /// `y = w * enlarged(x) + bias`. `x` `[b, in, h, w]`, `bias` `[out]`; returns `[b, out, 2h, 2w]`.
+    pub fn forward(&self, x: &Tensor, bias: Option<&Weight>) -> Tensor {
+        cpu::doubled(x, &self.weight, bias)
+    }
 }

@@ -6,7 +6,7 @@ use crate::device::Tensor;
 
 /// Every pixel twice in both directions (nearest neighbour). `x` `[b, c, h, w]`; returns `[b, c, 2h, 2w]`.
 ///
-/// Before a convolution, [`super::conv2d::Window::doubling`] does this without the enlarged image.
+/// Before a convolution, [`super::conv2d::Doubling`] does this without the enlarged image.
 pub fn double(x: &Tensor) -> Tensor {
     let (h, w) = (x.dim(2), x.dim(3));
     let mut y = Tensor::scratch(&[x.dim(0), x.dim(1), 2 * h, 2 * w]);
