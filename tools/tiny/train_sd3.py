@@ -5,7 +5,9 @@
 First the VAE learns to reproduce the images. Then the MMDiT and its three text encoders learn together, from nothing,
 by flow matching on the VAE's latents. The prompt is encoded exactly as `StableDiffusion3Pipeline` does it. The saved
 folder loads with `StableDiffusion3Pipeline.from_pretrained`. Stop early (`--steps`) and the model follows its prompts
-less well, which leaves more for RL to teach.
+less well, which leaves more for RL to teach; train a saved one further with
+
+    python tools/tiny/train_sd3.py --init models/tiny-sd3 --out models/tiny-sd3 --seed 1 --lr 7e-4 --steps 4000
 """
 
 import argparse
@@ -105,7 +107,9 @@ def encode(vae, images):
 
 
 def cached_vae(images, args):
-    """The VAE from `--vae-cache` if it is there, else a fresh one, which is put there."""
+    """The VAE of `--init`, or from `--vae-cache` if it is there, else a fresh one, which is put there."""
+    if args.init:
+        return AutoencoderKL.from_pretrained(args.init, subfolder="vae").eval()
     if args.vae_cache and args.vae_cache.exists():
         return AutoencoderKL.from_pretrained(args.vae_cache).eval()
     vae = train_vae(images, args)
@@ -208,6 +212,19 @@ class PromptEncoder(torch.nn.Module):
         return torch.cat([clip, t5], dim=-2), torch.cat([first.text_embeds, second.text_embeds], dim=-1)
 
 
+def load_weights(folder, encoder, transformer):
+    """Put a saved pipeline's weights in place of the fresh ones."""
+    saved = StableDiffusion3Pipeline.from_pretrained(folder)
+    pairs = (
+        (encoder.clip, saved.text_encoder),
+        (encoder.clip_2, saved.text_encoder_2),
+        (encoder.t5, saved.text_encoder_3),
+        (transformer, saved.transformer),
+    )
+    for fresh, trained in pairs:
+        fresh.load_state_dict(trained.state_dict())
+
+
 def draw_sigmas(count, shift):
     """Noise levels: logit-normal, moved towards noise by `shift` as the sampler moves its steps."""
     u = torch.sigmoid(torch.randn(count))
@@ -305,12 +322,13 @@ def main():
     parser.add_argument("--vae-lr", type=float, default=2e-3)
     parser.add_argument("--kl", type=float, default=3e-5, help="weight of the KL term per latent element")
     parser.add_argument("--vae-cache", type=Path, help="folder that keeps the trained VAE between runs")
-    parser.add_argument("--steps", type=int, default=4000, help="flow-matching steps")
+    parser.add_argument("--init", type=Path, help="pipeline folder to train further; its VAE is kept as it is")
+    parser.add_argument("--steps", type=int, default=3600, help="flow-matching steps")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--train-shift", type=float, default=2.0)
-    parser.add_argument("--save-every", type=int, default=1000, help="also save the model so far every so many steps")
+    parser.add_argument("--save-every", type=int, default=600, help="also save the model so far every so many steps")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
@@ -334,6 +352,8 @@ def main():
     ]
     shutil.rmtree(scratch)
     encoder, transformer = PromptEncoder(tokenizers), new_transformer()
+    if args.init:
+        load_weights(args.init, encoder, transformer)
     for name, module in (("text encoders", encoder), ("transformer", transformer)):
         print(f"{name}: {parameter_count(module) / 1e6:.2f} M parameters", flush=True)
 
