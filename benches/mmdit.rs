@@ -16,8 +16,7 @@ fn bench(c: &mut Criterion) {
     let x = Tensor::zeros(&[BATCH, config.in_channels, config.sample_size, config.sample_size]);
     let prompts = Tensor::zeros(&[BATCH, TEXT_TOKENS, config.joint_attention_dim]);
     let pooled = Tensor::zeros(&[BATCH, config.pooled_projection_dim]);
-    let condition =
-        Condition { timestep: &[500.0; BATCH], prompt_embeds: &prompts, pooled_prompt_embeds: &pooled };
+    let condition = Condition { timestep: &[500.0; BATCH], prompt_embeds: &prompts, pooled_prompt_embeds: &pooled };
     let targets = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"];
     let selected = select(model.modules(), &targets.map(|t| format!("attn.{t}"))).unwrap();
     let adapter = Adapter::init(model.modules(), &selected, 32, 64.0, 1);

@@ -6,8 +6,13 @@
 mod cuda;
 mod doctor;
 mod encode;
+mod eval;
+mod export;
 mod inspect;
 mod sample;
+mod score;
+mod step;
+mod train;
 
 use std::process::ExitCode;
 
@@ -46,7 +51,12 @@ macro_rules! commands {
 // In the order of `engine --help`.
 commands! {
     Sample => sample,
+    Train => train,
+    Eval => eval,
+    Score => score,
+    Export => export,
     Encode => encode,
+    Step => step,
     Inspect => inspect,
     Doctor => doctor,
 }

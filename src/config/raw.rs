@@ -53,6 +53,43 @@ pub struct TrainConfig {
     pub checkpoint: CheckpointKeys,
 }
 
+impl TrainConfig {
+    /// A config of defaults.
+    pub fn minimal(
+        model: PathBuf,
+        prompts: Prompts,
+        rewards: BTreeMap<String, f64>,
+        reward_models: BTreeMap<String, PathBuf>,
+    ) -> Self {
+        let ram = RamKeys {
+            reward_multiplier: 1.0,
+            num_noisings: RamKeys::num_noisings(),
+            form: Form::default(),
+            timestep_power: RamKeys::timestep_power(),
+            advantage_eps: RamKeys::advantage_eps(),
+            old_decay_rate: RamKeys::old_decay_rate(),
+            old_decay_max: RamKeys::old_decay_max(),
+        };
+        Self {
+            algorithm: Method::Ram,
+            model,
+            seed: seed(),
+            num_epochs: 1,
+            prompts,
+            rollout: Rollout::default(),
+            rewards,
+            reward_models,
+            ram,
+            train: Train::default(),
+            lora: Lora::default(),
+            optimizer: Optimizer::default(),
+            ema: Ema::default(),
+            eval: Eval::default(),
+            checkpoint: CheckpointKeys::default(),
+        }
+    }
+}
+
 fn seed() -> u64 {
     42
 }
@@ -79,7 +116,7 @@ pub struct Prompts {
 }
 
 impl Prompts {
-    fn max_sequence_length() -> usize {
+    pub(crate) fn max_sequence_length() -> usize {
         128
     }
 }

@@ -4,6 +4,7 @@ mod damage;
 pub mod image;
 pub mod loader;
 pub mod lora;
+pub mod merge;
 pub mod safetensors;
 
 use std::path::Path;

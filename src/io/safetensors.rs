@@ -36,6 +36,11 @@ impl Entry {
         &self.shape
     }
 
+    /// The stored type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
     /// The stored type, by its safetensors name.
     pub fn dtype_name(&self) -> String {
         format!("{:?}", self.dtype)

@@ -81,7 +81,7 @@ impl Setup {
         };
 
         let (prompts, repeats) = (raw.rollout.num_prompts_per_epoch, raw.rollout.num_images_per_prompt);
-        let samples = groups(self.train.prompts.len(), prompts, repeats, raw.seed, u64::from(epoch));
+        let samples = groups(self.train.prompts.len(), prompts, repeats, raw.seed, epoch);
         let settings = SamplerSettings {
             adapter: &state.old,
             epoch: epoch + 1,

@@ -63,8 +63,7 @@ impl Reporter {
     /// If a file cannot be written.
     pub fn open(output: &Path, config: &Resolved, epoch: u32) -> Result<Self> {
         let metrics = Metrics::open(output, u64::from(epoch))?;
-        let evals: Vec<f64> =
-            metrics.earlier().iter().filter_map(|line| line["eval"]["reward"].as_f64()).collect();
+        let evals: Vec<f64> = metrics.earlier().iter().filter_map(|line| line["eval"]["reward"].as_f64()).collect();
         let samples = output.join("samples");
         std::fs::create_dir_all(&samples)?;
         let _ = config;
@@ -159,7 +158,8 @@ impl Reporter {
             self.board.image(u64::from(epoch), "eval/samples", &grid, &png)?;
             picture = format!("  {}", path.display());
         }
-        let rest: Vec<String> = mean.iter().filter(|(k, _)| *k != "reward").map(|(k, v)| format!("{k} {v:.4}")).collect();
+        let rest: Vec<String> =
+            mean.iter().filter(|(k, _)| *k != "reward").map(|(k, v)| format!("{k} {v:.4}")).collect();
         self.line(&format!(
             "eval after epoch {epoch}: held-out reward {reward:.4} (at the start {start:.4})  {}{picture}",
             rest.join("  ")
@@ -181,7 +181,11 @@ impl Reporter {
             self.line(&format!("RESULT held_out_reward_before={first:.4}"));
             self.line(&format!("RESULT held_out_reward_after={last:.4}"));
         }
-        self.line(&format!("done in {}; samples, metrics, checkpoints and the LoRA are in {}", clock(self.started.elapsed().as_secs_f64()), output.display()));
+        self.line(&format!(
+            "done in {}; samples, metrics, checkpoints and the LoRA are in {}",
+            clock(self.started.elapsed().as_secs_f64()),
+            output.display()
+        ));
         Ok(())
     }
 }

@@ -1,13 +1,14 @@
 //! What a run computes with and does not change: models, prompts, rewards.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::optimizer::AdamW;
 use crate::algorithms::Ram;
 use crate::config::memory::{self, Inputs, MemoryPlan};
+use crate::config::raw::Prompts;
 use crate::config::resolved::ModelSizes;
 use crate::config::{Resolved, TrainConfig};
 use crate::data::PromptSet;
@@ -95,6 +96,32 @@ pub fn plan(raw: TrainConfig) -> Result<Planned> {
     Ok(Planned { config, memory, train, eval, rewards })
 }
 
+/// A config for evaluation alone: `trained`'s settings where there is one, the defaults otherwise.
+pub fn evaluation_config(
+    model: &Path,
+    prompts: &Path,
+    rewards: BTreeMap<String, f64>,
+    reward_models: BTreeMap<String, PathBuf>,
+    trained: Option<&TrainConfig>,
+) -> TrainConfig {
+    let paths = |max_sequence_length| Prompts { train: prompts.into(), eval: prompts.into(), max_sequence_length };
+    let mut config = match trained {
+        Some(trained) => {
+            let mut models = trained.reward_models.clone();
+            models.retain(|name, _| rewards.contains_key(name));
+            models.extend(reward_models);
+            TrainConfig { reward_models: models, rewards, ..trained.clone() }
+        }
+        None => TrainConfig::minimal(model.into(), paths(Prompts::max_sequence_length()), rewards, reward_models),
+    };
+    config.prompts = paths(config.prompts.max_sequence_length);
+    // Nothing is rolled out for training: the smallest epoch there is passes every check.
+    config.rollout.num_prompts_per_epoch = 1;
+    config.rollout.num_images_per_prompt = config.rollout.batch_size.max(2);
+    config.ram.num_noisings = config.train.batch_size;
+    config
+}
+
 /// Bytes of all safetensors files below `folder`.
 fn weight_bytes(folder: &Path) -> Result<u64> {
     let mut total = 0;
@@ -137,10 +164,8 @@ impl Planned {
         let prompts = PromptBank::new(Pipeline::load_text(&raw.model)?, raw.prompts.max_sequence_length);
         let selected = lora::select(pipeline.transformer.modules(), &raw.lora.targets)?;
         let (r, o) = (&raw.ram, &raw.optimizer);
-        let algorithm =
-            Ram { reward_multiplier: r.reward_multiplier, form: r.form, timestep_power: r.timestep_power };
-        let optimizer =
-            AdamW { lr: o.lr, beta1: o.beta1, beta2: o.beta2, weight_decay: o.weight_decay, eps: o.eps };
+        let algorithm = Ram { reward_multiplier: r.reward_multiplier, form: r.form, timestep_power: r.timestep_power };
+        let optimizer = AdamW { lr: o.lr, beta1: o.beta1, beta2: o.beta2, weight_decay: o.weight_decay, eps: o.eps };
         Ok(Setup {
             pipeline,
             prompts,
@@ -187,7 +212,8 @@ impl PromptBank {
         if held > PROMPT_CACHE {
             self.known.clear();
         }
-        let mut new: Vec<String> = prompts.iter().filter(|p| !self.known.contains_key(**p)).map(|p| p.to_string()).collect();
+        let mut new: Vec<String> =
+            prompts.iter().filter(|p| !self.known.contains_key(**p)).map(|p| p.to_string()).collect();
         new.sort_unstable();
         new.dedup();
         if !new.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::checkpoint::Checkpoint;
@@ -10,7 +10,7 @@ use super::ema::EvalEma;
 use super::optimizer::{AdamW, Moments};
 use super::setup::Setup;
 use crate::config::{self, TrainConfig};
-use crate::models::lora::Adapter;
+use crate::models::lora::{Adapter, Module, select};
 
 /// A run's state between two epochs.
 #[derive(Clone)]
@@ -65,19 +65,17 @@ impl State {
     /// The state as a checkpoint. Holds nothing that differs between two runs of the same config.
     pub fn to_checkpoint(&self, setup: &Setup) -> Result<Checkpoint> {
         let names = self.theta.names(setup.pipeline.transformer.modules());
-        let mut tensors = BTreeMap::new();
-        for (kind, adapter) in self.adapters() {
-            for (name, tensor) in names.iter().zip(adapter.tensors()) {
-                tensors.insert(format!("{kind}.{name}"), tensor.clone());
-            }
-        }
         let meta = json!({
             "epoch": self.epoch,
             "optimizer_steps": self.moments.steps,
             "ema_steps": self.ema.steps,
             "config": toml::to_string(&setup.config.raw)?,
         });
-        Ok(Checkpoint { tensors, meta })
+        let mut checkpoint = Checkpoint { tensors: BTreeMap::new(), meta };
+        for (kind, adapter) in self.adapters() {
+            checkpoint.insert(kind, adapter, &names);
+        }
+        Ok(checkpoint)
     }
 
     /// The state that `checkpoint` holds.
@@ -94,29 +92,24 @@ impl State {
         state.moments.steps = number("optimizer_steps")?;
         state.ema.steps = number("ema_steps")?;
         let names = state.theta.names(setup.pipeline.transformer.modules());
-        let State { theta, old, average, moments, .. } = &mut state;
-        let adapters = [
-            ("theta", theta),
-            ("old", old),
-            ("average", average),
-            ("exp_avg", &mut moments.exp_avg),
-            ("exp_avg_sq", &mut moments.exp_avg_sq),
-        ];
-        for (kind, adapter) in adapters {
-            for (name, tensor) in names.iter().zip(adapter.tensors_mut()) {
-                let key = format!("{kind}.{name}");
-                let saved = checkpoint.tensors.get(&key).with_context(|| format!("the checkpoint has no tensor '{key}'"))?;
-                ensure!(
-                    saved.shape() == tensor.shape(),
-                    "the checkpoint's '{key}' has shape {:?}, the config asks for {:?}",
-                    saved.shape(),
-                    tensor.shape()
-                );
-                *tensor = saved.clone();
-            }
-        }
+        let adapter = |kind| checkpoint.adapter(kind, &setup.initial_adapter(), &names);
+        state.theta = adapter("theta")?;
+        state.old = adapter("old")?;
+        state.average = adapter("average")?;
+        state.moments.exp_avg = adapter("exp_avg")?;
+        state.moments.exp_avg_sq = adapter("exp_avg_sq")?;
         Ok(state)
     }
+}
+
+/// The averaged adapter of a checkpoint that was trained with `config` on a transformer with these `modules`.
+///
+/// # Errors
+/// If the checkpoint lacks a tensor or one has another shape.
+pub fn saved_average(checkpoint: &Checkpoint, config: &TrainConfig, modules: &[Module]) -> Result<Adapter> {
+    let selected = select(modules, &config.lora.targets)?;
+    let like = Adapter::init(modules, &selected, config.lora.rank, config.lora.alpha, config.seed);
+    checkpoint.adapter("average", &like, &like.names(modules))
 }
 
 /// The config a checkpoint was made with.

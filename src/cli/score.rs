@@ -1,0 +1,61 @@
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use engine::data::{Prompt, PromptSet};
+use engine::io::image::read_rgb;
+use engine::rewards::{self, Options, WeightedSum};
+use serde_json::json;
+
+use super::DeviceArg;
+
+/// Score image files with a reward: one JSON line per image.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Reward.
+    #[arg(long, value_name = "NAME")]
+    reward: String,
+    /// Folder of the reward's model, for rewards that have one.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Image files.
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    images: Vec<PathBuf>,
+    /// Prompts, .txt or .jsonl: one for each image in their order, or a single one for all.
+    #[arg(long, value_name = "FILE")]
+    prompts: PathBuf,
+    #[command(flatten)]
+    device: DeviceArg,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let device = args.device.clone();
+    device.run(move || score(&args))
+}
+
+fn score(args: &Args) -> Result<()> {
+    let reward = rewards::build(&args.reward, &Options { model: args.model.clone(), ..Options::default() })?;
+    let reward = WeightedSum::new(vec![(reward, 1.0)])?;
+    let set = PromptSet::load(&args.prompts)?;
+    reward.check(&set)?;
+    let (found, needed) = (set.prompts.len(), args.images.len());
+    ensure!(
+        found == needed || found == 1,
+        "{}: {found} prompts for {needed} images, expected one for each, or a single one",
+        args.prompts.display()
+    );
+    let prompts: Vec<&Prompt> = (0..needed).map(|i| &set.prompts[if found == 1 { 0 } else { i }]).collect();
+    let images = args.images.iter().map(|p| read_rgb(p)).collect::<Result<Vec<_>>>()?;
+    let scores = reward.score(&images, &prompts)?;
+    for (i, path) in args.images.iter().enumerate() {
+        let one = &scores.rewards[0].1[i];
+        let line = json!({
+            "image": path.display().to_string(),
+            "prompt": prompts[i].text,
+            "reward": args.reward,
+            "score": one.value,
+            "extra": one.extra,
+        });
+        println!("{line}");
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use engine::config;
+use engine::train::{Outcome, Resume, run as train, setup};
+
+use super::DeviceArg;
+
+/// Train a LoRA so that rewards rise.
+///
+/// Everything goes to the output folder: config.toml, metrics.jsonl, tensorboard/, samples/, checkpoints/ and, at the
+/// end, lora/ for diffusers. The same command again resumes where the last run stopped.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Training config.
+    #[arg(long, value_name = "FILE.toml")]
+    config: PathBuf,
+    /// Override a key of the config; may be given several times.
+    #[arg(long, value_name = "KEY.PATH=VALUE")]
+    set: Vec<String>,
+    /// Folder for everything the run writes; outputs/<config name> if left out.
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+    /// auto: from the latest checkpoint in the output folder if there is one; never; or a checkpoint folder.
+    #[arg(long, value_name = "auto|never|PATH", default_value = "auto")]
+    resume: String,
+    /// Check the config, print the derived sizes and the memory plan, and stop.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    device: DeviceArg,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let device = args.device.clone();
+    device.run(move || start(&args))
+}
+
+fn start(args: &Args) -> Result<()> {
+    let raw = config::load(&args.config, &args.set)?;
+    let shown = args.config.display().to_string();
+    let planned = setup::plan(raw).with_context(|| shown.clone())?;
+    let name = args.config.file_stem().unwrap_or_default();
+    let output = args.output_dir.clone().unwrap_or_else(|| PathBuf::from("outputs").join(name));
+    let resume = match args.resume.as_str() {
+        "auto" => Resume::Auto,
+        "never" => Resume::Never,
+        path => Resume::From(PathBuf::from(path)),
+    };
+    println!("{shown} -> {}", output.display());
+    print!("{}", planned.config.describe());
+    println!("memory:");
+    print!("{}", planned.memory.table());
+    if args.dry_run {
+        return Ok(());
+    }
+    if let Outcome::Interrupted(epoch) = train(planned, &output, &resume)? {
+        println!("interrupted after epoch {epoch}; everything is saved, the same command resumes");
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! A model folder with an adapter folded into its weights.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use half::{bf16, f16};
+
+use super::TensorFile;
+use super::safetensors::Entry;
+use crate::device::{DType, Tensor};
+use crate::models::lora::{Adapter, Module};
+use crate::ops::matmul::{Epilogue, Mat, matmul};
+
+/// The stem of the transformer's weight files.
+const STEM: &str = "diffusion_pytorch_model";
+
+/// Copies the pipeline in `model` to `out`, with `W + s·B·A` in place of the adapted weights `W`, in the type they were
+/// stored in.
+///
+/// # Errors
+/// Names the file that cannot be read or written.
+pub fn pipeline(model: &Path, modules: &[Module], adapter: &Adapter, out: &Path) -> Result<()> {
+    copy_folder(model, out, &|path| {
+        // The transformer's weights are written anew.
+        path.parent().and_then(Path::file_name).is_some_and(|f| f == "transformer")
+            && path.file_name().and_then(|f| f.to_str()).is_some_and(|f| f.starts_with(STEM))
+    })?;
+    let file = TensorFile::open_component(&model.join("transformer"), STEM)?;
+    let mut merged: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for (index, factor) in adapter.factors() {
+        let name = format!("{}.weight", modules[index].name);
+        let entry = file.entry(&name).with_context(|| format!("{}: no tensor '{name}'", file.path().display()))?;
+        merged.insert(name, merge(entry, &factor.a, &factor.b, adapter.scale));
+    }
+    let tensors = file
+        .entries()
+        .map(|(name, entry)| {
+            let data = merged.get(name).map_or(Cow::Borrowed(entry.raw()), |m| Cow::Borrowed(m.as_slice()));
+            (name.to_string(), Stored { entry, data })
+        })
+        .collect::<Vec<_>>();
+    let path = out.join("transformer").join(format!("{STEM}.safetensors"));
+    let temporary = path.with_extension("tmp");
+    let metadata = [("format".to_string(), "pt".to_string())].into();
+    safetensors::serialize_to_file(tensors, Some(metadata), &temporary)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Ok(std::fs::File::open(&temporary)?.sync_all()?))
+        .and_then(|()| Ok(std::fs::rename(&temporary, &path)?))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A tensor to be written as it is stored.
+struct Stored<'a> {
+    entry: &'a Entry,
+    data: Cow<'a, [u8]>,
+}
+
+impl safetensors::View for Stored<'_> {
+    fn dtype(&self) -> safetensors::Dtype {
+        self.entry.dtype()
+    }
+    fn shape(&self) -> &[usize] {
+        self.entry.shape()
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.data)
+    }
+    fn data_len(&self) -> usize {
+        self.data.len()
+    }
+}
+
+/// The bytes of `W + scale·B·A` in `W`'s own type.
+fn merge(entry: &Entry, a: &Tensor, b: &Tensor, scale: f32) -> Vec<u8> {
+    let weight = entry.weight().expect("the model was loaded from it");
+    let mut sum = weight.to_f32().into_owned();
+    let add = Epilogue { scale, accumulate: true, bias: None };
+    matmul(&mut sum, a.width(), Mat::of(b), Mat::of(a), add);
+    match weight.dtype() {
+        DType::F32 => bytemuck::cast_slice(&sum).to_vec(),
+        DType::F16 => bytemuck::cast_slice(&sum.iter().map(|v| f16::from_f32(*v)).collect::<Vec<_>>()).to_vec(),
+        DType::Bf16 => bytemuck::cast_slice(&sum.iter().map(|v| bf16::from_f32(*v)).collect::<Vec<_>>()).to_vec(),
+    }
+}
+
+/// Copies a folder, leaving out the files that `skip` names.
+fn copy_folder(from: &Path, to: &Path, skip: &dyn Fn(&Path) -> bool) -> Result<()> {
+    std::fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
+    for entry in std::fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let path = entry?.path();
+        let target = to.join(path.file_name().expect("an entry has a name"));
+        if path.is_dir() {
+            copy_folder(&path, &target, skip)?;
+        } else if !skip(&path) {
+            std::fs::copy(&path, &target)
+                .with_context(|| format!("cannot copy {} to {}", path.display(), target.display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! The state of a run on disk: `checkpoints/epoch-000123/` holds `state.safetensors` (every tensor, f32) and
+//! `state.json` (everything else and checksums), `checkpoints/latest` names the newest.
+//!
+//! A crash at any moment leaves a checkpoint to resume from: a folder is filled under a temporary name, synced and
+//! renamed; only then `latest` is moved on, and only then older ones go.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::device::Tensor;
+use crate::io::safetensors::{TensorFile, save as save_tensors, write_atomic};
+use crate::models::lora::Adapter;
+
+/// Version of the layout; another one is refused.
+const FORMAT: u32 = 1;
+const TENSORS: &str = "state.safetensors";
+const STATE: &str = "state.json";
+const LATEST: &str = "latest";
+/// Ends the name of a folder that is being filled or removed, and means nothing if it is left over.
+const TEMPORARY: &str = "tmp";
+/// Ends the name of a checkpoint that makes room for a new one of the same epoch.
+const REPLACED: &str = "replaced";
+
+/// All that a run needs to go on.
+#[derive(Clone, Default)]
+pub struct Checkpoint {
+    /// Tensors by name: adapters and moments.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Counters, the config and the like. Finite f64 come back with the same bits; others become null.
+    pub meta: Value,
+}
+
+impl Checkpoint {
+    /// Adds the tensors of `adapter` as `<prefix>.<name>`; `names` are those of [`Adapter::names`].
+    pub fn insert(&mut self, prefix: &str, adapter: &Adapter, names: &[String]) {
+        let named = names.iter().zip(adapter.tensors());
+        self.tensors.extend(named.map(|(name, t)| (format!("{prefix}.{name}"), t.clone())));
+    }
+
+    /// The adapter that [`Checkpoint::insert`] added under `prefix`, with scale and shapes as in `like`.
+    ///
+    /// # Errors
+    /// Names the tensor that is missing or has another shape.
+    pub fn adapter(&self, prefix: &str, like: &Adapter, names: &[String]) -> Result<Adapter> {
+        let mut adapter = like.clone();
+        for (t, name) in adapter.tensors_mut().zip(names) {
+            let name = format!("{prefix}.{name}");
+            let stored = self.tensors.get(&name).with_context(|| format!("the checkpoint has no tensor '{name}'"))?;
+            ensure!(
+                stored.shape() == t.shape(),
+                "the checkpoint's tensor '{name}' has shape {:?}, the config asks for {:?}",
+                stored.shape(),
+                t.shape()
+            );
+            *t = stored.clone();
+        }
+        Ok(adapter)
+    }
+}
+
+/// What `state.json` holds after its first line, which is the checksum of all that follows it.
+#[derive(Serialize, Deserialize)]
+struct State {
+    format: u32,
+    files: BTreeMap<String, FileSum>,
+    meta: Value,
+}
+
+#[derive(Serialize, Deserialize, PartialEq)]
+struct FileSum {
+    bytes: u64,
+    crc32: String,
+}
+
+impl FileSum {
+    fn of(path: &Path) -> Result<Self> {
+        let read = || -> std::io::Result<Self> {
+            let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
+            let (mut hasher, mut bytes) = (crc32fast::Hasher::new(), 0);
+            loop {
+                let chunk = file.fill_buf()?;
+                if chunk.is_empty() {
+                    return Ok(Self { bytes, crc32: hex(hasher.finalize()) });
+                }
+                hasher.update(chunk);
+                let length = chunk.len();
+                bytes += length as u64;
+                file.consume(length);
+            }
+        };
+        read().with_context(|| format!("cannot read {}", path.display()))
+    }
+}
+
+fn hex(crc: u32) -> String {
+    format!("{crc:08x}")
+}
+
+fn first_line(rest: &str) -> String {
+    format!("{{\"crc32\": \"{}\",", hex(crc32fast::hash(rest.as_bytes())))
+}
+
+fn folder_name(epoch: u64) -> String {
+    format!("epoch-{epoch:06}")
+}
+
+fn epoch_of(name: &str) -> Option<u64> {
+    name.strip_prefix("epoch-")?.parse().ok().filter(|epoch| folder_name(*epoch) == name)
+}
+
+/// `.epoch-000123.<end>`.
+fn hidden(name: &str, end: &str) -> String {
+    format!(".{name}.{end}")
+}
+
+/// The name of the checkpoint in `.epoch-000123.<end>`.
+fn unhidden<'a>(name: &'a str, end: &str) -> Option<&'a str> {
+    name.strip_prefix('.')?.strip_suffix(end)?.strip_suffix('.').filter(|name| epoch_of(name).is_some())
+}
+
+fn names_in(folder: &Path) -> Result<Vec<String>> {
+    let list = || -> std::io::Result<Vec<String>> {
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    };
+    list().with_context(|| format!("cannot read {}", folder.display()))
+}
+
+/// Makes the renames in `folder` survive a power failure.
+fn sync(folder: &Path) -> Result<()> {
+    // Only unix lets a folder be opened and synced.
+    if cfg!(unix) {
+        File::open(folder).and_then(|f| f.sync_all()).with_context(|| format!("cannot sync {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))
+}
+
+/// Writes `checkpoint` as that of `epoch` into `folder`, makes it the latest and removes all but the `keep` newest up
+/// to it (at least this one stays). Checkpoints of later epochs, which a run resumed from an earlier one may find,
+/// stay until their epoch comes again. Returns the path of the checkpoint. The caller holds the run's lock.
+///
+/// # Errors
+/// Names the file that cannot be written; everything saved before is still there then.
+pub fn save(folder: &Path, epoch: u64, checkpoint: &Checkpoint, keep: usize) -> Result<PathBuf> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    tidy(folder)?;
+    let name = folder_name(epoch);
+    let (path, temporary) = (folder.join(&name), folder.join(hidden(&name, TEMPORARY)));
+    let written = fill(&temporary, checkpoint).and_then(|()| publish(folder, &temporary, &name));
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    written?;
+    write_atomic(&folder.join(LATEST), format!("{name}\n").as_bytes())?;
+    sync(folder)?;
+    prune(folder, epoch, keep)?;
+    Ok(path)
+}
+
+/// Removes what a crash or a full disk left behind, and puts back a checkpoint that was on its way to be replaced.
+fn tidy(folder: &Path) -> Result<()> {
+    for name in names_in(folder)? {
+        if let Some(original) = unhidden(&name, REPLACED) {
+            if folder.join(original).exists() {
+                let _ = fs::remove_dir_all(folder.join(&name));
+            } else {
+                rename(&folder.join(&name), &folder.join(original))?;
+            }
+        } else if unhidden(&name, TEMPORARY).is_some() {
+            let _ = fs::remove_dir_all(folder.join(&name));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the files of a checkpoint into the new folder `path` and syncs them.
+fn fill(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
+    fs::create_dir(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let tensors = path.join(TENSORS);
+    save_tensors(&tensors, checkpoint.tensors.iter().map(|(k, v)| (k.clone(), v)), &BTreeMap::new())?;
+    let files = BTreeMap::from([(TENSORS.to_string(), FileSum::of(&tensors)?)]);
+    let state = State { format: FORMAT, files, meta: checkpoint.meta.clone() };
+    let text = serde_json::to_string_pretty(&state)?;
+    let rest = format!("{}\n", text.strip_prefix("{\n").expect("an object with fields"));
+    write_atomic(&path.join(STATE), format!("{}\n{rest}", first_line(&rest)).as_bytes())?;
+    sync(path)
+}
+
+/// Gives the filled folder its name.
+fn publish(folder: &Path, temporary: &Path, name: &str) -> Result<()> {
+    let (path, replaced) = (folder.join(name), folder.join(hidden(name, REPLACED)));
+    // A folder cannot be renamed over another: the one that is there steps aside, and `latest` knows that name too.
+    let occupied = path.exists();
+    if occupied {
+        rename(&path, &replaced)?;
+    }
+    if let Err(e) = rename(temporary, &path) {
+        if occupied {
+            let _ = fs::rename(&replaced, &path);
+        }
+        return Err(e);
+    }
+    sync(folder)?;
+    let _ = fs::remove_dir_all(&replaced);
+    Ok(())
+}
+
+/// Removes all checkpoints up to `epoch` but the `keep` newest.
+fn prune(folder: &Path, epoch: u64, keep: usize) -> Result<()> {
+    let mut epochs: Vec<u64> = names_in(folder)?.iter().filter_map(|n| epoch_of(n)).filter(|e| *e <= epoch).collect();
+    epochs.sort_unstable_by(|a, b| b.cmp(a));
+    for epoch in epochs.into_iter().skip(keep.max(1)) {
+        let name = folder_name(epoch);
+        let doomed = folder.join(hidden(&name, TEMPORARY));
+        // Renamed first, so that half a checkpoint never looks like one. What cannot be removed now is tried again
+        // at the next save: not a reason to stop a run.
+        if fs::rename(folder.join(&name), &doomed).is_ok() {
+            let _ = fs::remove_dir_all(&doomed);
+        }
+    }
+    Ok(())
+}
+
+/// The checkpoint in `folder` to resume from: the one that `latest` names, or, where that file or its checkpoint is
+/// missing, the newest whose checksums hold. `None` if there is none. Changes nothing.
+///
+/// # Errors
+/// If the folder cannot be read, or holds checkpoints of which every one is damaged.
+pub fn latest(folder: &Path) -> Result<Option<PathBuf>> {
+    if !folder.exists() {
+        return Ok(None);
+    }
+    if let Ok(name) = fs::read_to_string(folder.join(LATEST)) {
+        let name = name.trim();
+        let candidates = [name.to_string(), hidden(name, REPLACED)].map(|n| folder.join(n));
+        if let Some(path) = candidates.into_iter().find(|path| epoch_of(name).is_some() && path.is_dir()) {
+            return Ok(Some(path));
+        }
+    }
+    let names = names_in(folder)?;
+    let plain = names.iter().filter_map(|n| Some((epoch_of(n)?, true, n)));
+    let replaced = names.iter().filter_map(|n| Some((epoch_of(unhidden(n, REPLACED)?)?, false, n)));
+    let mut found: Vec<(u64, bool, &String)> = plain.chain(replaced).collect();
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    let mut newest_error = None;
+    for (_, _, name) in found {
+        let path = folder.join(name);
+        match verify(&path) {
+            Ok(_) => return Ok(Some(path)),
+            Err(e) => newest_error = newest_error.or(Some(e)),
+        }
+    }
+    newest_error.map_or(Ok(None), Err)
+}
+
+/// The checkpoint that a user means by `path`: itself, the latest in a folder of checkpoints, or that of a run.
+///
+/// # Errors
+/// If there is none, saying where it was looked for; or as [`latest`].
+pub fn find(path: &Path) -> Result<PathBuf> {
+    ensure!(path.is_dir(), "no such checkpoint folder: {}", path.display());
+    if path.join(STATE).exists() {
+        return Ok(path.to_path_buf());
+    }
+    for folder in [path.join("checkpoints"), path.to_path_buf()] {
+        if let Some(found) = latest(&folder)? {
+            return Ok(found);
+        }
+    }
+    bail!("{}: neither a checkpoint ({STATE}) nor a folder with checkpoints/epoch-… in it", path.display())
+}
+
+/// Checks the format and every checksum of the checkpoint at `path`.
+fn verify(path: &Path) -> Result<State> {
+    let file = path.join(STATE);
+    let name = file.display();
+    let text = fs::read(&file).with_context(|| format!("not a checkpoint: cannot read {name}"))?;
+    let parsed = std::str::from_utf8(&text).ok().and_then(|text| {
+        let (first, rest) = text.split_once('\n')?;
+        (first == first_line(rest)).then(|| serde_json::from_str::<Value>(&format!("{{{rest}"))).transpose().ok()?
+    });
+    let state = parsed.with_context(|| format!("{name} is damaged: its checksum does not match"))?;
+    let format = state.get("format").cloned().unwrap_or_default();
+    ensure!(format == FORMAT, "{name} has checkpoint format {format}, this version reads format {FORMAT}");
+    let state: State = serde_json::from_value(state).with_context(|| format!("{name}: not a checkpoint's state"))?;
+    for (name, want) in &state.files {
+        let file = path.join(name);
+        let found = FileSum::of(&file)?;
+        let file = file.display();
+        ensure!(found.bytes == want.bytes, "{file} is damaged: {} bytes instead of {}", found.bytes, want.bytes);
+        ensure!(found.crc32 == want.crc32, "{file} is damaged: its checksum does not match that in {STATE}");
+    }
+    Ok(state)
+}
+
+/// Reads the checkpoint at `path`.
+///
+/// # Errors
+/// Names the file that is missing, damaged (a single flipped bit is noticed) or of another version.
+pub fn load(path: &Path) -> Result<Checkpoint> {
+    let state = verify(path)?;
+    let file = TensorFile::open(&path.join(TENSORS))?;
+    let tensors = file.names().map(|name| Ok((name.to_string(), file.tensor(name)?))).collect::<Result<_>>()?;
+    Ok(Checkpoint { tensors, meta: state.meta })
+}
+
+#[cfg(test)]
+mod tests;
