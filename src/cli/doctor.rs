@@ -20,7 +20,7 @@ pub struct Args {
 const MEASURED: Duration = Duration::from_millis(400);
 
 pub fn run(args: Args) -> Result<()> {
-    let line = |label: &str, text: String| println!("{label:12}{text}");
+    let line = |label: &str, text: String| println!("{label:15}{text}");
     line(
         "processor",
         format!("{}, {} cores", processor(), std::thread::available_parallelism().map_or(1, usize::from)),
@@ -100,7 +100,7 @@ fn disk() -> String {
 
 /// GFLOP/s of products with f32 and bf16 weights, and the number of threads.
 fn speeds() -> [f64; 3] {
-    const SHAPE: (usize, usize, usize) = (512, 1536, 1536);
+    const SHAPE: (usize, usize, usize) = (128, 1536, 1536);
     let (m, n, k) = SHAPE;
     let (a, b, b16) = (vec![0.5f32; m * k], vec![0.25f32; n * k], vec![bf16::from_f32(0.25); n * k]);
     let mut c = vec![0.0f32; m * n];

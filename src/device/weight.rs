@@ -83,11 +83,19 @@ impl<'a> Elems<'a> {
     /// Index of the first element that is not finite.
     pub fn first_non_finite(self) -> Option<usize> {
         match self {
-            Elems::F32(x) => x.iter().position(|v| !v.is_finite()),
-            Elems::F16(x) => x.iter().position(|v| !v.is_finite()),
-            Elems::Bf16(x) => x.iter().position(|v| !v.is_finite()),
+            Elems::F32(x) => first(x, |v| v.to_bits() & 0x7F80_0000 == 0x7F80_0000),
+            Elems::F16(x) => first(x, |v| v.to_bits() & 0x7C00 == 0x7C00),
+            Elems::Bf16(x) => first(x, |v| v.to_bits() & 0x7F80 == 0x7F80),
         }
     }
+}
+
+/// Index of the first element that `is`. Billions are looked at when a model is loaded: a chunk is looked at whole,
+/// which makes vector code, and only one with a find is searched.
+fn first<T: Copy>(x: &[T], is: impl Fn(T) -> bool) -> Option<usize> {
+    const CHUNK: usize = 1024;
+    let found = x.chunks(CHUNK).position(|c| c.iter().fold(false, |found, v| found | is(*v)))? * CHUNK;
+    Some(found + x[found..].iter().position(|v| is(*v))?)
 }
 
 #[derive(Clone)]

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 
-use half::bf16;
 use rayon::prelude::*;
 
 use super::pack::{NR, pack_bf16, pack_f32};
@@ -104,14 +103,29 @@ fn round_to_pairs(a: Mat) -> Vec<u32> {
     let Elems::F32(x) = a.data else { unreachable!("widened before") };
     let pairs = a.cols.div_ceil(2);
     let mut out = vec![0u32; a.rows * pairs];
-    let bits = |i: usize, j: usize| u32::from(bf16::from_f32(x[i * a.row_stride + j * a.col_stride]).to_bits());
     out.par_chunks_exact_mut(pairs.max(1)).with_min_len(16).enumerate().for_each(|(i, row)| {
-        for (p, v) in row.iter_mut().enumerate() {
-            let high = if 2 * p + 1 < a.cols { bits(i, 2 * p + 1) << 16 } else { 0 };
-            *v = bits(i, 2 * p) | high;
+        let at = |j: usize| i * a.row_stride + j * a.col_stride;
+        if a.col_stride == 1 {
+            // In memory a row of pairs is a row of bf16, and this loop becomes vector code.
+            let halves: &mut [u16] = bytemuck::cast_slice_mut(row);
+            halves.iter_mut().zip(&x[at(0)..][..a.cols]).for_each(|(h, v)| *h = round(*v));
+        } else {
+            for (p, v) in row.iter_mut().enumerate() {
+                let high = if 2 * p + 1 < a.cols { u32::from(round(x[at(2 * p + 1)])) << 16 } else { 0 };
+                *v = u32::from(round(x[at(2 * p)])) | high;
+            }
         }
     });
     out
+}
+
+/// The bits of the nearest bf16, ties to even; the same as `bf16::from_f32`, without branches.
+#[inline(always)]
+pub(super) fn round(v: f32) -> u16 {
+    let bits = v.to_bits();
+    let quiet = bits | 0x0040_0000;
+    let nearest = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
+    ((if v.is_nan() { quiet } else { nearest }) >> 16) as u16
 }
 
 struct Task<'a> {
@@ -236,7 +250,7 @@ struct Store {
 type TileFn<T> = unsafe fn(usize, usize, Left<T>, *const T, Store);
 
 #[cfg(target_arch = "x86_64")]
-fn has_avx512() -> bool {
+pub(super) fn has_avx512() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl")
 }
 
@@ -251,7 +265,7 @@ fn has_bf16() -> bool {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn has_avx512() -> bool {
+pub(super) fn has_avx512() -> bool {
     false
 }
 

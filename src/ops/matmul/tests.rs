@@ -116,3 +116,12 @@ fn a_row_alone_and_in_a_batch_of_nine_gives_the_same_bits_for_any_number_of_thre
         }
     }
 }
+
+#[test]
+fn rounding_to_bf16_is_that_of_the_half_crate() {
+    let special = [0, 1, 0x8000, 0x8001, 0x1_8000, 0x7F7F_8000, 0x7F7F_FFFF, 0x7F80_0000, 0x7F80_0001, 0x7FFF_FFFF];
+    for bits in special.into_iter().flat_map(|b| [b, b | 1 << 31]).chain((0..u32::MAX).step_by(65_521)) {
+        let v = f32::from_bits(bits);
+        assert_eq!(cpu::round(v), bf16::from_f32(v).to_bits(), "{bits:08x}");
+    }
+}
