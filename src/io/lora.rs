@@ -1,6 +1,7 @@
 //! LoRA files in the format of PEFT and diffusers: `pytorch_lora_weights.safetensors` with tensors
 //! `transformer.<module>.lora_A.weight` `[rank, in]` and `.lora_B.weight` `[out, rank]`, and PEFT's settings as JSON in
-//! the header under `lora_adapter_metadata`.
+//! the header under `lora_adapter_metadata`. Folders that PEFT itself saved (`adapter_model.safetensors`, settings in
+//! `adapter_config.json`) are read too.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,13 +10,16 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use super::safetensors::save as save_tensors;
-use super::{TensorFile, did_you_mean, output_folder};
+use super::{TensorFile, did_you_mean, output_folder, read_json};
 use crate::device::Tensor;
 use crate::models::lora::{Adapter, Factor, Module, matches};
 
 /// The file's name in a folder.
 pub const FILE: &str = "pytorch_lora_weights.safetensors";
 const METADATA: &str = "lora_adapter_metadata";
+/// What PEFT's `save_pretrained` writes instead, and its settings beside it.
+const PEFT_FILE: &str = "adapter_model.safetensors";
+const PEFT_SETTINGS: &str = "adapter_config.json";
 /// What other programs put before a module's name.
 const PREFIXES: [&str; 4] = ["transformer.", "base_model.model.transformer.", "base_model.model.", ""];
 
@@ -58,14 +62,16 @@ pub fn save(
 struct Parts {
     a: Option<Tensor>,
     b: Option<Tensor>,
-    alpha: Option<f32>,
+    alpha: Option<Tensor>,
 }
 
-/// Reads the adapter in `path`, a file or a folder that holds [`FILE`].
+/// Reads the adapter in `path`, a file or a folder that holds [`FILE`] or what PEFT saves. A scale of a layer's own goes
+/// into its `B`.
 ///
 /// # Errors
 /// If there is no such file, it holds no LoRA for these `modules`, a key names no module (the nearest is offered), a
-/// factor lacks its partner or has the wrong shape, or a value is not finite.
+/// factor lacks its partner, has the wrong shape or comes twice, the settings contradict it or are of another method,
+/// or a value is not finite.
 pub fn load(path: &Path, modules: &[Module]) -> Result<Adapter> {
     let path = find(path)?;
     let file = TensorFile::open(&path)?;
@@ -88,23 +94,25 @@ pub fn load(path: &Path, modules: &[Module]) -> Result<Adapter> {
             "{shown}: tensor '{name}' holds a value that is not finite"
         );
         let parts = found.entry(index).or_default();
-        match part {
-            Part::A => parts.a = Some(tensor),
-            Part::B => parts.b = Some(tensor),
-            Part::Alpha => parts.alpha = tensor.data().first().copied(),
-        }
+        let slot = match part {
+            Part::A => &mut parts.a,
+            Part::B => &mut parts.b,
+            Part::Alpha => &mut parts.alpha,
+        };
+        ensure!(slot.replace(tensor).is_none(), "{shown}: tensor '{name}' comes twice, under two prefixes");
     }
     ensure!(!found.is_empty(), "{shown}: holds no tensors");
-    let settings = Settings::read(&file)?;
+    let settings = Settings::read(&file, modules)?;
 
     let mut scales = Vec::new();
     let mut factors: Vec<Option<Factor>> = modules.iter().map(|_| None).collect();
     for (index, parts) in found {
         let module = &modules[index];
         let name = &module.name;
-        let a = parts.a.with_context(|| format!("{shown}: '{name}' has lora_B but no lora_A"))?;
-        let b = parts.b.with_context(|| format!("{shown}: '{name}' has lora_A but no lora_B"))?;
-        let rank = a.dim(0);
+        let a = parts.a.with_context(|| format!("{shown}: '{name}' has no lora_A"))?;
+        let b = parts.b.with_context(|| format!("{shown}: '{name}' has no lora_B"))?;
+        let rank = a.shape().first().copied().unwrap_or(0);
+        ensure!(rank > 0, "{shown}: '{name}' lora_A has shape {:?}, expected [rank, {}]", a.shape(), module.inputs);
         for (what, tensor, want) in [("lora_A", &a, [rank, module.inputs]), ("lora_B", &b, [module.outputs, rank])] {
             ensure!(
                 tensor.shape() == want,
@@ -112,12 +120,17 @@ pub fn load(path: &Path, modules: &[Module]) -> Result<Adapter> {
                 tensor.shape()
             );
         }
-        let alpha = parts.alpha.or(settings.alpha(name)).unwrap_or(rank as f32);
+        if let Some(r) = settings.rank(name) {
+            ensure!(r == rank as f32, "{shown}: '{name}' has rank {rank}, its settings say {r}");
+        }
+        let own = parts.alpha.and_then(|t| t.data().first().copied());
+        let alpha = own.or(settings.alpha(name)).unwrap_or(rank as f32);
+        ensure!(alpha.is_finite(), "{shown}: '{name}' has alpha {alpha}");
         scales.push(if settings.rslora { alpha / (rank as f32).sqrt() } else { alpha / rank as f32 });
         factors[index] = Some(Factor { a, b });
     }
     // One scale for the whole adapter; where a layer's own differs, the difference goes into its B.
-    let scale = scales[0];
+    let scale = scales.iter().copied().find(|s| *s != 0.0).unwrap_or(1.0);
     for (factor, own) in factors.iter_mut().flatten().zip(scales) {
         if own != scale {
             factor.b.data_mut().iter_mut().for_each(|v| *v *= own / scale);
@@ -131,9 +144,8 @@ fn find(path: &Path) -> Result<PathBuf> {
         ensure!(path.exists(), "LoRA: no such file or folder: {}", path.display());
         return Ok(path.to_path_buf());
     }
-    let inside = path.join(FILE);
-    ensure!(inside.exists(), "LoRA: {} has no {FILE}", path.display());
-    Ok(inside)
+    let inside = [FILE, PEFT_FILE].map(|name| path.join(name)).into_iter().find(|p| p.exists());
+    inside.with_context(|| format!("LoRA: {} has neither {FILE} nor {PEFT_FILE}", path.display()))
 }
 
 enum Part {
@@ -156,34 +168,67 @@ fn find_module(name: &str, modules: &[Module]) -> Option<usize> {
     PREFIXES.iter().filter_map(|p| name.strip_prefix(p)).find_map(|n| modules.iter().position(|m| m.name == n))
 }
 
-/// What the header says about scaling.
+/// What PEFT's settings say about rank and scaling.
+#[derive(Default)]
 struct Settings {
+    rank: Option<f32>,
     alpha: Option<f32>,
-    patterns: Vec<(String, f32)>,
+    rank_pattern: Vec<(String, f32)>,
+    alpha_pattern: Vec<(String, f32)>,
     rslora: bool,
 }
 
 impl Settings {
-    fn read(file: &TensorFile) -> Result<Self> {
-        let Some(text) = file.metadata().get(METADATA) else {
-            return Ok(Self { alpha: None, patterns: Vec::new(), rslora: false });
+    /// The settings in the header of `file` or beside it.
+    fn read(file: &TensorFile, modules: &[Module]) -> Result<Self> {
+        let mut shown = file.path().display().to_string();
+        let beside = file.path().with_file_name(PEFT_SETTINGS);
+        let all: Map<String, Value> = match file.metadata().get(METADATA) {
+            Some(text) => serde_json::from_str(text).with_context(|| format!("{shown}: header {METADATA}"))?,
+            None if file.path().ends_with(PEFT_FILE) && beside.exists() => {
+                shown = beside.display().to_string();
+                read_json(&beside)?
+            }
+            None => return Ok(Self::default()),
         };
-        let shown = file.path().display();
-        let all: Map<String, Value> =
-            serde_json::from_str(text).with_context(|| format!("{shown}: header {METADATA}"))?;
         let get = |key: &str| all.get(&format!("transformer.{key}")).or_else(|| all.get(key));
         let flag = |key: &str| get(key).and_then(Value::as_bool).unwrap_or(false);
         ensure!(!flag("use_dora"), "{shown}: is a DoRA, which is not supported");
-        let number = |v: &Value| v.as_f64().map(|v| v as f32);
-        let patterns = get("alpha_pattern").and_then(Value::as_object);
-        let patterns = patterns.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), number(v)?))).collect();
-        Ok(Self { alpha: get("lora_alpha").and_then(number), patterns, rslora: flag("use_rslora") })
+        let number = |key: &str| get(key).and_then(Value::as_f64).map(|v| v as f32);
+        let pattern = |key: &str| -> Result<Vec<(String, f32)>> {
+            let entries = get(key).and_then(Value::as_object).into_iter().flatten();
+            let read = |(target, value): (&String, &Value)| {
+                // PEFT takes regular expressions; diffusers writes names, anchored at their start.
+                let target = target.trim_start_matches('^').trim_end_matches('$');
+                let known = modules.iter().any(|m| matches(&m.name, target));
+                ensure!(known, "{shown}: {key} '{target}' is no layer of this transformer");
+                let value = value.as_f64().with_context(|| format!("{shown}: {key} '{target}' is not a number"))?;
+                Ok((target.to_string(), value as f32))
+            };
+            entries.map(read).collect()
+        };
+        Ok(Self {
+            rank: number("r"),
+            alpha: number("lora_alpha"),
+            rank_pattern: pattern("rank_pattern")?,
+            alpha_pattern: pattern("alpha_pattern")?,
+            rslora: flag("use_rslora"),
+        })
+    }
+
+    /// `r` of module `name`.
+    fn rank(&self, name: &str) -> Option<f32> {
+        find_pattern(&self.rank_pattern, name).or(self.rank)
     }
 
     /// `alpha` of module `name`.
     fn alpha(&self, name: &str) -> Option<f32> {
-        self.patterns.iter().find(|(target, _)| matches(name, target)).map(|(_, alpha)| *alpha).or(self.alpha)
+        find_pattern(&self.alpha_pattern, name).or(self.alpha)
     }
+}
+
+fn find_pattern(patterns: &[(String, f32)], name: &str) -> Option<f32> {
+    patterns.iter().find(|(target, _)| matches(name, target)).map(|(_, value)| *value)
 }
 
 #[cfg(test)]
@@ -233,11 +278,81 @@ mod tests {
         assert_eq!((loaded.scale, loaded.placement()), (1.0, LoraPlacement(vec![0])));
     }
 
+    const TO_Q: [&str; 2] =
+        ["transformer.blocks.0.attn.to_q.lora_A.weight", "transformer.blocks.0.attn.to_q.lora_B.weight"];
+    const BOTH: [&str; 4] = [
+        TO_Q[0],
+        TO_Q[1],
+        "transformer.blocks.0.ff.net.2.lora_A.weight",
+        "transformer.blocks.0.ff.net.2.lora_B.weight",
+    ];
+
+    fn header(settings: &Value) -> BTreeMap<String, String> {
+        BTreeMap::from([(METADATA.to_string(), settings.to_string())])
+    }
+
+    #[test]
+    fn a_scale_of_a_layers_own_goes_into_its_b() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = json!({
+            "transformer.r": 2, "transformer.lora_alpha": 8, "transformer.rank_pattern": {"^blocks.0.ff.net.2": 2},
+            "transformer.alpha_pattern": {"^blocks.0.ff.net.2": 2},
+        });
+        let loaded = load(&write(dir.path(), &BOTH, &header(&settings)), &modules()).unwrap();
+        assert_eq!(loaded.scale, 4.0);
+        let original = adapter();
+        for (i, (got, want)) in loaded.tensors().zip(original.tensors()).enumerate() {
+            let folded = if i == 3 { 0.25 } else { 1.0 };
+            assert!(got.data().iter().zip(want.data()).all(|(g, w)| *g == w * folded), "tensor {i}");
+        }
+        let rslora = json!({ "transformer.r": 2, "transformer.lora_alpha": 8, "transformer.use_rslora": true });
+        let loaded = load(&write(dir.path(), &BOTH, &header(&rslora)), &modules()).unwrap();
+        assert_eq!(loaded.scale, 8.0 / 2f32.sqrt());
+    }
+
+    #[test]
+    fn alpha_may_come_as_a_tensor() {
+        let dir = tempfile::tempdir().unwrap();
+        let adapter = adapter();
+        let alpha = Tensor::from_slice(&[6.0], &[1]);
+        let tensors = adapter.tensors().take(2).chain([&alpha]);
+        let names = [TO_Q[0], TO_Q[1], "transformer.blocks.0.attn.to_q.alpha"].map(String::from);
+        save_tensors(&dir.path().join(FILE), names.into_iter().zip(tensors), &BTreeMap::new()).unwrap();
+        assert_eq!(load(dir.path(), &modules()).unwrap().scale, 3.0);
+    }
+
+    #[test]
+    fn a_folder_that_peft_saved_has_its_settings_beside_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::rename(write(dir.path(), &TO_Q, &BTreeMap::new()), dir.path().join(PEFT_FILE)).unwrap();
+        std::fs::write(dir.path().join(PEFT_SETTINGS), r#"{"r": 2, "lora_alpha": 6, "use_dora": false}"#).unwrap();
+        assert_eq!(load(dir.path(), &modules()).unwrap().scale, 3.0);
+        assert_eq!(load(&dir.path().join(PEFT_FILE), &modules()).unwrap().scale, 3.0);
+    }
+
+    #[test]
+    fn settings_that_contradict_the_file_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for (settings, want) in [
+            (json!({ "transformer.r": 3 }), "'blocks.0.attn.to_q' has rank 2, its settings say 3"),
+            (json!({ "transformer.use_dora": true }), "is a DoRA, which is not supported"),
+            (json!({ "transformer.alpha_pattern": {"up.*": 4} }), "alpha_pattern 'up.*' is no layer"),
+        ] {
+            let error = load(&write(dir.path(), &TO_Q, &header(&settings)), &modules()).err().unwrap().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+    }
+
     #[test]
     fn mistakes_in_a_file_are_named() {
         let dir = tempfile::tempdir().unwrap();
-        let cases: [(&[&str], &str); 4] = [
-            (&["transformer.blocks.0.attn.to_q.lora_A.weight"], "'blocks.0.attn.to_q' has lora_A but no lora_B"),
+        let cases: [(&[&str], &str); 6] = [
+            (&["transformer.blocks.0.attn.to_q.alpha"], "'blocks.0.attn.to_q' has no lora_A"),
+            (
+                &["blocks.0.attn.to_q.lora_A.weight", "transformer.blocks.0.attn.to_q.lora_A.weight"],
+                "comes twice, under two prefixes",
+            ),
+            (&["transformer.blocks.0.attn.to_q.lora_A.weight"], "'blocks.0.attn.to_q' has no lora_B"),
             (
                 &["transformer.blocks.0.attn.to_qq.lora_A.weight"],
                 "is for no layer of this transformer; did you mean 'blocks.0.attn.to_q'?",
@@ -252,5 +367,16 @@ mod tests {
             let error = load(&write(dir.path(), names, &BTreeMap::new()), &modules()).err().unwrap().to_string();
             assert!(error.contains(want), "{error}");
         }
+        let mut bad = adapter();
+        bad.tensors_mut().next().unwrap().data_mut()[3] = f32::NAN;
+        let named = TO_Q.map(String::from).into_iter().zip(bad.tensors());
+        save_tensors(&dir.path().join(FILE), named, &BTreeMap::new()).unwrap();
+        let error = load(dir.path(), &modules()).err().unwrap().to_string();
+        assert!(error.ends_with("to_q.lora_A.weight' holds a value that is not finite"), "{error}");
+        let scalar = Tensor::from_slice(&[1.0], &[]);
+        let named = TO_Q.map(String::from).into_iter().zip([&scalar, &scalar]);
+        save_tensors(&dir.path().join(FILE), named, &BTreeMap::new()).unwrap();
+        let error = load(dir.path(), &modules()).err().unwrap().to_string();
+        assert!(error.ends_with("lora_A has shape [], expected [rank, 6]"), "{error}");
     }
 }

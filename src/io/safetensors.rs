@@ -215,16 +215,27 @@ pub fn save<'a>(
     tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let tensors: Vec<(String, &Tensor)> = tensors.into_iter().collect();
-    let views = tensors
-        .iter()
-        .map(|(name, t)| {
-            let bytes = bytemuck::cast_slice(t.data());
-            Ok((name.as_str(), safetensors::tensor::TensorView::new(Dtype::F32, t.shape().to_vec(), bytes)?))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let metadata = (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect());
-    let bytes = safetensors::serialize(views, metadata)?;
+    let tensors: BTreeMap<String, &Tensor> = tensors.into_iter().collect();
+    // The library would write the metadata in the order of a hash map; here the same content gives the same bytes.
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), serde_json::json!(metadata));
+    }
+    let mut end = 0;
+    for (name, t) in &tensors {
+        let start = end;
+        end += t.len() * DType::F32.size();
+        header.insert(
+            name.clone(),
+            serde_json::json!({ "dtype": "F32", "shape": t.shape(), "data_offsets": [start, end] }),
+        );
+    }
+    let mut header = serde_json::to_string(&header)?;
+    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+    let mut bytes = Vec::with_capacity(8 + header.len() + end);
+    bytes.extend((header.len() as u64).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    tensors.values().for_each(|t| bytes.extend_from_slice(bytemuck::cast_slice(t.data())));
     write_atomic(path, &bytes)
 }
 

@@ -3,6 +3,7 @@
 mod adamw;
 mod autoencoder;
 mod clip;
+mod lora;
 mod mmdit;
 mod pipeline;
 mod t5;
