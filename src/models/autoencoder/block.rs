@@ -3,7 +3,6 @@ use rayon::prelude::*;
 use super::Config;
 use crate::device::{Tensor, Weight};
 use crate::io::Scope;
-use crate::models::Linear;
 use crate::ops::attention::{self, Mask};
 use crate::ops::conv2d::{self, Doubling, Window};
 use crate::ops::group_norm;
@@ -13,7 +12,7 @@ const EPS: f32 = 1e-6;
 
 /// A convolution with its bias.
 pub(super) struct Conv {
-    /// `[out, in, k, k]`.
+    /// `[out, in, k, k]` or `[out, in]`.
     weight: Weight,
     /// `[out]`.
     bias: Weight,
@@ -37,6 +36,16 @@ impl Conv {
     /// A 1x1 convolution.
     pub fn load1(scope: &Scope, inputs: usize, outputs: usize) -> Self {
         Self::load(scope, inputs, outputs, 1, Window::same(1))
+    }
+
+    /// A linear layer over the channels of every pixel, weight `[channels, channels]`. As a convolution it stays in
+    /// single precision whatever the weight is stored in, which images need.
+    pub fn load_linear(scope: &Scope, channels: usize) -> Self {
+        Self {
+            weight: scope.tensor("weight", &[channels, channels]),
+            bias: scope.tensor("bias", &[channels]),
+            window: Window::same(1),
+        }
     }
 
     /// `x` `[b, in, h, w]` to `[b, out, h', w']`, plus `add`.
@@ -101,17 +110,17 @@ impl Resnet {
 /// Single-head self-attention over all pixels (`Attention` of diffusers with `residual_connection`).
 pub(super) struct Attention {
     norm: Norm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
+    q: Conv,
+    k: Conv,
+    v: Conv,
+    out: Conv,
 }
 
 impl Attention {
     pub fn load(scope: &Scope, config: &Config, channels: usize) -> Self {
         // Checkpoints from before diffusers 0.17 have the names of the block this replaced.
         let old = scope.has("query.weight");
-        let linear = |new, before| Linear::load(&scope.sub(if old { before } else { new }), channels, channels, true);
+        let linear = |new, before| Conv::load_linear(&scope.sub(if old { before } else { new }), channels);
         Self {
             norm: Norm::load(&scope.sub("group_norm"), config, channels),
             q: linear("to_q", "query"),
@@ -124,13 +133,12 @@ impl Attention {
     /// `[b, c, h, w]` to the same.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let (b, c, pixels) = (x.dim(0), x.dim(1), x.dim(2) * x.dim(3));
-        let tokens = swap(&self.norm.forward(x, false).reshape(&[b, c, pixels]));
-        let [q, k, v] = [&self.q, &self.k, &self.v].map(|l| l.forward(&tokens).reshape(&[b, 1, pixels, c]));
+        let normed = self.norm.forward(x, false);
+        let tokens = |conv: &Conv| swap(&conv.forward(&normed, None).reshape(&[b, c, pixels]));
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|conv| tokens(conv).reshape(&[b, 1, pixels, c]));
         let scale = 1.0 / (c as f32).sqrt();
-        let out = self.out.forward(&attention::forward(&q, &k, &v, scale, Mask::default()).out);
-        let mut y = swap(&out).reshape(x.shape());
-        y.data_mut().iter_mut().zip(x.data()).for_each(|(y, x)| *y += x);
-        y
+        let out = attention::forward(&q, &k, &v, scale, Mask::default()).out;
+        self.out.forward(&swap(&out).reshape(x.shape()), Some(x))
     }
 }
 

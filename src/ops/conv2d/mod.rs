@@ -35,7 +35,8 @@ impl Window {
 
 /// `y = w * x + bias (+ add)`.
 ///
-/// `x` `[b, in, h, w]`, `w` `[out, in, kh, kw]`, `bias` `[out]`, `add` as the result; returns `[b, out, h', w']`.
+/// `x` `[b, in, h, w]`, `w` `[out, in, kh, kw]` or, for a 1x1 window, `[out, in]`, `bias` `[out]`, `add` as the
+/// result; returns `[b, out, h', w']`. Weights stored in half precision are widened, not the image narrowed.
 pub fn forward(x: &Tensor, w: &Weight, bias: Option<&Weight>, window: Window, add: Option<&Tensor>) -> Tensor {
     cpu::forward(x, w, bias, window, add)
 }
