@@ -1,3 +1,4 @@
 //! The one integration binary: what needs files beside the source.
 
 mod parity;
+mod training;

@@ -124,7 +124,7 @@ impl MemoryPlan {
         let now = (r.raw.train.batch_size, r.raw.train.activation_checkpointing);
         let policies = [(now.1, ""), (Checkpointing::Selective, "selective"), (Checkpointing::Block, "block")];
         let choice = policies.iter().find_map(|(policy, name)| {
-            let batch = (1..=now.0).rev().find(|b| r.points % b == 0 && fits(*b, *policy))?;
+            let batch = (1..=now.0).rev().find(|b| r.points.is_multiple_of(*b) && fits(*b, *policy))?;
             let policy = if name.is_empty() {
                 String::new()
             } else {

@@ -96,7 +96,7 @@ impl Resolved {
 
         let resolution = if r.resolution == 0 { sizes.own_latent * sizes.downscale } else { r.resolution };
         let (step, most) = (sizes.downscale * sizes.patch, sizes.max_latent * sizes.downscale);
-        if resolution % step != 0 || resolution > most {
+        if !resolution.is_multiple_of(step) || resolution > most {
             let nearest = ((resolution + step / 2) / step * step).clamp(step, most);
             bail!(
                 "rollout.resolution is {resolution}, expected a multiple of {step} up to {most}; the nearest is {nearest}"
@@ -140,11 +140,11 @@ impl Resolved {
 
 /// Fails unless `value` divides `total`, naming the nearest numbers that do.
 fn divides(key: &str, value: usize, total: usize, what: &str) -> Result<()> {
-    if total % value == 0 {
+    if total.is_multiple_of(value) {
         return Ok(());
     }
-    let below = (1..value).rev().find(|v| total % v == 0).expect("1 divides");
-    let above = (value + 1..=total).find(|v| total % v == 0).map(|v| format!(" and {v}")).unwrap_or_default();
+    let below = (1..value).rev().find(|v| total.is_multiple_of(*v)).expect("1 divides");
+    let above = (value + 1..=total).find(|v| total.is_multiple_of(*v)).map(|v| format!(" and {v}")).unwrap_or_default();
     bail!("{key} is {value}, which does not divide the {total} {what}; the nearest that do are {below}{above}")
 }
 

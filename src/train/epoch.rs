@@ -102,14 +102,13 @@ impl Setup {
         let advantages = group_centered(&scores.avg, &group, raw.ram.advantage_eps);
         lap("reward");
 
-        let texts: Vec<&str> = of_image.iter().map(|p| p.text.as_str()).collect();
-        let texts: Vec<String> = texts.into_iter().map(String::from).collect();
+        let texts: Vec<String> = of_image.iter().map(|p| p.text.clone()).collect();
         let mut grads = state.theta.zeros_like();
         let loss = self.gradient(state, &samples, &texts, &x0, &advantages.values, &mut grads, interrupt)?;
         let names = grads.names(self.pipeline.transformer.modules());
         let skipped = match optimizer::first_non_finite(&grads, &names) {
             Some(tensor) => Some(tensor),
-            None => (!loss.is_finite()).then(|| "loss".to_string()),
+            None => (!loss.is_finite()).then(|| format!("the loss is {loss}")),
         };
         let grad_norm = match raw.optimizer.max_grad_norm {
             0.0 => optimizer::grad_norm(&grads),

@@ -64,7 +64,7 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> 
             .with_context(|| format!("cannot resume from {}", path.display()))?,
     };
     write_atomic(&output.join("config.toml"), toml::to_string(&setup.config.raw)?.as_bytes())?;
-    let mut report = Reporter::open(output, &setup.config, state.epoch)?;
+    let mut report = Reporter::open(output, state.epoch)?;
     if let Some(path) = &start {
         report.line(&format!("resumed from {} after epoch {}", path.display(), state.epoch));
     }
@@ -74,7 +74,8 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> 
         if interrupt.requested() {
             break;
         }
-        if state.epoch == 0 {
+        // Also after a resume, if the run was stopped between saving and evaluating.
+        if is_eval_due(&setup, state.epoch) && !report.has_eval(state.epoch) {
             evaluate(&mut setup, &state, &mut report, &interrupt)?;
         }
         let epoch = match setup.train_epoch(&mut state, &interrupt) {
@@ -87,12 +88,8 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> 
             }
         };
         report.epoch(&setup, &state, &epoch)?;
-        let last = state.epoch == setup.config.raw.num_epochs;
-        if last || is_due(setup.config.raw.checkpoint.every, state.epoch) {
+        if is_due(setup.config.raw.checkpoint.every, state.epoch) {
             save(&setup, &state, &checkpoints, &mut saved)?;
-        }
-        if last || is_due(setup.config.raw.eval.every, state.epoch) {
-            evaluate(&mut setup, &state, &mut report, &interrupt)?;
         }
     }
     if state.epoch > 0 {
@@ -101,9 +98,17 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> 
     if state.epoch < setup.config.raw.num_epochs {
         return Ok(Outcome::Interrupted(state.epoch));
     }
+    if !report.has_eval(state.epoch) {
+        evaluate(&mut setup, &state, &mut report, &interrupt)?;
+    }
     export_lora(&setup.pipeline.transformer, &state.average, &setup.config.raw.lora, &output.join("lora"))?;
     report.finish(output)?;
     Ok(Outcome::Finished)
+}
+
+/// Whether the state after `epoch` epochs is to be evaluated.
+fn is_eval_due(setup: &Setup, epoch: u32) -> bool {
+    epoch == 0 || is_due(setup.config.raw.eval.every, epoch)
 }
 
 fn is_due(every: u32, epoch: u32) -> bool {
@@ -114,7 +119,7 @@ fn is_due(every: u32, epoch: u32) -> bool {
 fn starting_point(checkpoints: &Path, resume: &Resume) -> Result<Option<PathBuf>> {
     let latest = checkpoint::latest(checkpoints)?;
     match (resume, latest) {
-        (Resume::From(path), _) => Ok(Some(path.clone())),
+        (Resume::From(path), _) => Ok(Some(checkpoint::find(path)?)),
         (Resume::Auto, latest) => Ok(latest),
         (Resume::Never, None) => Ok(None),
         (Resume::Never, Some(path)) => {

@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 use super::epoch::{EpochReport, EvalReport};
 use super::setup::Setup;
 use super::state::State;
-use crate::config::Resolved;
 use crate::io::image;
 use crate::rewards::Scores;
 use crate::telemetry::{Metrics, TensorBoard};
@@ -29,6 +28,7 @@ pub struct Reporter {
     /// Mean held-out reward of the first and the last evaluation this process or an earlier one made.
     first_eval: Option<f64>,
     last_eval: Option<f64>,
+    last_eval_epoch: Option<u64>,
 }
 
 /// Means of everything in `scores`, by name.
@@ -61,21 +61,27 @@ impl Reporter {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn open(output: &Path, config: &Resolved, epoch: u32) -> Result<Self> {
+    pub fn open(output: &Path, epoch: u32) -> Result<Self> {
         let metrics = Metrics::open(output, u64::from(epoch))?;
-        let evals: Vec<f64> = metrics.earlier().iter().filter_map(|line| line["eval"]["reward"].as_f64()).collect();
+        let eval = |line: &Value| Some((line["epoch"].as_u64()?, line["eval"]["reward"].as_f64()?));
+        let evals: Vec<(u64, f64)> = metrics.earlier().iter().filter_map(eval).collect();
         let samples = output.join("samples");
         std::fs::create_dir_all(&samples)?;
-        let _ = config;
         Ok(Self {
             samples,
             board: TensorBoard::open(&output.join("tensorboard"), u64::from(epoch))?,
             metrics,
             started: Instant::now(),
             done: 0,
-            first_eval: evals.first().copied(),
-            last_eval: evals.last().copied(),
+            first_eval: evals.first().map(|(_, reward)| *reward),
+            last_eval: evals.last().map(|(_, reward)| *reward),
+            last_eval_epoch: evals.last().map(|(epoch, _)| *epoch),
         })
+    }
+
+    /// Whether the state after `epoch` epochs has been evaluated, by this process or an earlier one.
+    pub fn has_eval(&self, epoch: u32) -> bool {
+        self.last_eval_epoch == Some(u64::from(epoch))
     }
 
     /// Prints one line.
@@ -94,7 +100,7 @@ impl Reporter {
         let left = setup.config.raw.num_epochs - state.epoch;
         let per_epoch = self.started.elapsed().as_secs_f64() / f64::from(self.done);
         let phases: Vec<String> = e.seconds.iter().map(|(k, v)| format!("{k} {v:.1}s")).collect();
-        let skipped = e.skipped.as_ref().map(|t| format!("  STEP SKIPPED: {t} is not finite")).unwrap_or_default();
+        let skipped = e.skipped.as_ref().map(|t| format!("  STEP SKIPPED: {t}")).unwrap_or_default();
         self.line(&format!(
             "epoch {:>4}/{}  reward {:.4} ± {std:.3}  flat {}/{}  loss {:.4}  |grad| {:.3}  {:.1} img/s  {}  ETA {}{skipped}",
             state.epoch,
@@ -148,6 +154,7 @@ impl Reporter {
         let reward = mean["reward"];
         let start = *self.first_eval.get_or_insert(reward);
         self.last_eval = Some(reward);
+        self.last_eval_epoch = Some(u64::from(epoch));
         let shown = eval.images.len().min(setup.config.raw.eval.grid);
         let mut picture = String::new();
         if shown > 0 {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::checkpoint::Checkpoint;
-use super::ema::EvalEma;
+use super::ema::{EvalEma, old_decay};
 use super::optimizer::{AdamW, Moments};
 use super::setup::Setup;
 use crate::config::{self, TrainConfig};
@@ -47,8 +47,7 @@ impl State {
     /// One optimiser step, then the lagged and the averaged adapter follow.
     pub fn step(&mut self, optimizer: &AdamW, grads: &Adapter, config: &TrainConfig) {
         optimizer.step(&mut self.theta, grads, &mut self.moments);
-        let decay = (config.ram.old_decay_rate * self.epoch as f32).min(config.ram.old_decay_max);
-        self.old.lerp(&self.theta, decay);
+        self.old.lerp(&self.theta, old_decay(self.epoch, config.ram.old_decay_rate, config.ram.old_decay_max));
         self.ema.update(&mut self.average, &self.theta);
     }
 

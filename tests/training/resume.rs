@@ -1,0 +1,165 @@
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{assert_success, checkpoint_bytes, train, write_config};
+
+/// T22: a run that was stopped and resumed ends in the same bytes as one that was not.
+#[test]
+fn t22_resuming_gives_the_bytes_of_an_uninterrupted_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    assert_success(&train(&config, &whole, &[]));
+    assert_success(&train(&config, &parts, &["--set", "num_epochs=1"]));
+    assert_success(&train(&config, &parts, &["--set", "num_epochs=2"]));
+    assert_success(&train(&config, &parts, &["--threads", "1"]));
+    // The config in the checkpoint is that of the last command: the same.
+    assert_eq!(checkpoint_bytes(&whole, 3), checkpoint_bytes(&parts, 3));
+    let lora = |run: &std::path::Path| std::fs::read(run.join("lora/pytorch_lora_weights.safetensors")).unwrap();
+    assert_eq!(lora(&whole), lora(&parts));
+    let metrics = std::fs::read_to_string(parts.join("metrics.jsonl")).unwrap();
+    let epochs = metrics.lines().filter(|l| l.contains("\"loss\"")).count();
+    assert_eq!(epochs, 3, "each epoch is logged once");
+}
+
+#[test]
+fn results_do_not_depend_on_threads_rollout_batch_or_checkpointing() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let tensors = |name: &str, args: &[&str]| {
+        let run = dir.path().join(name);
+        assert_success(&train(&config, &run, args));
+        checkpoint_bytes(&run, 3).into_iter().find(|(name, _)| name == "state.safetensors").unwrap().1
+    };
+    let base = tensors("a", &["--threads", "1"]);
+    assert_eq!(base, tensors("b", &["--threads", "3"]));
+    assert_eq!(base, tensors("c", &["--set", "rollout.batch_size=1"]));
+    assert_eq!(base, tensors("d", &["--set", "train.activation_checkpointing=block"]));
+    assert_eq!(base, tensors("e", &["--set", "train.activation_checkpointing=selective"]));
+}
+
+/// Kills the run again and again, a little later each time, until one survives to the end.
+#[test]
+fn kill_at_any_moment_loses_nothing_that_was_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
+    let started = Instant::now();
+    assert_success(&train(&config, &whole, &[]));
+    let step = started.elapsed() / 12;
+    let mut kills = 0;
+    for attempt in 1.. {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_engine"))
+            .args(["train", "--config", config.to_str().unwrap(), "--output-dir", killed.to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(step * attempt.min(30));
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success());
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        assert!(kills < 60, "the run never ends");
+    }
+    assert!(kills > 0);
+    assert_eq!(checkpoint_bytes(&whole, 3), checkpoint_bytes(&killed, 3));
+}
+
+#[test]
+fn a_signal_saves_and_exits_cleanly_and_the_same_command_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let run = dir.path().join("run");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_engine"))
+        .args(["train", "--config", config.to_str().unwrap(), "--output-dir", run.to_str().unwrap()])
+        .args(["--set", "num_epochs=100000", "--set", "checkpoint.every=0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|l| l.starts_with("epoch ") && l.contains(" 2/")), "two epochs are done");
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let rest: Vec<String> = lines.collect();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None => assert!(Instant::now() < deadline, "does not stop"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(status.success(), "{rest:?}");
+    assert!(rest.iter().any(|l| l.starts_with("interrupted after epoch")), "{rest:?}");
+    let again = train(&config, &run, &["--set", "num_epochs=1"]);
+    assert!(String::from_utf8_lossy(&again.stdout).contains("resumed from"));
+}
+
+#[test]
+fn two_runs_cannot_share_an_output_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let run = dir.path().join("run");
+    let mut first = Command::new(env!("CARGO_BIN_EXE_engine"))
+        .args(["train", "--config", config.to_str().unwrap(), "--output-dir", run.to_str().unwrap()])
+        .args(["--set", "num_epochs=100000"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(first.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|l| l.starts_with("epoch ")));
+    let second = train(&config, &run, &[]);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert_eq!(second.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(error.contains("in use") && error.lines().count() == 1, "{error}");
+}
+
+#[test]
+fn mistakes_are_one_line_and_leave_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let run = dir.path().join("run");
+    assert_success(&train(&config, &run, &["--set", "num_epochs=1"]));
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("empty.txt"), "\n\n").unwrap();
+    std::fs::write(path("bad.jsonl"), "{\"prompt\": \"a\"}\n{\"prompt\": \n").unwrap();
+    let set = |key: &str, value: &std::path::Path| format!("{key}={}", value.display());
+    let empty = set("prompts.train", &path("empty.txt"));
+    let bad = set("prompts.train", &path("bad.jsonl"));
+    let nowhere = set("model", &path("nowhere"));
+    let cases: [(&[&str], &str); 9] = [
+        (&["--set", "ram.reward_multipler=3"], "did you mean 'reward_multiplier'?"),
+        (&["--set", "optimizer.lr=fast"], "invalid type"),
+        (&["--set", "rollout.resolution=50"], "the nearest is 48"),
+        (&["--set", "rollout.batch_size=4"], "the nearest that do are 3 and 6"),
+        (&["--set", "rewards.genevall=1"], "did you mean 'geneval'"),
+        (&["--set", &empty], "empty.txt"),
+        (&["--set", &bad], "bad.jsonl:2"),
+        (&["--set", &nowhere], "nowhere"),
+        (&["--set", "lora.rank=4"], "lora.rank was 2, now it is 4"),
+    ];
+    let before = checkpoint_bytes(&run, 1);
+    for (args, want) in cases {
+        let out = train(&config, &run, args);
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(2), "{args:?}: {error}");
+        assert!(error.contains(want) && error.lines().count() == 1, "{args:?}: {error}");
+        assert_eq!(before, checkpoint_bytes(&run, 1));
+    }
+    // One flipped bit in the saved state.
+    let state = run.join("checkpoints/epoch-000001/state.safetensors");
+    let mut bytes = std::fs::read(&state).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&state, bytes).unwrap();
+    let out = train(&config, &run, &[]);
+    let error = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(2), "{error}");
+    assert!(error.contains("state.safetensors") && error.contains("damaged"), "{error}");
+}

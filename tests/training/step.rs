@@ -1,0 +1,70 @@
+use engine::io::{TensorFile, read_json};
+use serde_json::Value;
+
+use super::{assert_success, engine};
+use crate::parity::{fixture, relative_error};
+
+/// `engine step` on one of the oracle's cases; checks everything it writes that the oracle has under `prefix`.
+fn check(case: &str, form: &str, prefix: &str) {
+    let folder = fixture("ram_step").join(case);
+    let settings: Value = read_json(&folder.join("case.json")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    // The command wants a model folder; the fixture is a transformer alone.
+    let model = dir.path().join("model");
+    std::fs::create_dir_all(model.join("scheduler")).unwrap();
+    std::os::unix::fs::symlink(fixture(settings["model"].as_str().unwrap()), model.join("transformer")).unwrap();
+    let scheduler = fixture("pipeline/no_t5/scheduler/scheduler_config.json");
+    std::fs::copy(scheduler, model.join("scheduler/scheduler_config.json")).unwrap();
+    let config = dir.path().join("step.toml");
+    let text = format!(
+        "algorithm = 'ram'\nmodel = '{}'\nnum_epochs = 1\nprompts = {{ train = 'none', eval = 'none' }}\n\
+         rewards = {{ geneval = 1.0 }}\nram = {{ reward_multiplier = {}, form = '{form}' }}\n\
+         lora = {{ rank = {}, alpha = {}.0, targets = {} }}\n",
+        model.display(),
+        settings["reward_multiplier"],
+        settings["rank"],
+        settings["alpha"],
+        settings["targets"],
+    );
+    std::fs::write(&config, text).unwrap();
+    let (inputs, outputs) = (folder.join("io.safetensors"), dir.path().join("out.safetensors"));
+    let path = |p: &std::path::Path| p.to_str().unwrap().to_string();
+    assert_success(&engine(&[
+        "step",
+        "--config",
+        &path(&config),
+        "--inputs",
+        &path(&inputs),
+        "--outputs",
+        &path(&outputs),
+    ]));
+
+    let (got, want) = (TensorFile::open(&outputs).unwrap(), TensorFile::open(&inputs).unwrap());
+    let mut gradients = 0;
+    for name in got.names() {
+        let key = if name.starts_with("velocity") { name.to_string() } else { format!("{prefix}{name}") };
+        let expected = want.tensor(&key).unwrap();
+        let found = got.tensor(name).unwrap();
+        if expected.data().iter().all(|v| *v == 0.0) {
+            assert!(found.data().iter().all(|v| *v == 0.0), "{case} {name}");
+            continue;
+        }
+        let error = relative_error(&found, &expected);
+        let bound = if name.starts_with("grad") { 1e-4 } else { 1e-5 };
+        assert!(error <= bound, "{case} {form} {name}: {error:e}");
+        gradients += usize::from(name.starts_with("grad"));
+    }
+    assert!(gradients > 0 && got.entry("loss").is_some() && got.entry("velocity_old").is_some());
+}
+
+#[test]
+fn loss_velocities_and_gradients_match_autograd_for_every_configuration() {
+    for case in ["a", "b", "c"] {
+        check(case, "released", "");
+    }
+}
+
+#[test]
+fn the_papers_form_matches_autograd() {
+    check("a", "paper", "paper.");
+}
