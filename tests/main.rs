@@ -1,4 +1,5 @@
 //! The one integration binary: what needs files beside the source.
 
+mod cli;
 mod parity;
 mod training;

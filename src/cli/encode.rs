@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use engine::io::safetensors;
+use engine::io::{output_file, safetensors};
 use engine::models::Pipeline;
 use engine::models::pipeline::warn_truncated;
 
@@ -32,6 +32,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     args.device.run(|| {
+        output_file(&args.out)?;
         let embeds = Pipeline::load_text(&args.model)?.encode(&args.prompt, args.max_sequence_length)?;
         warn_truncated(&embeds.truncated);
         let tensors = [

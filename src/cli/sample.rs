@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 use engine::device::Tensor;
-use engine::io::{TensorFile, image, output_folder, safetensors};
+use engine::io::{TensorFile, image, output_file, output_folder, safetensors};
 use engine::models::Pipeline;
 use engine::models::pipeline::warn_truncated;
 use engine::rollout::initial_noise_batch;
@@ -77,6 +77,7 @@ fn sample(args: &Args) -> Result<()> {
     let noise = starting_noise(args, &pipeline)?;
     let modules = pipeline.transformer.modules();
     let adapter = args.lora.as_ref().map(|path| engine::io::lora::load(path, modules)).transpose()?;
+    args.save_latents.as_deref().map(output_file).transpose()?;
     output_folder(&args.out)?;
 
     let text = Pipeline::load_text(&args.model)?;

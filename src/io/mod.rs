@@ -49,6 +49,17 @@ pub fn output_folder(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// As [`output_folder`], for the folder that the file `path` is to be in.
+///
+/// # Errors
+/// As [`output_folder`], or if `path` is a folder itself.
+pub fn output_file(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        bail!("cannot write {}: it is a folder, expected a file", path.display());
+    }
+    output_folder(path.parent().unwrap_or(Path::new("")))
+}
+
 /// The name in `known` that is closest to `name`, if any is close enough to be a likely misspelling.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // The edit distance is at least the difference of the lengths: most names need no more than a look.

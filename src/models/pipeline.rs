@@ -70,7 +70,7 @@ impl Pipeline {
         let (step, most) = (scale * c.patch_size, scale * c.patch_size * c.pos_embed_max_size);
         for (what, side) in [("height", height), ("width", width)] {
             if side == 0 || side % step != 0 || side > most {
-                let nearest = ((side + step / 2) / step * step).clamp(step, most);
+                let nearest = (side.saturating_add(step / 2) / step * step).clamp(step, most);
                 bail!(
                     "image {what} {side} is impossible: expected a multiple of {step} up to {most}; the nearest is {nearest}"
                 );

@@ -1,10 +1,7 @@
-//! What long work says of itself: [`Progress`] to the person who waits, [`Metrics`] to programs, [`TensorBoard`] to
-//! that program.
+//! What long work says of itself.
 
-mod metrics;
 mod progress;
-mod tensorboard;
+mod stub;
 
-pub use metrics::Metrics;
 pub use progress::Progress;
-pub use tensorboard::TensorBoard;
+pub use stub::{Metrics, TensorBoard};

@@ -1,0 +1,51 @@
+//! Flags, help, and where the output goes.
+
+use std::process::{Command, Stdio};
+
+use super::{engine, refuses, says};
+
+#[test]
+fn misspelt_flags_and_subcommands_get_a_suggestion() {
+    refuses(&["inspect", "--jso", "x"], &["--jso", "'--json'"]);
+    refuses(&["inpsect", "x"], &["inpsect", "'inspect'"]);
+    refuses(&["inspect"], &["required", "<PATH>"]);
+    refuses(&["doctor", "--device", "cuda"], &["cuda", "cpu only", "auto or cpu"]);
+    refuses(&["doctor", "--threads", "many"], &["many", "--threads"]);
+}
+
+#[test]
+fn every_subcommand_explains_itself() {
+    let help = says(&["--help"]);
+    let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
+    let names = commands.lines().filter(|l| l.starts_with("  ") && !l.starts_with("   "));
+    let names: Vec<&str> = names.filter_map(|l| l.split_whitespace().next()).filter(|n| *n != "help").collect();
+    assert!(names.contains(&"inspect") && names.contains(&"doctor"), "{help}");
+    for name in names {
+        let help = says(&[name, "--help"]);
+        assert!(help.contains(&format!("Usage: engine {name}")), "{help}");
+    }
+    assert_eq!(engine(&[] as &[&str]).status.code(), Some(2));
+}
+
+#[test]
+fn doctor_reports_the_machine_and_why_there_is_no_cuda() {
+    let out = says(&["doctor", "--threads", "1"]);
+    for word in ["processor", "memory", "disk", "GFLOP/s", "1 threads", "libcuda", "libnvrtc"] {
+        assert!(out.contains(word), "'{word}' is not in: {out}");
+    }
+}
+
+#[test]
+fn a_reader_that_stops_early_is_no_mistake() {
+    let path = crate::parity::fixture("mmdit/sd35/diffusion_pytorch_model.safetensors");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_engine"))
+        .args(["inspect".as_ref(), path.as_os_str()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
