@@ -1,7 +1,10 @@
-//! What long work says of itself.
+//! What long work says of itself: [`Progress`] to the person who waits, [`Metrics`] to programs, [`TensorBoard`] to
+//! that program.
 
+mod metrics;
 mod progress;
-mod stub;
+mod tensorboard;
 
+pub use metrics::Metrics;
 pub use progress::Progress;
-pub use stub::{Metrics, TensorBoard};
+pub use tensorboard::TensorBoard;

@@ -81,7 +81,7 @@ struct FileSum {
 impl FileSum {
     fn of(path: &Path) -> Result<Self> {
         let read = || -> std::io::Result<Self> {
-            let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
+            let mut file = BufReader::with_capacity(1 << 16, File::open(path)?);
             let (mut hasher, mut bytes) = (crc32fast::Hasher::new(), 0);
             loop {
                 let chunk = file.fill_buf()?;
