@@ -89,10 +89,8 @@ impl Setup {
             guidance: raw.rollout.guidance_scale,
             batch: raw.rollout.batch_size,
         };
-        let train = std::mem::take(&mut self.train.prompts);
-        let latents = self.sample(&train, &samples, &settings, "rollout", interrupt);
-        self.train.prompts = train;
-        let x0 = latents?;
+        let texts: Vec<String> = samples.iter().map(|s| self.train.prompts[s.prompt].text.clone()).collect();
+        let x0 = self.sample(&samples, &texts, &settings, "rollout", interrupt)?;
         lap("rollout");
         let images = self.decode(&x0, interrupt)?;
         lap("decode");
@@ -102,7 +100,6 @@ impl Setup {
         let advantages = group_centered(&scores.avg, &group, raw.ram.advantage_eps);
         lap("reward");
 
-        let texts: Vec<String> = of_image.iter().map(|p| p.text.clone()).collect();
         let mut grads = state.theta.zeros_like();
         let loss = self.gradient(state, &samples, &texts, &x0, &advantages.values, &mut grads, interrupt)?;
         let names = grads.names(self.pipeline.transformer.modules());
@@ -139,19 +136,18 @@ impl Setup {
             guidance: eval.guidance_scale,
             batch: self.config.raw.rollout.batch_size,
         };
-        let set = std::mem::take(&mut self.eval.prompts);
-        let latents = self.sample(&set, &samples, &settings, "evaluation", interrupt);
-        self.eval.prompts = set;
-        let images = self.decode(&latents?, interrupt)?;
+        let texts: Vec<String> = samples.iter().map(|s| self.eval.prompts[s.prompt].text.clone()).collect();
+        let latents = self.sample(&samples, &texts, &settings, "evaluation", interrupt)?;
+        let images = self.decode(&latents, interrupt)?;
         let of_image: Vec<&Prompt> = samples.iter().map(|s| &self.eval.prompts[s.prompt]).collect();
         Ok(EvalReport { scores: self.rewards.score(&images, &of_image)?, images })
     }
 
-    /// Latents `[samples, channels, h, w]`.
+    /// Latents `[samples, channels, h, w]`; `texts` are the samples' prompts.
     fn sample(
         &mut self,
-        prompts: &[Prompt],
         samples: &[Sample],
+        texts: &[String],
         settings: &SamplerSettings,
         what: &'static str,
         interrupt: &Interrupt,
@@ -168,13 +164,13 @@ impl Setup {
         };
         let progress = Progress::new(what, samples.len() as u64);
         let mut latents = Vec::new();
-        for batch in samples.chunks(settings.batch) {
+        for (batch, texts) in samples.chunks(settings.batch).zip(texts.chunks(settings.batch)) {
             let mut noise = Tensor::scratch(&[batch.len(), shape[1], shape[2], shape[3]]);
             let per: usize = shape.iter().product();
             for (s, noise) in batch.iter().zip(noise.data_mut().chunks_exact_mut(per)) {
                 self.config.key(Purpose::InitialLatent, settings.epoch, s, 0).normal(noise);
             }
-            let texts: Vec<&str> = batch.iter().map(|s| prompts[s.prompt].text.as_str()).collect();
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
             let embeds = self.prompts.encode(&texts)?;
             let rows: Vec<usize> = (0..batch.len()).collect();
             latents.push(sampler.euler(noise, &embeds, &rows, &negative, || ()));

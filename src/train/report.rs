@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::epoch::{EpochReport, EvalReport};
 use super::setup::Setup;
 use super::state::State;
+use crate::config::memory::human;
 use crate::io::image;
 use crate::rewards::Scores;
 use crate::telemetry::{Metrics, TensorBoard};
@@ -188,6 +189,8 @@ impl Reporter {
             self.line(&format!("RESULT held_out_reward_before={first:.4}"));
             self.line(&format!("RESULT held_out_reward_after={last:.4}"));
         }
+        let peak = crate::device::pool_stats().peak as u64;
+        self.line(&format!("activations took at most {}", human(peak)));
         self.line(&format!(
             "done in {}; samples, metrics, checkpoints and the LoRA are in {}",
             clock(self.started.elapsed().as_secs_f64()),

@@ -67,6 +67,19 @@ fn t6_a_constant_reward_moves_nothing() {
     }
 }
 
+/// A loss that is not finite skips the step, says which tensor it was, and leaves the policy alone.
+#[test]
+fn a_step_that_is_not_finite_is_skipped_and_named() {
+    let mut setup = setup(&["ram.reward_multiplier=1e38"]);
+    let mut state = State::new(&setup);
+    let start = state.clone();
+    let report = setup.train_epoch(&mut state, &Interrupt::never()).unwrap();
+    let named = report.skipped.expect("the gradient overflows");
+    assert!(named.contains("lora_"), "{named}");
+    assert_eq!((state.epoch, state.moments.steps), (1, 0));
+    assert!(state.theta.tensors().zip(start.theta.tensors()).all(|(a, b)| a.data() == b.data()));
+}
+
 /// After the first update the lagged policy is the trained one, bit for bit: its first decay is 0.
 #[test]
 fn the_lagged_policy_copies_the_first_update() {
@@ -78,14 +91,26 @@ fn the_lagged_policy_copies_the_first_update() {
     assert!(state.old.tensors().zip(state.theta.tensors()).any(|(o, t)| o.data() != t.data()));
 }
 
-/// T23: a reward that the model can move rises within 50 updates.
+/// T23: a reward that the model can move rises within 50 updates: the tiny model learns to draw pictures that compress
+/// well.
 #[test]
 fn t23_a_simple_reward_rises_within_fifty_updates() {
+    let model = format!("model={}", concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-sd3"));
     let mut setup = setup(&[
-        "optimizer.lr=3e-3",
-        "rollout.num_images_per_prompt=6",
-        "ram.reward_multiplier=3.0",
-        "rewards.jpeg_compressibility=100.0",
+        &model,
+        "optimizer.lr=2e-3",
+        "lora.rank=8",
+        "lora.alpha=16.0",
+        "rollout.resolution=64",
+        "rollout.num_images_per_prompt=8",
+        "rollout.num_prompts_per_epoch=3",
+        "rollout.num_inference_steps=6",
+        "rollout.batch_size=12",
+        "rollout.guidance_scale=1.0",
+        "train.batch_size=16",
+        "ram.reward_multiplier=5.0",
+        "eval.num_images_per_prompt=6",
+        "eval.num_inference_steps=6",
     ]);
     let mut state = State::new(&setup);
     let eval = |setup: &mut Setup, adapter: &_| {
@@ -93,13 +118,14 @@ fn t23_a_simple_reward_rises_within_fifty_updates() {
         scores.iter().sum::<f64>() / scores.len() as f64
     };
     let before = eval(&mut setup, &state.theta);
-    let mut after = before;
+    let mut rewards = Vec::new();
     for update in 1..=50 {
         setup.train_epoch(&mut state, &Interrupt::never()).unwrap();
         if update % 10 == 0 {
-            after = eval(&mut setup, &state.theta);
-            println!("after {update} updates: {after:.4} (before {before:.4})");
+            rewards.push(eval(&mut setup, &state.theta));
         }
     }
-    assert!(after > before + 0.05 * before.abs(), "{before} to {after}");
+    println!("held-out reward {before:.5}, then every ten updates {rewards:.5?}");
+    let after = rewards[4];
+    assert!(after > before + 0.1 * before.abs(), "{before} to {after}");
 }

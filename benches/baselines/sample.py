@@ -1,0 +1,35 @@
+"""Samples with diffusers what `engine sample` samples; prints the seconds of each repetition, without imports and loading.
+
+    python benches/baselines/sample.py MODEL STEPS GUIDANCE MAX_SEQUENCE_LENGTH REPETITIONS PROMPT...
+"""
+
+import os
+import sys
+import time
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+
+def main():
+    model, steps, guidance, length, repetitions, *prompts = sys.argv[1:]
+    torch.set_num_threads(os.cpu_count())
+    pipe = StableDiffusion3Pipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    for _ in range(int(repetitions)):
+        start = time.perf_counter()
+        pipe(
+            prompts,
+            num_inference_steps=int(steps),
+            guidance_scale=float(guidance),
+            max_sequence_length=int(length),
+            height=64,
+            width=64,
+        )
+        print(time.perf_counter() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main()
