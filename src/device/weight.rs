@@ -2,6 +2,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use memmap2::Mmap;
 
@@ -71,12 +72,24 @@ impl<'a> Elems<'a> {
         }
     }
 
+    /// Writes all elements to `out`, widened; the two are equally long.
+    pub fn widen_into(self, out: &mut [f32]) {
+        match self {
+            Elems::F32(x) => out.copy_from_slice(x),
+            Elems::F16(x) => x.convert_to_f32_slice(out),
+            Elems::Bf16(x) => x.convert_to_f32_slice(out),
+        }
+    }
+
     /// All elements in single precision: borrowed where they already are, widened otherwise.
     pub fn to_f32(self) -> Cow<'a, [f32]> {
         match self {
             Elems::F32(x) => Cow::Borrowed(x),
-            Elems::F16(x) => Cow::Owned(x.iter().map(|v| v.to_f32()).collect()),
-            Elems::Bf16(x) => Cow::Owned(x.iter().map(|v| v.to_f32()).collect()),
+            half => {
+                let mut out = vec![0.0; half.len()];
+                half.widen_into(&mut out);
+                Cow::Owned(out)
+            }
         }
     }
 

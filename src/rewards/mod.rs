@@ -133,14 +133,23 @@ pub struct Options {
     pub detector: Option<String>,
 }
 
+/// Fails unless there is a reward called `name`.
+///
+/// # Errors
+/// Lists the rewards there are, and the nearest.
+pub fn check_name(name: &str) -> Result<()> {
+    if !NAMES.contains(&name) {
+        bail!("rewards: no reward '{name}', expected one of {}{}", NAMES.join(", "), did_you_mean(name, NAMES));
+    }
+    Ok(())
+}
+
 /// The reward called `name`.
 ///
 /// # Errors
 /// If there is none of that name, or an option is missing, wrong, or not one of this reward.
 pub fn build(name: &str, options: &Options) -> Result<Box<dyn Reward>> {
-    if !NAMES.contains(&name) {
-        bail!("rewards: no reward '{name}', expected one of {}{}", NAMES.join(", "), did_you_mean(name, NAMES));
-    }
+    check_name(name)?;
     if let Some(folder) = options.model.as_ref().filter(|_| name != "pickscore") {
         bail!("reward_models.{name}: {} is not wanted, {name} takes no model", folder.display());
     }

@@ -61,7 +61,8 @@ pub struct Planned {
 /// # Errors
 /// One line naming the key or file, what was found, and the nearest that works.
 pub fn plan(raw: TrainConfig) -> Result<Planned> {
-    ModelIndex::load(&raw.model).context("key model")?;
+    raw.rewards.keys().try_for_each(|name| rewards::check_name(name))?;
+    ModelIndex::load(&raw.model)?;
     let transformer = mmdit::Config::load(&raw.model.join("transformer"))?;
     let vae = autoencoder::Config::load(&raw.model.join("vae"))?;
     let train = PromptSet::load(&raw.prompts.train).context("key prompts.train")?;

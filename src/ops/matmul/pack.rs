@@ -35,6 +35,22 @@ pub(super) fn pack_f32(out: &mut [f32], b: Mat, k0: usize, k1: usize, j0: usize,
                 let line = |j: usize| bytemuck::cast_slice(&x[(from + j) * b.col_stride + k0..][..depth]);
                 transpose(bytemuck::cast_slice_mut(panel), width, depth, line);
             }
+            half if b.col_stride == 1 => {
+                for (row, k) in panel.chunks_exact_mut(NR).zip(k0..k1) {
+                    let start = k * b.row_stride + from;
+                    half.slice(start..start + width).widen_into(&mut row[..width]);
+                    row[width..].fill(0.0);
+                }
+            }
+            half if b.row_stride == 1 => {
+                let mut lines = vec![0.0f32; width * depth];
+                for (j, line) in lines.chunks_exact_mut(depth.max(1)).enumerate() {
+                    let start = (from + j) * b.col_stride + k0;
+                    half.slice(start..start + depth).widen_into(line);
+                }
+                let line = |j: usize| bytemuck::cast_slice(&lines[j * depth..][..depth]);
+                transpose(bytemuck::cast_slice_mut(panel), width, depth, line);
+            }
             _ => {
                 for (row, k) in panel.chunks_exact_mut(NR).zip(k0..k1) {
                     for (j, v) in row.iter_mut().enumerate() {
