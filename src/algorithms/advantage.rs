@@ -16,11 +16,11 @@ pub struct Advantages {
 
 /// `A_i = (r_i − mean of its group) / (std of all rewards + eps)`; images with equal `group` are one group.
 /// Statistics are population statistics in f64. If all rewards are equal, every advantage is exactly zero.
-pub fn group_centered(rewards: &[f64], group: &[usize], eps: f64) -> Advantages {
+pub fn group_centered<G: Ord>(rewards: &[f64], group: &[G], eps: f64) -> Advantages {
     assert_eq!(rewards.len(), group.len());
-    let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut members: BTreeMap<&G, Vec<usize>> = BTreeMap::new();
     for (i, g) in group.iter().enumerate() {
-        members.entry(*g).or_default().push(i);
+        members.entry(g).or_default().push(i);
     }
     let mean = |x: &mut dyn Iterator<Item = f64>, n: usize| x.sum::<f64>() / n as f64;
     let all = mean(&mut rewards.iter().copied(), rewards.len());

@@ -32,7 +32,7 @@ pub struct Points<'a> {
 }
 
 impl Points<'_> {
-    /// `x_t = (1 − t)·x0 + t·noise` and `y = noise − x0`, both like `x0`.
+    /// `x_t = (1 − t)·x0 + t·noise`, like `x0`.
     pub fn noised(&self) -> Tensor {
         let per = self.x0.len() / self.t.len();
         let mut x = self.x0.clone();

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use engine::io::{output_file, safetensors};
 use engine::models::Pipeline;
-use engine::models::pipeline::warn_truncated;
 
-use super::DeviceArg;
+use super::{DeviceArg, encode_prompts, sequence_length};
 
 /// Encode prompts with the model's text encoders and save the embeddings.
 ///
@@ -21,7 +20,7 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", required = true, num_args = 1..)]
     prompt: Vec<String>,
     /// T5 tokens per prompt, 1 to 512.
-    #[arg(long, default_value_t = 256, value_name = "N")]
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = sequence_length)]
     max_sequence_length: usize,
     /// File to write.
     #[arg(long, value_name = "FILE.safetensors")]
@@ -32,9 +31,9 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     args.device.run(|| {
+        let text = Pipeline::load_text(&args.model)?;
         output_file(&args.out)?;
-        let embeds = Pipeline::load_text(&args.model)?.encode(&args.prompt, args.max_sequence_length)?;
-        warn_truncated(&embeds.truncated);
+        let embeds = encode_prompts(&text, &args.prompt, args.max_sequence_length)?;
         let tensors = [
             ("prompt_embeds".to_string(), &embeds.prompt_embeds),
             ("pooled_prompt_embeds".to_string(), &embeds.pooled_prompt_embeds),

@@ -2,16 +2,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use engine::config::TrainConfig;
-use engine::io::{image, lora, output_folder};
+use engine::config::{Job, TrainConfig};
+use engine::io::{image, lora, output_folder, safetensors::write_atomic};
 use engine::models::lora::Adapter;
 use engine::train::checkpoint;
 use engine::train::guard::Interrupt;
 use engine::train::report::means;
 use engine::train::setup::{Setup, evaluation_config, plan};
 use engine::train::state::{checkpoint_config, saved_average};
+use serde_json::json;
 
-use super::DeviceArg;
+use super::{DeviceArg, sequence_length};
 
 /// Sample held-out prompts and print the mean rewards as lines `RESULT key=value`.
 ///
@@ -53,9 +54,15 @@ pub struct Args {
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// T5 tokens per prompt.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = sequence_length)]
     max_sequence_length: Option<usize>,
-    /// Also write the images here.
+    /// Height and width in pixels.
+    #[arg(long, value_name = "PIXELS")]
+    resolution: Option<usize>,
+    /// Images that are sampled together; changes memory and speed, not results.
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Also write the images here, and the results as results.json.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -73,16 +80,31 @@ fn evaluate(args: &Args) -> Result<()> {
         output_folder(out)?;
     }
     let report = setup.evaluate(&adapter, &Interrupt::install()?)?;
+    let mut results = means(&report.scores);
+    results.insert(
+        "reward_stderr".into(),
+        standard_error(&report.scores.avg, setup.config.raw.eval.num_images_per_prompt),
+    );
+    println!("RESULT images={}", report.images.len());
+    for (key, value) in &results {
+        println!("RESULT {key}={value:.6}");
+    }
     if let Some(out) = &args.out {
         for (i, picture) in report.images.iter().enumerate() {
             image::write_png(&out.join(format!("{i}.png")), picture)?;
         }
-    }
-    println!("RESULT images={}", report.images.len());
-    for (key, value) in means(&report.scores) {
-        println!("RESULT {key}={value:.6}");
+        write_atomic(&out.join("results.json"), format!("{:#}\n", json!(results)).as_bytes())?;
     }
     Ok(())
+}
+
+/// Standard error of the mean reward over prompts; images come prompt by prompt.
+fn standard_error(rewards: &[f64], images_per_prompt: usize) -> f64 {
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+    let prompts: Vec<f64> = rewards.chunks(images_per_prompt).map(mean).collect();
+    let (n, centre) = (prompts.len() as f64, mean(&prompts));
+    let variance = prompts.iter().map(|p| (p - centre).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    (variance / n).sqrt()
 }
 
 fn prepare(args: &Args) -> Result<(Setup, Adapter)> {
@@ -96,13 +118,13 @@ fn prepare(args: &Args) -> Result<(Setup, Adapter)> {
             let saved = checkpoint::load(&checkpoint::find(path)?)?;
             let trained = checkpoint_config(&saved)?;
             let base = evaluation_config(&trained.model, &args.prompts, rewards, models, Some(&trained));
-            let setup = plan(adjust(base, args))?.load()?;
+            let setup = plan(adjust(base, args), Job::Evaluate)?.load()?;
             let adapter = saved_average(&saved, &trained, setup.pipeline.transformer.modules())?;
             Ok((setup, adapter))
         }
         (None, Some(model)) => {
             let base = evaluation_config(model, &args.prompts, rewards, models, None);
-            let setup = plan(adjust(base, args))?.load()?;
+            let setup = plan(adjust(base, args), Job::Evaluate)?.load()?;
             let modules = setup.pipeline.transformer.modules();
             let adapter = match &args.lora {
                 Some(path) => lora::load(path, modules)?,
@@ -122,6 +144,8 @@ fn adjust(mut config: TrainConfig, args: &Args) -> TrainConfig {
     eval.num_inference_steps = args.steps.unwrap_or(eval.num_inference_steps);
     eval.guidance_scale = args.guidance.unwrap_or(eval.guidance_scale);
     config.seed = args.seed.unwrap_or(config.seed);
+    config.rollout.resolution = args.resolution.unwrap_or(config.rollout.resolution);
+    config.rollout.batch_size = args.batch_size.unwrap_or(config.rollout.batch_size);
     config.prompts.max_sequence_length = args.max_sequence_length.unwrap_or(config.prompts.max_sequence_length);
     config
 }

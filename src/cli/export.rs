@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use engine::io::{merge, output_folder};
+use engine::io::merge;
 use engine::models::mmdit::Mmdit;
 use engine::train::state::{checkpoint_config, saved_average};
 use engine::train::{checkpoint, export_lora};
@@ -40,7 +40,6 @@ fn export(args: &Args) -> Result<()> {
     let config = checkpoint_config(&saved)?;
     let model = Mmdit::load(&config.model.join("transformer"))?;
     let adapter = saved_average(&saved, &config, model.modules())?;
-    output_folder(&args.out)?;
     match args.format {
         Format::Diffusers => export_lora(&model, &adapter, &config.lora, &args.out)?,
         Format::Merged => merge::pipeline(&config.model, model.modules(), &adapter, &args.out)?,

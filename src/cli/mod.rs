@@ -19,6 +19,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use engine::device::with_threads;
+use engine::models::text::{LONGEST_SEQUENCE, PromptEmbeds, TextEncoders};
+use engine::telemetry::{Progress, warn_truncated};
 
 /// Exit code for whatever a user can mend; the same as clap's.
 const USER_MISTAKE: u8 = 2;
@@ -87,12 +89,26 @@ fn device(name: &str) -> Result<Device, String> {
 
 impl DeviceArg {
     /// Runs `f` where the arguments say.
-    #[allow(dead_code, reason = "for subcommands that compute")]
     pub fn run<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         match self.device {
             Device::Cpu => with_threads(self.threads, f).context("cannot start worker threads")?,
         }
     }
+}
+
+/// The value of `--max-sequence-length`.
+fn sequence_length(text: &str) -> Result<usize, String> {
+    let length = text.parse().ok().filter(|n| (1..=LONGEST_SEQUENCE).contains(n));
+    length.ok_or_else(|| format!("expected 1 to {LONGEST_SEQUENCE} tokens"))
+}
+
+/// The embeddings of `prompts`, with progress and a warning about those that are longer than an encoder takes.
+fn encode_prompts(text: &TextEncoders, prompts: &[String], max_sequence_length: usize) -> Result<PromptEmbeds> {
+    warn_truncated(&text.truncated(prompts.iter().map(String::as_str), max_sequence_length)?);
+    let progress = Progress::new("encoding", prompts.len() as u64);
+    let embeds = text.encode_with(prompts, max_sequence_length, |n| progress.step(n as u64))?;
+    progress.finish();
+    Ok(embeds)
 }
 
 /// Parses the command line, runs the subcommand and reports.

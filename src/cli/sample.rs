@@ -5,11 +5,11 @@ use anyhow::{Result, bail, ensure};
 use engine::device::Tensor;
 use engine::io::{TensorFile, image, output_file, output_folder, safetensors};
 use engine::models::Pipeline;
-use engine::models::pipeline::warn_truncated;
 use engine::rollout::initial_noise_batch;
 use engine::rollout::sampler::Sampler;
+use engine::telemetry::Progress;
 
-use super::DeviceArg;
+use super::{DeviceArg, encode_prompts, sequence_length};
 
 /// Images that go through the model together; results do not depend on it.
 const BATCH: usize = 8;
@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, value_name = "WxH", value_parser = parse_size)]
     size: Option<(usize, usize)>,
     /// T5 tokens per prompt, 1 to 512.
-    #[arg(long, default_value_t = 256, value_name = "N")]
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = sequence_length)]
     max_sequence_length: usize,
     /// Start from tensor `noise` [prompts, channels, height/8, width/8] of this file instead of the seed's noise.
     #[arg(long, value_name = "FILE.safetensors")]
@@ -77,14 +77,9 @@ fn sample(args: &Args) -> Result<()> {
     let noise = starting_noise(args, &pipeline)?;
     let modules = pipeline.transformer.modules();
     let adapter = args.lora.as_ref().map(|path| engine::io::lora::load(path, modules)).transpose()?;
+    let text = Pipeline::load_text(&args.model)?;
     args.save_latents.as_deref().map(output_file).transpose()?;
     output_folder(&args.out)?;
-
-    let text = Pipeline::load_text(&args.model)?;
-    let prompts = text.encode(&args.prompt, args.max_sequence_length)?;
-    warn_truncated(&prompts.truncated);
-    let negative = text.encode(std::slice::from_ref(&args.negative_prompt), args.max_sequence_length)?;
-    drop(text);
 
     let sampler = Sampler {
         model: &pipeline.transformer,
@@ -93,29 +88,37 @@ fn sample(args: &Args) -> Result<()> {
         steps: args.steps,
         guidance: args.guidance,
     };
-    let batches = args.prompt.len().div_ceil(BATCH);
-    let progress = engine::telemetry::Progress::new("sampling", (batches * args.steps) as u64);
-    let rows: Vec<usize> = (0..args.prompt.len()).collect();
+    let count = args.prompt.len();
+    let mut texts = args.prompt.clone();
+    texts.extend(sampler.is_guided().then(|| args.negative_prompt.clone()));
+    let embeds = encode_prompts(&text, &texts, args.max_sequence_length)?;
+    drop(text);
+    let negative = sampler.is_guided().then(|| embeds.rows(&[count]));
+
+    // Decoding a batch counts as one more step.
+    let progress = Progress::new("sampling", (count.div_ceil(BATCH) * (args.steps + 1)) as u64);
+    let rows: Vec<usize> = (0..count).collect();
     let mut latents = Vec::new();
     for rows in rows.chunks(BATCH) {
         let noise = noise.slice(rows[0]..rows[0] + rows.len());
-        latents.push(sampler.euler(noise, &prompts, rows, &negative, || progress.step(1)));
+        let on_step = || {
+            progress.step(1);
+            Ok(())
+        };
+        let batch = sampler.euler(noise, &embeds.rows(rows), negative.as_ref(), on_step)?;
+        let images = pipeline.decode(&batch);
+        for (i, row) in rows.iter().enumerate() {
+            image::write_png(&args.out.join(format!("{row}.png")), &image::to_u8(&images.slice(i..i + 1)))?;
+        }
+        progress.step(1);
+        latents.push(batch);
     }
     progress.finish();
     if let Some(path) = &args.save_latents {
         let all = Tensor::concat(&latents.iter().collect::<Vec<_>>());
         safetensors::save(path, [("latents".to_string(), &all)], &BTreeMap::new())?;
     }
-    let mut index = 0;
-    for latents in &latents {
-        let images = pipeline.decode(latents);
-        for i in 0..images.dim(0) {
-            let image = image::to_u8(&images.slice(i..i + 1));
-            image::write_png(&args.out.join(format!("{index}.png")), &image)?;
-            index += 1;
-        }
-    }
-    println!("wrote {index} image{} to {}", if index == 1 { "" } else { "s" }, args.out.display());
+    println!("wrote {count} image{} to {}", if count == 1 { "" } else { "s" }, args.out.display());
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use engine::algorithms::{Points, Ram};
 use engine::config;
 use engine::device::Tensor;
-use engine::io::{TensorFile, safetensors};
+use engine::io::{TensorFile, output_file, safetensors};
 use engine::models::lora::{Adapter, Factor, Module, select};
 use engine::models::mmdit::Mmdit;
 use engine::models::text::PromptEmbeds;
@@ -24,8 +24,8 @@ pub struct Args {
     /// Training config: model, LoRA and algorithm.
     #[arg(long, value_name = "FILE.toml")]
     config: PathBuf,
-    /// Override a key of the config.
-    #[arg(long, value_name = "KEY.PATH=VALUE")]
+    /// Override keys of the config.
+    #[arg(long, value_name = "KEY.PATH=VALUE", num_args = 1..)]
     set: Vec<String>,
     /// Tensors to read.
     #[arg(long, value_name = "FILE.safetensors")]
@@ -44,6 +44,7 @@ pub fn run(args: Args) -> Result<()> {
 
 fn step(args: &Args) -> Result<()> {
     let config = config::load(&args.config, &args.set)?;
+    config.check().with_context(|| args.config.display().to_string())?;
     let model = Mmdit::load(&config.model.join("transformer"))?;
     let schedule = Schedule::load(&config.model.join("scheduler"))?;
     let file = TensorFile::open(&args.inputs)?;
@@ -51,7 +52,7 @@ fn step(args: &Args) -> Result<()> {
 
     let x0 = file.tensor("x0")?;
     ensure!(
-        x0.shape().len() == 4 && x0.dim(1) == model.config.in_channels,
+        x0.shape().len() == 4 && x0.dim(0) > 0 && x0.dim(1) == model.config.in_channels,
         "{shown}: x0 has shape {:?}, expected [points, {}, height, width]",
         x0.shape(),
         model.config.in_channels
@@ -65,7 +66,6 @@ fn step(args: &Args) -> Result<()> {
     let prompts = PromptEmbeds {
         prompt_embeds: file.tensor_of("prompt_embeds", &[n, tokens, model.config.joint_attention_dim])?,
         pooled_prompt_embeds: file.tensor_of("pooled_prompt_embeds", &[n, model.config.pooled_projection_dim])?,
-        truncated: Vec::new(),
     };
     let selected = select(model.modules(), &config.lora.targets)?;
     let adapter = |prefix| read_adapter(&file, prefix, model.modules(), &selected, config.lora.rank, config.lora.alpha);
@@ -76,6 +76,7 @@ fn step(args: &Args) -> Result<()> {
         form: config.ram.form,
         timestep_power: config.ram.timestep_power,
     };
+    output_file(&args.outputs)?;
     let policies = Policies {
         model: &model,
         schedule: &schedule,

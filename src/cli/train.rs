@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use engine::config;
+use engine::config::{self, Job};
 use engine::train::{Outcome, Resume, run as train, setup};
 
 use super::DeviceArg;
@@ -15,8 +15,8 @@ pub struct Args {
     /// Training config.
     #[arg(long, value_name = "FILE.toml")]
     config: PathBuf,
-    /// Override a key of the config; may be given several times.
-    #[arg(long, value_name = "KEY.PATH=VALUE")]
+    /// Override keys of the config.
+    #[arg(long, value_name = "KEY.PATH=VALUE", num_args = 1..)]
     set: Vec<String>,
     /// Folder for everything the run writes; outputs/<config name> if left out.
     #[arg(long, value_name = "DIR")]
@@ -39,7 +39,7 @@ pub fn run(args: Args) -> Result<()> {
 fn start(args: &Args) -> Result<()> {
     let raw = config::load(&args.config, &args.set)?;
     let shown = args.config.display().to_string();
-    let planned = setup::plan(raw).with_context(|| shown.clone())?;
+    let planned = setup::plan(raw, Job::Train).with_context(|| shown.clone())?;
     let name = args.config.file_stem().unwrap_or_default();
     let output = args.output_dir.clone().unwrap_or_else(|| PathBuf::from("outputs").join(name));
     let resume = match args.resume.as_str() {
@@ -52,7 +52,7 @@ fn start(args: &Args) -> Result<()> {
     println!("memory:");
     print!("{}", planned.memory.table());
     if args.dry_run {
-        return Ok(());
+        return planned.check_memory().context(shown);
     }
     if let Outcome::Interrupted(epoch) = train(planned, &output, &resume)? {
         println!("interrupted after epoch {epoch}; everything is saved, the same command resumes");

@@ -2,8 +2,15 @@
 
 use anyhow::{Result, bail};
 
-use super::Resolved;
+use super::{Job, Resolved};
+use crate::models::autoencoder;
 use crate::models::mmdit::{Checkpointing, Config};
+
+/// Images that are decoded together; changes memory, not results.
+pub const DECODE_BATCH: usize = 32;
+
+/// Embeddings of prompts are kept for later epochs up to this many bytes, and encoded again beyond that.
+pub const PROMPT_CACHE: u64 = 1 << 29;
 
 /// One kind of memory.
 pub struct Row {
@@ -20,15 +27,21 @@ pub struct MemoryPlan {
 }
 
 /// What the plan is made from, beside the config.
-pub struct Inputs<'a> {
+pub struct Inputs {
     /// The transformer's sizes.
-    pub transformer: &'a Config,
-    /// Bytes of all mapped weight files.
+    pub transformer: Config,
+    /// Channels of the two finest levels of the VAE, finest first.
+    pub vae_channels: (usize, usize),
+    /// Bytes of the pipeline's mapped weights.
     pub weights: u64,
+    /// Bytes of the reward models' mapped weights.
+    pub reward_weights: u64,
     /// Values in one adapter.
     pub adapter: usize,
     /// Text tokens per prompt.
     pub text_tokens: usize,
+    /// Different prompts.
+    pub prompts: usize,
     /// Whether the layers of the MLP are trained: the first, the second.
     pub trained_mlp: (bool, bool),
 }
@@ -54,7 +67,7 @@ fn dual_units(policy: Checkpointing) -> usize {
 
 /// Bytes of activations one forward and backward over `batch` training points needs.
 pub fn activations(i: &Inputs, tokens: usize, batch: usize, policy: Checkpointing) -> u64 {
-    let (c, text) = (i.transformer, i.text_tokens);
+    let (c, text) = (&i.transformer, i.text_tokens);
     let d = c.hidden();
     let per_block = (tokens + text) * units_per_token(policy, i.trained_mlp);
     let saved = c.num_layers * per_block + c.dual_attention_layers.len() * tokens * dual_units(policy);
@@ -67,32 +80,45 @@ pub fn activations(i: &Inputs, tokens: usize, batch: usize, policy: Checkpointin
 impl MemoryPlan {
     /// The plan of a resolved config.
     pub fn new(r: &Resolved, i: &Inputs) -> Self {
-        let c = i.transformer;
+        let c = &i.transformer;
         let tokens = (r.latent / c.patch_size).pow(2);
         let latent = (c.in_channels * r.latent * r.latent * 4) as u64;
-        let pixels = (3 * r.resolution * r.resolution) as u64;
-        let batch = r.raw.train.batch_size;
-        let guided = if r.raw.rollout.guidance_scale > 1.0 { 2 } else { 1 };
-        let rollout_batch = r.raw.rollout.batch_size * guided;
+        let pixels = (r.resolution * r.resolution) as u64;
+        let guidance = match r.job {
+            Job::Train => r.raw.rollout.guidance_scale.max(r.raw.eval.guidance_scale),
+            Job::Evaluate => r.raw.eval.guidance_scale,
+        };
+        let sampled = r.raw.rollout.batch_size * if guidance > 1.0 { 2 } else { 1 };
         // A forward without backward holds one block's activations at a time.
-        let rollout = ((tokens + i.text_tokens) * 24 * c.hidden() * rollout_batch * 4) as u64;
+        let sampling = ((tokens + i.text_tokens) * 24 * c.hidden() * sampled * 4) as u64;
+        // One image at work at the finest level (the enlarged input, its normalised copy, a result of the level's own
+        // channels twice), or one per thread if they are small; and the decoded batch.
+        let at_work = (2 * i.vae_channels.1 + 2 * i.vae_channels.0) as u64 * autoencoder::at_once(pixels) as u64;
+        let decoding = (at_work + 3 * DECODE_BATCH as u64) * pixels * 4;
         let prompt = (i.text_tokens * c.joint_attention_dim * 4) as u64;
-        Self {
-            rows: vec![
-                Row { what: "weights (mapped from files)", bytes: i.weights },
-                Row { what: "adapters, moments, averages", bytes: 6 * 4 * i.adapter as u64 },
-                Row {
-                    what: "training activations",
-                    bytes: activations(i, tokens, batch, r.raw.train.activation_checkpointing),
-                },
-                Row { what: "rollout activations", bytes: rollout },
-                Row { what: "latents and images of an epoch", bytes: r.images as u64 * (latent + pixels) },
-                Row {
-                    what: "prompt embeddings",
-                    bytes: prompt * (r.raw.rollout.num_prompts_per_epoch + 2 * (batch + rollout_batch)) as u64,
-                },
-            ],
+        let mut rows = vec![Row { what: "weights (mapped from files)", bytes: i.weights }];
+        if i.reward_weights > 0 {
+            rows.push(Row { what: "reward models (mapped)", bytes: i.reward_weights });
         }
+        let (copies, images, points) = match r.job {
+            Job::Train => (6, r.images.max(r.eval_images), r.raw.train.batch_size),
+            Job::Evaluate => (1, r.eval_images, 0),
+        };
+        rows.push(Row { what: "adapters, moments, averages", bytes: copies * 4 * i.adapter as u64 });
+        if r.job == Job::Train {
+            let bytes = activations(i, tokens, points, r.raw.train.activation_checkpointing);
+            rows.push(Row { what: "training activations", bytes });
+        }
+        rows.extend([
+            Row { what: "sampling activations", bytes: sampling },
+            Row { what: "decoding", bytes: decoding },
+            Row { what: "latents and images", bytes: images as u64 * (latent + 3 * pixels) },
+            Row {
+                what: "prompt embeddings",
+                bytes: (prompt * i.prompts as u64).min(PROMPT_CACHE) + prompt * 2 * (points + sampled) as u64,
+            },
+        ]);
+        Self { rows }
     }
 
     /// Bytes in all.
@@ -110,33 +136,55 @@ impl MemoryPlan {
     /// Fails if more is needed than `available` bytes, naming the setting to change.
     ///
     /// # Errors
-    /// With the table and the nearest `train.batch_size` or `train.activation_checkpointing` that fits, if any does.
+    /// With the nearest batch size or `train.activation_checkpointing` that fits, if any does.
     pub fn check(&self, available: u64, r: &Resolved, i: &Inputs) -> Result<()> {
         if self.total() <= available {
             return Ok(());
         }
-        let fits = |batch: usize, policy: Checkpointing| {
-            let mut smaller = r.clone();
-            smaller.raw.train.batch_size = batch;
-            smaller.raw.train.activation_checkpointing = policy;
-            Self::new(&smaller, i).total() <= available
+        let choice = match r.job {
+            Job::Train => smaller_training(available, r, i),
+            Job::Evaluate => smaller_evaluation(available, r, i),
         };
-        let now = (r.raw.train.batch_size, r.raw.train.activation_checkpointing);
-        let policies = [(now.1, ""), (Checkpointing::Selective, "selective"), (Checkpointing::Block, "block")];
-        let choice = policies.iter().find_map(|(policy, name)| {
-            let batch = (1..=now.0).rev().find(|b| r.points.is_multiple_of(*b) && fits(*b, *policy))?;
-            let policy = if name.is_empty() {
-                String::new()
-            } else {
-                format!(" and train.activation_checkpointing = \"{name}\"")
-            };
-            Some(format!("; train.batch_size = {batch}{policy} fits"))
-        });
         let choice = choice.unwrap_or_else(|| {
-            "; no smaller batch fits either: use a smaller rollout.batch_size, resolution or model".into()
+            "no smaller batch fits either: use fewer images, a smaller resolution or a smaller model".into()
         });
-        bail!("the run needs {}, {} are available{choice}", human(self.total()), human(available))
+        let what = if r.job == Job::Train { "run" } else { "evaluation" };
+        bail!("the {what} needs {}, {} are available; {choice}", human(self.total()), human(available))
     }
+}
+
+/// Whether the plan of `r` with `change` fits.
+fn fits(available: u64, r: &Resolved, i: &Inputs, change: impl FnOnce(&mut Resolved)) -> bool {
+    let mut smaller = r.clone();
+    change(&mut smaller);
+    MemoryPlan::new(&smaller, i).total() <= available
+}
+
+/// The largest training batch that fits, with as little recomputation as it takes.
+fn smaller_training(available: u64, r: &Resolved, i: &Inputs) -> Option<String> {
+    let (batch, policy) = (r.raw.train.batch_size, r.raw.train.activation_checkpointing);
+    let policies = [(policy, ""), (Checkpointing::Selective, "selective"), (Checkpointing::Block, "block")];
+    policies.iter().find_map(|(policy, name)| {
+        let fits = |batch: &usize| {
+            fits(available, r, i, |r| {
+                r.raw.train.batch_size = *batch;
+                r.raw.train.activation_checkpointing = *policy;
+            })
+        };
+        let batch = (1..=batch).rev().find(|b| r.points.is_multiple_of(*b) && fits(b))?;
+        let policy = match *name {
+            "" => String::new(),
+            name => format!(" and train.activation_checkpointing = \"{name}\""),
+        };
+        Some(format!("train.batch_size = {batch}{policy} fits"))
+    })
+}
+
+/// The largest sampling batch that fits.
+fn smaller_evaluation(available: u64, r: &Resolved, i: &Inputs) -> Option<String> {
+    let fits = |batch: &usize| fits(available, r, i, |r| r.raw.rollout.batch_size = *batch);
+    let batch = (1..r.raw.rollout.batch_size).rev().find(fits)?;
+    Some(format!("--batch-size {batch} fits"))
 }
 
 /// Bytes as a person reads them.

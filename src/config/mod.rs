@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::io::nearest;
 pub use raw::TrainConfig;
-pub use resolved::Resolved;
+pub use resolved::{Job, Resolved};
 
 /// Reads a config and applies overrides of the form `key.path=value`.
 ///

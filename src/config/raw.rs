@@ -170,7 +170,7 @@ pub struct RamKeys {
     /// Added to the standard deviation of the rewards.
     #[serde(default = "RamKeys::advantage_eps")]
     pub advantage_eps: f64,
-    /// The lagged policy's decay grows by this each epoch …
+    /// The lagged policy's decay grows by this each update …
     #[serde(default = "RamKeys::old_decay_rate")]
     pub old_decay_rate: f32,
     /// … up to this.

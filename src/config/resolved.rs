@@ -2,9 +2,20 @@ use anyhow::{Result, bail, ensure};
 
 use super::TrainConfig;
 
+/// What a config is resolved for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// A training run.
+    Train,
+    /// One evaluation; keys about training do not matter.
+    Evaluate,
+}
+
 /// A checked config with the sizes that follow from it.
 #[derive(Clone, Debug)]
 pub struct Resolved {
+    /// What it was resolved for.
+    pub job: Job,
     /// What the file and the overrides said.
     pub raw: TrainConfig,
     /// Height and width of an image in pixels.
@@ -15,7 +26,12 @@ pub struct Resolved {
     pub images: usize,
     /// Training points per epoch.
     pub points: usize,
+    /// Images per evaluation.
+    pub eval_images: usize,
 }
+
+/// The largest count a key may have: products of three stay far from overflow, and the memory plan judges the rest.
+const MOST: usize = 1 << 20;
 
 /// What a config is checked against.
 #[derive(Clone, Copy, Debug)]
@@ -35,31 +51,18 @@ impl Resolved {
     ///
     /// # Errors
     /// Names the key, what was found, and the nearest value that works.
-    pub fn new(raw: TrainConfig, sizes: ModelSizes, train_prompts: usize, eval_prompts: usize) -> Result<Self> {
+    pub fn new(
+        raw: TrainConfig,
+        job: Job,
+        sizes: ModelSizes,
+        train_prompts: usize,
+        eval_prompts: usize,
+    ) -> Result<Self> {
+        raw.check()?;
         let r = &raw.rollout;
-        for (key, value) in [
-            ("num_epochs", raw.num_epochs as usize),
-            ("rollout.num_prompts_per_epoch", r.num_prompts_per_epoch),
-            ("rollout.num_inference_steps", r.num_inference_steps),
-            ("rollout.batch_size", r.batch_size),
-            ("train.batch_size", raw.train.batch_size),
-            ("ram.num_noisings", raw.ram.num_noisings),
-            ("lora.rank", raw.lora.rank),
-            ("ema.interval", raw.ema.interval as usize),
-            ("eval.num_images_per_prompt", raw.eval.num_images_per_prompt),
-            ("eval.num_inference_steps", raw.eval.num_inference_steps),
-            ("checkpoint.keep", raw.checkpoint.keep),
-        ] {
-            ensure!(value >= 1, "{key} is {value}, expected at least 1");
-        }
-        let images_per_prompt = r.num_images_per_prompt;
-        ensure!(
-            images_per_prompt >= 2,
-            "rollout.num_images_per_prompt is {images_per_prompt}, expected at least 2: an image is compared with the others of its prompt"
-        );
         let prompts = r.num_prompts_per_epoch;
         ensure!(
-            prompts <= train_prompts,
+            prompts <= train_prompts || job == Job::Evaluate,
             "rollout.num_prompts_per_epoch is {prompts}, but {} has only {train_prompts} prompts",
             raw.prompts.train.display()
         );
@@ -69,31 +72,6 @@ impl Resolved {
             raw.eval.num_prompts,
             raw.prompts.eval.display()
         );
-        let sequence = raw.prompts.max_sequence_length;
-        ensure!((1..=512).contains(&sequence), "prompts.max_sequence_length is {sequence}, expected 1 to 512");
-        for (key, value, range) in [
-            ("rollout.guidance_scale", f64::from(r.guidance_scale), 0.0..=100.0),
-            ("eval.guidance_scale", f64::from(raw.eval.guidance_scale), 0.0..=100.0),
-            ("ram.timestep_power", f64::from(raw.ram.timestep_power), 0.0..=10.0),
-            ("ram.old_decay_max", f64::from(raw.ram.old_decay_max), 0.0..=0.9999),
-            ("ram.old_decay_rate", f64::from(raw.ram.old_decay_rate), 0.0..=1.0),
-            ("ram.advantage_eps", raw.ram.advantage_eps, 0.0..=1.0),
-            ("ema.decay", f64::from(raw.ema.decay), 0.0..=0.99999),
-            ("optimizer.lr", raw.optimizer.lr, 0.0..=1.0),
-            ("optimizer.beta1", raw.optimizer.beta1, 0.0..=0.99999),
-            ("optimizer.beta2", raw.optimizer.beta2, 0.0..=0.9999999),
-            ("optimizer.weight_decay", raw.optimizer.weight_decay, 0.0..=1.0),
-            ("optimizer.eps", raw.optimizer.eps, 0.0..=1.0),
-            ("optimizer.max_grad_norm", raw.optimizer.max_grad_norm, 0.0..=f64::MAX),
-            ("lora.alpha", f64::from(raw.lora.alpha), 1e-6..=1e6),
-        ] {
-            ensure!(range.contains(&value), "{key} is {value}, expected {} to {}", range.start(), range.end());
-        }
-        let m = raw.ram.reward_multiplier;
-        ensure!(m.is_finite() && m != 0.0, "ram.reward_multiplier is {m}, expected a number other than 0");
-        ensure!(!raw.rewards.is_empty(), "[rewards] is empty, expected at least one name = weight");
-        ensure!(!raw.lora.targets.is_empty(), "lora.targets is empty, expected at least one layer name");
-
         let resolution = if r.resolution == 0 { sizes.own_latent * sizes.downscale } else { r.resolution };
         let (step, most) = (sizes.downscale * sizes.patch, sizes.max_latent * sizes.downscale);
         if !resolution.is_multiple_of(step) || resolution > most {
@@ -102,11 +80,22 @@ impl Resolved {
                 "rollout.resolution is {resolution}, expected a multiple of {step} up to {most}; the nearest is {nearest}"
             );
         }
-        let images = prompts * images_per_prompt;
+        let images = prompts * r.num_images_per_prompt;
         let points = images * raw.ram.num_noisings;
-        divides("rollout.batch_size", r.batch_size, images, "images per epoch")?;
-        divides("train.batch_size", raw.train.batch_size, points, "training points per epoch")?;
-        Ok(Self { resolution, latent: resolution / sizes.downscale, images, points, raw })
+        if job == Job::Train {
+            divides("rollout.batch_size", r.batch_size, images, "images per epoch")?;
+            divides("train.batch_size", raw.train.batch_size, points, "training points per epoch")?;
+        }
+        let evaluated = if raw.eval.num_prompts == 0 { eval_prompts } else { raw.eval.num_prompts };
+        Ok(Self {
+            job,
+            resolution,
+            latent: resolution / sizes.downscale,
+            images,
+            points,
+            eval_images: evaluated * raw.eval.num_images_per_prompt,
+            raw,
+        })
     }
 
     /// The sizes that follow from the config, one line each.
@@ -132,9 +121,72 @@ impl Resolved {
                 ),
             ),
             ("update", format!("{} batches of {} points, 1 optimiser step", self.points / t.batch_size, t.batch_size)),
+            (
+                "evaluation",
+                format!(
+                    "{} images, {} steps, guidance {}",
+                    self.eval_images, self.raw.eval.num_inference_steps, self.raw.eval.guidance_scale
+                ),
+            ),
             ("image", format!("{0} x {0} pixels, latent {1} x {1}", self.resolution, self.latent)),
         ];
         rows.iter().map(|(k, v)| format!("  {k:<26} {v}\n")).collect()
+    }
+}
+
+impl TrainConfig {
+    /// Checks what does not depend on the model or the prompts.
+    ///
+    /// # Errors
+    /// Names the key, what was found, and what is expected.
+    pub fn check(&self) -> Result<()> {
+        let r = &self.rollout;
+        for (key, value) in [
+            ("num_epochs", self.num_epochs as usize),
+            ("rollout.num_prompts_per_epoch", r.num_prompts_per_epoch),
+            ("rollout.num_inference_steps", r.num_inference_steps),
+            ("rollout.batch_size", r.batch_size),
+            ("train.batch_size", self.train.batch_size),
+            ("ram.num_noisings", self.ram.num_noisings),
+            ("lora.rank", self.lora.rank),
+            ("ema.interval", self.ema.interval as usize),
+            ("eval.num_images_per_prompt", self.eval.num_images_per_prompt),
+            ("eval.num_inference_steps", self.eval.num_inference_steps),
+            ("checkpoint.keep", self.checkpoint.keep),
+        ] {
+            ensure!(value >= 1, "{key} is {value}, expected at least 1");
+            ensure!(value <= MOST, "{key} is {value}, expected at most {MOST}");
+        }
+        let images_per_prompt = r.num_images_per_prompt;
+        ensure!(
+            images_per_prompt >= 2,
+            "rollout.num_images_per_prompt is {images_per_prompt}, expected at least 2: an image is compared with the others of its prompt"
+        );
+        let sequence = self.prompts.max_sequence_length;
+        ensure!((1..=512).contains(&sequence), "prompts.max_sequence_length is {sequence}, expected 1 to 512");
+        for (key, value, range) in [
+            ("rollout.guidance_scale", f64::from(r.guidance_scale), 0.0..=100.0),
+            ("eval.guidance_scale", f64::from(self.eval.guidance_scale), 0.0..=100.0),
+            ("ram.timestep_power", f64::from(self.ram.timestep_power), 0.0..=10.0),
+            ("ram.old_decay_max", f64::from(self.ram.old_decay_max), 0.0..=0.9999),
+            ("ram.old_decay_rate", f64::from(self.ram.old_decay_rate), 0.0..=1.0),
+            ("ram.advantage_eps", self.ram.advantage_eps, 0.0..=1.0),
+            ("ema.decay", f64::from(self.ema.decay), 0.0..=0.99999),
+            ("optimizer.lr", self.optimizer.lr, 0.0..=1.0),
+            ("optimizer.beta1", self.optimizer.beta1, 0.0..=0.99999),
+            ("optimizer.beta2", self.optimizer.beta2, 0.0..=0.9999999),
+            ("optimizer.weight_decay", self.optimizer.weight_decay, 0.0..=1.0),
+            ("optimizer.eps", self.optimizer.eps, 1e-30..=1.0),
+            ("optimizer.max_grad_norm", self.optimizer.max_grad_norm, 0.0..=f64::MAX),
+            ("lora.alpha", f64::from(self.lora.alpha), 1e-6..=1e6),
+        ] {
+            ensure!(range.contains(&value), "{key} is {value}, expected {} to {}", range.start(), range.end());
+        }
+        let m = self.ram.reward_multiplier;
+        ensure!(m.is_finite() && m != 0.0, "ram.reward_multiplier is {m}, expected a number other than 0");
+        ensure!(!self.rewards.is_empty(), "[rewards] is empty, expected at least one name = weight");
+        ensure!(!self.lora.targets.is_empty(), "lora.targets is empty, expected at least one layer name");
+        Ok(())
     }
 }
 
@@ -158,7 +210,7 @@ mod tests {
         let text = format!(
             "algorithm='ram'\nmodel='m'\nnum_epochs=1\nprompts={{train='t',eval='e'}}\nrewards={{geneval=1}}\nram={{reward_multiplier=1}}\n{changes}"
         );
-        Resolved::new(super::super::parse("c", &text).unwrap(), SIZES, 100, 10)
+        Resolved::new(super::super::parse("c", &text).unwrap(), Job::Train, SIZES, 100, 10)
     }
 
     #[test]
@@ -186,6 +238,11 @@ mod tests {
             ("rollout={num_images_per_prompt=1}", "rollout.num_images_per_prompt is 1, expected at least 2"),
             ("train={batch_size=0}", "train.batch_size is 0, expected at least 1"),
             ("lora={rank=0}", "lora.rank is 0, expected at least 1"),
+            (
+                "eval={num_images_per_prompt=99999999}",
+                "eval.num_images_per_prompt is 99999999, expected at most 1048576",
+            ),
+            ("optimizer={eps=0.0}", "optimizer.eps is 0, expected"),
         ];
         for (change, want) in cases {
             let e = resolve(change).unwrap_err().to_string();

@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use half::{bf16, f16};
 
-use super::TensorFile;
 use super::safetensors::Entry;
+use super::{TensorFile, output_folder};
 use crate::device::{DType, Tensor};
+use crate::models::index::ModelIndex;
 use crate::models::lora::{Adapter, Module};
 use crate::ops::matmul::{Epilogue, Mat, matmul};
 
@@ -20,13 +21,20 @@ const STEM: &str = "diffusion_pytorch_model";
 /// stored in.
 ///
 /// # Errors
-/// Names the file that cannot be read or written.
+/// If `out` is the model's folder or lies in it; or names the file that cannot be read or written.
 pub fn pipeline(model: &Path, modules: &[Module], adapter: &Adapter, out: &Path) -> Result<()> {
-    copy_folder(model, out, &|path| {
-        // The transformer's weights are written anew.
-        path.parent().and_then(Path::file_name).is_some_and(|f| f == "transformer")
-            && path.file_name().and_then(|f| f.to_str()).is_some_and(|f| f.starts_with(STEM))
-    })?;
+    if lies_in(out, model)? {
+        bail!("cannot write to {}: it is or lies in the model's own folder {}", out.display(), model.display());
+    }
+    let index = ModelIndex::load(model)?;
+    output_folder(out)?;
+    copy_file(&model.join("model_index.json"), &out.join("model_index.json"))?;
+    for component in index.components() {
+        copy_folder(&model.join(component), &out.join(component), &|name| {
+            // These are written anew.
+            component == "transformer" && name.starts_with(STEM)
+        })?;
+    }
     let file = TensorFile::open_component(&model.join("transformer"), STEM)?;
     let mut merged: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for (index, factor) in adapter.factors() {
@@ -85,17 +93,29 @@ fn merge(entry: &Entry, a: &Tensor, b: &Tensor, scale: f32) -> Vec<u8> {
     }
 }
 
-/// Copies a folder, leaving out the files that `skip` names.
-fn copy_folder(from: &Path, to: &Path, skip: &dyn Fn(&Path) -> bool) -> Result<()> {
+/// Whether `path`, which need not exist, is `folder` or below it.
+fn lies_in(path: &Path, folder: &Path) -> Result<bool> {
+    let real = |p: &Path| p.canonicalize().with_context(|| format!("cannot read {}", p.display()));
+    let path = std::path::absolute(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let existing = path.ancestors().find(|p| p.exists()).unwrap_or(&path);
+    Ok(real(existing)?.starts_with(real(folder)?))
+}
+
+fn copy_file(from: &Path, to: &Path) -> Result<()> {
+    std::fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
+/// Copies a folder, leaving out the files whose name `skip` says.
+fn copy_folder(from: &Path, to: &Path, skip: &dyn Fn(&str) -> bool) -> Result<()> {
     std::fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
     for entry in std::fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
-        let path = entry?.path();
-        let target = to.join(path.file_name().expect("an entry has a name"));
+        let entry = entry?;
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
         if path.is_dir() {
             copy_folder(&path, &target, skip)?;
-        } else if !skip(&path) {
-            std::fs::copy(&path, &target)
-                .with_context(|| format!("cannot copy {} to {}", path.display(), target.display()))?;
+        } else if !skip(&entry.file_name().to_string_lossy()) {
+            copy_file(&path, &target)?;
         }
     }
     Ok(())

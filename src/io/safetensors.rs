@@ -159,6 +159,11 @@ impl TensorFile {
         self.files
     }
 
+    /// Bytes of all tensors together.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.values().map(|e| e.size() as u64).sum()
+    }
+
     /// The free-form strings of the header.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata

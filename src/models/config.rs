@@ -1,8 +1,25 @@
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+
+/// More layers than any model has: a config that asks for more is damaged.
+const MOST_LAYERS: usize = 1000;
+
+/// Fails unless the sizes, given by key, are at least 1, and the numbers of layers also believable.
+///
+/// # Errors
+/// Names the file, the key, what was found and what is expected.
+pub(super) fn check_sizes(path: &Path, within: &str, sizes: &[(&str, usize)], layers: &[(&str, usize)]) -> Result<()> {
+    for (key, value) in sizes.iter().chain(layers) {
+        ensure!(*value > 0, "{}: {within}{key} is 0, expected at least 1", path.display());
+    }
+    for (key, value) in layers {
+        ensure!(*value <= MOST_LAYERS, "{}: {within}{key} is {value}, expected at most {MOST_LAYERS}", path.display());
+    }
+    Ok(())
+}
 
 /// `T` from `value`, which was read from `path` and lies under the keys `within` there (`"text_config."`, or
 /// nothing). A key that is null counts as missing, as it does for transformers.

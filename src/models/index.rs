@@ -36,6 +36,11 @@ impl ModelIndex {
         Ok(Self { path, present })
     }
 
+    /// The names of all components, which are those of their folders.
+    pub fn components(&self) -> impl Iterator<Item = &str> {
+        self.present.iter().map(String::as_str)
+    }
+
     /// Whether the pipeline has component `name`.
     pub fn has(&self, name: &str) -> bool {
         self.present.contains(name)

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use super::autoencoder::Autoencoder;
 use super::index::ModelIndex;
 use super::mmdit::{self, Mmdit};
-use super::text::{TextEncoders, Truncated};
+use super::text::TextEncoders;
 use crate::device::Tensor;
 use crate::rollout::schedule::Schedule;
 
@@ -34,6 +34,15 @@ impl Pipeline {
         let schedule = Schedule::load(&folder.join("scheduler"))?;
         let transformer = Mmdit::load(&folder.join("transformer"))?;
         let vae = Autoencoder::load(&folder.join("vae"))?;
+        let colours = (vae.config().in_channels, vae.config().out_channels);
+        if colours != (3, 3) {
+            bail!(
+                "{}: the vae maps {} channels to {}, expected the 3 of an image",
+                folder.display(),
+                colours.0,
+                colours.1
+            );
+        }
         let (latent, channels) = (vae.config().latent_channels, transformer.config.in_channels);
         if latent != channels {
             bail!("{}: the transformer has {channels} latent channels, the vae {latent}", folder.display());
@@ -88,17 +97,4 @@ impl Pipeline {
     pub fn decode(&self, latents: &Tensor) -> Tensor {
         self.vae.decode(&self.vae.denormalise(latents))
     }
-}
-
-/// Warns on stderr about prompts that an encoder did not see whole.
-pub fn warn_truncated(truncated: &[Truncated]) {
-    let Some(first) = truncated.first() else { return };
-    let more = match truncated.len() - 1 {
-        0 => String::new(),
-        n => format!(" (and {n} more)"),
-    };
-    eprintln!(
-        "warning: '{}' is longer than {} takes: the last {} tokens are not seen{more}",
-        first.prompt, first.encoder, first.dropped
-    );
 }

@@ -7,12 +7,13 @@ use anyhow::{Context, Result, ensure};
 
 use super::clip::ClipText;
 use super::index::ModelIndex;
+use super::mmdit::Condition;
 use super::t5::T5;
 use super::tokenizer::Tokenizer;
 use crate::device::Tensor;
 
-/// diffusers refuses longer ones.
-const LONGEST_SEQUENCE: usize = 512;
+/// The most tokens a prompt may take in T5; diffusers refuses more.
+pub const LONGEST_SEQUENCE: usize = 512;
 
 /// Prompts that go through the encoders together; results do not depend on it.
 const MICRO_BATCH: usize = 8;
@@ -38,8 +39,27 @@ pub struct PromptEmbeds {
     pub prompt_embeds: Tensor,
     /// `[b, pooled]`: the two CLIPs' `text_embeds`.
     pub pooled_prompt_embeds: Tensor,
-    /// The prompts that an encoder did not see whole, each once per such encoder.
-    pub truncated: Vec<Truncated>,
+}
+
+impl PromptEmbeds {
+    /// These embeddings as the transformer's condition at `timestep` `[b]`.
+    pub fn condition<'a>(&'a self, timestep: &'a [f32]) -> Condition<'a> {
+        Condition { timestep, prompt_embeds: &self.prompt_embeds, pooled_prompt_embeds: &self.pooled_prompt_embeds }
+    }
+
+    /// The embeddings of the prompts `rows`, in that order.
+    pub fn rows(&self, rows: &[usize]) -> Self {
+        Self {
+            prompt_embeds: self.prompt_embeds.gather(rows),
+            pooled_prompt_embeds: self.pooled_prompt_embeds.gather(rows),
+        }
+    }
+
+    /// The prompts of all `parts`, one part after the other.
+    pub fn concat(parts: &[&Self]) -> Self {
+        let all = |part: fn(&Self) -> &Tensor| Tensor::concat(&parts.iter().map(|p| part(p)).collect::<Vec<_>>());
+        Self { prompt_embeds: all(|p| &p.prompt_embeds), pooled_prompt_embeds: all(|p| &p.pooled_prompt_embeds) }
+    }
 }
 
 /// A prompt that was longer than an encoder takes.
@@ -122,12 +142,49 @@ impl TextEncoders {
         self.clip_length + max_sequence_length
     }
 
+    /// The prompts that an encoder will not see whole, each once per such encoder.
+    ///
+    /// # Errors
+    /// If a prompt cannot be tokenized.
+    pub fn truncated<'a>(
+        &self,
+        prompts: impl IntoIterator<Item = &'a str>,
+        max_sequence_length: usize,
+    ) -> Result<Vec<Truncated>> {
+        let clip = self.clip.iter().map(|(tokenizer, _)| (tokenizer, self.clip_length));
+        let t5 = self.t5.iter().map(|(tokenizer, _)| (tokenizer, max_sequence_length));
+        let encoders: Vec<_> = clip.chain(t5).zip(["text_encoder", "text_encoder_2", "text_encoder_3"]).collect();
+        let mut truncated = Vec::new();
+        for prompt in prompts {
+            for ((tokenizer, length), encoder) in &encoders {
+                let dropped = tokenizer.encode(prompt, *length)?.dropped;
+                if dropped > 0 {
+                    truncated.push(Truncated { prompt: prompt.to_string(), encoder, dropped });
+                }
+            }
+        }
+        Ok(truncated)
+    }
+
     /// The condition of every prompt, in their order; equal prompts are encoded once. `max_sequence_length` is T5's
     /// share of the tokens.
     ///
     /// # Errors
     /// If `max_sequence_length` is 0 or above 512, or a prompt holds a token that an encoder has no embedding for.
     pub fn encode(&self, prompts: &[String], max_sequence_length: usize) -> Result<PromptEmbeds> {
+        self.encode_with(prompts, max_sequence_length, |_| ())
+    }
+
+    /// As [`TextEncoders::encode`]; calls `on_batch` with how many more distinct prompts are done.
+    ///
+    /// # Errors
+    /// As [`TextEncoders::encode`].
+    pub fn encode_with(
+        &self,
+        prompts: &[String],
+        max_sequence_length: usize,
+        mut on_batch: impl FnMut(usize),
+    ) -> Result<PromptEmbeds> {
         ensure!(
             (1..=LONGEST_SEQUENCE).contains(&max_sequence_length),
             "max_sequence_length is {max_sequence_length}, expected 1 to {LONGEST_SEQUENCE}"
@@ -147,31 +204,26 @@ impl TextEncoders {
         let tokens = self.tokens(max_sequence_length);
         let mut embeds = Tensor::scratch(&[prompts.len(), tokens, self.joint_attention_dim]);
         let mut pooled = Tensor::scratch(&[prompts.len(), self.pooled_dim()]);
-        let mut truncated = Vec::new();
         for (batch, prompts) in distinct.chunks(MICRO_BATCH).enumerate() {
-            let encoded = self.encode_batch(prompts, max_sequence_length, &mut truncated)?;
+            let encoded = self.encode_batch(prompts, max_sequence_length)?;
             for (i, at) in order.iter().enumerate() {
                 if let Some(row) = at.checked_sub(batch * MICRO_BATCH).filter(|row| *row < prompts.len()) {
                     copy_row(&mut embeds, i, &encoded.0, row);
                     copy_row(&mut pooled, i, &encoded.1, row);
                 }
             }
+            on_batch(prompts.len());
         }
-        Ok(PromptEmbeds { prompt_embeds: embeds, pooled_prompt_embeds: pooled, truncated })
+        Ok(PromptEmbeds { prompt_embeds: embeds, pooled_prompt_embeds: pooled })
     }
 
     /// `prompt_embeds` and `pooled_prompt_embeds` of a few prompts.
-    fn encode_batch(
-        &self,
-        prompts: &[&str],
-        max_sequence_length: usize,
-        truncated: &mut Vec<Truncated>,
-    ) -> Result<(Tensor, Tensor)> {
+    fn encode_batch(&self, prompts: &[&str], max_sequence_length: usize) -> Result<(Tensor, Tensor)> {
         let b = prompts.len();
         let mut outputs = Vec::new();
         for ((tokenizer, model), encoder) in self.clip.iter().zip(["text_encoder", "text_encoder_2"]) {
             let vocabulary = model.config().vocab_size;
-            let ids = tokenize(tokenizer, prompts, self.clip_length, vocabulary, encoder, truncated)?;
+            let ids = tokenize(tokenizer, prompts, self.clip_length, vocabulary, encoder)?;
             outputs.push(model.forward(&ids));
         }
         let mut pooled = Tensor::scratch(&[b, outputs.iter().map(|o| o.text_embeds.width()).sum()]);
@@ -184,7 +236,7 @@ impl TextEncoders {
             None => None,
             Some((tokenizer, model)) => {
                 let vocabulary = model.config().vocab_size;
-                let ids = tokenize(tokenizer, prompts, max_sequence_length, vocabulary, "text_encoder_3", truncated)?;
+                let ids = tokenize(tokenizer, prompts, max_sequence_length, vocabulary, "text_encoder_3")?;
                 Some(model.forward(&ids))
             }
         };
@@ -199,30 +251,25 @@ impl TextEncoders {
     }
 }
 
-/// The ids of every prompt at `length`; those that were cut are noted.
+/// The ids of every prompt at `length`.
 fn tokenize(
     tokenizer: &Tokenizer,
     prompts: &[&str],
     length: usize,
     vocabulary: usize,
     encoder: &'static str,
-    truncated: &mut Vec<Truncated>,
 ) -> Result<Vec<Vec<u32>>> {
-    let mut rows = Vec::with_capacity(prompts.len());
-    for prompt in prompts {
-        let encoded = tokenizer.encode(prompt, length)?;
-        if let Some(id) = encoded.ids.iter().find(|id| **id as usize >= vocabulary) {
+    let ids = |prompt: &&str| {
+        let ids = tokenizer.encode(prompt, length)?.ids;
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
             anyhow::bail!(
                 "{}: token {id} of {prompt:?} has no embedding, {encoder} has {vocabulary}",
                 tokenizer.folder().display()
             );
         }
-        if encoded.dropped > 0 {
-            truncated.push(Truncated { prompt: (*prompt).to_string(), encoder, dropped: encoded.dropped });
-        }
-        rows.push(encoded.ids);
-    }
-    Ok(rows)
+        Ok(ids)
+    };
+    prompts.iter().map(ids).collect()
 }
 
 /// Writes the rows of `parts` beside each other into the rows of `out`; what is right of them stays.

@@ -7,7 +7,9 @@ pub mod activation;
 pub mod adaln;
 pub mod attention;
 pub mod conv2d;
+mod cpu;
 pub mod embedding;
+pub mod euler;
 pub mod gate;
 pub mod group_norm;
 pub mod heads;
@@ -15,54 +17,10 @@ pub mod layer_norm;
 pub mod linear;
 pub mod math;
 pub mod matmul;
+pub mod patchify;
+pub mod position;
 pub mod rms_norm;
 #[cfg(test)]
 pub mod testing;
-pub mod upsample;
-
-use crate::device::Tensor;
-
-/// Rows of width `d` that are worth a task of their own.
-pub(crate) fn rows_per_task(d: usize) -> usize {
-    (1 << 14) / d.max(1) + 1
-}
-
-/// Chunk `index` of row `row` of a modulation tensor `[b, chunks·d]`.
-pub(crate) fn chunk(modulation: &Tensor, row: usize, index: usize, d: usize) -> &[f32] {
-    &modulation.data()[row * modulation.width() + index * d..][..d]
-}
-
-/// Lanes that a sum is spread over, so that it vectorises; part of the definition of the result.
-const LANES: usize = 16;
-
-/// `Σ f(xᵢ)` in a fixed order: lane sums first, then across lanes.
-pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let chunks = x.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for c in chunks {
-        for (l, v) in lanes.iter_mut().zip(c) {
-            *l += f(*v);
-        }
-    }
-    for (l, v) in lanes.iter_mut().zip(rest) {
-        *l += f(*v);
-    }
-    lanes.iter().sum()
-}
-
-/// `Σ xᵢ·yᵢ` in the order of [`sum`].
-pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-    let rest = xs.remainder().iter().zip(ys.remainder());
-    for (x, y) in xs.zip(ys) {
-        for ((l, x), y) in lanes.iter_mut().zip(x).zip(y) {
-            *l = x.mul_add(*y, *l);
-        }
-    }
-    for (l, (x, y)) in lanes.iter_mut().zip(rest) {
-        *l = x.mul_add(*y, *l);
-    }
-    lanes.iter().sum()
-}
+pub mod timestep;
+pub mod transpose;

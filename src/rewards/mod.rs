@@ -16,8 +16,8 @@ use self::geneval::GenEval;
 use self::jpeg::Jpeg;
 use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
-use crate::io::did_you_mean;
 pub use crate::io::image::RgbImage;
+use crate::io::{TensorFile, did_you_mean, require_folder};
 
 /// Judges pictures. A picture's score never depends on what else is in the batch.
 pub trait Reward: Send + Sync {
@@ -133,36 +133,45 @@ pub struct Options {
     pub detector: Option<String>,
 }
 
-/// Fails unless there is a reward called `name`.
+/// Fails unless there is a reward called `name` and the options are ones it takes. Reads no weights.
 ///
 /// # Errors
-/// Lists the rewards there are, and the nearest.
-pub fn check_name(name: &str) -> Result<()> {
+/// Lists the rewards there are, and the nearest; or names the option that is missing or wrong.
+pub fn check(name: &str, options: &Options) -> Result<()> {
     if !NAMES.contains(&name) {
         bail!("rewards: no reward '{name}', expected one of {}{}", NAMES.join(", "), did_you_mean(name, NAMES));
     }
+    match &options.model {
+        Some(folder) if name == "pickscore" => require_folder(folder, "reward_models.pickscore")?,
+        Some(folder) => bail!("reward_models.{name}: {} is not wanted, {name} takes no model", folder.display()),
+        None if name == "pickscore" => bail!("reward_models.pickscore: missing, expected the folder of a CLIP model"),
+        None => {}
+    }
+    if options.detector.is_some() && name != "geneval" {
+        bail!("rewards.{name}: a detector is for geneval only");
+    }
     Ok(())
+}
+
+/// Bytes of the weights that the reward called `name` maps.
+///
+/// # Errors
+/// If its model's folder holds no weights or damaged ones.
+pub fn weight_bytes(name: &str, options: &Options) -> Result<u64> {
+    let model = options.model.as_ref().filter(|_| name == "pickscore");
+    model.map_or(Ok(0), |folder| Ok(TensorFile::open_component(folder, "model")?.bytes()))
 }
 
 /// The reward called `name`.
 ///
 /// # Errors
-/// If there is none of that name, or an option is missing, wrong, or not one of this reward.
+/// As [`check`], or if its model cannot be read.
 pub fn build(name: &str, options: &Options) -> Result<Box<dyn Reward>> {
-    check_name(name)?;
-    if let Some(folder) = options.model.as_ref().filter(|_| name != "pickscore") {
-        bail!("reward_models.{name}: {} is not wanted, {name} takes no model", folder.display());
-    }
-    if options.detector.is_some() && name != "geneval" {
-        bail!("rewards.{name}: a detector is for geneval only");
-    }
-    Ok(match name {
-        "geneval" => Box::new(GenEval::new(geneval::detector(options.detector.as_deref())?)),
-        "pickscore" => match &options.model {
-            Some(folder) => Box::new(PickScore::load(folder)?),
-            None => bail!("reward_models.pickscore: missing, expected the folder of a CLIP model"),
-        },
-        "jpeg_compressibility" => Box::new(Jpeg::Compressibility),
+    check(name, options)?;
+    Ok(match (name, &options.model) {
+        ("geneval", _) => Box::new(GenEval::new(geneval::detector(options.detector.as_deref())?)),
+        ("pickscore", Some(folder)) => Box::new(PickScore::load(folder)?),
+        ("jpeg_compressibility", _) => Box::new(Jpeg::Compressibility),
         _ => Box::new(Jpeg::Incompressibility),
     })
 }

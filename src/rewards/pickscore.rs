@@ -15,7 +15,6 @@ use super::{Reward, Score};
 use crate::data::Prompt;
 use crate::device::Tensor;
 use crate::io::image::RgbImage;
-use crate::io::require_folder;
 use crate::models::clip::Clip;
 use crate::models::tokenizer::Tokenizer;
 
@@ -39,7 +38,6 @@ impl PickScore {
     /// # Errors
     /// Names the file that is missing or not what was expected.
     pub fn load(folder: &Path) -> Result<Self> {
-        require_folder(folder, "reward_models.pickscore")?;
         let clip = Clip::load(folder)?;
         let tokenizer = Tokenizer::load(folder).context(
             "pickscore: its tokenizer, that of laion/CLIP-ViT-H-14-laion2B-s32B-b79K, belongs beside the weights",

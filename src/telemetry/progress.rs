@@ -1,4 +1,4 @@
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,8 @@ impl Progress {
                     lines.last = Instant::now();
                     let per_step = lines.started.elapsed().as_secs_f64() / lines.done as f64;
                     let left = per_step * (self.total - lines.done) as f64;
-                    eprintln!("{}: {}/{}, {left:.0} s left", self.what, lines.done, self.total);
+                    let line = format!("{}: {}/{}, {left:.0} s left", self.what, lines.done, self.total);
+                    let _ = writeln!(std::io::stderr(), "{line}");
                 }
             }
         }

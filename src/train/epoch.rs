@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::guard::Interrupt;
 use super::setup::Setup;
@@ -12,6 +12,7 @@ use super::update::{Policies, accumulate};
 use super::{optimizer, update};
 use crate::algorithms::advantage::{Advantages, group_centered};
 use crate::algorithms::{Algorithm, Points};
+use crate::config::memory::DECODE_BATCH;
 use crate::data::Prompt;
 use crate::data::sampler::{Sample, groups};
 use crate::device::Tensor;
@@ -21,9 +22,6 @@ use crate::models::lora::Adapter;
 use crate::rewards::{RgbImage, Scores};
 use crate::rollout::sampler::Sampler;
 use crate::telemetry::Progress;
-
-/// Images that are decoded together; changes memory, not results.
-const DECODE_BATCH: usize = 32;
 
 /// Random numbers of epoch `e` are keyed by `e + 1`; 0 is for evaluation, whose images are the same at every epoch.
 const EVAL_EPOCH: u32 = 0;
@@ -52,11 +50,6 @@ pub struct EvalReport {
     pub images: Vec<RgbImage>,
 }
 
-/// Stopped by the user in the middle of a phase.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted")]
-pub struct Interrupted;
-
 /// How latents are sampled.
 struct SamplerSettings<'a> {
     adapter: &'a Adapter,
@@ -70,7 +63,7 @@ impl Setup {
     /// One epoch of training. `state` is changed only when everything has succeeded.
     ///
     /// # Errors
-    /// [`Interrupted`], or what a reward or an encoder reports.
+    /// [`Interrupted`](super::guard::Interrupted), or what a reward or an encoder reports.
     pub fn train_epoch(&mut self, state: &mut State, interrupt: &Interrupt) -> Result<EpochReport> {
         let (raw, epoch) = (self.config.raw.clone(), state.epoch);
         let mut seconds = BTreeMap::new();
@@ -96,8 +89,8 @@ impl Setup {
         lap("decode");
         let of_image: Vec<&Prompt> = samples.iter().map(|s| &self.train.prompts[s.prompt]).collect();
         let scores = self.rewards.score(&images, &of_image)?;
-        let group: Vec<usize> = samples.iter().map(|s| s.prompt).collect();
-        let advantages = group_centered(&scores.avg, &group, raw.ram.advantage_eps);
+        // By text: prompts that a set holds twice are one group.
+        let advantages = group_centered(&scores.avg, &texts, raw.ram.advantage_eps);
         lap("reward");
 
         let mut grads = state.theta.zeros_like();
@@ -154,7 +147,6 @@ impl Setup {
     ) -> Result<Tensor> {
         let (config, model) = (&self.config, &self.pipeline.transformer);
         let shape = [1, model.config.in_channels, config.latent, config.latent];
-        let negative = self.prompts.encode(&[""])?;
         let sampler = Sampler {
             model,
             adapter: Some(settings.adapter),
@@ -162,6 +154,7 @@ impl Setup {
             steps: settings.steps,
             guidance: settings.guidance,
         };
+        let negative = if sampler.is_guided() { Some(self.prompts.encode(&[""])?) } else { None };
         let progress = Progress::new(what, samples.len() as u64);
         let mut latents = Vec::new();
         for (batch, texts) in samples.chunks(settings.batch).zip(texts.chunks(settings.batch)) {
@@ -172,12 +165,8 @@ impl Setup {
             }
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
             let embeds = self.prompts.encode(&texts)?;
-            let rows: Vec<usize> = (0..batch.len()).collect();
-            latents.push(sampler.euler(noise, &embeds, &rows, &negative, || ()));
+            latents.push(sampler.euler(noise, &embeds, negative.as_ref(), || interrupt.check())?);
             progress.step(batch.len() as u64);
-            if interrupt.requested() {
-                bail!(Interrupted);
-            }
         }
         progress.finish();
         Ok(Tensor::concat(&latents.iter().collect::<Vec<_>>()))
@@ -190,9 +179,7 @@ impl Setup {
             let last = (first + DECODE_BATCH).min(latents.dim(0));
             let decoded = self.pipeline.decode(&latents.slice(first..last));
             images.extend((0..last - first).map(|i| to_u8(&decoded.slice(i..i + 1))));
-            if interrupt.requested() {
-                bail!(Interrupted);
-            }
+            interrupt.check()?;
         }
         Ok(images)
     }
@@ -240,9 +227,7 @@ impl Setup {
                 accumulate(policies, &self.algorithm, &made, &embeds, points.len(), grads);
             loss += share;
             progress.step(chunk.len() as u64);
-            if interrupt.requested() {
-                bail!(Interrupted);
-            }
+            interrupt.check()?;
         }
         progress.finish();
         Ok(loss)

@@ -41,6 +41,11 @@ impl OutputLock {
     }
 }
 
+/// The user asked the run to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
 /// Whether the user asked the run to stop.
 #[derive(Clone)]
 pub struct Interrupt {
@@ -71,6 +76,14 @@ impl Interrupt {
     /// Whether a signal has come: finish the step, save and exit.
     pub fn requested(&self) -> bool {
         self.flag.load(Ordering::Relaxed)
+    }
+
+    /// For use between two steps of long work.
+    ///
+    /// # Errors
+    /// [`Interrupted`] once a signal has come.
+    pub fn check(&self) -> Result<()> {
+        if self.requested() { Err(Interrupted.into()) } else { Ok(()) }
     }
 }
 

@@ -12,10 +12,9 @@ pub mod update;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
-use self::epoch::Interrupted;
-use self::guard::{Interrupt, OutputLock};
+use self::guard::{Interrupt, Interrupted, OutputLock};
 use self::report::Reporter;
 use self::setup::{Planned, Setup};
 use self::state::State;
@@ -25,6 +24,7 @@ use crate::device::philox::{Key, Purpose};
 use crate::io::{lora, output_folder, safetensors::write_atomic};
 use crate::models::lora::Adapter;
 use crate::models::mmdit::{Condition, Mmdit};
+use crate::telemetry::say;
 
 /// Where a run continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,100 +50,125 @@ pub enum Outcome {
 ///
 /// # Errors
 /// If the output folder is in use or cannot be written, the checkpoint does not fit, or a model, prompt or reward fails.
+/// What was learnt before the failure is saved.
 pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> {
+    // What the inputs can be wrong about comes first: then nothing has been written yet.
+    let setup = planned.load()?;
+    let given = match resume {
+        Resume::From(path) => Some(restore(&setup, checkpoint::find(path)?)?),
+        Resume::Auto | Resume::Never => None,
+    };
     output_folder(output)?;
     let _lock = OutputLock::acquire(output)?;
     let interrupt = Interrupt::install()?;
     let checkpoints = output.join("checkpoints");
-    let start = starting_point(&checkpoints, resume)?;
-
-    let mut setup = planned.load()?;
-    let mut state = match &start {
-        None => State::new(&setup),
-        Some(path) => State::from_checkpoint(&setup, &checkpoint::load(path)?)
-            .with_context(|| format!("cannot resume from {}", path.display()))?,
+    let start = match (given, resume) {
+        (Some(given), _) => Some(given),
+        (None, resume) => match checkpoint::latest(&checkpoints)? {
+            Some(path) if *resume == Resume::Never => bail!(
+                "--resume never, but the output folder already holds {}; choose another --output-dir",
+                path.display()
+            ),
+            Some(path) => Some(restore(&setup, path)?),
+            None => None,
+        },
     };
-    write_atomic(&output.join("config.toml"), toml::to_string(&setup.config.raw)?.as_bytes())?;
-    let mut report = Reporter::open(output, state.epoch)?;
-    if let Some(path) = &start {
-        report.line(&format!("resumed from {} after epoch {}", path.display(), state.epoch));
-    }
 
-    let mut saved = start.map(|_| state.epoch);
-    while state.epoch < setup.config.raw.num_epochs {
-        if interrupt.requested() {
-            break;
+    write_atomic(&output.join("config.toml"), toml::to_string(&setup.config.raw)?.as_bytes())?;
+    let saved = start.as_ref().map(|(state, _)| state.epoch);
+    let mut report = Reporter::open(output, saved.unwrap_or(0))?;
+    if let Some((state, path)) = &start {
+        say(&format!("resumed from {} after epoch {}", path.display(), state.epoch));
+    }
+    let state = start.map_or_else(|| State::new(&setup), |(state, _)| state);
+    let mut run = Run { setup, state, report: &mut report, checkpoints, saved };
+    let ended = run.epochs(&interrupt);
+    // However it ended: what was earned is kept.
+    let kept = run.save();
+    match ended {
+        Ok(()) => kept?,
+        Err(e) if e.is::<Interrupted>() => {
+            kept?;
+            return Ok(Outcome::Interrupted(run.state.epoch));
         }
-        // Also after a resume, if the run was stopped between saving and evaluating.
-        if is_eval_due(&setup, state.epoch) && !report.has_eval(state.epoch) {
-            evaluate(&mut setup, &state, &mut report, &interrupt)?;
-        }
-        let epoch = match setup.train_epoch(&mut state, &interrupt) {
-            Ok(epoch) => epoch,
-            Err(e) if e.is::<Interrupted>() => break,
-            Err(e) => {
-                // What was earned before the failure is not lost with it.
-                save(&setup, &state, &checkpoints, &mut saved)?;
-                return Err(e);
-            }
-        };
-        report.epoch(&setup, &state, &epoch)?;
-        if is_due(setup.config.raw.checkpoint.every, state.epoch) {
-            save(&setup, &state, &checkpoints, &mut saved)?;
+        Err(e) => {
+            return Err(match kept {
+                Ok(()) => e,
+                Err(k) => anyhow!("{e:#}; and the state could not be saved: {k:#}"),
+            });
         }
     }
-    if state.epoch > 0 {
-        save(&setup, &state, &checkpoints, &mut saved)?;
-    }
-    if state.epoch < setup.config.raw.num_epochs {
-        return Ok(Outcome::Interrupted(state.epoch));
-    }
-    if !report.has_eval(state.epoch) {
-        evaluate(&mut setup, &state, &mut report, &interrupt)?;
-    }
+    let Run { setup, state, .. } = run;
     export_lora(&setup.pipeline.transformer, &state.average, &setup.config.raw.lora, &output.join("lora"))?;
-    report.finish(output)?;
+    report.finish(output);
     Ok(Outcome::Finished)
 }
 
-/// Whether the state after `epoch` epochs is to be evaluated.
-fn is_eval_due(setup: &Setup, epoch: u32) -> bool {
-    epoch == 0 || is_due(setup.config.raw.eval.every, epoch)
+/// The state in the checkpoint at `path`, and `path`.
+fn restore(setup: &Setup, path: PathBuf) -> Result<(State, PathBuf)> {
+    let cannot = |hint: &str| format!("cannot resume from {}{hint}", path.display());
+    let saved = checkpoint::load(&path).with_context(|| {
+        let whole = path.parent().and_then(|folder| checkpoint::newest_whole(folder).ok().flatten());
+        cannot(&whole.map(|p| format!(" (--resume {} would work)", p.display())).unwrap_or_default())
+    })?;
+    let state = State::from_checkpoint(setup, &saved).with_context(|| cannot(""))?;
+    Ok((state, path))
 }
 
-fn is_due(every: u32, epoch: u32) -> bool {
-    every > 0 && epoch.is_multiple_of(every)
+/// A run between its first and last epoch.
+struct Run<'a> {
+    setup: Setup,
+    state: State,
+    report: &'a mut Reporter,
+    checkpoints: PathBuf,
+    /// The epoch whose state is on disk.
+    saved: Option<u32>,
 }
 
-/// The checkpoint to start from, if any.
-fn starting_point(checkpoints: &Path, resume: &Resume) -> Result<Option<PathBuf>> {
-    let latest = checkpoint::latest(checkpoints)?;
-    match (resume, latest) {
-        (Resume::From(path), _) => Ok(Some(checkpoint::find(path)?)),
-        (Resume::Auto, latest) => Ok(latest),
-        (Resume::Never, None) => Ok(None),
-        (Resume::Never, Some(path)) => {
-            bail!("--resume never, but the output folder already holds {}; choose another --output-dir", path.display())
+impl Run<'_> {
+    /// Evaluates, trains and saves until the last epoch is done and evaluated.
+    fn epochs(&mut self, interrupt: &Interrupt) -> Result<()> {
+        loop {
+            // Also after a resume, if the run was stopped between saving and evaluating.
+            if self.is_eval_due() && !self.report.has_eval(self.state.epoch) {
+                let eval = self.setup.evaluate(&self.state.average, interrupt)?;
+                self.report.eval(&self.setup, self.state.epoch, &eval)?;
+            }
+            if self.is_done() {
+                return Ok(());
+            }
+            interrupt.check()?;
+            let epoch = self.setup.train_epoch(&mut self.state, interrupt)?;
+            self.report.epoch(&self.setup, &self.state, &epoch)?;
+            if self.is_done() || is_due(self.setup.config.raw.checkpoint.every, self.state.epoch) {
+                self.save()?;
+            }
         }
     }
+
+    fn is_done(&self) -> bool {
+        self.state.epoch >= self.setup.config.raw.num_epochs
+    }
+
+    fn is_eval_due(&self) -> bool {
+        self.state.epoch == 0 || self.is_done() || is_due(self.setup.config.raw.eval.every, self.state.epoch)
+    }
+
+    /// Saves the state unless there is nothing new in it.
+    fn save(&mut self) -> Result<()> {
+        let epoch = self.state.epoch;
+        if epoch > 0 && self.saved != Some(epoch) {
+            let keep = self.setup.config.raw.checkpoint.keep;
+            checkpoint::save(&self.checkpoints, u64::from(epoch), &self.state.to_checkpoint(&self.setup)?, keep)?;
+            self.saved = Some(epoch);
+        }
+        Ok(())
+    }
 }
 
-fn save(setup: &Setup, state: &State, folder: &Path, saved: &mut Option<u32>) -> Result<()> {
-    if *saved != Some(state.epoch) {
-        let keep = setup.config.raw.checkpoint.keep;
-        checkpoint::save(folder, u64::from(state.epoch), &state.to_checkpoint(setup)?, keep)?;
-        *saved = Some(state.epoch);
-    }
-    Ok(())
-}
-
-/// Evaluates the averaged adapter. An interrupt leaves this evaluation out; the loop then stops.
-fn evaluate(setup: &mut Setup, state: &State, report: &mut Reporter, interrupt: &Interrupt) -> Result<()> {
-    match setup.evaluate(&state.average, interrupt) {
-        Ok(eval) => report.eval(setup, state.epoch, &eval),
-        Err(e) if e.is::<Interrupted>() => Ok(()),
-        Err(e) => Err(e),
-    }
+/// Whether something that happens every `every` epochs (0: never) happens after `epoch`.
+fn is_due(every: u32, epoch: u32) -> bool {
+    every > 0 && epoch.is_multiple_of(every)
 }
 
 /// Writes `adapter` as a LoRA that diffusers loads, and reads it back.

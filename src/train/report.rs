@@ -13,7 +13,7 @@ use super::state::State;
 use crate::config::memory::human;
 use crate::io::image;
 use crate::rewards::Scores;
-use crate::telemetry::{Metrics, TensorBoard};
+use crate::telemetry::{Metrics, TensorBoard, say};
 
 /// Images in a row of a sample grid.
 const GRID_COLUMNS: usize = 8;
@@ -85,11 +85,6 @@ impl Reporter {
         self.last_eval_epoch == Some(u64::from(epoch))
     }
 
-    /// Prints one line.
-    pub fn line(&self, text: &str) {
-        println!("{text}");
-    }
-
     /// Reports an epoch of training.
     ///
     /// # Errors
@@ -102,7 +97,7 @@ impl Reporter {
         let per_epoch = self.started.elapsed().as_secs_f64() / f64::from(self.done);
         let phases: Vec<String> = e.seconds.iter().map(|(k, v)| format!("{k} {v:.1}s")).collect();
         let skipped = e.skipped.as_ref().map(|t| format!("  STEP SKIPPED: {t}")).unwrap_or_default();
-        self.line(&format!(
+        say(&format!(
             "epoch {:>4}/{}  reward {:.4} ± {std:.3}  flat {}/{}  loss {:.4}  |grad| {:.3}  {:.1} img/s  {}  ETA {}{skipped}",
             state.epoch,
             setup.config.raw.num_epochs,
@@ -168,7 +163,7 @@ impl Reporter {
         }
         let rest: Vec<String> =
             mean.iter().filter(|(k, _)| *k != "reward").map(|(k, v)| format!("{k} {v:.4}")).collect();
-        self.line(&format!(
+        say(&format!(
             "eval after epoch {epoch}: held-out reward {reward:.4} (at the start {start:.4})  {}{picture}",
             rest.join("  ")
         ));
@@ -181,21 +176,17 @@ impl Reporter {
     }
 
     /// Says where everything is.
-    ///
-    /// # Errors
-    /// If a file cannot be written.
-    pub fn finish(&mut self, output: &Path) -> Result<()> {
+    pub fn finish(&self, output: &Path) {
         if let (Some(first), Some(last)) = (self.first_eval, self.last_eval) {
-            self.line(&format!("RESULT held_out_reward_before={first:.4}"));
-            self.line(&format!("RESULT held_out_reward_after={last:.4}"));
+            say(&format!("RESULT held_out_reward_before={first:.4}"));
+            say(&format!("RESULT held_out_reward_after={last:.4}"));
         }
         let peak = crate::device::pool_stats().peak as u64;
-        self.line(&format!("activations took at most {}", human(peak)));
-        self.line(&format!(
+        say(&format!("activations took at most {}", human(peak)));
+        say(&format!(
             "done in {}; samples, metrics, checkpoints and the LoRA are in {}",
             clock(self.started.elapsed().as_secs_f64()),
             output.display()
         ));
-        Ok(())
     }
 }

@@ -1,27 +1,24 @@
 //! What a run computes with and does not change: models, prompts, rewards.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::optimizer::AdamW;
 use crate::algorithms::Ram;
-use crate::config::memory::{self, Inputs, MemoryPlan};
+use crate::config::memory::{self, Inputs, MemoryPlan, PROMPT_CACHE};
 use crate::config::raw::Prompts;
 use crate::config::resolved::ModelSizes;
-use crate::config::{Resolved, TrainConfig};
+use crate::config::{Job, Resolved, TrainConfig};
 use crate::data::PromptSet;
-use crate::device::Tensor;
+use crate::io::TensorFile;
 use crate::models::lora::{self, Adapter};
 use crate::models::mmdit;
-use crate::models::pipeline::warn_truncated;
 use crate::models::text::{PromptEmbeds, TextEncoders};
 use crate::models::{Pipeline, autoencoder, index::ModelIndex};
 use crate::rewards::{self, WeightedSum};
-
-/// Embeddings kept in memory are dropped beyond this many bytes and encoded again when they come up.
-const PROMPT_CACHE: usize = 1 << 29;
+use crate::telemetry::warn_truncated;
 
 /// A run's fixed parts.
 pub struct Setup {
@@ -51,18 +48,18 @@ pub struct Planned {
     pub config: Resolved,
     /// What memory it will take.
     pub memory: MemoryPlan,
+    inputs: Inputs,
     train: PromptSet,
     eval: PromptSet,
-    rewards: WeightedSum,
 }
 
-/// Checks `raw` against the model's configs, the prompt files and the rewards, and plans the memory. Reads no weights.
+/// Checks `raw` against the model's configs and the prompt files, and plans the memory. Reads no weights.
 ///
 /// # Errors
 /// One line naming the key or file, what was found, and the nearest that works.
-pub fn plan(raw: TrainConfig) -> Result<Planned> {
-    raw.rewards.keys().try_for_each(|name| rewards::check_name(name))?;
-    ModelIndex::load(&raw.model)?;
+pub fn plan(raw: TrainConfig, job: Job) -> Result<Planned> {
+    reward_options(&raw)?;
+    let index = ModelIndex::load(&raw.model)?;
     let transformer = mmdit::Config::load(&raw.model.join("transformer"))?;
     let vae = autoencoder::Config::load(&raw.model.join("vae"))?;
     let train = PromptSet::load(&raw.prompts.train).context("key prompts.train")?;
@@ -73,28 +70,28 @@ pub fn plan(raw: TrainConfig) -> Result<Planned> {
         max_latent: transformer.pos_embed_max_size * transformer.patch_size,
         own_latent: transformer.sample_size,
     };
-    let config = Resolved::new(raw, sizes, train.prompts.len(), eval.prompts.len())?;
-    let rewards = build_rewards(&config.raw)?;
-    rewards.check(&train)?;
-    rewards.check(&eval)?;
+    let config = Resolved::new(raw, job, sizes, train.prompts.len(), eval.prompts.len())?;
+    let reward_weights =
+        reward_options(&config.raw)?.iter().map(|(name, o)| rewards::weight_bytes(name, o)).sum::<Result<_>>()?;
 
     let modules = mmdit::modules(&transformer);
     let selected = lora::select(&modules, &config.raw.lora.targets)?;
     let rank = config.raw.lora.rank;
     let chosen = || modules.iter().zip(&selected).filter(|(_, s)| **s).map(|(m, _)| m);
     let trains = |tail: &str| chosen().any(|m| m.name.ends_with(tail));
+    let channels = &vae.block_out_channels;
     let inputs = Inputs {
-        transformer: &transformer,
-        weights: weight_bytes(&config.raw.model)?,
+        vae_channels: (channels[0], *channels.get(1).unwrap_or(&channels[0])),
+        weights: weight_bytes(&config.raw.model, &index)?,
+        reward_weights,
         adapter: chosen().map(|m| rank * (m.inputs + m.outputs)).sum(),
         text_tokens: TextEncoders::clip_tokens(&config.raw.model)? + config.raw.prompts.max_sequence_length,
+        prompts: train.prompts.len() + eval.prompts.len(),
         trained_mlp: (trains("net.0.proj"), trains("net.2")),
+        transformer,
     };
     let memory = MemoryPlan::new(&config, &inputs);
-    if let Some(available) = memory::available() {
-        memory.check(available, &config, &inputs)?;
-    }
-    Ok(Planned { config, memory, train, eval, rewards })
+    Ok(Planned { config, memory, inputs, train, eval })
 }
 
 /// A config for evaluation alone: `trained`'s settings where there is one, the defaults otherwise.
@@ -116,53 +113,66 @@ pub fn evaluation_config(
         None => TrainConfig::minimal(model.into(), paths(Prompts::max_sequence_length()), rewards, reward_models),
     };
     config.prompts = paths(config.prompts.max_sequence_length);
-    // Nothing is rolled out for training: the smallest epoch there is passes every check.
-    config.rollout.num_prompts_per_epoch = 1;
-    config.rollout.num_images_per_prompt = config.rollout.batch_size.max(2);
-    config.ram.num_noisings = config.train.batch_size;
     config
 }
 
-/// Bytes of all safetensors files below `folder`.
-fn weight_bytes(folder: &Path) -> Result<u64> {
-    let mut total = 0;
-    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
-        let path = entry?.path();
-        if path.is_dir() {
-            total += weight_bytes(&path)?;
-        } else if path.extension().is_some_and(|e| e == "safetensors") {
-            total += path.metadata().map_or(0, |m| m.len());
-        }
-    }
-    Ok(total)
+/// Bytes of the weights of the pipeline in `folder`.
+fn weight_bytes(folder: &Path, index: &ModelIndex) -> Result<u64> {
+    const STEMS: [(&str, &str); 5] = [
+        ("transformer", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+        ("text_encoder_2", "model"),
+        ("text_encoder_3", "model"),
+    ];
+    let present = STEMS.iter().filter(|(component, _)| index.has(component));
+    present.map(|(component, stem)| Ok(TensorFile::open_component(&folder.join(component), stem)?.bytes())).sum()
 }
 
-/// The weighted sum of the rewards a config names.
+/// The rewards a config names, with what it says about each beside its weight.
 ///
 /// # Errors
-/// If a reward is unknown or its model cannot be read.
-pub fn build_rewards(raw: &TrainConfig) -> Result<WeightedSum> {
+/// If a reward is unknown or an option does not fit it.
+fn reward_options(raw: &TrainConfig) -> Result<Vec<(&str, rewards::Options)>> {
     for name in raw.reward_models.keys() {
         if !raw.rewards.contains_key(name) {
             bail!("reward_models.{name}: there is no reward of that name under [rewards]");
         }
     }
-    let terms = raw.rewards.iter().map(|(name, weight)| {
-        let options = rewards::Options { model: raw.reward_models.get(name).cloned(), ..Default::default() };
-        Ok((rewards::build(name, &options)?, *weight))
-    });
-    WeightedSum::new(terms.collect::<Result<_>>()?)
+    let options =
+        |name: &String| rewards::Options { model: raw.reward_models.get(name).cloned(), ..Default::default() };
+    let all: Vec<_> = raw.rewards.keys().map(|name| (name.as_str(), options(name))).collect();
+    all.iter().try_for_each(|(name, options)| rewards::check(name, options))?;
+    Ok(all)
 }
 
 impl Planned {
-    /// Loads the models.
+    /// Fails if the machine has less memory than the plan needs, as far as it says.
     ///
     /// # Errors
-    /// If a weight file is missing, damaged or does not fit its config.
+    /// As [`MemoryPlan::check`].
+    pub fn check_memory(&self) -> Result<()> {
+        memory::available().map_or(Ok(()), |available| self.memory.check(available, &self.config, &self.inputs))
+    }
+
+    /// Loads the models and rewards.
+    ///
+    /// # Errors
+    /// If the memory does not suffice; if a weight file is missing, damaged or does not fit its config; if a reward
+    /// cannot judge a prompt.
     pub fn load(self) -> Result<Setup> {
+        self.check_memory()?;
         let raw = &self.config.raw;
+        let terms = reward_options(raw)?;
+        let terms = terms.iter().map(|(name, options)| Ok((rewards::build(name, options)?, raw.rewards[*name])));
+        let rewards = WeightedSum::new(terms.collect::<Result<_>>()?)?;
+        rewards.check(&self.train)?;
+        rewards.check(&self.eval)?;
         let pipeline = Pipeline::load(&raw.model)?;
-        let prompts = PromptBank::new(Pipeline::load_text(&raw.model)?, raw.prompts.max_sequence_length);
+        let encoders = Pipeline::load_text(&raw.model)?;
+        let texts = self.train.prompts.iter().chain(&self.eval.prompts).map(|p| p.text.as_str());
+        warn_truncated(&encoders.truncated(texts, raw.prompts.max_sequence_length)?);
+        let prompts = PromptBank::new(encoders, raw.prompts.max_sequence_length);
         let selected = lora::select(pipeline.transformer.modules(), &raw.lora.targets)?;
         let (r, o) = (&raw.ram, &raw.optimizer);
         let algorithm = Ram { reward_multiplier: r.reward_multiplier, form: r.form, timestep_power: r.timestep_power };
@@ -172,7 +182,7 @@ impl Planned {
             prompts,
             train: self.train,
             eval: self.eval,
-            rewards: self.rewards,
+            rewards,
             algorithm,
             optimizer,
             selected,
@@ -195,13 +205,12 @@ pub struct PromptBank {
     encoders: TextEncoders,
     max_sequence_length: usize,
     known: HashMap<String, PromptEmbeds>,
-    warned: bool,
 }
 
 impl PromptBank {
     /// An empty bank.
     pub fn new(encoders: TextEncoders, max_sequence_length: usize) -> Self {
-        Self { encoders, max_sequence_length, known: HashMap::new(), warned: false }
+        Self { encoders, max_sequence_length, known: HashMap::new() }
     }
 
     /// The embeddings of `prompts`, one row each, in their order.
@@ -210,28 +219,15 @@ impl PromptBank {
     /// As [`TextEncoders::encode`].
     pub fn encode(&mut self, prompts: &[&str]) -> Result<PromptEmbeds> {
         let held: usize = self.known.values().map(|e| 4 * e.prompt_embeds.len()).sum();
-        if held > PROMPT_CACHE {
+        if held as u64 > PROMPT_CACHE {
             self.known.clear();
         }
-        let mut new: Vec<String> =
-            prompts.iter().filter(|p| !self.known.contains_key(**p)).map(|p| p.to_string()).collect();
-        new.sort_unstable();
-        new.dedup();
+        let new: BTreeSet<&str> = prompts.iter().copied().filter(|p| !self.known.contains_key(*p)).collect();
+        let new: Vec<String> = new.into_iter().map(str::to_string).collect();
         if !new.is_empty() {
             let encoded = self.encoders.encode(&new, self.max_sequence_length)?;
-            if !self.warned && !encoded.truncated.is_empty() {
-                warn_truncated(&encoded.truncated);
-                self.warned = true;
-            }
-            for (i, prompt) in new.into_iter().enumerate() {
-                self.known.insert(prompt, encoded.rows(&[i]));
-            }
+            self.known.extend(new.into_iter().enumerate().map(|(i, prompt)| (prompt, encoded.rows(&[i]))));
         }
-        let rows: Vec<&PromptEmbeds> = prompts.iter().map(|p| &self.known[*p]).collect();
-        Ok(PromptEmbeds {
-            prompt_embeds: Tensor::concat(&rows.iter().map(|r| &r.prompt_embeds).collect::<Vec<_>>()),
-            pooled_prompt_embeds: Tensor::concat(&rows.iter().map(|r| &r.pooled_prompt_embeds).collect::<Vec<_>>()),
-            truncated: Vec::new(),
-        })
+        Ok(PromptEmbeds::concat(&prompts.iter().map(|p| &self.known[*p]).collect::<Vec<_>>()))
     }
 }

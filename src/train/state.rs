@@ -46,8 +46,10 @@ impl State {
 
     /// One optimiser step, then the lagged and the averaged adapter follow.
     pub fn step(&mut self, optimizer: &AdamW, grads: &Adapter, config: &TrainConfig) {
+        // Counted in updates: also if the first was skipped, the next leaves both adapters equal.
+        let update = self.moments.steps as u32;
         optimizer.step(&mut self.theta, grads, &mut self.moments);
-        self.old.lerp(&self.theta, old_decay(self.epoch, config.ram.old_decay_rate, config.ram.old_decay_max));
+        self.old.lerp(&self.theta, old_decay(update, config.ram.old_decay_rate, config.ram.old_decay_max));
         self.ema.update(&mut self.average, &self.theta);
     }
 
@@ -132,7 +134,7 @@ fn check_same_run(saved: &TrainConfig, now: &TrainConfig) -> Result<()> {
     match difference("", &saved, &now) {
         None => Ok(()),
         Some((key, before, after)) => bail!(
-            "the checkpoint is of another config: {key} was {before}, now it is {after}; restore it, choose another --output-dir, or start over with --resume never"
+            "the checkpoint is of another config: {key} was {before}, now it is {after}; restore it, or choose another --output-dir"
         ),
     }
 }

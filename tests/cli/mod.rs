@@ -2,6 +2,7 @@
 
 mod files;
 mod folders;
+mod runs;
 mod sample;
 mod usage;
 mod weights;

@@ -36,7 +36,7 @@ fn sample(
         steps: run.num_inference_steps,
         guidance: run.guidance_scale,
     };
-    let latents = sampler.euler(noise, &prompts, &[0, 1], &negative, || ());
+    let latents = sampler.euler(noise, &prompts, Some(&negative), || Ok(())).unwrap();
     (pipeline, latents)
 }
 

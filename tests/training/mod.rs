@@ -1,5 +1,6 @@
 //! Whole training runs of the built program on a small random model.
 
+mod commands;
 mod resume;
 mod step;
 mod theory;

@@ -72,6 +72,10 @@ fn kill_at_any_moment_loses_nothing_that_was_saved() {
 
 #[test]
 fn a_signal_saves_and_exits_cleanly_and_the_same_command_goes_on() {
+    ["-TERM", "-INT"].into_iter().for_each(signal_saves);
+}
+
+fn signal_saves(signal: &str) {
     let dir = tempfile::tempdir().unwrap();
     let config = write_config(dir.path(), "");
     let run = dir.path().join("run");
@@ -83,7 +87,7 @@ fn a_signal_saves_and_exits_cleanly_and_the_same_command_goes_on() {
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|l| l.starts_with("epoch ") && l.contains(" 2/")), "two epochs are done");
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
     let rest: Vec<String> = lines.collect();
     let deadline = Instant::now() + Duration::from_secs(30);
     let status = loop {
@@ -97,6 +101,79 @@ fn a_signal_saves_and_exits_cleanly_and_the_same_command_goes_on() {
     assert!(rest.iter().any(|l| l.starts_with("interrupted after epoch")), "{rest:?}");
     let again = train(&config, &run, &["--set", "num_epochs=1"]);
     assert!(String::from_utf8_lossy(&again.stdout).contains("resumed from"));
+}
+
+/// A reader that has seen enough (`| head`) ends nothing.
+#[test]
+fn a_run_whose_output_nobody_reads_still_finishes() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let run = dir.path().join("run");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_engine"))
+        .args(["train", "--config", config.to_str().unwrap(), "--output-dir", run.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(run.join("lora/pytorch_lora_weights.safetensors").exists());
+}
+
+/// A file size limit stands for a full disk: the checkpoint does not fit, the one before it does not suffer.
+#[test]
+#[cfg(unix)]
+fn a_full_disk_is_one_line_and_costs_nothing_that_was_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let run = dir.path().join("run");
+    assert_success(&train(&config, &run, &["--set", "num_epochs=1"]));
+    let before = checkpoint_bytes(&run, 1);
+    let size = before.iter().map(|(_, bytes)| bytes.len()).max().unwrap();
+    let limited = |output: &std::path::Path| {
+        // Blocks of 512 or 1024 bytes, depending on the shell: half the largest file at most.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", size / 2048);
+        let program = env!("CARGO_BIN_EXE_engine");
+        let args = ["train", "--config", config.to_str().unwrap(), "--output-dir", output.to_str().unwrap()];
+        Command::new("sh").args(["-c", &script, "sh", program]).args(args).output().unwrap()
+    };
+    for output in [&run, &dir.path().join("fresh")] {
+        let out = limited(output);
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(2), "{error}");
+        assert!(error.contains("cannot write") && error.contains("state.safetensors"), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    assert_eq!(before, checkpoint_bytes(&run, 1));
+    // With room again, the same command goes on from there.
+    let again = train(&config, &run, &[]);
+    assert_success(&again);
+    assert!(String::from_utf8_lossy(&again.stdout).contains("after epoch 1"));
+}
+
+#[test]
+fn what_is_wrong_with_the_inputs_is_found_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let run = dir.path().join("run");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "kept").unwrap();
+    let below = file.join("run");
+    let cases: [(&std::path::Path, &[&str], &str); 5] = [
+        (&run, &["--resume", "/no/such/checkpoint"], "/no/such/checkpoint"),
+        (&run, &["--set", "rollout.batch_size=4"], "the nearest that do are 3 and 6"),
+        (&run, &["--set", "rewards.pickscore=1"], "reward_models.pickscore"),
+        (&run, &["--set", "rewards.geneval=1"], "include"),
+        (&below, &[], "output folder"),
+    ];
+    for (output, args, want) in cases {
+        let out = train(&config, output, args);
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(2), "{args:?}: {error}");
+        assert!(error.contains(want) && error.lines().count() == 1, "{args:?}: {error}");
+        assert!(!output.exists(), "{args:?}");
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), b"kept");
 }
 
 #[test]
@@ -153,7 +230,8 @@ fn mistakes_are_one_line_and_leave_nothing_behind() {
         assert_eq!(before, checkpoint_bytes(&run, 1));
     }
     // One flipped bit in the saved state.
-    let state = run.join("checkpoints/epoch-000001/state.safetensors");
+    assert_success(&train(&config, &run, &["--set", "num_epochs=2"]));
+    let state = run.join("checkpoints/epoch-000002/state.safetensors");
     let mut bytes = std::fs::read(&state).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 4;
@@ -162,4 +240,8 @@ fn mistakes_are_one_line_and_leave_nothing_behind() {
     let error = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(2), "{error}");
     assert!(error.contains("state.safetensors") && error.contains("damaged"), "{error}");
+    // The message offers an older checkpoint that is whole, and that one works.
+    assert!(error.contains("epoch-000001 would work"), "{error}");
+    let older = run.join("checkpoints/epoch-000001");
+    assert_success(&train(&config, &run, &["--resume", older.to_str().unwrap()]));
 }

@@ -1,6 +1,6 @@
 """Captioned images of coloured shapes, and prompts about them in GenEval's format.
 
-A scene is one to three shapes (circle, square, triangle) in six colours on a light background, 64x64 RGB. Captions:
+A scene is one to three shapes (circle, square, triangle) in four colours on a light background, 64x64 RGB. Captions:
 
     colors      "a red circle"
     counting    "one red circle", "two blue squares", "three green triangles"
@@ -30,9 +30,8 @@ COLORS = {
     "green": (35, 160, 60),
     "blue": (40, 80, 225),
     "yellow": (242, 210, 40),
-    "purple": (140, 45, 170),
-    "orange": (245, 130, 25),
 }
+BACKGROUND = (240, 240, 240)
 NUMBERS = {1: "one", 2: "two", 3: "three"}
 RELATIONS = ["left of", "right of", "above", "below"]
 TAGS = ["colors", "counting", "color_attr", "position"]
@@ -146,7 +145,7 @@ def place(scene, rng):
     while True:
         boxes = []
         for _ in scene.objects:
-            side = rng.uniform(13, 22)
+            side = rng.uniform(16, 22)
             x, y = rng.uniform(1.5, SIZE - 1.5 - side), rng.uniform(1.5, SIZE - 1.5 - side)
             boxes.append((x, y, x + side, y + side))
         apart = all(
@@ -158,18 +157,12 @@ def place(scene, rng):
             return boxes
 
 
-def jitter(color, amount, rng):
-    """The colour with every channel moved by at most `amount`."""
-    return tuple(max(0, min(255, c + rng.randint(-amount, amount))) for c in color)
-
-
 def draw(scene, rng):
     """The scene as a uint8 array [64, 64, 3]."""
-    light = rng.randint(228, 250)
-    image = Image.new("RGB", (SIZE * SUPERSAMPLE,) * 2, jitter((light,) * 3, 5, rng))
+    image = Image.new("RGB", (SIZE * SUPERSAMPLE,) * 2, BACKGROUND)
     pen = ImageDraw.Draw(image)
     for (color, shape), box in zip(scene.objects, place(scene, rng)):
-        fill = jitter(COLORS[color], 10, rng)
+        fill = COLORS[color]
         x0, y0, x1, y1 = (v * SUPERSAMPLE for v in box)
         if shape == "circle":
             pen.ellipse((x0, y0, x1, y1), fill=fill)
@@ -196,8 +189,8 @@ def sheet(images, columns):
 def write_prompts(folder, seed):
     """Write disjoint train and test prompts, every tag in both."""
     rng = random.Random(seed)
-    test_counts = {"colors": 6, "counting": 14, "color_attr": 20, "position": 24}
-    train_counts = {"colors": 12, "counting": 40, "color_attr": 140, "position": 208}
+    test_counts = {"colors": 4, "counting": 12, "color_attr": 16, "position": 32}
+    train_counts = {"colors": 8, "counting": 24, "color_attr": 56, "position": 208}
     train, test = [], []
     for tag in TAGS:
         scenes = all_scenes(tag)

@@ -70,8 +70,9 @@ def new_vae():
 
 
 def train_vae(images, args):
-    """Train the VAE and set its scaling and shift factors so that latents have mean 0 and deviation 1."""
-    vae = new_vae().to(memory_format=torch.channels_last)
+    """Train the VAE (further, with `--vae-init`) and set its scaling and shift factors so that latents have mean 0 and deviation 1."""
+    vae = AutoencoderKL.from_pretrained(args.vae_init) if args.vae_init else new_vae()
+    vae = vae.train().to(memory_format=torch.channels_last)
     print(f"vae: {parameter_count(vae) / 1e6:.2f} M parameters", flush=True)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.vae_lr, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = warmup_cosine(optimizer, args.vae_steps, 50)
@@ -203,7 +204,7 @@ class PromptEncoder(torch.nn.Module):
         ]
 
     def forward(self, ids, t5_length):
-        """Sequence [b, 32 + t5_length, 128] and pooled [b, 128] embeddings."""
+        """Sequence [b, 16 + t5_length, 128] and pooled [b, 128] embeddings."""
         first = self.clip(ids[0], output_hidden_states=True)
         second = self.clip_2(ids[1], output_hidden_states=True)
         clip = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
@@ -242,8 +243,8 @@ def train_flow(mean, std, captions, encoder, transformer, args, save):
     choose = random.Random(args.seed)
     start, recent = time.time(), []
     for step in range(args.steps):
-        long = choose.random() < 0.15
-        length = choose.randint(33, words.T5_LENGTH) if long else 32
+        long = choose.random() < 0.1
+        length = choose.randint(17, words.T5_LENGTH) if long else 16
         # Long batches are small, so that they cost about as much as the others.
         batch = args.batch // 4 if long else args.batch
         pick = torch.randint(len(mean), (batch,))
@@ -322,9 +323,10 @@ def main():
     parser.add_argument("--vae-lr", type=float, default=2e-3)
     parser.add_argument("--kl", type=float, default=3e-5, help="weight of the KL term per latent element")
     parser.add_argument("--vae-cache", type=Path, help="folder that keeps the trained VAE between runs")
+    parser.add_argument("--vae-init", type=Path, help="folder of a VAE to train further")
     parser.add_argument("--init", type=Path, help="pipeline folder to train further; its VAE is kept as it is")
-    parser.add_argument("--steps", type=int, default=3600, help="flow-matching steps")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=6000, help="flow-matching steps")
+    parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--train-shift", type=float, default=2.0)

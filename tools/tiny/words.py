@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer, T5Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-CLIP_LENGTH = 32
+CLIP_LENGTH = 16
 T5_LENGTH = 256
 
 

@@ -1,11 +1,9 @@
-use rayon::prelude::*;
-
 use super::Config;
 use crate::device::{Tensor, Weight};
 use crate::io::Scope;
 use crate::ops::attention::{self, Mask};
-use crate::ops::conv2d::{self, Doubling, Window};
-use crate::ops::group_norm;
+use crate::ops::conv2d::{self, Window};
+use crate::ops::{group_norm, transpose};
 
 /// Added to every variance; diffusers passes it to all normalisations of `AutoencoderKL`.
 const EPS: f32 = 1e-6;
@@ -134,34 +132,12 @@ impl Attention {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let (b, c, pixels) = (x.dim(0), x.dim(1), x.dim(2) * x.dim(3));
         let normed = self.norm.forward(x, false);
-        let tokens = |conv: &Conv| swap(&conv.forward(&normed, None).reshape(&[b, c, pixels]));
+        let tokens = |conv: &Conv| transpose::forward(&conv.forward(&normed, None).reshape(&[b, c, pixels]));
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|conv| tokens(conv).reshape(&[b, 1, pixels, c]));
         let scale = 1.0 / (c as f32).sqrt();
         let out = attention::forward(&q, &k, &v, scale, Mask::default()).out;
-        self.out.forward(&swap(&out).reshape(x.shape()), Some(x))
+        self.out.forward(&transpose::forward(&out).reshape(x.shape()), Some(x))
     }
-}
-
-/// `[b, m, n]` to `[b, n, m]`.
-fn swap(x: &Tensor) -> Tensor {
-    /// Lines handled together: what they read shares cache lines.
-    const BLOCK: usize = 16;
-    let (m, n) = (x.dim(1), x.dim(2));
-    let mut y = Tensor::scratch(&[x.dim(0), n, m]);
-    let blocks = n.div_ceil(BLOCK);
-    let images: Vec<(usize, &mut [f32])> = y.data_mut().chunks_exact_mut(m * n).enumerate().collect();
-    images.into_par_iter().for_each(|(b, y)| {
-        let x = &x.data()[b * m * n..][..m * n];
-        y.par_chunks_mut(BLOCK * m).enumerate().with_min_len(blocks.min(8)).for_each(|(block, lines)| {
-            let from = block * BLOCK;
-            for (i, row) in x.chunks_exact(n).enumerate() {
-                for (line, v) in lines.chunks_exact_mut(m).zip(&row[from..]) {
-                    line[i] = *v;
-                }
-            }
-        });
-    });
-    y
 }
 
 /// The coarsest level (`UNetMidBlock2D`).
@@ -197,8 +173,8 @@ pub(super) enum Resize {
     Keep,
     /// Half (`Downsample2D`).
     Halve(Conv),
-    /// Twice (`Upsample2D`): the folded weight and the bias `[out]`.
-    Double(Doubling, Weight),
+    /// Twice (`Upsample2D`).
+    Double(Conv),
 }
 
 impl Resize {
@@ -209,8 +185,7 @@ impl Resize {
 
     /// The convolution of a level of the decoder.
     pub fn double(scope: &Scope, channels: usize) -> Self {
-        let conv = Conv::load3(&scope.sub("upsamplers.0.conv"), channels, channels);
-        Self::Double(Doubling::new(&conv.weight), conv.bias)
+        Self::Double(Conv::load3(&scope.sub("upsamplers.0.conv"), channels, channels))
     }
 }
 
@@ -239,7 +214,7 @@ impl Level {
         match &self.resize {
             Resize::Keep => x,
             Resize::Halve(conv) => conv.forward(&x, None),
-            Resize::Double(conv, bias) => conv.forward(&x, Some(bias)),
+            Resize::Double(conv) => conv2d::doubled(&x, &conv.weight, Some(&conv.bias)),
         }
     }
 }

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use serde::Deserialize;
 
 use crate::io::read_json;
+use crate::models::config::{check_sizes, parse};
 
 /// The autoencoder's sizes, as `vae/config.json` of diffusers gives them (`AutoencoderKL`). Keys that do not
 /// change the network are passed over.
@@ -53,18 +54,17 @@ impl Config {
     /// Names the file and the key that is missing, malformed or impossible.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let config: Self = read_json(&path)?;
+        let config: Self = parse(&path, "", read_json(&path)?)?;
         let file = path.display();
-        for (key, value) in [
+        let sizes = [
             ("in_channels", config.in_channels),
             ("out_channels", config.out_channels),
-            ("layers_per_block", config.layers_per_block),
             ("latent_channels", config.latent_channels),
             ("norm_num_groups", config.norm_num_groups),
-            ("block_out_channels", config.block_out_channels.len()),
-        ] {
-            ensure!(value > 0, "{file}: {key} is 0 or empty");
-        }
+        ];
+        check_sizes(&path, "", &sizes, &[("layers_per_block", config.layers_per_block)])?;
+        let levels = config.block_out_channels.len();
+        ensure!((1..=16).contains(&levels), "{file}: block_out_channels has {levels} entries, expected 1 to 16");
         for channels in &config.block_out_channels {
             let groups = config.norm_num_groups;
             ensure!(

@@ -16,7 +16,12 @@ pub use self::config::Config;
 
 /// Images up to this many pixels are processed one per thread, whole activations staying in cache; larger ones one
 /// after another with all threads on each, so that memory does not grow with the number of threads.
-const SMALL: usize = 256 * 256;
+const SMALL: u64 = 256 * 256;
+
+/// How many images of `pixels` each are at work at the same time.
+pub fn at_once(pixels: u64) -> usize {
+    if pixels <= SMALL { rayon::current_num_threads() } else { 1 }
+}
 
 /// The Gaussian an image is encoded to, `[b, c, h, w]` each.
 pub struct Moments {
@@ -192,7 +197,7 @@ fn each(x: &Tensor, shape: [usize; 3], pixels: usize, f: impl Fn(&Tensor) -> Ten
         assert_eq!(y.shape()[1..], shape, "autoencoder: from {x:?}");
         out.copy_from_slice(y.data());
     };
-    if pixels <= SMALL {
+    if pixels as u64 <= SMALL {
         out.data_mut().par_chunks_exact_mut(length).enumerate().for_each(one);
     } else {
         out.data_mut().chunks_exact_mut(length).enumerate().for_each(one);

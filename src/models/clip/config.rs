@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::io::read_json;
-use crate::models::config::parse;
+use crate::models::config::{check_sizes, parse};
 
 /// The non-linearity between the two layers of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -118,7 +118,14 @@ impl TextConfig {
     }
 
     fn check(&self, path: &Path, within: &str) -> Result<()> {
-        check_heads(path, within, self.hidden_size, self.num_attention_heads, self.num_hidden_layers)
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("intermediate_size", self.intermediate_size),
+            ("projection_dim", self.projection_dim),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        check_sizes(path, within, &sizes, &[("num_hidden_layers", self.num_hidden_layers)])?;
+        check_heads(path, within, self.hidden_size, self.num_attention_heads)
     }
 }
 
@@ -139,7 +146,9 @@ impl ClipConfig {
         let vision: VisionConfig = parse(path, "vision_config.", tower("vision_config"))?;
         text.check(path, "text_config.")?;
         let v = &vision;
-        check_heads(path, "vision_config.", v.hidden_size, v.num_attention_heads, v.num_hidden_layers)?;
+        let sizes = [("intermediate_size", v.intermediate_size), ("num_channels", v.num_channels)];
+        check_sizes(path, "vision_config.", &sizes, &[("num_hidden_layers", v.num_hidden_layers)])?;
+        check_heads(path, "vision_config.", v.hidden_size, v.num_attention_heads)?;
         ensure!(
             v.patch_size > 0 && v.image_size >= v.patch_size,
             "{}: vision_config.image_size {} has no room for a patch of {}",
@@ -153,13 +162,13 @@ impl ClipConfig {
                 format!("{}: key 'projection_dim': expected a whole number, found {v}", path.display())
             })? as usize,
         };
+        check_sizes(path, "", &[("projection_dim", projection_dim)], &[])?;
         Ok(Self { text, vision, projection_dim })
     }
 }
 
-fn check_heads(path: &Path, within: &str, width: usize, heads: usize, layers: usize) -> Result<()> {
+fn check_heads(path: &Path, within: &str, width: usize, heads: usize) -> Result<()> {
     let path = path.display();
-    ensure!(layers > 0, "{path}: {within}num_hidden_layers is 0");
     ensure!(
         heads > 0 && width.is_multiple_of(heads) && width > 0,
         "{path}: {within}hidden_size {width} is not a multiple of {within}num_attention_heads {heads}"

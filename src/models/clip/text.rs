@@ -49,24 +49,17 @@ impl TextTower {
         assert!(b > 0 && ids.iter().all(|row| row.len() == n), "clip text: rows of unequal length");
         assert!(n > 0 && n <= self.positions.dim(0), "clip text: {n} tokens, {} positions", self.positions.dim(0));
         let width = self.tokens.dim(1);
-        let mut x = ops::embedding::forward(&ids.concat(), &self.tokens);
-        let positions = self.positions.elems().slice(0..n * width).to_f32();
-        for row in x.data_mut().chunks_exact_mut(n * width) {
-            row.iter_mut().zip(positions.iter()).for_each(|(x, p)| *x += p);
-        }
-        let hidden = self.tower.forward(x.reshape(&[b, n, width]));
+        let mut x = ops::embedding::forward(&ids.concat(), &self.tokens).reshape(&[b, n, width]);
+        ops::position::add(&mut x, &self.positions, &[0]);
+        let hidden = self.tower.forward(x);
         Hidden { last: self.norm.forward(&hidden.last), ..hidden }
     }
 
     /// The rows of `last` `[b, n, width]` at the end tokens, `[b, width]`.
     pub fn pool(&self, last: &Tensor, ids: &[Vec<u32>]) -> Tensor {
-        let (n, width) = (last.dim(1), last.dim(2));
-        let mut out = Tensor::scratch(&[ids.len(), width]);
-        for (i, (out, ids)) in out.data_mut().chunks_exact_mut(width).zip(ids).enumerate() {
-            let from = (i * n + end_position(ids, self.eos)) * width;
-            out.copy_from_slice(&last.data()[from..from + width]);
-        }
-        out
+        let (b, n, width) = (last.dim(0), last.dim(1), last.dim(2));
+        let ends: Vec<usize> = ids.iter().enumerate().map(|(i, ids)| i * n + end_position(ids, self.eos)).collect();
+        last.clone().reshape(&[b * n, width]).gather(&ends)
     }
 }
 

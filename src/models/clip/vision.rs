@@ -3,6 +3,7 @@ use super::tower::{LayerNorm, Shape, Tower};
 use crate::device::{Tensor, Weight};
 use crate::io::Scope;
 use crate::ops::matmul::{Epilogue, Mat, matmul};
+use crate::ops::position;
 
 /// Patch and position embedding, blocks, norm of the class token.
 pub(super) struct VisionTower {
@@ -58,17 +59,11 @@ impl VisionTower {
             first.copy_from_slice(&class);
             matmul(rest, width, Mat::new(rows, n, inner), Mat::weight(&self.patches).t(), Epilogue::default());
         }
-        let positions = self.positions.to_f32();
-        for image in x.data_mut().chunks_exact_mut((n + 1) * width) {
-            image.iter_mut().zip(positions.iter()).for_each(|(x, p)| *x += p);
-        }
+        position::add(&mut x, &self.positions, &[0]);
 
         let last = self.tower.forward(self.pre_norm.forward(&x)).last;
-        let mut out = Tensor::scratch(&[b, width]);
-        for (out, image) in out.data_mut().chunks_exact_mut(width).zip(last.data().chunks_exact((n + 1) * width)) {
-            out.copy_from_slice(&image[..width]);
-        }
-        self.post_norm.forward(&out)
+        let class_tokens: Vec<usize> = (0..b).map(|i| i * (n + 1)).collect();
+        self.post_norm.forward(&last.reshape(&[b * (n + 1), width]).gather(&class_tokens))
     }
 }
 

@@ -4,6 +4,7 @@ use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::io::read_json;
+use crate::models::config::{check_sizes, parse};
 
 /// The transformer's sizes, as `transformer/config.json` of diffusers gives them (`SD3Transformer2DModel`).
 #[derive(Clone, Debug, Deserialize)]
@@ -45,19 +46,19 @@ impl Config {
     /// Names the file and the key that is missing, malformed or impossible.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let config: Self = read_json(&path)?;
+        let config: Self = parse(&path, "", read_json(&path)?)?;
         let file = path.display();
-        for (key, value) in [
+        let sizes = [
             ("sample_size", config.sample_size),
             ("patch_size", config.patch_size),
             ("in_channels", config.in_channels),
-            ("num_layers", config.num_layers),
             ("attention_head_dim", config.attention_head_dim),
             ("num_attention_heads", config.num_attention_heads),
+            ("joint_attention_dim", config.joint_attention_dim),
+            ("pooled_projection_dim", config.pooled_projection_dim),
             ("pos_embed_max_size", config.pos_embed_max_size),
-        ] {
-            ensure!(value > 0, "{file}: {key} is 0");
-        }
+        ];
+        check_sizes(&path, "", &sizes, &[("num_layers", config.num_layers)])?;
         if let Some(norm) = &config.qk_norm
             && norm != "rms_norm"
         {

@@ -12,13 +12,14 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use self::block::{Block, BlockSaved};
-use self::embed::{Order, PatchEmbed, Patches, TimeTextEmbed};
+use self::embed::{PatchEmbed, TimeTextEmbed};
 use super::Linear;
 use super::lora::{Adapter, LoraLinear, Module};
 use crate::device::Tensor;
 use crate::io::{Loader, Scope, TensorFile};
 use crate::ops::adaln;
 use crate::ops::linear::{InputGrad, backward};
+use crate::ops::patchify::{self, Order, Patches};
 
 pub use self::config::Config;
 
@@ -192,7 +193,7 @@ impl Mmdit {
         // AdaLayerNormContinuous: scale before shift.
         let normed = adaln::forward(&x, &self.norm_out.forward(&embedding), 1, 0);
         let out = Patches { channels: self.config.velocity_channels(), ..patches };
-        (out.paste(&self.proj_out.forward(&normed), Order::ChannelLast), embedding, x, patches)
+        (patchify::inverse(&self.proj_out.forward(&normed), &out, Order::ChannelLast), embedding, x, patches)
     }
 
     /// From `dvelocity` `[b, channels, h, w]` to the gradients of the adapter's factors, added to `grads`, and, if
@@ -207,7 +208,7 @@ impl Mmdit {
     ) -> Option<Tensor> {
         let Saved { embedding, blocks, x, patches } = saved;
         let out = Patches { channels: self.config.velocity_channels(), ..patches };
-        let dtokens = out.cut(dvelocity, Order::ChannelLast);
+        let dtokens = patchify::forward(dvelocity, &out, Order::ChannelLast);
         let mut dnormed = Tensor::scratch(x.shape());
         backward(&dtokens, &self.proj_out.weight, None, None, None, InputGrad::Overwrite(&mut dnormed));
         let mut dx = Tensor::zeros(x.shape());

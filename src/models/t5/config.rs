@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde::Deserialize;
 
 use crate::io::read_json;
-use crate::models::config::parse;
+use crate::models::config::{check_sizes, parse};
 
 /// The keys of `T5Config` that shape the encoder; defaults as in transformers.
 #[derive(Clone, Debug, Deserialize)]
@@ -51,6 +51,14 @@ impl T5Config {
     /// The `config.json` of an encoder.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let config: Self = parse(path, "", read_json(path)?)?;
+        let sizes = [
+            ("vocab_size", config.vocab_size),
+            ("d_model", config.d_model),
+            ("d_ff", config.d_ff),
+            ("d_kv", config.d_kv),
+            ("num_heads", config.num_heads),
+        ];
+        check_sizes(path, "", &sizes, &[("num_layers", config.num_layers)])?;
         let path = path.display();
         ensure!(
             config.feed_forward_proj == "gated-gelu",
@@ -63,7 +71,6 @@ impl T5Config {
             "{path}: relative_attention_num_buckets {buckets} and relative_attention_max_distance {distance} leave no \
              bucket for far tokens"
         );
-        ensure!(config.num_heads > 0 && config.d_kv > 0, "{path}: num_heads or d_kv is 0");
         Ok(config)
     }
 }

@@ -1,14 +1,11 @@
 //! Adaptive layer norm (Peebles and Xie 2023, "DiT"): a layer norm without parameters, then a scale and a shift
 //! that depend on the sample's time and text.
 
+mod cpu;
 #[cfg(test)]
 mod tests;
 
-use rayon::prelude::*;
-
 use crate::device::Tensor;
-use crate::ops::layer_norm::moments;
-use crate::ops::{chunk, dot, rows_per_task, sum};
 
 /// As in diffusers' `AdaLayerNormZero`.
 pub const EPS: f32 = 1e-6;
@@ -17,40 +14,12 @@ pub const EPS: f32 = 1e-6;
 ///
 /// `x` `[b, n, d]`; `modulation` `[b, chunks·d]`, of which chunk `shift` and chunk `scale` are used.
 pub fn forward(x: &Tensor, modulation: &Tensor, shift: usize, scale: usize) -> Tensor {
-    let (n, d) = (x.dim(1), x.dim(2));
-    let mut y = Tensor::scratch(x.shape());
-    let rows = y.data_mut().par_chunks_exact_mut(d).zip(x.data().par_chunks_exact(d)).enumerate();
-    rows.with_min_len(rows_per_task(d)).for_each(|(i, (y, x))| {
-        let m = moments(x, EPS);
-        let (shift, scale) = (chunk(modulation, i / n, shift, d), chunk(modulation, i / n, scale, d));
-        for (((y, x), shift), scale) in y.iter_mut().zip(x).zip(shift).zip(scale) {
-            *y = (x - m.mean) * m.rstd * (1.0 + scale) + shift;
-        }
-    });
-    y
+    cpu::forward(x, modulation, shift, scale)
 }
 
 /// Adds the gradient to `x` to `dx`. Scale and shift come from frozen layers and get none.
 ///
 /// `dx`, `dy`, `x` `[b, n, d]`, `modulation` and `scale` as in [`forward`].
 pub fn backward(dx: &mut Tensor, dy: &Tensor, x: &Tensor, modulation: &Tensor, scale: usize) {
-    let (n, d) = (x.dim(1), x.dim(2));
-    let rows = dx.data_mut().par_chunks_exact_mut(d).zip(dy.data().par_chunks_exact(d));
-    let rows = rows.zip(x.data().par_chunks_exact(d)).enumerate();
-    rows.with_min_len(rows_per_task(d)).for_each_init(
-        || (vec![0.0f32; d], vec![0.0f32; d]),
-        |(g, hat), (i, ((dx, dy), x))| {
-            let m = moments(x, EPS);
-            let scale = chunk(modulation, i / n, scale, d);
-            for ((((g, hat), dy), x), scale) in g.iter_mut().zip(hat.iter_mut()).zip(dy).zip(x).zip(scale) {
-                *g = dy * (1.0 + scale);
-                *hat = (x - m.mean) * m.rstd;
-            }
-            let mean = sum(g, |v| v) / d as f32;
-            let along = dot(g, hat) / d as f32;
-            for ((dx, g), hat) in dx.iter_mut().zip(g.iter()).zip(hat.iter()) {
-                *dx += m.rstd * (g - mean - hat * along);
-            }
-        },
-    );
+    cpu::backward(dx, dy, x, modulation, scale);
 }

@@ -1,4 +1,3 @@
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::Window;
@@ -46,7 +45,9 @@ pub(super) fn forward(x: &Tensor, w: &Weight, bias: Option<&Weight>, window: Win
     let weight = match w.elems() {
         Elems::F32(x) => x,
         half => {
-            widened = widen(half);
+            let mut out = Tensor::scratch(&[half.len()]);
+            half.widen_into(out.data_mut());
+            widened = out;
             widened.data()
         }
     };
@@ -81,16 +82,17 @@ pub(super) fn fold(w: &Weight) -> Tensor {
     assert!(outputs == 0 || w.shape()[2..] == [3, 3], "doubling: weight {:?}", w.shape());
     let w: &[f32] = &w.to_f32();
     let mut folded = Tensor::scratch(&[4, outputs, inputs, 2, 2]);
-    for (i, v) in folded.data_mut().iter_mut().enumerate() {
+    folded.data_mut().par_iter_mut().with_min_len(1 << 12).enumerate().for_each(|(i, v)| {
         let (parity, kernel, tap) = (i / (outputs * inputs * 4), i / 4 % (outputs * inputs), i % 4);
         let rows = MEETS[parity / 2][tap / 2].clone();
         let columns = || MEETS[parity % 2][tap % 2].clone();
         let sum: f64 = rows.flat_map(|y| columns().map(move |x| f64::from(w[kernel * 9 + y * 3 + x]))).sum();
         *v = sum as f32;
-    }
+    });
     folded
 }
 
+/// The image enlarged twofold, convolved with weights from [`fold`].
 pub(super) fn doubled(x: &Tensor, folded: &Tensor, bias: Option<&Weight>) -> Tensor {
     // A window more per row and column than pixels; each parity takes all but the first or all but the last.
     let window = Window { stride: 1, padding: [1; 4] };
@@ -131,16 +133,6 @@ pub(super) fn doubled(x: &Tensor, folded: &Tensor, bias: Option<&Weight>) -> Ten
 
 fn interleave(y: &mut [f32], even: &[f32], odd: &[f32]) {
     y.as_chunks_mut::<2>().0.iter_mut().zip(even.iter().zip(odd)).for_each(|(y, (a, b))| *y = [*a, *b]);
-}
-
-fn widen(half: Elems) -> Tensor {
-    let mut out = Tensor::scratch(&[half.len()]);
-    match half {
-        Elems::F32(x) => out.data_mut().copy_from_slice(x),
-        Elems::F16(x) => x.convert_to_f32_slice(out.data_mut()),
-        Elems::Bf16(x) => x.convert_to_f32_slice(out.data_mut()),
-    }
-    out
 }
 
 struct Task<'a> {

@@ -41,22 +41,11 @@ pub fn forward(x: &Tensor, w: &Weight, bias: Option<&Weight>, window: Window, ad
     cpu::forward(x, w, bias, window, add)
 }
 
-/// The 3x3 convolution of an image enlarged twofold (every pixel twice in both directions), as four 2x2
-/// convolutions of the image itself, one per parity of row and column of the result: the windows of a parity meet
-/// each pixel with the same weights, which are added up beforehand. 16 products instead of 36 per pixel.
-pub struct Doubling {
-    /// `[parity, out, in, 2, 2]`.
-    weight: Tensor,
-}
-
-impl Doubling {
-    /// Folds `w` `[out, in, 3, 3]`.
-    pub fn new(w: &Weight) -> Self {
-        Self { weight: cpu::fold(w) }
-    }
-
-    /// `y = w * enlarged(x) + bias`. `x` `[b, in, h, w]`, `bias` `[out]`; returns `[b, out, 2h, 2w]`.
-    pub fn forward(&self, x: &Tensor, bias: Option<&Weight>) -> Tensor {
-        cpu::doubled(x, &self.weight, bias)
-    }
+/// The 3x3 convolution of an image enlarged twofold (every pixel twice in both directions), `y = w * enlarged(x) + bias`.
+///
+/// Computed as four 2x2 convolutions of the image itself, one per parity of row and column of the result: the windows of
+/// a parity meet each pixel with the same weights, which are added up first. 16 products instead of 36 per pixel.
+/// `x` `[b, in, h, w]`, `w` `[out, in, 3, 3]`, `bias` `[out]`; returns `[b, out, 2h, 2w]`.
+pub fn doubled(x: &Tensor, w: &Weight, bias: Option<&Weight>) -> Tensor {
+    cpu::doubled(x, &cpu::fold(w), bias)
 }

@@ -1,43 +1,14 @@
 //! Root-mean-square normalisation over the last axis (Zhang and Sennrich 2019).
 
+mod cpu;
 #[cfg(test)]
 mod tests;
 
-use rayon::prelude::*;
+pub(super) use cpu::{backward_row, forward_row};
 
 use crate::device::{Tensor, Weight};
-use crate::ops::rows_per_task;
 
 /// `y = x/√(mean(x²) + eps)·weight` per row. `x` `[.., d]`, `weight` `[d]`.
 pub fn forward(x: &Tensor, weight: &Weight, eps: f32) -> Tensor {
-    let d = x.width();
-    let weight = weight.to_f32();
-    let mut y = Tensor::scratch(x.shape());
-    let rows = y.data_mut().par_chunks_exact_mut(d).zip(x.data().par_chunks_exact(d));
-    rows.with_min_len(rows_per_task(d)).for_each(|(y, x)| forward_row(y, x, &weight, eps));
-    y
-}
-
-/// One row of [`forward`].
-pub(super) fn forward_row(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
-    let r = reciprocal(x, eps);
-    for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-        *y = x * r * w;
-    }
-}
-
-/// The gradient to one row: `dx = r·(w·dy − x·r²·mean(w·dy·x))`, `r = 1/√(mean(x²) + eps)`.
-pub(super) fn backward_row(dx: &mut [f32], dy: &[f32], x: &[f32], weight: &[f32], eps: f32) {
-    let r = reciprocal(x, eps);
-    for ((dx, dy), w) in dx.iter_mut().zip(dy).zip(weight) {
-        *dx = dy * w;
-    }
-    let dot = super::dot(dx, x) / x.len() as f32 * r * r;
-    for (dx, x) in dx.iter_mut().zip(x) {
-        *dx = r * (*dx - x * dot);
-    }
-}
-
-fn reciprocal(x: &[f32], eps: f32) -> f32 {
-    1.0 / (super::sum(x, |v| v * v) / x.len() as f32 + eps).sqrt()
+    cpu::forward(x, weight, eps)
 }

@@ -246,6 +246,14 @@ pub fn latest(folder: &Path) -> Result<Option<PathBuf>> {
             return Ok(Some(path));
         }
     }
+    newest_whole(folder)
+}
+
+/// The newest checkpoint in `folder` whose checksums hold; `None` if there is no checkpoint at all.
+///
+/// # Errors
+/// If the folder cannot be read, or every checkpoint in it is damaged.
+pub fn newest_whole(folder: &Path) -> Result<Option<PathBuf>> {
     let names = names_in(folder)?;
     let plain = names.iter().filter_map(|n| Some((epoch_of(n)?, true, n)));
     let replaced = names.iter().filter_map(|n| Some((epoch_of(unhidden(n, REPLACED)?)?, false, n)));
