@@ -1,8 +1,9 @@
 //! Post-trains flow-matching text-to-image models with reinforcement learning, in one native program.
 //!
-//! Reading the modules in the order below is following the data: files and prompts come in through [`io`], live
-//! on a [`device`], are transformed by [`ops`] that [`models`] are built of, [`rollout`] samples images, and
-//! [`rewards`] judge them.
+//! Reading the modules in this order is following the data: a [`config`] names prompts ([`data`]) and a model, whose files
+//! come in through [`io`] and live on a [`device`]; [`ops`] transform them, [`models`] are built of ops; [`rollout`]
+//! samples images, [`rewards`] judge them, [`algorithms`] turn judgements into a gradient, and [`train`] goes round,
+//! while [`telemetry`] reports.
 
 pub mod algorithms;
 pub mod config;

@@ -127,8 +127,9 @@ fn a_model_in_shards_gives_the_images_of_the_same_model_in_one_file() {
 fn damaged_weights_are_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    let poison: fn(&mut Vec<super::Stored>) = |t| t[0].bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
-    let cases: [(fn(&mut Vec<super::Stored>), &str); 4] = [
+    type Damage = fn(&mut Vec<super::Stored>);
+    let poison: Damage = |t| t[0].bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let cases: [(Damage, &str); 4] = [
         (poison, "holds NaN at element 0"),
         (|t| t[0].dtype = Dtype::I32, "is I32, expected F32, F16 or BF16"),
         (|t| t[0].shape.push(1), "the config asks for"),

@@ -2,6 +2,7 @@
 
 mod adamw;
 mod autoencoder;
+mod bf16;
 mod clip;
 mod lora;
 mod mmdit;

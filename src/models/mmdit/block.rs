@@ -73,7 +73,7 @@ impl Block {
 
     /// The joint operands of both streams, or of one.
     fn operands(&self, streams: &[(&Projections, &StreamSaved, Part)]) -> Operands {
-        let (_, first, last) = (streams[0].1, streams[0].1, streams[streams.len() - 1].2);
+        let (first, last) = (streams[0].1, streams[streams.len() - 1].2);
         let shape = [first.x.dim(0), self.heads, last.offset + last.len, self.head_dim];
         let mut operands = std::array::from_fn(|_| Tensor::scratch(&shape));
         for (projections, saved, part) in streams {

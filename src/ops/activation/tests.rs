@@ -34,6 +34,17 @@ fn activations_match_f64() {
 }
 
 #[test]
+fn sums_and_products_are_elementwise() {
+    let (x, y) = (random(&[37, 11], 1), random(&[37, 11], 2));
+    let (mut sum, mut product) = (x.clone(), x.clone());
+    add(&mut sum, &y);
+    multiply(&mut product, &y);
+    for (i, (x, y)) in x.data().iter().zip(y.data()).enumerate() {
+        assert_eq!((sum.data()[i], product.data()[i]), (x + y, x * y));
+    }
+}
+
+#[test]
 fn gradient_of_gelu_matches_finite_differences() {
     let (x, dy) = (random(&[50], 1), random(&[50], 2));
     let mut dx = dy.clone();

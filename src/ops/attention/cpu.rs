@@ -4,9 +4,9 @@ use rayon::prelude::*;
 
 use super::Mask;
 use crate::device::Tensor;
+use crate::ops::cpu::{dot, sum};
 use crate::ops::math;
 use crate::ops::matmul::{Epilogue, Mat, matmul_serial};
-use crate::ops::cpu::{dot, sum};
 
 /// Queries per tile.
 const TILE: usize = 128;

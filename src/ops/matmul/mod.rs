@@ -81,8 +81,8 @@ impl Default for Epilogue<'_> {
 }
 
 /// `C = scale·A·B (+ C) (+ bias)`, `A` `[m, k]`, `B` `[k, n]`, `C` row-major `[m, n]` with rows `stride` apart.
-/// bf16 operands `B` that are contiguous along `k` are multiplied in bf16 with f32 accumulation where the
-/// processor can (`A` is then rounded to bf16); everything else is exact f32 arithmetic.
+/// bf16 operands `B` are multiplied in bf16 with f32 accumulation where the processor can (`A`, also a gradient, is then
+/// rounded to bf16); everything else is f32 arithmetic.
 pub fn matmul(c: &mut [f32], stride: usize, a: Mat, b: Mat, epilogue: Epilogue) {
     cpu::matmul(c, stride, a, b, epilogue, true);
 }

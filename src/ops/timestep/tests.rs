@@ -3,7 +3,7 @@ use crate::ops::testing::max_error;
 
 #[test]
 fn embedding_matches_its_formula_in_f64() {
-    let (times, channels) = ([0.0f32, 0.25, 8.9285717, 999.0, 1000.0], 10);
+    let (times, channels) = ([0.0f32, 0.25, 8.928_572, 999.0, 1000.0], 10);
     let mut want = Vec::new();
     for t in times {
         let angle = |i: i32| f64::from(t) * 10_000f64.powf(-f64::from(i) / 5.0);

@@ -1,0 +1,23 @@
+//! Layer normalisation (criterion's "elements" are numbers normalised).
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use engine::ops::layer_norm;
+
+#[path = "shapes/mod.rs"]
+mod shapes;
+use shapes::{TOKENS, tensor, weight};
+
+fn bench(c: &mut Criterion) {
+    let mut group = c.benchmark_group("layer_norm");
+    for (name, b, n, d, _) in TOKENS {
+        let (x, w) = (tensor(&[b, n, d]), weight(&[d]));
+        group.throughput(Throughput::Elements((b * n * d) as u64));
+        group.bench_function(BenchmarkId::new("forward", name), |bench| {
+            bench.iter(|| layer_norm::forward(&x, Some(&w), Some(&w), 1e-5));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);

@@ -1,0 +1,61 @@
+use std::path::Path;
+
+use engine::device::Tensor;
+use engine::io::{TensorFile, read_json};
+use engine::models::autoencoder::Autoencoder;
+use engine::models::t5::T5;
+use half::bf16;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use super::{fixture, ids, relative_error};
+
+fn round(x: f32) -> bf16 {
+    bf16::from_f32(x)
+}
+
+/// Copies the component in `from` with every weight rounded to bf16, stored as bf16 or widened again.
+fn rounded(from: &Path, stem: &str, to: &Path, widened: bool) {
+    let name = format!("{stem}.safetensors");
+    let bytes = std::fs::read(from.join(&name)).unwrap();
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = SafeTensors::deserialize(&bytes)
+        .unwrap()
+        .iter()
+        .map(|(name, t)| {
+            let values = t.data().chunks_exact(4).map(|b| round(f32::from_le_bytes(b.try_into().unwrap())));
+            let bytes = match widened {
+                true => values.flat_map(|v| v.to_f32().to_le_bytes()).collect(),
+                false => values.flat_map(bf16::to_le_bytes).collect(),
+            };
+            (name.to_string(), t.shape().to_vec(), bytes)
+        })
+        .collect();
+    let dtype = if widened { Dtype::F32 } else { Dtype::BF16 };
+    let views = tensors.iter().map(|(n, shape, b)| (n, TensorView::new(dtype, shape.clone(), b).unwrap()));
+    std::fs::write(to.join(name), safetensors::serialize(views, None).unwrap()).unwrap();
+    std::fs::copy(from.join("config.json"), to.join("config.json")).unwrap();
+}
+
+/// Our error with bf16 weights against f32 arithmetic on the same weights, and PyTorch's (`tools/oracle/bf16.py`).
+fn check(name: &str, stem: &str, run: impl Fn(&Path) -> Tensor) {
+    let [stored, widened] = [false, true].map(|widened| {
+        let folder = tempfile::tempdir().unwrap();
+        rounded(&fixture(name), stem, folder.path(), widened);
+        run(folder.path())
+    });
+    let ours = relative_error(&stored, &widened);
+    let errors: serde_json::Value = read_json(&fixture("bf16.json")).unwrap();
+    let theirs = errors[name].as_f64().unwrap();
+    println!("{name} in bf16: ours {ours:.1e}, PyTorch {theirs:.1e}");
+    assert!(ours <= 2.0 * theirs, "{ours:e} {theirs:e}");
+}
+
+#[test]
+fn t5_and_vae_with_bf16_weights_err_no_more_than_twice_as_much_as_bf16_pytorch() {
+    let io = TensorFile::open(&fixture("t5/gated/io.safetensors")).unwrap();
+    check("t5/gated", "model", |folder| T5::load(folder).unwrap().forward(&ids(&io, "input_ids")));
+    let io = TensorFile::open(&fixture("autoencoder/vae16/io.safetensors")).unwrap();
+    let mut latent = io.tensor("latent").unwrap();
+    latent.data_mut().iter_mut().for_each(|v| *v = round(*v).to_f32());
+    check("autoencoder/vae16", "diffusion_pytorch_model", |folder| Autoencoder::load(folder).unwrap().decode(&latent));
+}
