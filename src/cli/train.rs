@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use engine::config::{self, Job};
+use engine::telemetry::say;
 use engine::train::{Outcome, Resume, run as train, setup};
 
 use super::DeviceArg;
@@ -47,15 +48,15 @@ fn start(args: &Args) -> Result<()> {
         "never" => Resume::Never,
         path => Resume::From(PathBuf::from(path)),
     };
-    println!("{shown} -> {}", output.display());
-    print!("{}", planned.config.describe());
-    println!("memory:");
-    print!("{}", planned.memory.table());
+    say(&format!("{shown} -> {}", output.display()));
+    say(planned.config.describe().trim_end());
+    say("memory:");
+    say(planned.memory.table().trim_end());
     if args.dry_run {
         return planned.check_memory().context(shown);
     }
     if let Outcome::Interrupted(epoch) = train(planned, &output, &resume)? {
-        println!("interrupted after epoch {epoch}; everything is saved, the same command resumes");
+        say(&format!("interrupted after epoch {epoch}; everything is saved, the same command resumes"));
     }
     Ok(())
 }

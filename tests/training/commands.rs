@@ -27,7 +27,7 @@ fn export(run: &Path, format: &str, out: &Path) -> Output {
 fn a_checkpoint_its_exported_lora_and_the_merged_model_are_one_policy() {
     let dir = tempfile::tempdir().unwrap();
     let (config, run) = (write_config(dir.path(), ""), dir.path().join("run"));
-    assert_success(&train(&config, &run, &["--set", "optimizer.lr=0.02"]));
+    assert_success(&train(&config, &run, &["--set", "optimizer.lr=0.1"]));
     let (lora, merged) = (dir.path().join("lora"), dir.path().join("merged"));
     assert_success(&export(&run, "diffusers", &lora));
     assert_success(&export(&run, "merged", &merged));
@@ -39,12 +39,13 @@ fn a_checkpoint_its_exported_lora_and_the_merged_model_are_one_policy() {
     let with = |what: &[&str]| eval(dir.path(), &[what, &settings].concat());
     let trained = with(&["--checkpoint", run]);
     assert_eq!(trained["images"], 4.0);
-    assert_eq!(trained["reward"], 2.0 * trained["jpeg_compressibility"]);
+    // Six digits are printed.
+    assert!((trained["reward"] - 2.0 * trained["jpeg_compressibility"]).abs() < 2e-6);
     assert_eq!(trained, with(&["--model", base, "--lora", lora]));
     // Folding the product into the weights rounds differently: a pixel here and there, so a few bytes of a file.
-    let close = |a: f64, b: f64| (a - b).abs() < 0.01 * b.abs();
-    assert!(close(with(&["--model", merged])["reward"], trained["reward"]));
-    assert!(!close(with(&["--model", base])["reward"], trained["reward"]), "training must matter");
+    let away = |results: BTreeMap<String, f64>| (results["reward"] - trained["reward"]).abs();
+    let (merged, untrained) = (away(with(&["--model", merged])), away(with(&["--model", base])));
+    assert!(merged < 0.2 * untrained, "merged is {merged} away from the policy, the base {untrained}");
     assert_eq!(trained, with(&["--checkpoint", run, "--batch-size", "1", "--threads", "1"]));
 }
 
