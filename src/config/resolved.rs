@@ -1,6 +1,7 @@
 use anyhow::{Result, bail, ensure};
 
 use super::TrainConfig;
+use crate::io::check_multiple;
 
 /// What a config is resolved for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +41,8 @@ pub struct ModelSizes {
     pub downscale: usize,
     /// Latent pixels per token and axis.
     pub patch: usize,
-    /// Largest latent side.
-    pub max_latent: usize,
+    /// Most tokens per axis.
+    pub max_tokens: usize,
     /// The model's own latent side.
     pub own_latent: usize,
 }
@@ -73,13 +74,7 @@ impl Resolved {
             raw.prompts.eval.display()
         );
         let resolution = if r.resolution == 0 { sizes.own_latent * sizes.downscale } else { r.resolution };
-        let (step, most) = (sizes.downscale * sizes.patch, sizes.max_latent * sizes.downscale);
-        if !resolution.is_multiple_of(step) || resolution > most {
-            let nearest = ((resolution + step / 2) / step * step).clamp(step, most);
-            bail!(
-                "rollout.resolution is {resolution}, expected a multiple of {step} up to {most}; the nearest is {nearest}"
-            );
-        }
+        check_multiple("rollout.resolution", resolution, sizes.downscale * sizes.patch, sizes.max_tokens)?;
         let images = prompts * r.num_images_per_prompt;
         let points = images * raw.ram.num_noisings;
         if job == Job::Train {
@@ -204,7 +199,7 @@ fn divides(key: &str, value: usize, total: usize, what: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    const SIZES: ModelSizes = ModelSizes { downscale: 8, patch: 2, max_latent: 32, own_latent: 8 };
+    const SIZES: ModelSizes = ModelSizes { downscale: 8, patch: 2, max_tokens: 16, own_latent: 8 };
 
     fn resolve(changes: &str) -> Result<Resolved> {
         let text = format!(

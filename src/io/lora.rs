@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
+use super::damage::short;
 use super::safetensors::save as save_tensors;
 use super::{TensorFile, did_you_mean, output_folder, read_json};
 use crate::device::Tensor;
@@ -80,13 +81,14 @@ pub fn load(path: &Path, modules: &[Module]) -> Result<Adapter> {
     for name in file.names() {
         let Some((module, part)) = split_key(name) else {
             bail!(
-                "{shown}: tensor '{name}' is not part of a LoRA: expected names ending in .lora_A.weight or .lora_B.weight"
+                "{shown}: tensor '{}' is not part of a LoRA: expected names ending in .lora_A.weight or .lora_B.weight",
+                short(name)
             );
         };
         let Some(index) = find_module(module, modules) else {
-            let short = PREFIXES.iter().find_map(|p| module.strip_prefix(p)).unwrap_or(module);
-            let hint = did_you_mean(short, modules.iter().map(|m| m.name.as_str()));
-            bail!("{shown}: tensor '{name}' is for no layer of this transformer{hint}");
+            let bare = PREFIXES.iter().find_map(|p| module.strip_prefix(p)).unwrap_or(module);
+            let hint = did_you_mean(bare, modules.iter().map(|m| m.name.as_str()));
+            bail!("{shown}: tensor '{}' is for no layer of this transformer{hint}", short(name));
         };
         let tensor = file.tensor(name)?;
         ensure!(

@@ -60,6 +60,18 @@ pub fn output_file(path: &Path) -> Result<()> {
     output_folder(path.parent().unwrap_or(Path::new("")))
 }
 
+/// Fails unless `value` is a multiple of `step`, at least 1 and at most `most` of them.
+///
+/// # Errors
+/// Names `what`, what was found, and the nearest value that works.
+pub fn check_multiple(what: &str, value: usize, step: usize, most: usize) -> Result<()> {
+    if value > 0 && value.is_multiple_of(step) && value / step <= most {
+        return Ok(());
+    }
+    let (nearest, most) = ((value.saturating_add(step / 2) / step).clamp(1, most) * step, most * step);
+    bail!("{what} is {value}, expected a multiple of {step} up to {most}; the nearest is {nearest}")
+}
+
 /// The name in `known` that is closest to `name`, if any is close enough to be a likely misspelling.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // The edit distance is at least the difference of the lengths: most names need no more than a look.

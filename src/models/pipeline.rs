@@ -9,6 +9,7 @@ use super::index::ModelIndex;
 use super::mmdit::{self, Mmdit};
 use super::text::TextEncoders;
 use crate::device::Tensor;
+use crate::io::check_multiple;
 use crate::rollout::schedule::Schedule;
 
 /// The parts of a pipeline that sampling needs once prompts are encoded.
@@ -76,14 +77,8 @@ impl Pipeline {
     /// Names the side that is impossible and the nearest that is not.
     pub fn latent_size(&self, height: usize, width: usize) -> Result<(usize, usize)> {
         let (scale, c) = (self.vae.config().downscale(), &self.transformer.config);
-        let (step, most) = (scale * c.patch_size, scale * c.patch_size * c.pos_embed_max_size);
-        for (what, side) in [("height", height), ("width", width)] {
-            if side == 0 || side % step != 0 || side > most {
-                let nearest = (side.saturating_add(step / 2) / step * step).clamp(step, most);
-                bail!(
-                    "image {what} {side} is impossible: expected a multiple of {step} up to {most}; the nearest is {nearest}"
-                );
-            }
+        for (what, side) in [("image height", height), ("image width", width)] {
+            check_multiple(what, side, scale * c.patch_size, c.pos_embed_max_size)?;
         }
         Ok((height / scale, width / scale))
     }

@@ -22,5 +22,7 @@ pub mod position;
 pub mod rms_norm;
 #[cfg(test)]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 pub mod timestep;
 pub mod transpose;

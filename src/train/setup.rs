@@ -67,7 +67,7 @@ pub fn plan(raw: TrainConfig, job: Job) -> Result<Planned> {
     let sizes = ModelSizes {
         downscale: vae.downscale(),
         patch: transformer.patch_size,
-        max_latent: transformer.pos_embed_max_size * transformer.patch_size,
+        max_tokens: transformer.pos_embed_max_size,
         own_latent: transformer.sample_size,
     };
     let config = Resolved::new(raw, job, sizes, train.prompts.len(), eval.prompts.len())?;

@@ -45,10 +45,10 @@ fn an_impossible_size_names_the_nearest_that_is_possible() {
     let out = tempfile::tempdir().unwrap();
     let args = || arguments("sample", &fixture("pipeline/no_t5"), out.path(), &[]);
     for (size, words) in [
-        ("17x16", ["width 17 is impossible", "nearest is 16"]),
-        ("16x0", ["height 0 is impossible", "nearest is 16"]),
-        ("4096x16", ["width 4096 is impossible", "nearest is 128"]),
-        ("18446744073709551615x16", ["width 18446744073709551615 is impossible", "nearest is 128"]),
+        ("17x16", ["width is 17, expected", "nearest is 16"]),
+        ("16x0", ["height is 0, expected", "nearest is 16"]),
+        ("4096x16", ["width is 4096, expected", "nearest is 128"]),
+        ("18446744073709551615x16", ["width is 18446744073709551615, expected", "nearest is 128"]),
         ("18446744073709551616x16", ["--size", "WIDTHxHEIGHT"]),
         ("-16x16", ["--size", "WIDTHxHEIGHT"]),
         ("16", ["--size", "WIDTHxHEIGHT"]),

@@ -189,8 +189,8 @@ def sheet(images, columns):
 def write_prompts(folder, seed):
     """Write disjoint train and test prompts, every tag in both."""
     rng = random.Random(seed)
-    test_counts = {"colors": 4, "counting": 12, "color_attr": 16, "position": 32}
-    train_counts = {"colors": 8, "counting": 24, "color_attr": 56, "position": 208}
+    test_counts = {"colors": 4, "counting": 12, "color_attr": 24, "position": 16}
+    train_counts = {"colors": 8, "counting": 24, "color_attr": 48, "position": 48}
     train, test = [], []
     for tag in TAGS:
         scenes = all_scenes(tag)

@@ -9,14 +9,14 @@ mod stream;
 use std::cell::RefCell;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use self::block::{Block, BlockSaved};
 use self::embed::{PatchEmbed, TimeTextEmbed};
 use super::Linear;
 use super::lora::{Adapter, LoraLinear, Module};
 use crate::device::Tensor;
-use crate::io::{Loader, Scope, TensorFile};
+use crate::io::{Loader, Scope, TensorFile, check_multiple};
 use crate::ops::adaln;
 use crate::ops::linear::{InputGrad, backward};
 use crate::ops::patchify::{self, Order, Patches};
@@ -138,18 +138,9 @@ impl Mmdit {
     /// # Errors
     /// Says which side does not fit and the nearest that does.
     pub fn check_latent_size(&self, height: usize, width: usize) -> Result<()> {
-        let (p, max) = (self.config.patch_size, self.config.pos_embed_max_size);
-        for (what, side) in [("height", height), ("width", width)] {
-            let tokens = side / p;
-            if side % p != 0 || tokens == 0 || tokens > max {
-                let nearest = (side + p / 2).div_euclid(p).clamp(1, max) * p;
-                bail!(
-                    "latent {what} {side} is impossible: a multiple of {p} up to {}, such as {nearest}, is needed",
-                    max * p
-                );
-            }
-        }
-        Ok(())
+        [("latent height", height), ("latent width", width)].iter().try_for_each(|(what, side)| {
+            check_multiple(what, *side, self.config.patch_size, self.config.pos_embed_max_size)
+        })
     }
 
     /// The velocity of `latent` `[b, channels, h, w]` under `condition`, of the same shape. `adapter` `None` is the
