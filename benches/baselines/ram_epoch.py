@@ -67,7 +67,7 @@ def update(pipe, optimizer, config, x0, advantage, prompts, pooled):
     for part in image.split(batch):
         clean, weight = x0[part], multiplier * advantage[part].view(-1, 1, 1, 1)
         noise = torch.randn_like(clean)
-        t = torch.rand(len(part)).sqrt()
+        t = torch.rand(len(part)) ** (1 / (1 + config["ram"].get("timestep_power", 1.0)))
         s = t.view(-1, 1, 1, 1)
         inputs = ((1 - s) * clean + s * noise, prompts[part], pooled[part], 1000 * t)
         with torch.no_grad():
@@ -94,7 +94,13 @@ def main():
     config = tomllib.loads(Path(sys.argv[1]).read_text())
     pipe = StableDiffusion3Pipeline.from_pretrained(config["model"])
     pipe.transformer.requires_grad_(False)
-    lora = LoraConfig(r=32, lora_alpha=64, init_lora_weights="gaussian", target_modules=[f"attn.{t}" for t in TARGETS])
+    keys = {"rank": 32, "alpha": 64, **config.get("lora", {})}
+    lora = LoraConfig(
+        r=keys["rank"],
+        lora_alpha=keys["alpha"],
+        init_lora_weights="gaussian",
+        target_modules=[f"attn.{t}" for t in TARGETS],
+    )
     for name in ("theta", "old"):
         pipe.transformer.add_adapter(lora, adapter_name=name)
     trained = [p for n, p in pipe.transformer.named_parameters() if ".theta." in n]
