@@ -1,8 +1,6 @@
 //! Which prompts an epoch samples images for, and in which order: the k-repeat group sampler (spec §2.7). A pure
 //! function of seed and epoch, so every process knows the whole list and resuming needs no position.
 
-use anyhow::{Result, bail, ensure};
-
 use crate::device::philox::{Key, Purpose};
 
 /// One image to sample.
@@ -12,29 +10,6 @@ pub struct Sample {
     pub prompt: usize,
     /// Which of the prompt's images this is.
     pub repeat: u32,
-}
-
-/// Checks that [`groups`] and [`rank_slice`] can serve these sizes.
-///
-/// # Errors
-/// Names the number that does not fit and the nearest that does.
-pub fn check(dataset_len: usize, prompts_per_epoch: usize, repeats: usize, ranks: usize) -> Result<()> {
-    ensure!(dataset_len > 0, "the prompt set is empty");
-    ensure!(
-        (1..=dataset_len).contains(&prompts_per_epoch),
-        "{prompts_per_epoch} different prompts per epoch are impossible with {dataset_len} prompts; the nearest is {}",
-        prompts_per_epoch.clamp(1, dataset_len)
-    );
-    ensure!(repeats > 0, "0 images per prompt leave nothing to train on; the nearest is 1");
-    let images = prompts_per_epoch * repeats;
-    if ranks == 0 || !images.is_multiple_of(ranks) {
-        let nearest = (1..ranks).rev().find(|r| images.is_multiple_of(*r)).unwrap_or(1);
-        bail!(
-            "{images} images per epoch ({prompts_per_epoch} prompts x {repeats}) do not divide among {ranks} \
-             processes; the nearest number that does is {nearest}"
-        );
-    }
-    Ok(())
 }
 
 /// The images of `epoch`: `prompts_per_epoch` different prompts of `0..dataset_len`, each `repeats` times, shuffled.
@@ -106,16 +81,5 @@ mod tests {
         // Binomial(2000, 0.3): four standard deviations.
         let spread = 4.0 * (2000.0f64 * 0.3 * 0.7).sqrt();
         assert!(drawn.iter().all(|n| (f64::from(*n) - 600.0).abs() < spread), "{drawn:?}");
-    }
-
-    #[test]
-    fn impossible_sizes_are_refused_with_the_nearest_possible() {
-        assert!(check(48, 48, 24, 8).is_ok());
-        let refusal = |d, p, k, r| check(d, p, k, r).unwrap_err().to_string();
-        assert!(refusal(40, 48, 24, 1).ends_with("with 40 prompts; the nearest is 40"));
-        assert!(refusal(40, 0, 24, 1).ends_with("the nearest is 1"));
-        assert!(refusal(0, 1, 1, 1).contains("empty"));
-        assert!(refusal(40, 3, 5, 2).contains("15 images per epoch (3 prompts x 5) do not divide among 2"));
-        assert!(refusal(40, 3, 5, 4).ends_with("is 3"));
     }
 }

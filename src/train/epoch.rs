@@ -175,12 +175,15 @@ impl Setup {
     /// Latents to 8-bit images.
     fn decode(&self, latents: &Tensor, interrupt: &Interrupt) -> Result<Vec<RgbImage>> {
         let mut images = Vec::with_capacity(latents.dim(0));
+        let progress = Progress::new("decode", latents.dim(0) as u64);
         for first in (0..latents.dim(0)).step_by(DECODE_BATCH) {
             let last = (first + DECODE_BATCH).min(latents.dim(0));
             let decoded = self.pipeline.decode(&latents.slice(first..last));
             images.extend((0..last - first).map(|i| to_u8(&decoded.slice(i..i + 1))));
+            progress.step((last - first) as u64);
             interrupt.check()?;
         }
+        progress.finish();
         Ok(images)
     }
 
