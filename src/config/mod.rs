@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
-use crate::io::nearest;
+use crate::io::{did_you_mean, nearest};
 pub use raw::TrainConfig;
 pub use resolved::{Job, Resolved};
 
@@ -19,7 +19,8 @@ pub use resolved::{Job, Resolved};
 /// # Errors
 /// One line naming the file and line, or the override, with the key, what was found, and the nearest valid name.
 pub fn load(path: &Path, overrides: &[String]) -> Result<TrainConfig> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the config {}", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the config {}{}", path.display(), neighbour(path)))?;
     let config: TrainConfig =
         toml::from_str(&text).map_err(|e| anyhow!("{}", explain(&path.display().to_string(), &text, &e)))?;
     if overrides.is_empty() {
@@ -32,6 +33,17 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<TrainConfig> {
         TrainConfig::deserialize(table.clone()).map_err(|e| anyhow!("--set {one}: {}", reword(e.message())))?;
     }
     Ok(TrainConfig::deserialize(table)?)
+}
+
+/// Words about the file beside `path` whose name is nearest, if `path` is not there.
+fn neighbour(path: &Path) -> String {
+    let (Some(name), Some(folder)) = (path.file_name().and_then(|n| n.to_str()), path.parent()) else {
+        return String::new();
+    };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names: Vec<String> = files.filter_map(|f| f.file_name().into_string().ok()).collect();
+    if path.exists() { String::new() } else { did_you_mean(name, names.iter().map(String::as_str)) }
 }
 
 /// Parses a config from text; `name` stands for it in errors.

@@ -11,6 +11,8 @@ fn misspelt_flags_and_subcommands_get_a_suggestion() {
     refuses(&["inspect"], &["required", "<PATH>"]);
     refuses(&["doctor", "--device", "cuda"], &["cuda", "cpu only", "auto or cpu"]);
     refuses(&["doctor", "--threads", "many"], &["many", "--threads"]);
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/tiny/ram_genevl.toml");
+    refuses(&["train", "--config", config], &["ram_genevl.toml", "did you mean 'ram_geneval.toml'?", "No such file"]);
 }
 
 #[test]
