@@ -28,7 +28,10 @@ PROMPTS = [f"{n} {c} {s}s" for n in ("two", "three") for c in ("red", "green", "
 
 
 def python(script, *args):
-    out = subprocess.run([sys.executable, HERE / script, *map(str, args)], cwd=ROOT, capture_output=True, text=True, check=True)
+    # Threads that spin between operators: on a machine to itself PyTorch takes half the time it takes without.
+    env = {**os.environ, "OMP_WAIT_POLICY": "ACTIVE"}
+    command = [sys.executable, HERE / script, *map(str, args)]
+    out = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     return out.stdout.splitlines()
 
 
@@ -80,6 +83,7 @@ def main():
 
     print(f"# {datetime.date.today()}, {os.cpu_count()} cores {cpu}, {platform.system()}\n")
     print(f"`python benches/baselines/compare.py {rounds}`; PyTorch {torch.__version__}, diffusers {diffusers.__version__}, f32, all cores.")
+    print("PyTorch's threads spin between operators (OMP_WAIT_POLICY=ACTIVE), which is its fastest here.")
     print(f"Load average at the end {os.getloadavg()[0]:.1f}. Median (range); the ratio is PyTorch's median over ours.\n")
     print("| work | engine | PyTorch | ratio |\n|---|---|---|---|")
     for length, (ours, theirs) in samples.items():

@@ -12,8 +12,6 @@ import time
 import tomllib
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import torch
 from diffusers import StableDiffusion3Pipeline
 from peft import LoraConfig

@@ -7,8 +7,6 @@ import os
 import sys
 import time
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import torch
 from diffusers import StableDiffusion3Pipeline
 
