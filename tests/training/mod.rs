@@ -38,11 +38,16 @@ pub fn write_config(folder: &Path, extra: &str) -> PathBuf {
     path
 }
 
+/// `engine train` to `output`, not started yet.
+pub fn train_command(config: &Path, output: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_engine"));
+    command.arg("train").arg("--config").arg(config).arg("--output-dir").arg(output).args(args);
+    command
+}
+
 /// Runs `engine train` to `output`.
 pub fn train(config: &Path, output: &Path, args: &[&str]) -> Output {
-    let mut all = vec!["train", "--config", config.to_str().unwrap(), "--output-dir", output.to_str().unwrap()];
-    all.extend(args);
-    engine(&all)
+    train_command(config, output, args).output().unwrap()
 }
 
 /// Fails with what the program printed unless it succeeded.

@@ -2,7 +2,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{assert_success, checkpoint_bytes, train, write_config};
+use super::{assert_success, checkpoint_bytes, train, train_command, write_config};
 
 /// T22: a run that was stopped and resumed ends in the same bytes as one that was not.
 #[test]
@@ -50,12 +50,8 @@ fn kill_at_any_moment_loses_nothing_that_was_saved() {
     let step = started.elapsed() / 12;
     let mut kills = 0;
     for attempt in 1.. {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_engine"))
-            .args(["train", "--config", config.to_str().unwrap(), "--output-dir", killed.to_str().unwrap()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child =
+            train_command(&config, &killed, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(step * attempt.min(30));
         if let Some(status) = child.try_wait().unwrap() {
             assert!(status.success());
@@ -79,9 +75,7 @@ fn signal_saves(signal: &str) {
     let dir = tempfile::tempdir().unwrap();
     let config = write_config(dir.path(), "");
     let run = dir.path().join("run");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_engine"))
-        .args(["train", "--config", config.to_str().unwrap(), "--output-dir", run.to_str().unwrap()])
-        .args(["--set", "num_epochs=100000", "--set", "checkpoint.every=0"])
+    let mut child = train_command(&config, &run, &["--set", "num_epochs=100000", "checkpoint.every=0"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -109,11 +103,7 @@ fn a_run_whose_output_nobody_reads_still_finishes() {
     let dir = tempfile::tempdir().unwrap();
     let config = write_config(dir.path(), "");
     let run = dir.path().join("run");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_engine"))
-        .args(["train", "--config", config.to_str().unwrap(), "--output-dir", run.to_str().unwrap()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = train_command(&config, &run, &[]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert!(child.wait().unwrap().success());
@@ -133,9 +123,8 @@ fn a_full_disk_is_one_line_and_costs_nothing_that_was_saved() {
     let limited = |output: &std::path::Path| {
         // Blocks of 512 or 1024 bytes, depending on the shell: half the largest file at most.
         let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", size / 2048);
-        let program = env!("CARGO_BIN_EXE_engine");
-        let args = ["train", "--config", config.to_str().unwrap(), "--output-dir", output.to_str().unwrap()];
-        Command::new("sh").args(["-c", &script, "sh", program]).args(args).output().unwrap()
+        let train = train_command(&config, output, &[]);
+        Command::new("sh").args(["-c", &script, "sh"]).arg(train.get_program()).args(train.get_args()).output().unwrap()
     };
     for output in [&run, &dir.path().join("fresh")] {
         let out = limited(output);
@@ -181,12 +170,8 @@ fn two_runs_cannot_share_an_output_folder() {
     let dir = tempfile::tempdir().unwrap();
     let config = write_config(dir.path(), "");
     let run = dir.path().join("run");
-    let mut first = Command::new(env!("CARGO_BIN_EXE_engine"))
-        .args(["train", "--config", config.to_str().unwrap(), "--output-dir", run.to_str().unwrap()])
-        .args(["--set", "num_epochs=100000"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut first =
+        train_command(&config, &run, &["--set", "num_epochs=100000"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(first.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|l| l.starts_with("epoch ")));
     let second = train(&config, &run, &[]);
