@@ -136,7 +136,7 @@ impl MemoryPlan {
     /// Fails if more is needed than `available` bytes, naming the setting to change.
     ///
     /// # Errors
-    /// With the nearest batch size or `train.activation_checkpointing` that fits, if any does.
+    /// With the nearest batch sizes and `train.activation_checkpointing` that fit, if any do.
     pub fn check(&self, available: u64, r: &Resolved, i: &Inputs) -> Result<()> {
         if self.total() <= available {
             return Ok(());
@@ -160,24 +160,30 @@ fn fits(available: u64, r: &Resolved, i: &Inputs, change: impl FnOnce(&mut Resol
     MemoryPlan::new(&smaller, i).total() <= available
 }
 
-/// The largest training batch that fits, with as little recomputation as it takes.
+/// The largest batches that fit, with as little recomputation as it takes; the sampling batch is touched last.
 fn smaller_training(available: u64, r: &Resolved, i: &Inputs) -> Option<String> {
-    let (batch, policy) = (r.raw.train.batch_size, r.raw.train.activation_checkpointing);
-    let policies = [(policy, ""), (Checkpointing::Selective, "selective"), (Checkpointing::Block, "block")];
-    policies.iter().find_map(|(policy, name)| {
-        let fits = |batch: &usize| {
-            fits(available, r, i, |r| {
-                r.raw.train.batch_size = *batch;
-                r.raw.train.activation_checkpointing = *policy;
-            })
-        };
-        let batch = (1..=batch).rev().find(|b| r.points.is_multiple_of(*b) && fits(b))?;
-        let policy = match *name {
-            "" => String::new(),
-            name => format!(" and train.activation_checkpointing = \"{name}\""),
-        };
-        Some(format!("train.batch_size = {batch}{policy} fits"))
-    })
+    let (train, sampled) = (r.raw.train.batch_size, r.raw.rollout.batch_size);
+    let now = r.raw.train.activation_checkpointing;
+    let policies = [(now, ""), (Checkpointing::Selective, "selective"), (Checkpointing::Block, "block")];
+    let divisors = |most: usize, of: usize| (1..=most).rev().filter(move |n| of.is_multiple_of(*n));
+    for sampled_now in divisors(sampled, r.images) {
+        for (policy, name) in policies {
+            let fits = |batch: &usize| {
+                fits(available, r, i, |r| {
+                    r.raw.train.batch_size = *batch;
+                    r.raw.train.activation_checkpointing = policy;
+                    r.raw.rollout.batch_size = sampled_now;
+                })
+            };
+            let Some(batch) = divisors(train, r.points).find(fits) else { continue };
+            let mut keys = Vec::new();
+            keys.extend((batch != train).then(|| format!("train.batch_size = {batch}")));
+            keys.extend((!name.is_empty()).then(|| format!("train.activation_checkpointing = \"{name}\"")));
+            keys.extend((sampled_now != sampled).then(|| format!("rollout.batch_size = {sampled_now}")));
+            return Some(format!("{} fits", keys.join(" and ")));
+        }
+    }
+    None
 }
 
 /// The largest sampling batch that fits.
@@ -204,4 +210,75 @@ pub fn available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::resolved::ModelSizes;
+
+    /// SD3.5 Medium at 512x512 with the published settings, eight adapted layers of each of 24 blocks.
+    fn medium(changes: &str) -> (Resolved, Inputs) {
+        let text = format!(
+            "algorithm='ram'\nmodel='m'\nnum_epochs=1\nprompts={{train='t',eval='e'}}\nrewards={{geneval=1}}\n\
+             ram={{reward_multiplier=100}}\nrollout={{resolution=512}}\n{changes}"
+        );
+        let sizes = ModelSizes { downscale: 8, patch: 2, max_tokens: 384, own_latent: 128 };
+        let resolved = Resolved::new(super::super::parse("c", &text).unwrap(), Job::Train, sizes, 100, 10).unwrap();
+        let transformer = serde_json::from_value(serde_json::json!({
+            "sample_size": 128, "patch_size": 2, "in_channels": 16, "num_layers": 24, "attention_head_dim": 64,
+            "num_attention_heads": 24, "joint_attention_dim": 4096, "caption_projection_dim": 1536,
+            "pooled_projection_dim": 2048, "pos_embed_max_size": 384,
+            "dual_attention_layers": (0..13).collect::<Vec<usize>>(), "qk_norm": "rms_norm"
+        }));
+        let inputs = Inputs {
+            transformer: transformer.unwrap(),
+            vae_channels: (128, 256),
+            weights: 16 << 30,
+            reward_weights: 0,
+            adapter: 24 * 8 * 32 * 2 * 1536,
+            text_tokens: 77 + 128,
+            prompts: 100,
+            trained_mlp: (false, false),
+        };
+        (resolved, inputs)
+    }
+
+    #[test]
+    fn a_plan_that_does_not_fit_names_settings_that_do() {
+        let (resolved, inputs) = medium("");
+        let plan = MemoryPlan::new(&resolved, &inputs);
+        assert!(plan.check(plan.total(), &resolved, &inputs).is_ok());
+        for gib in [20, 22, 24, 32, 40] {
+            let message = plan.check(gib << 30, &resolved, &inputs).unwrap_err().to_string();
+            let keys = message.split("; ").nth(1).unwrap().strip_suffix(" fits").unwrap();
+            let mut changes = resolved.raw.clone();
+            for key in keys.split(" and ") {
+                match key.split_once(" = ").unwrap() {
+                    ("train.batch_size", n) => changes.train.batch_size = n.parse().unwrap(),
+                    ("rollout.batch_size", n) => changes.rollout.batch_size = n.parse().unwrap(),
+                    ("train.activation_checkpointing", "\"block\"") => {
+                        changes.train.activation_checkpointing = Checkpointing::Block;
+                    }
+                    ("train.activation_checkpointing", _) => {
+                        changes.train.activation_checkpointing = Checkpointing::Selective;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            let smaller = Resolved { raw: changes, ..resolved.clone() };
+            assert!(MemoryPlan::new(&smaller, &inputs).total() <= gib << 30, "{message}");
+        }
+        let none = plan.check(1 << 30, &resolved, &inputs).unwrap_err().to_string();
+        assert!(none.contains("no smaller batch fits"), "{none}");
+    }
+
+    #[test]
+    fn checkpointing_saves_what_it_should() {
+        let (resolved, inputs) = medium("");
+        let bytes = |policy| activations(&inputs, 1024, 16, policy);
+        let [none, selective, block] = [Checkpointing::None, Checkpointing::Selective, Checkpointing::Block].map(bytes);
+        assert!(block < selective && selective < none && none > 4 * block);
+        assert_eq!(resolved.points, 9216);
+    }
 }
