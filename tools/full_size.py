@@ -1,21 +1,26 @@
 """Writes a transformer of Stable Diffusion 3.5 Medium's true shape with random weights (2.47 B parameters, bf16, 5 GB).
 
     python tools/full_size.py [--out /tmp/sd35-medium-random] [--shards 2]
+    python tools/full_size.py --pipeline --out /tmp/sd35-pipeline    # the whole pipeline, 16 GB
 
-For memory and speed at full size where the real weights cannot be had. Names and shapes are taken from diffusers on
-the meta device, so nothing but one table of random numbers is ever held in memory.
+For memory and speed at full size where the real weights cannot be had. Names and shapes are taken from diffusers and
+transformers on the meta device, so nothing but one table of random numbers is ever held in memory. The pipeline's
+tokenizers and schedule are those of models/tiny-sd3.
 """
 
 import argparse
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import SD3Transformer2DModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-CONFIG = {
+TINY = Path(__file__).resolve().parents[1] / "models" / "tiny-sd3"
+TRANSFORMER = {
     "sample_size": 128,
     "patch_size": 2,
     "in_channels": 16,
@@ -30,7 +35,51 @@ CONFIG = {
     "dual_attention_layers": list(range(13)),
     "qk_norm": "rms_norm",
 }
-STEM = "diffusion_pytorch_model"
+VAE = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "latent_channels": 16,
+    "norm_num_groups": 32,
+    "sample_size": 1024,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+CLIP_L = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+    "eos_token_id": 2,
+}
+CLIP_G = {
+    **CLIP_L,
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+    "hidden_act": "gelu",
+}
+T5 = {
+    "vocab_size": 32128,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+}
+DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
 # Random numbers are drawn once and repeated from a random place on; the length is prime, so rows do not repeat.
 TABLE = 4_194_301
 
@@ -83,35 +132,59 @@ def write_shard(path, shapes, filler):
             filler.write(f, name, shape)
 
 
+def write_component(out, model, config, stem, shards, filler):
+    """`config.json` and the weights of a model on the meta device; tensors that share storage are written once."""
+    tied = {"encoder.embed_tokens.weight"}
+    shapes = {k: list(v.shape) for k, v in model.state_dict().items() if k not in tied}
+    total = sum(math.prod(s) for s in shapes.values())
+    print(f"{len(shapes)} tensors, {total / 1e9:.3f} B values, {2 * total / 1e9:.2f} GB in {out}")
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob(f"{stem}*"):
+        old.unlink()
+    (out / "config.json").write_text(json.dumps({"_class_name": type(model).__name__, **config}, indent=2) + "\n")
+    parts, taken = [{} for _ in range(shards)], 0
+    for name, shape in shapes.items():
+        parts[min(taken * shards // total, shards - 1)][name] = shape
+        taken += math.prod(shape)
+    weight_map = {}
+    for i, part in enumerate(parts):
+        name = f"{stem}.safetensors" if shards == 1 else f"{stem}-{i + 1:05}-of-{shards:05}.safetensors"
+        write_shard(out / name, part, filler)
+        weight_map.update(dict.fromkeys(part, name))
+    if shards > 1:
+        index = {"metadata": {"total_size": 2 * total}, "weight_map": weight_map}
+        (out / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def write_pipeline(out, shards, filler):
+    """A whole pipeline folder."""
+    with torch.device("meta"):
+        components = {
+            "transformer": (SD3Transformer2DModel(**TRANSFORMER), TRANSFORMER, DIFFUSERS, shards),
+            "vae": (AutoencoderKL(**VAE), VAE, DIFFUSERS, 1),
+            "text_encoder": (CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_L)), CLIP_L, TRANSFORMERS, 1),
+            "text_encoder_2": (CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_G)), CLIP_G, TRANSFORMERS, 1),
+            "text_encoder_3": (T5EncoderModel(T5Config(**T5)), T5, TRANSFORMERS, shards),
+        }
+    for name, component in components.items():
+        write_component(out / name, *component, filler)
+    for name in ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"):
+        shutil.copytree(TINY / name, out / name, dirs_exist_ok=True)
+    shutil.copy(TINY / "model_index.json", out)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("/tmp/sd35-medium-random"))
     parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--pipeline", action="store_true", help="also VAE, text encoders and tokenizers")
     args = parser.parse_args()
-
+    if args.pipeline:
+        write_pipeline(args.out, args.shards, Filler(seed=0))
+        return
     with torch.device("meta"):
-        model = SD3Transformer2DModel(**CONFIG)
-    shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
-    total = sum(math.prod(s) for s in shapes.values())
-    print(f"{len(shapes)} tensors, {total / 1e9:.3f} B values, {2 * total / 1e9:.2f} GB in {args.out}")
-
-    args.out.mkdir(parents=True, exist_ok=True)
-    for old in args.out.glob(f"{STEM}*"):
-        old.unlink()
-    (args.out / "config.json").write_text(json.dumps({"_class_name": "SD3Transformer2DModel", **CONFIG}, indent=2) + "\n")
-    shards, taken = [{} for _ in range(args.shards)], 0
-    for name, shape in shapes.items():
-        shards[min(taken * args.shards // total, args.shards - 1)][name] = shape
-        taken += math.prod(shape)
-    filler, weight_map = Filler(seed=0), {}
-    for i, shard in enumerate(shards):
-        single = args.shards == 1
-        name = f"{STEM}.safetensors" if single else f"{STEM}-{i + 1:05}-of-{args.shards:05}.safetensors"
-        write_shard(args.out / name, shard, filler)
-        weight_map.update(dict.fromkeys(shard, name))
-    if args.shards > 1:
-        index = {"metadata": {"total_size": 2 * total}, "weight_map": weight_map}
-        (args.out / f"{STEM}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        model = SD3Transformer2DModel(**TRANSFORMER)
+    write_component(args.out, model, TRANSFORMER, DIFFUSERS, args.shards, Filler(seed=0))
 
 
 if __name__ == "__main__":
