@@ -19,8 +19,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use engine::device::with_threads;
-use engine::models::text::{LONGEST_SEQUENCE, PromptEmbeds, TextEncoders};
-use engine::telemetry::{Progress, warn_truncated};
+use engine::models::text::{LONGEST_SEQUENCE, PromptEmbeds, TextEncoders, describe_truncated};
+use engine::telemetry::{Progress, warn};
 
 /// Exit code for whatever a user can mend; the same as clap's.
 const USER_MISTAKE: u8 = 2;
@@ -104,7 +104,8 @@ fn sequence_length(text: &str) -> Result<usize, String> {
 
 /// The embeddings of `prompts`, with progress and a warning about those that are longer than an encoder takes.
 fn encode_prompts(text: &TextEncoders, prompts: &[String], max_sequence_length: usize) -> Result<PromptEmbeds> {
-    warn_truncated(&text.truncated(prompts.iter().map(String::as_str), max_sequence_length)?);
+    let truncated = text.truncated(prompts.iter().map(String::as_str), max_sequence_length)?;
+    describe_truncated(&truncated).iter().for_each(|line| warn(line));
     let progress = Progress::new("encoding", prompts.len() as u64);
     let embeds = text.encode_with(prompts, max_sequence_length, |n| progress.step(n as u64))?;
     progress.finish();

@@ -2,6 +2,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::TrainConfig;
 use crate::io::check_multiple;
+use crate::models::text::LONGEST_SEQUENCE;
 
 /// What a config is resolved for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +159,10 @@ impl TrainConfig {
             "rollout.num_images_per_prompt is {images_per_prompt}, expected at least 2: an image is compared with the others of its prompt"
         );
         let sequence = self.prompts.max_sequence_length;
-        ensure!((1..=512).contains(&sequence), "prompts.max_sequence_length is {sequence}, expected 1 to 512");
+        ensure!(
+            (1..=LONGEST_SEQUENCE).contains(&sequence),
+            "prompts.max_sequence_length is {sequence}, expected 1 to {LONGEST_SEQUENCE}"
+        );
         for (key, value, range) in [
             ("rollout.guidance_scale", f64::from(r.guidance_scale), 0.0..=100.0),
             ("eval.guidance_scale", f64::from(self.eval.guidance_scale), 0.0..=100.0),

@@ -73,6 +73,17 @@ pub struct Truncated {
     pub dropped: usize,
 }
 
+/// One line about prompts that an encoder does not see whole: the first of them, and how many there are.
+pub fn describe_truncated(truncated: &[Truncated]) -> Option<String> {
+    let first = truncated.first()?;
+    let more = match truncated.len() - 1 {
+        0 => String::new(),
+        n => format!(" (and {n} more)"),
+    };
+    let Truncated { prompt, encoder, dropped } = first;
+    Some(format!("{prompt:?} is longer than {encoder} takes: the last {dropped} tokens are not seen{more}"))
+}
+
 impl TextEncoders {
     /// The encoders and tokenizers of the pipeline in `folder`. `joint_attention_dim` is the transformer's.
     ///

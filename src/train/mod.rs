@@ -24,7 +24,7 @@ use crate::device::philox::{Key, Purpose};
 use crate::io::{lora, output_folder, safetensors::write_atomic};
 use crate::models::lora::Adapter;
 use crate::models::mmdit::{Condition, Mmdit};
-use crate::telemetry::say;
+use crate::telemetry::{say, warn};
 
 /// Where a run continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,7 +186,7 @@ pub fn export_lora(model: &Mmdit, adapter: &Adapter, config: &LoraKeys, folder: 
         bail!("{}: reading the LoRA back gave another one", folder.display());
     }
     if !changes_output(model, &again) {
-        eprintln!("warning: {}: this LoRA does not change the model's output yet", folder.display());
+        warn(&format!("{}: this LoRA does not change the model's output yet", folder.display()));
     }
     Ok(())
 }

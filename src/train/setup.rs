@@ -15,10 +15,10 @@ use crate::data::PromptSet;
 use crate::io::TensorFile;
 use crate::models::lora::{self, Adapter};
 use crate::models::mmdit;
-use crate::models::text::{PromptEmbeds, TextEncoders};
+use crate::models::text::{PromptEmbeds, TextEncoders, describe_truncated};
 use crate::models::{Pipeline, autoencoder, index::ModelIndex};
 use crate::rewards::{self, WeightedSum};
-use crate::telemetry::warn_truncated;
+use crate::telemetry::warn;
 
 /// A run's fixed parts.
 pub struct Setup {
@@ -171,7 +171,8 @@ impl Planned {
         let pipeline = Pipeline::load(&raw.model)?;
         let encoders = Pipeline::load_text(&raw.model)?;
         let texts = self.train.prompts.iter().chain(&self.eval.prompts).map(|p| p.text.as_str());
-        warn_truncated(&encoders.truncated(texts, raw.prompts.max_sequence_length)?);
+        let truncated = encoders.truncated(texts, raw.prompts.max_sequence_length)?;
+        describe_truncated(&truncated).iter().for_each(|line| warn(line));
         let prompts = PromptBank::new(encoders, raw.prompts.max_sequence_length);
         let selected = lora::select(pipeline.transformer.modules(), &raw.lora.targets)?;
         let (r, o) = (&raw.ram, &raw.optimizer);

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use super::detect::{has_avx512, has_bf16};
 use super::pack::{NR, pack_bf16, pack_f32};
 use super::{Epilogue, Mat};
 use crate::device::{DType, Elems};
@@ -248,26 +249,6 @@ struct Store {
 }
 
 type TileFn<T> = unsafe fn(usize, usize, Left<T>, *const T, Store);
-
-#[cfg(target_arch = "x86_64")]
-pub(super) fn has_avx512() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl")
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_bf16() -> bool {
-    has_avx512() && is_x86_feature_detected!("avx512bf16")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn has_bf16() -> bool {
-    false
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-pub(super) fn has_avx512() -> bool {
-    false
-}
 
 /// In words, what [`matmul`] does with right operands of `dtype`.
 pub(super) fn path(dtype: DType) -> &'static str {

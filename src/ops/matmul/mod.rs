@@ -6,6 +6,7 @@
 //! same bits. That is what makes rollout and training agree bit for bit (`batch invariance`).
 
 mod cpu;
+mod detect;
 mod pack;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@
 use half::bf16;
 
 use super::Mat;
-use super::cpu::has_avx512;
+use super::detect::has_avx512;
 use crate::device::Elems;
 
 /// Columns per panel: two 512-bit registers.
