@@ -6,7 +6,7 @@ use engine::ops::activation::{gelu_tanh, gelu_tanh_backward, silu};
 
 #[path = "shapes/mod.rs"]
 mod shapes;
-use shapes::{TOKENS, tensor};
+use shapes::{TOKENS, filled};
 
 /// An op by name.
 type Op<'a> = (&'a str, &'a dyn Fn(&mut Tensor));
@@ -14,7 +14,7 @@ type Op<'a> = (&'a str, &'a dyn Fn(&mut Tensor));
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("activation");
     for (name, b, n, d, _) in TOKENS {
-        let x = tensor(&[b, n, 4 * d]);
+        let x: Tensor = filled(&[b, n, 4 * d]);
         group.throughput(Throughput::Elements(x.len() as u64));
         let ops: [Op; 3] =
             [("gelu_tanh", &gelu_tanh), ("gelu_tanh_backward", &|d| gelu_tanh_backward(d, &x)), ("silu", &silu)];

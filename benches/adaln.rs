@@ -5,17 +5,17 @@ use engine::ops::adaln;
 
 #[path = "shapes/mod.rs"]
 mod shapes;
-use shapes::{TOKENS, tensor};
+use shapes::{TOKENS, filled};
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("adaln");
     for (name, b, n, d, _) in TOKENS {
-        let (x, modulation) = (tensor(&[b, n, d]), tensor(&[b, 6 * d]));
+        let (x, modulation) = (filled(&[b, n, d]), filled(&[b, 6 * d]));
         group.throughput(Throughput::Elements((b * n * d) as u64));
         group.bench_function(BenchmarkId::new("forward", name), |bench| {
             bench.iter(|| adaln::forward(&x, &modulation, 0, 1));
         });
-        let (mut dx, dy) = (tensor(&[b, n, d]), tensor(&[b, n, d]));
+        let (mut dx, dy) = (filled(&[b, n, d]), filled(&[b, n, d]));
         group.bench_function(BenchmarkId::new("backward", name), |bench| {
             bench.iter(|| adaln::backward(&mut dx, &dy, &x, &modulation, 1));
         });

@@ -5,12 +5,12 @@ use engine::ops::embedding;
 
 #[path = "shapes/mod.rs"]
 mod shapes;
-use shapes::{TOKENS, weight};
+use shapes::{TOKENS, filled};
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("embedding");
     for (name, b, n, d, _) in TOKENS {
-        let table = weight(&[512, d]);
+        let table = filled(&[512, d]);
         let ids: Vec<u32> = (0..b * n).map(|i| (i * 31 % 512) as u32).collect();
         group.throughput(Throughput::Elements((b * n * d) as u64));
         group

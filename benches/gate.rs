@@ -5,12 +5,12 @@ use engine::ops::gate;
 
 #[path = "shapes/mod.rs"]
 mod shapes;
-use shapes::{TOKENS, tensor};
+use shapes::{TOKENS, filled};
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("gate");
     for (name, b, n, d, _) in TOKENS {
-        let (mut x, y, modulation) = (tensor(&[b, n, d]), tensor(&[b, n, d]), tensor(&[b, 6 * d]));
+        let (mut x, y, modulation) = (filled(&[b, n, d]), filled(&[b, n, d]), filled(&[b, 6 * d]));
         group.throughput(Throughput::Elements((b * n * d) as u64));
         group.bench_function(BenchmarkId::new("forward", name), |bench| {
             bench.iter(|| gate::forward(&mut x, &y, &modulation, 2));

@@ -5,13 +5,13 @@ use engine::ops::heads::{self, Part};
 
 #[path = "shapes/mod.rs"]
 mod shapes;
-use shapes::{TOKENS, tensor, weight};
+use shapes::{TOKENS, filled};
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("heads");
     for (name, b, n, d, h) in TOKENS {
-        let (x, norm) = (tensor(&[b, n, d]), weight(&[d / h]));
-        let (mut split, part) = (tensor(&[b, h, n, d / h]), Part { offset: 0, len: n });
+        let (x, norm) = (filled(&[b, n, d]), filled(&[d / h]));
+        let (mut split, part) = (filled(&[b, h, n, d / h]), Part { offset: 0, len: n });
         group.throughput(Throughput::Elements((b * n * d) as u64));
         group.bench_function(BenchmarkId::new("split with norm", name), |bench| {
             bench.iter(|| heads::split_into(&mut split, &x, part, Some(&norm)));

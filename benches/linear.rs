@@ -5,13 +5,13 @@ use engine::ops::linear::{InputGrad, LoraGrad, LoraRef, backward, forward};
 
 #[path = "shapes/mod.rs"]
 mod shapes;
-use shapes::{TOKENS, tensor, weight};
+use shapes::{TOKENS, filled};
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("linear");
     for (name, b, n, d, _) in TOKENS {
-        let (x, w, rank) = (tensor(&[b * n, d]), weight(&[d, d]), 32);
-        let (a, b_) = (tensor(&[rank, d]), tensor(&[d, rank]));
+        let (x, w, rank) = (filled(&[b * n, d]), filled(&[d, d]), 32);
+        let (a, b_) = (filled(&[rank, d]), filled(&[d, rank]));
         let lora = Some(LoraRef { a: &a, b: &b_, scale: 2.0 });
         let (base, low) = (2 * b * n * d * d, 4 * b * n * d * rank);
         group.throughput(Throughput::Elements((base + low) as u64));

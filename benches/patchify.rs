@@ -1,17 +1,14 @@
 //! Latents to tokens and back (criterion's "elements" are numbers moved).
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use engine::device::Tensor;
 use engine::ops::patchify::{Order, Patches, forward, inverse};
-
-#[path = "shapes/mod.rs"]
-mod shapes;
-use shapes::tensor;
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("patchify");
     for (name, b, side) in [("tiny", 32, 4), ("sd3.5", 1, 32)] {
         let patches = Patches { channels: 16, size: 2, grid: (side, side) };
-        let latent = tensor(&[b, 16, 2 * side, 2 * side]);
+        let latent = Tensor::zeros(&[b, 16, 2 * side, 2 * side]);
         let tokens = forward(&latent, &patches, Order::ChannelLast);
         group.throughput(Throughput::Elements(latent.len() as u64));
         group.bench_function(BenchmarkId::new("forward", name), |bench| {

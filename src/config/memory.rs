@@ -218,13 +218,11 @@ mod tests {
     use crate::config::resolved::ModelSizes;
 
     /// SD3.5 Medium at 512x512 with the published settings, eight adapted layers of each of 24 blocks.
-    fn medium(changes: &str) -> (Resolved, Inputs) {
-        let text = format!(
-            "algorithm='ram'\nmodel='m'\nnum_epochs=1\nprompts={{train='t',eval='e'}}\nrewards={{geneval=1}}\n\
-             ram={{reward_multiplier=100}}\nrollout={{resolution=512}}\n{changes}"
-        );
+    fn medium() -> (Resolved, Inputs) {
+        let text = "algorithm='ram'\nmodel='m'\nnum_epochs=1\nprompts={train='t',eval='e'}\nrewards={geneval=1}\n\
+                    ram={reward_multiplier=100}\nrollout={resolution=512}";
         let sizes = ModelSizes { downscale: 8, patch: 2, max_tokens: 384, own_latent: 128 };
-        let resolved = Resolved::new(super::super::parse("c", &text).unwrap(), Job::Train, sizes, 100, 10).unwrap();
+        let resolved = Resolved::new(super::super::parse("c", text).unwrap(), Job::Train, sizes, 100, 10).unwrap();
         let transformer = serde_json::from_value(serde_json::json!({
             "sample_size": 128, "patch_size": 2, "in_channels": 16, "num_layers": 24, "attention_head_dim": 64,
             "num_attention_heads": 24, "joint_attention_dim": 4096, "caption_projection_dim": 1536,
@@ -246,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_plan_that_does_not_fit_names_settings_that_do() {
-        let (resolved, inputs) = medium("");
+        let (resolved, inputs) = medium();
         let plan = MemoryPlan::new(&resolved, &inputs);
         assert!(plan.check(plan.total(), &resolved, &inputs).is_ok());
         for gib in [20, 22, 24, 32, 40] {
@@ -275,10 +273,9 @@ mod tests {
 
     #[test]
     fn checkpointing_saves_what_it_should() {
-        let (resolved, inputs) = medium("");
+        let (_, inputs) = medium();
         let bytes = |policy| activations(&inputs, 1024, 16, policy);
         let [none, selective, block] = [Checkpointing::None, Checkpointing::Selective, Checkpointing::Block].map(bytes);
         assert!(block < selective && selective < none && none > 4 * block);
-        assert_eq!(resolved.points, 9216);
     }
 }
