@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use engine::device::Elems;
-use engine::ops::matmul::{Epilogue, Mat, matmul};
+use engine::ops::cpu::gemm::{Epilogue, Mat, matmul};
 use half::{bf16, f16};
 
 fn bench(c: &mut Criterion) {

@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use engine::device::{DType, Elems};
-use engine::ops::matmul::{self, Epilogue, Mat, matmul};
+use engine::ops::cpu::gemm::{self, Epilogue, Mat, matmul};
 use half::bf16;
 
 use super::{DeviceArg, bytes_text, cuda};
@@ -29,7 +29,7 @@ pub fn run(args: Args) -> Result<()> {
     line("memory", memory());
     line("disk", disk());
     for (name, dtype) in [("f32", DType::F32), ("bf16", DType::Bf16)] {
-        line(&format!("{name} matmul"), matmul::path(dtype).to_string());
+        line(&format!("{name} matmul"), gemm::path(dtype).to_string());
     }
     let [single, half, threads] = args.device.run(|| Ok(speeds()))?;
     line("speed", format!("f32 {single:.0} GFLOP/s, bf16 {half:.0} GFLOP/s with {threads} threads"));

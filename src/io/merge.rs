@@ -12,7 +12,7 @@ use super::{TensorFile, output_folder};
 use crate::device::{DType, Tensor};
 use crate::models::index::ModelIndex;
 use crate::models::lora::{Adapter, Module};
-use crate::ops::matmul::{Epilogue, Mat, matmul};
+use crate::ops::cpu::gemm::{Epilogue, Mat, matmul};
 
 /// The stem of the transformer's weight files.
 const STEM: &str = "diffusion_pytorch_model";

@@ -2,7 +2,7 @@ use super::config::VisionConfig;
 use super::tower::{LayerNorm, Shape, Tower};
 use crate::device::{Tensor, Weight};
 use crate::io::Scope;
-use crate::ops::matmul::{Epilogue, Mat, matmul};
+use crate::ops::cpu::gemm::{Epilogue, Mat, matmul};
 use crate::ops::position;
 
 /// Patch and position embedding, blocks, norm of the class token.

@@ -6,7 +6,7 @@ use super::Mask;
 use crate::device::Tensor;
 use crate::ops::cpu::{dot, sum};
 use crate::ops::math;
-use crate::ops::matmul::{Epilogue, Mat, matmul_serial};
+use crate::ops::cpu::gemm::{Epilogue, Mat, matmul_serial};
 
 /// Queries per tile.
 const TILE: usize = 128;

@@ -1,6 +1,6 @@
 use super::{InputGrad, LoraGrad, LoraRef};
 use crate::device::{Tensor, Weight};
-use crate::ops::matmul::{Epilogue, Mat, matmul};
+use crate::ops::cpu::gemm::{Epilogue, Mat, matmul};
 
 fn with_width(x: &Tensor, width: usize) -> Tensor {
     let mut shape = x.shape().to_vec();

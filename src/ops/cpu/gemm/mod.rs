@@ -1,26 +1,29 @@
-//! Matrix product with a fixed order of accumulation.
+//! The processor's matrix product, with a fixed order of accumulation.
 //!
-//! `C = A·B` where every element of `C` is one chain of fused multiply-adds over `k = 0, 1, …`, cut into
-//! chunks of a fixed length. The chain does not depend on how many rows or columns there are, on where in a
-//! tile the element falls, or on the number of threads: a row alone and the same row in a batch of 9 give the
-//! same bits. That is what makes rollout and training agree bit for bit (`batch invariance`).
+//! Every element of `C = A·B` is one chain of fused multiply-adds over `k = 0, 1, …`, cut into chunks of a fixed length.
+//! The chain does not depend on how many rows or columns there are, on where in a tile the element falls, on the vectors
+//! the processor has, or on the number of threads: a row alone and the same row in a batch of 9 give the same bits. That
+//! is what makes rollout and training agree bit for bit (`batch invariance`).
 
-mod cpu;
 mod detect;
+mod driver;
 mod pack;
 #[cfg(test)]
 mod tests;
+mod tile;
 
 use crate::device::{DType, Elems, Tensor, Weight};
+
+pub(in crate::ops) use driver::{Low, Product, products};
 
 /// A matrix operand: element (i, j) is `data[i·row_stride + j·col_stride]`.
 #[derive(Clone, Copy)]
 pub struct Mat<'a> {
-    pub(super) data: Elems<'a>,
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) row_stride: usize,
-    pub(super) col_stride: usize,
+    pub(in crate::ops) data: Elems<'a>,
+    pub(in crate::ops) rows: usize,
+    pub(in crate::ops) cols: usize,
+    pub(in crate::ops) row_stride: usize,
+    pub(in crate::ops) col_stride: usize,
 }
 
 impl<'a> Mat<'a> {
@@ -85,15 +88,23 @@ impl Default for Epilogue<'_> {
 /// bf16 operands `B` are multiplied in bf16 with f32 accumulation where the processor can (`A`, also a gradient, is then
 /// rounded to bf16); everything else is f32 arithmetic.
 pub fn matmul(c: &mut [f32], stride: usize, a: Mat, b: Mat, epilogue: Epilogue) {
-    cpu::matmul(c, stride, a, b, epilogue, true);
+    driver::one(c, stride, a, b, epilogue, true);
 }
 
 /// [`matmul`] on the calling thread only, for use inside a parallel loop; the same bits.
 pub fn matmul_serial(c: &mut [f32], stride: usize, a: Mat, b: Mat, epilogue: Epilogue) {
-    cpu::matmul(c, stride, a, b, epilogue, false);
+    driver::one(c, stride, a, b, epilogue, false);
 }
 
-/// How products with right operands of `dtype` are computed on this machine.
+/// In words, how products with right operands of `dtype` are computed on this machine.
 pub fn path(dtype: DType) -> &'static str {
-    cpu::path(dtype)
+    match (dtype, detect::has_avx512(), detect::has_avx2()) {
+        (DType::Bf16, ..) if detect::has_bf16() => "AVX512-BF16 dot products, summed in f32",
+        (DType::Bf16 | DType::F16, true, _) => "widened to f32, AVX-512",
+        (DType::Bf16 | DType::F16, false, true) => "widened to f32, AVX2",
+        (DType::Bf16 | DType::F16, false, false) => "widened to f32, the vectors the program was built for",
+        (DType::F32, true, _) => "AVX-512",
+        (DType::F32, false, true) => "AVX2",
+        (DType::F32, false, false) => "the vectors the program was built for",
+    }
 }

@@ -1,4 +1,6 @@
-//! What the processor's implementations share.
+//! What the processor's rooms share.
+
+pub mod gemm;
 
 use crate::device::Tensor;
 
@@ -45,4 +47,24 @@ pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
         *l = x.mul_add(*y, *l);
     }
     lanes.iter().sum()
+}
+
+thread_local! {
+    static SCRATCH: std::cell::RefCell<Vec<Vec<f32>>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Runs `f` with `len` floats of arbitrary content that stay with the thread; calls may be nested.
+pub(crate) fn scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+    let mut buffer = SCRATCH.with_borrow_mut(|free| {
+        // The smallest that is large enough, or else the largest, to grow.
+        let fits = (0..free.len()).filter(|i| free[*i].len() >= len).min_by_key(|i| free[*i].len());
+        let best = fits.or_else(|| (0..free.len()).max_by_key(|i| free[*i].len()));
+        best.map_or_else(Vec::new, |i| free.swap_remove(i))
+    });
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    let result = f(&mut buffer[..len]);
+    SCRATCH.with_borrow_mut(|free| free.push(buffer));
+    result
 }

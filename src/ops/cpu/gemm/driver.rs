@@ -1,0 +1,318 @@
+//! How a product is cut into blocks that stay in cache, and the blocks among threads.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::detect::{has_avx512, has_bf16};
+use super::pack::{pack_bf16, pack_f32};
+use super::tile::{Left, NR, PANELS, Panels, Store, TileFn, rows_per_tile, tile_bf16, tile_f32};
+use super::{Epilogue, Mat};
+use crate::device::Elems;
+use crate::ops::cpu::scratch;
+
+/// Length of one uninterrupted chain of multiply-adds. Part of the definition of the result: see the module's
+/// documentation.
+const KC: usize = 384;
+/// Rows that are finished together: what is done to them at the end finds them in the second-level cache.
+const MC: usize = 96;
+/// Below this many multiply-adds a second thread costs more than it brings.
+const PARALLEL_WORK: usize = 1 << 18;
+
+/// Columns that are packed together: `KC` steps of them stay in the second-level cache, which is twice as large where
+/// there is AVX-512.
+fn packed_columns() -> usize {
+    if has_avx512() { 384 } else { 192 }
+}
+
+/// What is done to a piece of a finished row: its number, the number of its first column, its elements.
+pub(in crate::ops) type Finish<'a> = dyn Fn(usize, usize, &mut [f32]) + Sync + 'a;
+
+/// A product of few steps that is added to some rows while they are in cache: `C[rows] += scale·a·b`.
+pub(in crate::ops) struct Low<'a> {
+    pub rows: Range<usize>,
+    /// `[rows, r]`, single precision.
+    pub a: Mat<'a>,
+    /// `[r, n]`.
+    pub b: Mat<'a>,
+    pub scale: f32,
+}
+
+/// `C = scale·A·B (+ C)`, then `low`, then `finish`.
+pub(in crate::ops) struct Product<'a> {
+    /// `[m, n]`, rows `stride` apart.
+    pub c: &'a mut [f32],
+    pub stride: usize,
+    /// `[k, n]`.
+    pub b: Mat<'a>,
+    pub scale: f32,
+    pub accumulate: bool,
+    pub low: &'a [Low<'a>],
+    pub finish: Option<&'a Finish<'a>>,
+}
+
+impl<'a> Product<'a> {
+    /// The product alone.
+    pub fn new(c: &'a mut [f32], stride: usize, b: Mat<'a>) -> Self {
+        Self { c, stride, b, scale: 1.0, accumulate: false, low: &[], finish: None }
+    }
+}
+
+/// `C` as seen by tasks that each own different rows and columns of it.
+#[derive(Clone, Copy)]
+struct Out {
+    ptr: *mut f32,
+    stride: usize,
+}
+// SAFETY: tasks write disjoint row and column ranges of a buffer that outlives them all.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+
+pub(super) fn one(c: &mut [f32], stride: usize, a: Mat, b: Mat, epilogue: Epilogue, parallel: bool) {
+    let Epilogue { scale, accumulate, bias } = epilogue;
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), b.cols, "matmul: bias for {} columns", b.cols);
+    }
+    let add_bias = |_: usize, first: usize, row: &mut [f32]| {
+        let bias = &bias.expect("only used where there is one")[first..];
+        row.iter_mut().zip(bias).for_each(|(v, b)| *v += b);
+    };
+    let finish: Option<&Finish> = if bias.is_some() { Some(&add_bias) } else { None };
+    run(a, vec![Product { c, stride, b, scale, accumulate, low: &[], finish }], parallel);
+}
+
+/// Products of one left operand `a` `[m, k]`, which is prepared once, in one parallel loop.
+pub(in crate::ops) fn products(a: Mat, products: Vec<Product>) {
+    run(a, products, true);
+}
+
+fn run(a: Mat, products: Vec<Product>, parallel: bool) {
+    let (m, k) = (a.rows, a.cols);
+    if m == 0 {
+        return;
+    }
+    let widened;
+    let a = match a.data {
+        Elems::F32(_) => a,
+        _ => {
+            widened = widen(a);
+            Mat::new(&widened, m, k)
+        }
+    };
+    let is_bf16 = |p: &Product| matches!(p.b.data, Elems::Bf16(_)) && has_bf16();
+    let pairs = products.iter().any(is_bf16).then(|| round_to_pairs(a));
+    let tasks: Vec<Task> = products
+        .into_iter()
+        .filter(|p| p.b.cols > 0)
+        .map(|p| {
+            let n = p.b.cols;
+            assert_eq!(k, p.b.rows, "matmul of {m}x{k} by {}x{n}", p.b.rows);
+            let fits = p.stride >= n && p.c.len() >= (m - 1) * p.stride + n;
+            assert!(fits, "matmul: C of {} elements for {m}x{n} stride {}", p.c.len(), p.stride);
+            for low in p.low {
+                let fits = low.rows.end <= m && low.a.rows == low.rows.len() && low.b.cols == n;
+                assert!(fits && low.a.cols == low.b.rows, "matmul: low product of rows {:?}", low.rows);
+            }
+            let pairs = if is_bf16(&p) { pairs.as_deref() } else { None };
+            Task { out: Out { ptr: p.c.as_mut_ptr(), stride: p.stride }, a, pairs, p }
+        })
+        .collect();
+
+    let work: usize = tasks.iter().map(|t| m * t.p.b.cols * k).sum();
+    let threads = if parallel && work >= PARALLEL_WORK { rayon::current_num_threads() } else { 1 };
+    if threads == 1 {
+        tasks.iter().for_each(|t| t.run(0..m, 0..t.p.b.cols));
+        return;
+    }
+    let parts: Vec<(&Task, Range<usize>, Range<usize>)> =
+        tasks.iter().flat_map(|t| parts(m, t.p.b.cols, threads).map(move |(rows, cols)| (t, rows, cols))).collect();
+    parts.into_par_iter().for_each(|(task, rows, cols)| task.run(rows, cols));
+}
+
+/// Rows and columns of about equal tasks: whole packed columns first (nothing is packed twice), then rows until every
+/// thread has work.
+fn parts(m: usize, n: usize, threads: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let mr = rows_per_tile();
+    let col_blocks = n.div_ceil(packed_columns()).max(threads.min(n.div_ceil(4 * NR)));
+    let col_step = n.div_ceil(col_blocks).next_multiple_of(PANELS * NR);
+    let col_blocks = n.div_ceil(col_step);
+    let row_blocks = (2 * threads).div_ceil(col_blocks).min(m.div_ceil(2 * mr)).max(1);
+    let row_step = m.div_ceil(row_blocks).next_multiple_of(mr);
+    let row_blocks = m.div_ceil(row_step);
+    (0..row_blocks * col_blocks).map(move |i| {
+        let (r, c) = (i % row_blocks * row_step, i / row_blocks * col_step);
+        (r..(r + row_step).min(m), c..(c + col_step).min(n))
+    })
+}
+
+/// A half-precision left operand as single precision, row-major.
+fn widen(a: Mat) -> Vec<f32> {
+    let mut out = vec![0.0; a.rows * a.cols];
+    for (i, row) in out.chunks_exact_mut(a.cols.max(1)).enumerate() {
+        for (j, v) in row.iter_mut().enumerate() {
+            *v = a.data.get(i * a.row_stride + j * a.col_stride);
+        }
+    }
+    out
+}
+
+fn single(a: Mat<'_>) -> &[f32] {
+    let Elems::F32(x) = a.data else { unreachable!("left operands are single precision") };
+    x
+}
+
+/// The left operand rounded to bf16, two neighbours along `k` in one word, row-major.
+fn round_to_pairs(a: Mat) -> Vec<u32> {
+    let x = single(a);
+    let pairs = a.cols.div_ceil(2);
+    let mut out = vec![0u32; a.rows * pairs];
+    out.par_chunks_exact_mut(pairs.max(1)).with_min_len(16).enumerate().for_each(|(i, row)| {
+        let at = |j: usize| i * a.row_stride + j * a.col_stride;
+        if a.col_stride == 1 {
+            // In memory a row of pairs is a row of bf16, and this loop becomes vector code.
+            let halves: &mut [u16] = bytemuck::cast_slice_mut(row);
+            halves.iter_mut().zip(&x[at(0)..][..a.cols]).for_each(|(h, v)| *h = round(*v));
+        } else {
+            for (p, v) in row.iter_mut().enumerate() {
+                let high = if 2 * p + 1 < a.cols { u32::from(round(x[at(2 * p + 1)])) << 16 } else { 0 };
+                *v = u32::from(round(x[at(2 * p)])) | high;
+            }
+        }
+    });
+    out
+}
+
+/// The bits of the nearest bf16, ties to even; the same as `bf16::from_f32`, without branches.
+#[inline(always)]
+pub(super) fn round(v: f32) -> u16 {
+    let bits = v.to_bits();
+    let quiet = bits | 0x0040_0000;
+    let nearest = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
+    ((if v.is_nan() { quiet } else { nearest }) >> 16) as u16
+}
+
+struct Task<'a> {
+    a: Mat<'a>,
+    pairs: Option<&'a [u32]>,
+    out: Out,
+    p: Product<'a>,
+}
+// SAFETY: the product's `c` is only reached through `out`, whose rows and columns the parts divide among themselves.
+unsafe impl Sync for Task<'_> {}
+
+impl Task<'_> {
+    fn run(&self, rows: Range<usize>, cols: Range<usize>) {
+        let nc = packed_columns();
+        for j in cols.clone().step_by(nc) {
+            let cols = j..(j + nc).min(cols.end);
+            match self.pairs {
+                Some(pairs) => self.run_bf16(pairs, rows.clone(), cols),
+                None => self.run_f32(rows.clone(), cols),
+            }
+        }
+    }
+
+    fn run_f32(&self, rows: Range<usize>, cols: Range<usize>) {
+        let (x, a) = (single(self.a), self.a);
+        self.chunks(a.cols, rows, cols, tile_f32, |packed: &mut [f32], steps, cols| {
+            pack_f32(packed, self.p.b, steps.clone(), cols);
+            Left { ptr: x[steps.start * a.col_stride..].as_ptr(), row_stride: a.row_stride, step: a.col_stride }
+        });
+    }
+
+    fn run_bf16(&self, pairs: &[u32], rows: Range<usize>, cols: Range<usize>) {
+        let Elems::Bf16(b) = self.p.b.data else { unreachable!("pairs only for bf16") };
+        let per_row = self.a.cols.div_ceil(2);
+        self.chunks(per_row, rows, cols, tile_bf16, |packed: &mut [f32], steps, cols| {
+            pack_bf16(bytemuck::cast_slice_mut(packed), self.p.b, b, steps.clone(), cols);
+            Left { ptr: pairs[steps.start..].as_ptr(), row_stride: per_row, step: 1 }
+        });
+    }
+
+    /// All chunks of `steps`; `pack` packs those it is given and says where the left values are.
+    fn chunks<T>(
+        &self,
+        steps: usize,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        tile: TileFn<T>,
+        pack: impl Fn(&mut [f32], Range<usize>, Range<usize>) -> Left<T>,
+    ) {
+        let panels = cols.len().div_ceil(NR);
+        scratch(panels * NR * KC, |packed| {
+            for first in (0..steps.max(1)).step_by(KC) {
+                let chunk = first..(first + KC).min(steps);
+                let left = pack(&mut packed[..panels * NR * chunk.len()], chunk.clone(), cols.clone());
+                let right = Panels { ptr: packed.as_ptr().cast(), depth: chunk.len() };
+                let add = self.p.accumulate || first > 0;
+                let run = |rows| self.tiles(rows, cols.clone(), left, right, (self.p.scale, add), tile);
+                if chunk.end < steps {
+                    run(rows.clone());
+                    continue;
+                }
+                for first in rows.clone().step_by(MC) {
+                    let rows = first..(first + MC).min(rows.end);
+                    run(rows.clone());
+                    self.finish(rows, cols.clone());
+                }
+            }
+        });
+    }
+
+    /// All register tiles of one packed block.
+    fn tiles<T>(
+        &self,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        left: Left<T>,
+        right: Panels<T>,
+        (scale, add): (f32, bool),
+        tile: TileFn<T>,
+    ) {
+        let mr = rows_per_tile();
+        for i in rows.clone().step_by(mr) {
+            let height = mr.min(rows.end - i);
+            for (t, j) in cols.clone().step_by(PANELS * NR).enumerate() {
+                // SAFETY: rows `i..i+height` and columns `j..cols.end` lie inside `A` and `C`: `Mat` and the checks on
+                // entry cover the last element of both; each panel holds `depth` steps of `NR` lanes.
+                unsafe {
+                    let left = Left { ptr: left.ptr.wrapping_add(i * left.row_stride), ..left };
+                    let right = Panels { ptr: right.ptr.add(t * PANELS * NR * right.depth), ..right };
+                    let c = self.out.ptr.add(i * self.out.stride + j);
+                    let width = (PANELS * NR).min(cols.end - j);
+                    tile(height, right.depth, left, right, Store { c, stride: self.out.stride, width, scale, add });
+                }
+            }
+        }
+    }
+
+    /// Adds the low products to finished rows, and does what is to be done to them.
+    fn finish(&self, rows: Range<usize>, cols: Range<usize>) {
+        for low in self.p.low {
+            let (from, to) = (rows.start.max(low.rows.start), rows.end.min(low.rows.end));
+            if from >= to {
+                continue;
+            }
+            let (depth, panels) = (low.b.rows, cols.len().div_ceil(NR));
+            scratch(panels * NR * depth, |packed| {
+                pack_f32(packed, low.b, 0..depth, cols.clone());
+                let a = low.a;
+                // The tiles count rows of `C`, the operand those of its own.
+                let ptr = single(a).as_ptr().wrapping_sub(low.rows.start * a.row_stride);
+                let left = Left { ptr, row_stride: a.row_stride, step: a.col_stride };
+                let right = Panels { ptr: packed.as_ptr(), depth };
+                self.tiles(from..to, cols.clone(), left, right, (low.scale, true), tile_f32);
+            });
+        }
+        if let Some(finish) = self.p.finish {
+            for i in rows {
+                // SAFETY: row `i` and these columns belong to this task and lie inside `C` (checked on entry).
+                let row = unsafe {
+                    std::slice::from_raw_parts_mut(self.out.ptr.add(i * self.out.stride + cols.start), cols.len())
+                };
+                finish(i, cols.start, row);
+            }
+        }
+    }
+}
