@@ -13,7 +13,7 @@ use crate::ops::cpu::scratch;
 
 /// Length of one uninterrupted chain of multiply-adds. Part of the definition of the result: see the module's
 /// documentation.
-const KC: usize = 384;
+const KC: usize = 256;
 /// Rows that are finished together: what is done to them at the end finds them in the second-level cache.
 const MC: usize = 96;
 /// Below this many multiply-adds a second thread costs more than it brings.
