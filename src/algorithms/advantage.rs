@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 /// Rewards of one epoch, centred and scaled.
+#[derive(Clone, Debug)]
 pub struct Advantages {
     /// One per image.
-    pub values: Vec<f32>,
+    pub values: Vec<f64>,
     /// Standard deviation of all rewards (population).
     pub std: f64,
     /// Prompts whose images all have the same reward: they teach nothing but the anchor.
@@ -35,7 +36,7 @@ pub fn group_centered<G: Ord>(rewards: &[f64], group: &[G], eps: f64) -> Advanta
         }
         let centre = mean(&mut images.iter().map(|i| rewards[*i]), images.len());
         for i in images {
-            values[*i] = ((rewards[*i] - centre) / (std + eps)) as f32;
+            values[*i] = (rewards[*i] - centre) / (std + eps);
         }
     }
     Advantages { values, std, zero_variance_groups, groups: members.len() }
@@ -51,8 +52,8 @@ mod tests {
         let group: Vec<usize> = (0..24).map(|i| i % 5).collect();
         let a = group_centered(&rewards, &group, 1e-4);
         for g in 0..5 {
-            let total: f64 = (0..24).filter(|i| group[*i] == g).map(|i| f64::from(a.values[i])).sum();
-            assert!(total.abs() < 1e-6);
+            let total: f64 = (0..24).filter(|i| group[*i] == g).map(|i| a.values[i]).sum();
+            assert!(total.abs() < 1e-12);
         }
         assert_eq!(a.groups, 5);
     }
@@ -62,7 +63,7 @@ mod tests {
         let a = group_centered(&[0.0, 1.0, 10.0, 11.0], &[0, 0, 1, 1], 0.0);
         let std = 25.25f64.sqrt();
         assert!((a.std - std).abs() < 1e-12);
-        assert!((f64::from(a.values[3]) - 0.5 / std).abs() < 1e-6);
+        assert!((a.values[3] - 0.5 / std).abs() < 1e-12);
     }
 
     #[test]

@@ -1,57 +1,143 @@
-//! What makes one training method differ from another: at which points of the noising process it trains, and the
-//! loss and its gradient to the velocity there. The rest (rollout, rewards, backward, optimiser) is shared.
+//! What makes one training method differ from another: at which points it trains, which policies' velocities it compares
+//! there, and how the loss and its gradient follow from inner products of their differences. The rest (rollout, rewards,
+//! forward and backward, optimiser) is shared.
 
 pub mod advantage;
 pub mod ram;
+pub mod time;
 
-use crate::device::Tensor;
-use crate::device::philox::Stream;
+use self::advantage::Advantages;
+use crate::config::raw::{Method, TrainConfig};
+use crate::device::philox::{Key, Purpose};
+use crate::models::lora::{AdapterBank, Slot};
+use crate::ops::products::{Products, Weights};
+use crate::rollout::schedule::Schedule;
 
 pub use ram::Ram;
 
-/// Velocities at a batch of training points, `[n, channels, h, w]` each, all conditional, without guidance.
-pub struct Velocities<'a> {
-    /// The trained policy's.
-    pub theta: &'a Tensor,
-    /// The base model's: no adapter.
-    pub reference: &'a Tensor,
+/// One place that is trained at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// The number of the image whose clean latent it is made of.
+    pub image: usize,
+    /// Its time in (0, 1].
+    pub t: f32,
+    /// The stream of its noise.
+    pub noise: Key,
+    /// The image's advantage.
+    pub advantage: f64,
+}
+
+/// A tensor of a batch of points, one row per point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// The trained policy's velocity.
+    Theta,
+    /// The reference's.
+    Reference,
     /// The lagged policy's.
-    pub old: &'a Tensor,
+    Old,
+    /// The noise.
+    Noise,
+    /// The clean latent.
+    X0,
 }
 
-/// What a batch of training points was made from.
-pub struct Points<'a> {
-    /// Clean latents, `[n, channels, h, w]`.
-    pub x0: &'a Tensor,
-    /// Noise, of the same shape.
-    pub noise: &'a Tensor,
-    /// Times in (0, 1], `[n]`.
-    pub t: &'a [f32],
-    /// Advantages of the images, `[n]`.
-    pub advantage: &'a [f32],
+/// `Σ weight·operand`, added up in the order it is written in.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// Weights and operands.
+    pub terms: Vec<(Weight, Operand)>,
 }
 
-impl Points<'_> {
-    /// `x_t = (1 − t)·x0 + t·noise`, like `x0`.
-    pub fn noised(&self) -> Tensor {
-        let per = self.x0.len() / self.t.len();
-        let mut x = self.x0.clone();
-        for ((x, noise), t) in x.data_mut().chunks_exact_mut(per).zip(self.noise.data().chunks_exact(per)).zip(self.t) {
-            x.iter_mut().zip(noise).for_each(|(x, e)| *x = (1.0 - t) * *x + t * e);
+/// A factor on an operand of a difference.
+#[derive(Clone, Debug)]
+pub enum Weight {
+    /// The same for every point.
+    All(f32),
+    /// Each point's own.
+    Rows(Vec<f32>),
+}
+
+impl Weight {
+    /// As the op takes it.
+    pub fn weights(&self) -> Weights<'_> {
+        match self {
+            Self::All(w) => Weights::All(*w),
+            Self::Rows(w) => Weights::Rows(w),
         }
-        x
     }
 }
 
+impl Difference {
+    /// The sum of operands with signs.
+    pub fn signed(terms: &[(f32, Operand)]) -> Self {
+        Self { terms: terms.iter().map(|(w, o)| (Weight::All(*w), *o)).collect() }
+    }
+}
+
+/// Which velocities besides the trained policy's are evaluated at every point.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The reference's.
+    pub reference: bool,
+    /// The lagged policy's.
+    pub old: bool,
+}
+
+/// The loss of some points and its gradient: `dL/dv = (1/D)·Σ_k coefficients[k]·difference_k` for each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loss {
+    /// The points' share of the loss.
+    pub value: f64,
+    /// One per difference and point.
+    pub coefficients: Vec<Vec<f64>>,
+}
+
+/// What an epoch's points are made from.
+pub struct Scored<'a> {
+    /// One per image.
+    pub advantages: &'a [f64],
+    /// The stream of a use for an image and a draw.
+    pub key: &'a dyn Fn(Purpose, usize, u32) -> Key,
+}
+
 /// A training method.
-pub trait Algorithm: Sync {
+pub trait Algorithm: Send + Sync {
     /// Its name in configs.
     fn name(&self) -> &'static str;
 
-    /// Draws the time of one training point.
-    fn time(&self, stream: &mut Stream) -> f32;
+    /// Which policy samples the images that are learnt from.
+    fn rollout(&self) -> Slot;
 
-    /// Adds the loss of the points, weighted by `1/total`, and writes its gradient to `v.theta` into `dv`. The other
-    /// velocities, the points and the advantages are constants.
-    fn loss(&self, v: &Velocities, points: &Points, total: usize, dv: &mut Tensor) -> f64;
+    /// The slots it has beside the trained one, all of which begin as copies of that.
+    fn slots(&self) -> &'static [Slot];
+
+    /// Which velocities its loss compares.
+    fn needs(&self) -> Needs;
+
+    /// What the rewards of an epoch's images say of each; images with equal `group` are compared with one another.
+    fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages;
+
+    /// Training points per image and epoch.
+    fn points_per_image(&self) -> usize;
+
+    /// The points of each optimiser step of an epoch.
+    fn updates(&self, epoch: &Scored) -> Vec<Vec<Point>>;
+
+    /// The differences whose products the loss of `points` is made of.
+    fn differences(&self, points: &[Point]) -> Vec<Difference>;
+
+    /// The loss of `points`, which are some of `total`. The other velocities, the points and the advantages are constants.
+    fn loss(&self, points: &[Point], products: &[Products], total: usize) -> Loss;
+
+    /// How the other slots follow the trained one after optimiser step `update`, counted from 0.
+    fn follow(&self, bank: &mut AdapterBank, update: u64);
+}
+
+/// The method that `config` names, with its settings; `schedule` and `steps` are those of the rollout.
+pub fn build(config: &TrainConfig, schedule: &Schedule) -> Box<dyn Algorithm> {
+    match config.algorithm {
+        Method::Ram => Box::new(Ram::new(&config.ram, schedule, config.rollout.num_inference_steps)),
+    }
 }

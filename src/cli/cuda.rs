@@ -2,9 +2,8 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uint};
 
+use engine::telemetry::bytes;
 use libloading::Library;
-
-use super::bytes_text;
 
 /// The libraries a GPU version would load, newest name first.
 const LIBRARIES: [(&str, &[&str]); 4] = [
@@ -109,7 +108,7 @@ fn driver(library: &Library) -> Result<Vec<String>, String> {
         });
         // SAFETY: the driver ends the name with a zero inside the buffer.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy();
-        lines.push(format!("device {ordinal}: {name}, {}, sm_{}", bytes_text(memory), capability.concat()));
+        lines.push(format!("device {ordinal}: {name}, {}, sm_{}", bytes(memory as u64), capability.concat()));
     }
     Ok(lines)
 }

@@ -1,11 +1,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use engine::device::{DType, Elems};
+use engine::device::{DType, Elems, machine_memory};
 use engine::ops::cpu::gemm::{self, Epilogue, Mat, matmul};
+use engine::telemetry::bytes;
 use half::bf16;
 
-use super::{DeviceArg, bytes_text, cuda};
+use super::{DeviceArg, cuda};
 
 /// Say what this machine offers: cores, vector instructions, memory, speed, CUDA.
 ///
@@ -69,24 +70,16 @@ fn features() -> String {
 }
 
 fn memory() -> String {
-    let get = |key| {
-        let kib = proc_value("/proc/meminfo", key)?;
-        Some(bytes_text(kib.strip_suffix(" kB")?.parse::<usize>().ok()? * 1024))
-    };
-    let text = match (get("MemTotal"), get("MemAvailable")) {
-        (Some(total), Some(available)) => format!("{total}, {available} available"),
-        _ => "unknown: no /proc/meminfo".into(),
-    };
-    // Containers may allow less than the machine has.
-    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|t| t.trim().parse().ok());
-    limit.map_or(text.clone(), |l| format!("{text}, limited to {} by the control group", bytes_text(l)))
+    let Some(memory) = machine_memory() else { return "unknown: no /proc/meminfo".into() };
+    let limit = memory.limit.map(|l| format!(", limited to {} by a control group or ulimit", bytes(l)));
+    format!("{}, {} available{}", bytes(memory.total), bytes(memory.available), limit.unwrap_or_default())
 }
 
 #[cfg(unix)]
 fn disk() -> String {
     match rustix::fs::statvfs(".") {
         Ok(s) => {
-            let [free, total] = [s.f_bavail, s.f_blocks].map(|n| bytes_text((n * s.f_frsize) as usize));
+            let [free, total] = [s.f_bavail, s.f_blocks].map(|n| bytes(n * s.f_frsize));
             format!("{free} free of {total} in the current folder")
         }
         Err(e) => format!("unknown: {e}"),

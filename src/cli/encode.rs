@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use engine::device::Device;
 use engine::io::{output_file, safetensors};
-use engine::models::Pipeline;
+use engine::models::text::TextEncoders;
 
 use super::{DeviceArg, encode_prompts, sequence_length};
 
@@ -31,12 +32,12 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     args.device.run(|| {
-        let text = Pipeline::load_text(&args.model)?;
+        let text = TextEncoders::load(&args.model, &Device::Cpu)?;
         output_file(&args.out)?;
         let embeds = encode_prompts(&text, &args.prompt, args.max_sequence_length)?;
         let tensors = [
-            ("prompt_embeds".to_string(), &embeds.prompt_embeds),
-            ("pooled_prompt_embeds".to_string(), &embeds.pooled_prompt_embeds),
+            ("prompt_embeds".to_string(), embeds.prompt_embeds),
+            ("pooled_prompt_embeds".to_string(), embeds.pooled_prompt_embeds),
         ];
         safetensors::save(&args.out, tensors, &BTreeMap::new())
     })

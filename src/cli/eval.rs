@@ -2,13 +2,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use engine::config::raw::RewardKeys;
 use engine::config::{Job, TrainConfig};
-use engine::io::{image, lora, output_folder, safetensors::write_atomic};
-use engine::models::lora::Adapter;
+use engine::device::Device;
+use engine::io::{image, output_folder, safetensors::write_atomic};
+use engine::models::lora::{AdapterBank, Slot, file};
 use engine::train::checkpoint;
 use engine::train::guard::Interrupt;
+use engine::train::plan::MemoryPlan;
 use engine::train::report::means;
-use engine::train::setup::{Setup, evaluation_config, plan};
+use engine::train::setup::{Setup, check, evaluation_config};
 use engine::train::state::{checkpoint_config, saved_average};
 use serde_json::json;
 
@@ -75,15 +78,15 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn evaluate(args: &Args) -> Result<()> {
-    let (mut setup, adapter) = prepare(args)?;
+    let (mut setup, bank) = prepare(args)?;
     if let Some(out) = &args.out {
         output_folder(out)?;
     }
-    let report = setup.evaluate(&adapter, &Interrupt::install()?)?;
+    let report = setup.evaluate(bank.as_ref().map(|(bank, slot)| (bank, *slot)), &Interrupt::install()?)?;
     let mut results = means(&report.scores);
     results.insert(
         "reward_stderr".into(),
-        standard_error(&report.scores.avg, setup.config.raw.eval.num_images_per_prompt),
+        standard_error(&report.scores.weighted, setup.config.raw.eval.num_images_per_prompt),
     );
     println!("RESULT images={}", report.images.len());
     for (key, value) in &results {
@@ -107,33 +110,47 @@ fn standard_error(rewards: &[f64], images_per_prompt: usize) -> f64 {
     (variance / n).sqrt()
 }
 
-fn prepare(args: &Args) -> Result<(Setup, Adapter)> {
-    let rewards = pairs(&args.rewards, "--rewards", |v| match v {
-        None => Ok(1.0),
-        Some(v) => v.parse::<f64>().ok().filter(|w| w.is_finite()).context("expected NAME or NAME=WEIGHT"),
-    })?;
-    let models = pairs(&args.reward_model, "--reward-model", |v| v.map(PathBuf::from).context("expected NAME=DIR"))?;
+/// What is evaluated, and the adapter that goes on it.
+fn prepare(args: &Args) -> Result<(Setup, Option<(AdapterBank, Slot)>)> {
+    let rewards = rewards(args)?;
     match (&args.checkpoint, &args.model) {
         (Some(path), _) => {
             let saved = checkpoint::load(&checkpoint::find(path)?)?;
             let trained = checkpoint_config(&saved)?;
-            let base = evaluation_config(&trained.model, &args.prompts, rewards, models, Some(&trained));
-            let setup = plan(adjust(base, args), Job::Evaluate)?.load()?;
-            let adapter = saved_average(&saved, &trained, setup.pipeline.transformer.modules())?;
-            Ok((setup, adapter))
+            let setup = load(evaluation_config(&trained.model, &args.prompts, rewards, Some(&trained))?, args)?;
+            let bank = saved_average(&saved, &trained, setup.pipeline.network.modules(), &setup.device)?;
+            Ok((setup, Some((bank, Slot::Average))))
         }
         (None, Some(model)) => {
-            let base = evaluation_config(model, &args.prompts, rewards, models, None);
-            let setup = plan(adjust(base, args), Job::Evaluate)?.load()?;
-            let modules = setup.pipeline.transformer.modules();
-            let adapter = match &args.lora {
-                Some(path) => lora::load(path, modules)?,
-                None => Adapter::from_factors(1.0, modules.iter().map(|_| None).collect()),
-            };
-            Ok((setup, adapter))
+            let setup = load(evaluation_config(model, &args.prompts, rewards, None)?, args)?;
+            let load = |path| file::load(path, setup.pipeline.network.modules(), &setup.device);
+            let bank = args.lora.as_deref().map(load).transpose()?;
+            Ok((setup, bank.map(|bank| (bank, Slot::Theta))))
         }
         (None, None) => bail!("--checkpoint or --model is needed"),
     }
+}
+
+/// What `--rewards` and `--reward-model` say.
+fn rewards(args: &Args) -> Result<BTreeMap<String, RewardKeys>> {
+    let weights = pairs(&args.rewards, "--rewards", |v| match v {
+        None => Ok(1.0),
+        Some(v) => v.parse::<f64>().ok().filter(|w| w.is_finite()).context("expected NAME or NAME=WEIGHT"),
+    })?;
+    let mut rewards: BTreeMap<String, RewardKeys> =
+        weights.into_iter().map(|(name, weight)| (name, RewardKeys::weight(weight))).collect();
+    for (name, model) in pairs(&args.reward_model, "--reward-model", |v| v.map(PathBuf::from).context("expected NAME=DIR"))? {
+        let reward = rewards.get_mut(&name).with_context(|| format!("--reward-model {name}: not among --rewards"))?;
+        reward.options.model = Some(model);
+    }
+    Ok(rewards)
+}
+
+/// Loads what `config`, with what the command line says, needs.
+fn load(config: TrainConfig, args: &Args) -> Result<Setup> {
+    let planned = check(adjust(config, args), Job::Evaluate)?;
+    MemoryPlan::of(&planned)?.check(&planned)?;
+    planned.load(&Device::Cpu)
 }
 
 /// `config` with what the command line says.

@@ -1,10 +1,12 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use engine::io::merge;
-use engine::models::mmdit::Mmdit;
+use engine::device::Device;
+use engine::models::lora::{Slot, merge};
+use engine::models::network;
+use engine::train::checkpoint;
+use engine::train::run::export_lora;
 use engine::train::state::{checkpoint_config, saved_average};
-use engine::train::{checkpoint, export_lora};
 
 use super::DeviceArg;
 
@@ -38,11 +40,12 @@ pub fn run(args: Args) -> Result<()> {
 fn export(args: &Args) -> Result<()> {
     let saved = checkpoint::load(&checkpoint::find(&args.checkpoint)?)?;
     let config = checkpoint_config(&saved)?;
-    let model = Mmdit::load(&config.model.join("transformer"))?;
-    let adapter = saved_average(&saved, &config, model.modules())?;
+    let network = network::load(&config.model.join("transformer"), &Device::Cpu, None)?;
+    let modules = network.modules();
+    let bank = saved_average(&saved, &config, modules, &Device::Cpu)?;
     match args.format {
-        Format::Diffusers => export_lora(&model, &adapter, &config.lora, &args.out)?,
-        Format::Merged => merge::pipeline(&config.model, model.modules(), &adapter, &args.out)?,
+        Format::Diffusers => export_lora(&*network, &bank, Slot::Average, &config.lora, &args.out)?,
+        Format::Merged => merge::pipeline(&config.model, modules, &bank, Slot::Average, &args.out)?,
     }
     println!("wrote {}", args.out.display());
     Ok(())

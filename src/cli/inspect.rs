@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use engine::io::{TensorFile, read_json, require_folder};
+use engine::telemetry::bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::bytes_text;
 
 /// Say what is in a model folder, a checkpoint or a safetensors file.
 ///
@@ -276,7 +276,7 @@ fn table(report: &Report) -> String {
         let width = |f: fn(&TensorInfo) -> usize| part.tensors.iter().map(f).max().unwrap_or(0);
         let (names, shapes) = (width(|t| t.name.len()), width(|t| shape_text(&t.shape).len()));
         for t in &part.tensors {
-            let size = bytes_text(t.bytes);
+            let size = bytes(t.bytes as u64);
             line(format!("  {:names$}  {:4}  {:shapes$}  {size:>9}", t.name, t.dtype, shape_text(&t.shape)));
         }
     }
@@ -291,8 +291,8 @@ fn sizes_text(s: &Sizes) -> String {
     dtypes.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
     let dtypes: Vec<&str> = dtypes.iter().map(|(d, _)| d.as_str()).collect();
     let files = if s.files > 1 { format!(", {} files", s.files) } else { String::new() };
-    let (tensors, parameters, bytes) = (s.tensors, count_text(s.parameters), bytes_text(s.bytes));
-    format!("{tensors} tensors, {parameters} parameters, {bytes}, {}{files}", dtypes.join(" + "))
+    let (tensors, parameters, size) = (s.tensors, count_text(s.parameters), bytes(s.bytes as u64));
+    format!("{tensors} tensors, {parameters} parameters, {size}, {}{files}", dtypes.join(" + "))
 }
 
 fn shape_text(shape: &[usize]) -> String {

@@ -166,13 +166,3 @@ fn on_panic(panic: &str) {
     eprintln!("internal error: {}, please report", one_line(panic));
     std::process::exit(101);
 }
-
-/// A size in the unit that leaves it readable.
-fn bytes_text(n: usize) -> String {
-    match n {
-        0..1_000 => format!("{n} B"),
-        1_000..1_000_000 => format!("{:.1} kB", n as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", n as f64 / 1e6),
-        _ => format!("{:.2} GB", n as f64 / 1e9),
-    }
-}

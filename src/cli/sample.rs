@@ -2,11 +2,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
-use engine::device::Tensor;
+use engine::device::{Device, Tensor};
 use engine::io::{TensorFile, image, output_file, output_folder, safetensors};
-use engine::models::Pipeline;
-use engine::rollout::initial_noise_batch;
-use engine::rollout::sampler::Sampler;
+use engine::models::lora::{Slot, file};
+use engine::models::text::TextEncoders;
+use engine::ops::{copy, noise, norm};
+use engine::rewards::Images;
+use engine::rollout::sample::{self, Path, Policy, Visit};
+use engine::rollout::sampler::{Euler, Sampler};
+use engine::rollout::{Pipeline, initial_keys};
 use engine::telemetry::Progress;
 
 use super::{DeviceArg, encode_prompts, sequence_length};
@@ -73,82 +77,82 @@ pub fn run(args: Args) -> Result<()> {
 fn sample(args: &Args) -> Result<()> {
     ensure!(args.steps > 0, "--steps is 0, expected at least 1");
     ensure!(args.guidance.is_finite() && args.guidance >= 0.0, "--guidance is {}, expected 0 or more", args.guidance);
-    let pipeline = Pipeline::load(&args.model)?;
-    let noise = starting_noise(args, &pipeline)?;
-    let modules = pipeline.transformer.modules();
-    let adapter = args.lora.as_ref().map(|path| engine::io::lora::load(path, modules)).transpose()?;
-    let text = Pipeline::load_text(&args.model)?;
+    let device = Device::Cpu;
+    let pipeline = Pipeline::load(&args.model, &device, None)?;
+    let noise = starting_noise(args, &pipeline, &device)?;
+    let bank =
+        args.lora.as_deref().map(|path| file::load(path, pipeline.network.modules(), &device)).transpose()?;
+    let text = TextEncoders::load(&args.model, &device)?;
     args.save_latents.as_deref().map(output_file).transpose()?;
     output_folder(&args.out)?;
 
-    let sampler = Sampler {
-        model: &pipeline.transformer,
-        adapter: adapter.as_ref(),
+    let policy = Policy {
+        network: &*pipeline.network,
         schedule: &pipeline.schedule,
-        steps: args.steps,
-        guidance: args.guidance,
+        adapter: bank.as_ref().map(|bank| (bank, Slot::Theta)),
     };
+    let steps = Euler.steps(&pipeline.schedule.sigmas(args.steps));
+    let path = Path { steps: &steps, guidance: args.guidance };
     let count = args.prompt.len();
     let mut texts = args.prompt.clone();
-    texts.extend(sampler.is_guided().then(|| args.negative_prompt.clone()));
+    texts.extend(path.is_guided().then(|| args.negative_prompt.clone()));
     let embeds = encode_prompts(&text, &texts, args.max_sequence_length)?;
     drop(text);
-    let negative = sampler.is_guided().then(|| embeds.rows(&[count]));
+    let negative = path.is_guided().then(|| embeds.rows(&[count]));
 
     // Decoding a batch counts as one more step.
     let progress = Progress::new("sampling", (count.div_ceil(BATCH) * (args.steps + 1)) as u64);
     let rows: Vec<usize> = (0..count).collect();
-    let mut latents = Vec::new();
+    let mut latents = Tensor::scratch(&device, noise.shape());
     for rows in rows.chunks(BATCH) {
         let noise = noise.slice(rows[0]..rows[0] + rows.len());
-        let on_step = || {
+        let on_step = |_: Visit| {
             progress.step(1);
             Ok(())
         };
-        let batch = sampler.euler(noise, &embeds.rows(rows), negative.as_ref(), on_step)?;
-        let images = pipeline.decode(&batch);
-        for (i, row) in rows.iter().enumerate() {
-            image::write_png(&args.out.join(format!("{row}.png")), &image::to_u8(&images.slice(i..i + 1)))?;
+        let batch = sample::sample(policy, path, noise, &embeds.rows(rows), negative.as_ref(), on_step)?;
+        for (picture, row) in Images::decoded(pipeline.vae.decode(&batch)).pictures().iter().zip(rows) {
+            image::write_png(&args.out.join(format!("{row}.png")), picture)?;
         }
         progress.step(1);
-        latents.push(batch);
+        copy::rows_into(&mut latents, rows[0], &batch);
     }
     progress.finish();
     if let Some(path) = &args.save_latents {
-        let all = Tensor::concat(&latents.iter().collect::<Vec<_>>());
-        safetensors::save(path, [("latents".to_string(), &all)], &BTreeMap::new())?;
+        safetensors::save(path, [("latents".to_string(), latents)], &BTreeMap::new())?;
     }
     println!("wrote {count} image{} to {}", if count == 1 { "" } else { "s" }, args.out.display());
     Ok(())
 }
 
 /// The latents to start from: those of `--noise`, or the seed's.
-fn starting_noise(args: &Args, pipeline: &Pipeline) -> Result<Tensor> {
-    let channels = pipeline.transformer.config.in_channels;
+fn starting_noise(args: &Args, pipeline: &Pipeline, device: &Device) -> Result<Tensor> {
+    let (sizes, count) = (pipeline.network.sizes(), args.prompt.len());
     let latent_of = |(width, height): (usize, usize)| pipeline.latent_size(height, width);
     let Some(path) = &args.noise else {
         let own = pipeline.own_size();
         let (height, width) = latent_of(args.size.unwrap_or((own, own)))?;
-        return Ok(initial_noise_batch(args.seed, 0, &[args.prompt.len(), channels, height, width]));
+        return Ok(noise::normal(device, &initial_keys(args.seed, 0, count), &[count, sizes.channels, height, width]));
     };
-    let noise = TensorFile::open(path)?.tensor("noise")?;
+    let noise = TensorFile::open(path)?.tensor("noise", device)?;
     let file = path.display();
     let &[prompts, found, height, width] = noise.shape() else {
         bail!("{file}: noise has shape {:?}, expected [prompts, channels, height, width]", noise.shape());
     };
     if let Some(size) = args.size {
         let (h, w) = latent_of(size)?;
-        let want = [args.prompt.len(), channels, h, w];
+        let want = [count, sizes.channels, h, w];
         ensure!(noise.shape() == want, "{file}: noise has shape {:?}, expected {want:?} for --size", noise.shape());
     }
-    let want = [args.prompt.len(), channels, height, width];
+    let want = [count, sizes.channels, height, width];
     ensure!(
         (prompts, found) == (want[0], want[1]),
-        "{file}: noise has shape {:?}, expected {want:?} for {} prompts and {channels} channels",
+        "{file}: noise has shape {:?}, expected {want:?} for {} prompts and {} channels",
         noise.shape(),
-        want[0]
+        want[0],
+        sizes.channels
     );
-    pipeline.transformer.check_latent_size(height, width).map_err(|e| anyhow::anyhow!("{file}: {e}"))?;
-    ensure!(noise.data().iter().all(|v| v.is_finite()), "{file}: noise holds a value that is not finite");
+    sizes.check_latent(height, width).map_err(|e| anyhow::anyhow!("{file}: {e}"))?;
+    ensure!(norm::first_non_finite(&noise).is_none(), "{file}: noise holds a value that is not finite");
     Ok(noise)
 }

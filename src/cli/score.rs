@@ -2,8 +2,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use engine::data::{Prompt, PromptSet};
-use engine::io::image::read_rgb;
-use engine::rewards::{self, Options, WeightedSum};
+use engine::device::Device;
+use engine::io::image::{RgbImage, read_rgb};
+use engine::rewards::{self, Images, Options, Scoring, WeightedSum};
 use serde_json::json;
 
 use super::DeviceArg;
@@ -33,7 +34,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn score(args: &Args) -> Result<()> {
-    let reward = rewards::build(&args.reward, &Options { model: args.model.clone(), ..Options::default() })?;
+    let reward = rewards::build(&args.reward, &Options { model: args.model.clone(), ..Options::default() }, &Device::Cpu)?;
     let reward = WeightedSum::new(vec![(reward, 1.0)])?;
     let set = PromptSet::load(&args.prompts)?;
     reward.check(&set)?;
@@ -44,8 +45,15 @@ fn score(args: &Args) -> Result<()> {
         args.prompts.display()
     );
     let prompts: Vec<&Prompt> = (0..needed).map(|i| &set.prompts[if found == 1 { 0 } else { i }]).collect();
-    let images = args.images.iter().map(|p| read_rgb(p)).collect::<Result<Vec<_>>>()?;
-    let scores = reward.score(&images, &prompts)?;
+    let pictures = args.images.iter().map(|p| read_rgb(p)).collect::<Result<Vec<_>>>()?;
+    let size = |p: &RgbImage| (p.width, p.height);
+    let (mut scoring, mut first) = (Scoring::new(&reward), 0);
+    for alike in pictures.chunk_by(|a, b| size(a) == size(b)) {
+        let images = Images::from_pictures(alike.to_vec(), &Device::Cpu);
+        scoring.batch(&images, &prompts[first..first + alike.len()])?;
+        first += alike.len();
+    }
+    let scores = scoring.finish(needed);
     for (i, path) in args.images.iter().enumerate() {
         let one = &scores.rewards[0].1[i];
         let line = json!({

@@ -1,16 +1,19 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use engine::algorithms::{Points, Ram};
+use engine::algorithms::{self, Point};
 use engine::config;
-use engine::device::Tensor;
+use engine::device::philox::{Key, Purpose};
+use engine::device::{Device, Tensor};
 use engine::io::{TensorFile, output_file, safetensors};
-use engine::models::lora::{Adapter, Factor, Module, select};
-use engine::models::mmdit::Mmdit;
+use engine::models::lora::{AdapterBank, Layout, Module, Slot, named, select};
+use engine::models::network;
 use engine::models::text::PromptEmbeds;
+use engine::ops::copy;
 use engine::rollout::schedule::Schedule;
-use engine::train::update::{Policies, Step, accumulate};
+use engine::train::update::{Batch, Policies, accumulate};
 
 use super::DeviceArg;
 
@@ -18,7 +21,8 @@ use super::DeviceArg;
 ///
 /// Reads x0, noise [N,C,h,w]; t, advantage [N]; prompt_embeds [N,L,D]; pooled_prompt_embeds [N,P]; and the adapters
 /// lora.<module>.lora_A.weight, lora.<module>.lora_B.weight, lora_old.<module>... with modules named as in diffusers.
-/// Writes loss [1]; velocity, velocity_ref, velocity_old [N,C,h,w]; grad.<module>.lora_A.weight and .lora_B.weight.
+/// Writes loss [1]; velocity [N,C,h,w], and velocity_ref and velocity_old if the algorithm compares with them;
+/// grad.<module>.lora_A.weight and .lora_B.weight.
 #[derive(clap::Args)]
 pub struct Args {
     /// Training config: model, LoRA and algorithm.
@@ -45,72 +49,65 @@ pub fn run(args: Args) -> Result<()> {
 fn step(args: &Args) -> Result<()> {
     let config = config::load(&args.config, &args.set)?;
     config.check().with_context(|| args.config.display().to_string())?;
-    let model = Mmdit::load(&config.model.join("transformer"))?;
+    let device = Device::Cpu;
+    let compute = config.train.compute.rounding();
+    let network = network::load(&config.model.join("transformer"), &device, compute)?;
     let schedule = Schedule::load(&config.model.join("scheduler"))?;
-    let file = TensorFile::open(&args.inputs)?;
+    let (file, sizes, modules) = (TensorFile::open(&args.inputs)?, network.sizes(), network.modules());
     let shown = args.inputs.display();
 
-    let x0 = file.tensor("x0")?;
+    let x0 = file.tensor("x0", &device)?;
     ensure!(
-        x0.shape().len() == 4 && x0.dim(0) > 0 && x0.dim(1) == model.config.in_channels,
+        x0.shape().len() == 4 && x0.dim(0) > 0 && x0.dim(1) == sizes.channels,
         "{shown}: x0 has shape {:?}, expected [points, {}, height, width]",
         x0.shape(),
-        model.config.in_channels
+        sizes.channels
     );
-    model.check_latent_size(x0.dim(2), x0.dim(3)).with_context(|| format!("{shown}: x0"))?;
+    sizes.check_latent(x0.dim(2), x0.dim(3)).with_context(|| format!("{shown}: x0"))?;
     let n = x0.dim(0);
-    let noise = file.tensor_of("noise", x0.shape())?;
-    let (t, advantage) = (file.tensor_of("t", &[n])?, file.tensor_of("advantage", &[n])?);
-    let prompt_embeds = file.tensor("prompt_embeds")?;
-    let tokens = prompt_embeds.shape().get(1).copied().unwrap_or(0);
+    let tensor_of = |name: &str, shape: &[usize]| file.tensor_of(name, shape, &device);
+    let noise = tensor_of("noise", x0.shape())?;
+    let (t, advantage) = (tensor_of("t", &[n])?.to_host(), tensor_of("advantage", &[n])?.to_host());
+    let tokens = file.tensor("prompt_embeds", &device)?.shape().get(1).copied().unwrap_or(0);
     let prompts = PromptEmbeds {
-        prompt_embeds: file.tensor_of("prompt_embeds", &[n, tokens, model.config.joint_attention_dim])?,
-        pooled_prompt_embeds: file.tensor_of("pooled_prompt_embeds", &[n, model.config.pooled_projection_dim])?,
+        prompt_embeds: tensor_of("prompt_embeds", &[n, tokens, sizes.text])?,
+        pooled_prompt_embeds: tensor_of("pooled_prompt_embeds", &[n, sizes.pooled])?,
     };
-    let selected = select(model.modules(), &config.lora.targets)?;
-    let adapter = |prefix| read_adapter(&file, prefix, model.modules(), &selected, config.lora.rank, config.lora.alpha);
-    let (theta, old) = (adapter("lora")?, adapter("lora_old")?);
+    let layout = Arc::new(Layout::selected(modules, &select(modules, &config.lora.targets)?, config.lora.rank));
+    let mut bank = AdapterBank::new(layout.clone(), config.lora.alpha / config.lora.rank as f32);
+    for (slot, prefix) in [(Slot::Theta, "lora"), (Slot::Old, "lora_old")] {
+        bank.set(slot, read_adapter(&file, prefix, modules, &layout, &device)?);
+    }
 
-    let ram = Ram {
-        reward_multiplier: config.ram.reward_multiplier,
-        form: config.ram.form,
-        timestep_power: config.ram.timestep_power,
-    };
+    let algorithm = algorithms::build(&config, &schedule);
     output_file(&args.outputs)?;
     let policies = Policies {
-        model: &model,
+        network: &*network,
         schedule: &schedule,
-        theta: &theta,
-        old: &old,
+        bank: &bank,
         checkpointing: config.train.activation_checkpointing,
     };
-    let mut grads = theta.zeros_like();
-    let points = Points { x0: &x0, noise: &noise, t: t.data(), advantage: advantage.data() };
-    let Step { loss, theta, reference, old } = accumulate(policies, &ram, &points, &prompts, n, &mut grads);
+    // The file says what the noise is: the points' own stream is not drawn from.
+    let stream = Key::new(0, Purpose::ForwardNoise);
+    let point = |i: usize| Point { image: i, t: t[i], noise: stream, advantage: f64::from(advantage[i]) };
+    let points: Vec<Point> = (0..n).map(point).collect();
+    let mut grads = Tensor::zeros(&device, &[layout.len()]);
+    let batch = Batch { points: &points, x0, noise, prompts, probe: None };
+    let done = accumulate(policies, &*algorithm, &batch, n, &mut grads);
 
-    let loss = Tensor::from_slice(&[loss as f32], &[1]);
-    let named = [("loss", &loss), ("velocity", &theta), ("velocity_ref", &reference), ("velocity_old", &old)];
-    let named = named.into_iter().map(|(name, t)| (name.to_string(), t));
-    let names = grads.names(model.modules()).into_iter().map(|n| format!("grad.{n}"));
-    safetensors::save(&args.outputs, named.chain(names.zip(grads.tensors())), &BTreeMap::new())
+    let loss = Tensor::from_slice(&device, &[done.loss as f32], &[1]);
+    let velocities = [("velocity", Some(done.theta)), ("velocity_ref", done.reference), ("velocity_old", done.old)];
+    let found = velocities.into_iter().filter_map(|(name, t)| Some((name.to_string(), t?)));
+    let grads = named(&grads, &layout, modules).into_iter().map(|(name, t)| (format!("grad.{name}"), t));
+    let tensors = std::iter::once(("loss".to_string(), loss)).chain(found).chain(grads);
+    safetensors::save(&args.outputs, tensors, &BTreeMap::new())
 }
 
-/// The adapter stored under `prefix`, with factors for exactly the selected modules.
-fn read_adapter(
-    file: &TensorFile,
-    prefix: &str,
-    modules: &[Module],
-    selected: &[bool],
-    rank: usize,
-    alpha: f32,
-) -> Result<Adapter> {
-    let factors = modules.iter().zip(selected).map(|(m, selected)| {
-        if !selected {
-            return Ok(None);
-        }
-        let a = file.tensor_of(&format!("{prefix}.{}.lora_A.weight", m.name), &[rank, m.inputs])?;
-        let b = file.tensor_of(&format!("{prefix}.{}.lora_B.weight", m.name), &[m.outputs, rank])?;
-        Ok(Some(Factor { a, b }))
-    });
-    Ok(Adapter::from_factors(alpha / rank as f32, factors.collect::<Result<_>>()?))
+/// The adapter stored under `prefix`, flat.
+fn read_adapter(file: &TensorFile, prefix: &str, modules: &[Module], layout: &Layout, device: &Device) -> Result<Tensor> {
+    let mut flat = Tensor::scratch(device, &[layout.len()]);
+    for (name, at, shape) in layout.parameters(modules) {
+        copy::flat_into(&mut flat, at, &file.tensor_of(&format!("{prefix}.{name}"), &shape, device)?);
+    }
+    Ok(flat)
 }

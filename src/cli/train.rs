@@ -3,7 +3,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use engine::config::{self, Job};
 use engine::telemetry::say;
-use engine::train::{Outcome, Resume, run as train, setup};
+use engine::train::plan::MemoryPlan;
+use engine::train::run::{Outcome, Resume, run as train};
+use engine::train::setup;
 
 use super::DeviceArg;
 
@@ -40,7 +42,7 @@ pub fn run(args: Args) -> Result<()> {
 fn start(args: &Args) -> Result<()> {
     let raw = config::load(&args.config, &args.set)?;
     let shown = args.config.display().to_string();
-    let planned = setup::plan(raw, Job::Train).with_context(|| shown.clone())?;
+    let planned = setup::check(raw, Job::Train).with_context(|| shown.clone())?;
     let name = args.config.file_stem().unwrap_or_default();
     let output = args.output_dir.clone().unwrap_or_else(|| PathBuf::from("outputs").join(name));
     let resume = match args.resume.as_str() {
@@ -50,10 +52,12 @@ fn start(args: &Args) -> Result<()> {
     };
     say(&format!("{shown} -> {}", output.display()));
     say(planned.config.describe().trim_end());
+    let memory = MemoryPlan::of(&planned).with_context(|| shown.clone())?;
     say("memory:");
-    say(planned.memory.table().trim_end());
+    say(memory.table().trim_end());
+    memory.check(&planned).context(shown)?;
     if args.dry_run {
-        return planned.check_memory().context(shown);
+        return Ok(());
     }
     if let Outcome::Interrupted(epoch) = train(planned, &output, &resume)? {
         say(&format!("interrupted after epoch {epoch}; everything is saved, the same command resumes"));

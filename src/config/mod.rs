@@ -1,7 +1,6 @@
-//! Training configs: what the TOML says ([`raw`]), checked and completed with derived sizes ([`resolved`]), and what
-//! memory it will take ([`memory`]). Read-only once resolved.
+//! Training configs: what the TOML says ([`raw`]), checked and completed with derived sizes ([`resolved`]). Read-only once
+//! resolved.
 
-pub mod memory;
 pub mod raw;
 pub mod resolved;
 
@@ -132,6 +131,8 @@ mod tests {
         let c = parse("a.toml", MINIMAL).unwrap();
         assert_eq!((c.rollout.num_prompts_per_epoch, c.rollout.num_images_per_prompt), (48, 24));
         assert_eq!((c.ram.num_noisings, c.optimizer.lr, c.lora.rank), (8, 3e-4, 32));
+        assert_eq!((c.rollout.guidance_scale, c.eval.guidance_scale), (2.0, 4.5));
+        assert_eq!((c.optimizer.beta1, c.optimizer.beta2, c.ema.interval), (0.9, 0.99, 1));
     }
 
     #[test]
@@ -144,6 +145,19 @@ mod tests {
         let e = set("optimizer.lrr=1e-3").unwrap_err().to_string();
         assert_eq!(e, "--set optimizer.lrr=1e-3: unknown key 'lrr'; did you mean 'lr'?");
         assert!(set("optimizer.lr").unwrap_err().to_string().contains("expected key.path=value"));
+    }
+
+    #[test]
+    fn a_reward_is_a_weight_or_a_table() {
+        let with = |rewards: &str| parse("a.toml", &MINIMAL.replace("[rewards]\ngeneval = 1.0\n", rewards));
+        let c = with("[rewards]\ngeneval = 2\n[rewards.pickscore]\nmodel = 'clip'\n").unwrap();
+        assert_eq!((c.rewards["geneval"].weight, c.rewards["pickscore"].weight), (2.0, 1.0));
+        assert_eq!(c.rewards["pickscore"].options.model.as_deref(), Some(Path::new("clip")));
+        assert_eq!(parse("b.toml", &toml::to_string(&c).unwrap()).unwrap(), c);
+        let e = with("[rewards.pickscore]\nmodl = 'clip'\n").unwrap_err().to_string();
+        assert_eq!(e, "a.toml:8: unknown key 'modl'; did you mean 'model'?");
+        let e = with("[rewards]\ngeneval = 'much'\n").unwrap_err().to_string();
+        assert!(e.contains("geneval: invalid type: string \"much\", expected a weight or a table"), "{e}");
     }
 
     #[test]

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::algorithms::ram::Form;
-use crate::models::mmdit::Checkpointing;
+use crate::algorithms::time::Grid;
+use crate::device::DType;
+use crate::models::network::Checkpointing;
+use crate::rewards::Options;
 
 /// A training run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -26,10 +29,11 @@ pub struct TrainConfig {
     /// How images are sampled for training.
     #[serde(default)]
     pub rollout: Rollout,
-    /// The rewards' names and weights; the weighted sum is trained on. A reward of weight 0 is only logged.
-    pub rewards: BTreeMap<String, f64>,
-    /// Folders of reward models, by the reward's name.
-    #[serde(default)]
+    /// The rewards, as `name = weight` or as a table `[rewards.name]`; the weighted sum is trained on. A reward of weight 0
+    /// is only logged.
+    pub rewards: BTreeMap<String, RewardKeys>,
+    /// Folders of reward models by the reward's name: another place for `rewards.name.model`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reward_models: BTreeMap<String, PathBuf>,
     /// Reinforce Adjoint Matching.
     pub ram: RamKeys,
@@ -55,17 +59,13 @@ pub struct TrainConfig {
 
 impl TrainConfig {
     /// A config of defaults.
-    pub fn minimal(
-        model: PathBuf,
-        prompts: Prompts,
-        rewards: BTreeMap<String, f64>,
-        reward_models: BTreeMap<String, PathBuf>,
-    ) -> Self {
+    pub fn minimal(model: PathBuf, prompts: Prompts, rewards: BTreeMap<String, RewardKeys>) -> Self {
         let ram = RamKeys {
             reward_multiplier: 1.0,
             num_noisings: RamKeys::num_noisings(),
             form: Form::default(),
             timestep_power: RamKeys::timestep_power(),
+            timestep_grid: Grid::default(),
             advantage_eps: RamKeys::advantage_eps(),
             old_decay_rate: RamKeys::old_decay_rate(),
             old_decay_max: RamKeys::old_decay_max(),
@@ -78,7 +78,7 @@ impl TrainConfig {
             prompts,
             rollout: Rollout::default(),
             rewards,
-            reward_models,
+            reward_models: BTreeMap::new(),
             ram,
             train: Train::default(),
             lora: Lora::default(),
@@ -100,6 +100,80 @@ fn seed() -> u64 {
 pub enum Method {
     /// Reinforce Adjoint Matching.
     Ram,
+}
+
+/// What a config says about one reward.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RewardKeys {
+    /// Its share of the sum.
+    pub weight: f64,
+    /// What it needs besides.
+    pub options: Options,
+}
+
+impl RewardKeys {
+    /// A reward that needs nothing.
+    pub fn weight(weight: f64) -> Self {
+        Self { weight, options: Options::default() }
+    }
+}
+
+/// The table form.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct RewardTable {
+    #[serde(default = "RewardTable::weight")]
+    weight: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detector: Option<String>,
+}
+
+impl RewardTable {
+    fn weight() -> f64 {
+        1.0
+    }
+}
+
+impl<'de> Deserialize<'de> for RewardKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> serde::de::Visitor<'de> for Either {
+            type Value = RewardKeys;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a weight or a table with weight, model, ...")
+            }
+
+            fn visit_f64<E>(self, weight: f64) -> Result<RewardKeys, E> {
+                Ok(RewardKeys::weight(weight))
+            }
+
+            fn visit_i64<E>(self, weight: i64) -> Result<RewardKeys, E> {
+                Ok(RewardKeys::weight(weight as f64))
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<RewardKeys, A::Error> {
+                let table = RewardTable::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                let RewardTable { weight, model, detector } = table;
+                Ok(RewardKeys { weight, options: Options { model, detector } })
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl Serialize for RewardKeys {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Options { model, detector } = self.options.clone();
+        if model.is_none() && detector.is_none() {
+            return self.weight.serialize(serializer);
+        }
+        RewardTable { weight: self.weight, model, detector }.serialize(serializer)
+    }
 }
 
 /// Where prompts come from.
@@ -145,7 +219,7 @@ impl Default for Rollout {
             num_prompts_per_epoch: 48,
             num_images_per_prompt: 24,
             num_inference_steps: 20,
-            guidance_scale: 4.5,
+            guidance_scale: 2.0,
             resolution: 0,
             batch_size: 16,
         }
@@ -167,6 +241,10 @@ pub struct RamKeys {
     /// Density of times `p(t) ∝ t^power`.
     #[serde(default = "RamKeys::timestep_power")]
     pub timestep_power: f32,
+    /// The times there are: `continuous` is the paper's, the others draw from a grid with that density as weights, as the
+    /// released code does: `linear1000`, `scheduler1000` (the noise levels of training), `rollout` (those of the rollout).
+    #[serde(default)]
+    pub timestep_grid: Grid,
     /// Added to the standard deviation of the rewards.
     #[serde(default = "RamKeys::advantage_eps")]
     pub advantage_eps: f64,
@@ -204,11 +282,32 @@ pub struct Train {
     pub batch_size: usize,
     /// What the forward keeps: `none` (everything), `selective`, `block`. Changes memory and speed, not results.
     pub activation_checkpointing: Checkpointing,
+    /// What the transformer computes in: `stored`, the type of its weights, or `bf16`, to which matrices that are stored
+    /// in f32 are rounded; they take half the memory then, and half the time where the machine multiplies bf16.
+    pub compute: Compute,
+}
+
+/// What a network computes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    /// The type its weights are stored in.
+    #[default]
+    Stored,
+    /// bfloat16, summed in f32.
+    Bf16,
+}
+
+impl Compute {
+    /// The type that single precision is rounded to, if it is.
+    pub fn rounding(self) -> Option<DType> {
+        (self == Self::Bf16).then_some(DType::Bf16)
+    }
 }
 
 impl Default for Train {
     fn default() -> Self {
-        Self { batch_size: 16, activation_checkpointing: Checkpointing::None }
+        Self { batch_size: 16, activation_checkpointing: Checkpointing::None, compute: Compute::Stored }
     }
 }
 
@@ -239,7 +338,7 @@ pub struct Optimizer {
     pub lr: f64,
     /// Decay of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay of the second moment; RAM's 0.99 is less than the usual 0.999.
     pub beta2: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
@@ -251,7 +350,7 @@ pub struct Optimizer {
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Self { lr: 3e-4, beta1: 0.9, beta2: 0.999, weight_decay: 1e-4, eps: 1e-8, max_grad_norm: 0.0 }
+        Self { lr: 3e-4, beta1: 0.9, beta2: 0.99, weight_decay: 1e-4, eps: 1e-8, max_grad_norm: 0.0 }
     }
 }
 
@@ -267,7 +366,7 @@ pub struct Ema {
 
 impl Default for Ema {
     fn default() -> Self {
-        Self { decay: 0.9, interval: 8 }
+        Self { decay: 0.9, interval: 1 }
     }
 }
 

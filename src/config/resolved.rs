@@ -22,7 +22,7 @@ pub struct Resolved {
     pub raw: TrainConfig,
     /// Height and width of an image in pixels.
     pub resolution: usize,
-    /// Height and width of a latent.
+    /// Height and width of a latent in its own pixels.
     pub latent: usize,
     /// Images per epoch.
     pub images: usize,
@@ -57,8 +57,8 @@ impl Resolved {
         raw: TrainConfig,
         job: Job,
         sizes: ModelSizes,
-        train_prompts: usize,
-        eval_prompts: usize,
+        [train_prompts, eval_prompts]: [usize; 2],
+        points_per_image: usize,
     ) -> Result<Self> {
         raw.check()?;
         let r = &raw.rollout;
@@ -77,7 +77,7 @@ impl Resolved {
         let resolution = if r.resolution == 0 { sizes.own_latent * sizes.downscale } else { r.resolution };
         check_multiple("rollout.resolution", resolution, sizes.downscale * sizes.patch, sizes.max_tokens)?;
         let images = prompts * r.num_images_per_prompt;
-        let points = images * raw.ram.num_noisings;
+        let points = images * points_per_image;
         if job == Job::Train {
             divides("rollout.batch_size", r.batch_size, images, "images per epoch")?;
             divides("train.batch_size", raw.train.batch_size, points, "training points per epoch")?;
@@ -104,7 +104,7 @@ impl Resolved {
             ),
             (
                 "training points per epoch",
-                format!("{} images x {} noisings = {}", self.images, self.raw.ram.num_noisings, self.points),
+                format!("{} images x {} = {}", self.images, self.points / self.images.max(1), self.points),
             ),
             (
                 "rollout",
@@ -209,7 +209,11 @@ mod tests {
         let text = format!(
             "algorithm='ram'\nmodel='m'\nnum_epochs=1\nprompts={{train='t',eval='e'}}\nrewards={{geneval=1}}\nram={{reward_multiplier=1}}\n{changes}"
         );
-        Resolved::new(super::super::parse("c", &text).unwrap(), Job::Train, SIZES, 100, 10)
+        {
+            let raw = super::super::parse("c", &text).unwrap();
+            let points = raw.ram.num_noisings;
+            Resolved::new(raw, Job::Train, SIZES, [100, 10], points)
+        }
     }
 
     #[test]

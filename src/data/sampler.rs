@@ -25,13 +25,6 @@ pub fn groups(dataset_len: usize, prompts_per_epoch: usize, repeats: usize, seed
     samples
 }
 
-/// The share of process `rank` of `ranks`; repeats of one prompt may lie in several shares.
-pub fn rank_slice(samples: &[Sample], rank: usize, ranks: usize) -> &[Sample] {
-    assert!(rank < ranks && samples.len().is_multiple_of(ranks), "{} samples for {rank} of {ranks}", samples.len());
-    let share = samples.len() / ranks;
-    &samples[rank * share..][..share]
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -49,15 +42,6 @@ mod tests {
             }
             assert_eq!(repeats.len(), 12);
             assert!(repeats.values().all(|r| *r == (0..6).collect()));
-        }
-    }
-
-    #[test]
-    fn t9_slices_of_all_processes_partition_the_list() {
-        let samples = groups(50, 12, 6, 42, 3);
-        for ranks in [1, 2, 3, 4, 8, 72] {
-            let parts: Vec<Sample> = (0..ranks).flat_map(|r| rank_slice(&samples, r, ranks).to_vec()).collect();
-            assert_eq!(parts, samples);
         }
     }
 

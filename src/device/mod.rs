@@ -1,14 +1,58 @@
-//! Where numbers live: [`Tensor`] (activations), [`Weight`] (frozen parameters in mapped files), the
-//! buffer pool behind them, and the counter-based generator [`philox`].
+//! Where numbers live. A [`Tensor`] is a view of a [storage](Device) on one [`Device`]; [`philox`] keys the random numbers
+//! that are made there.
 
+mod arena;
+mod dtype;
+mod ledger;
+mod memory;
 pub mod philox;
-mod pool;
+mod storage;
 mod tensor;
-mod weight;
 
-pub use pool::{PoolStats, stats as pool_stats};
-pub use tensor::Tensor;
-pub use weight::{DType, Elems, Weight};
+use std::sync::Arc;
+
+pub use arena::{ArenaStats, poison_scratch, stats as arena_stats};
+pub use dtype::{DType, Elems};
+pub use ledger::{Ledger, Phase};
+pub use memory::{MachineMemory, machine_memory};
+pub use tensor::{Shape, Tensor};
+
+/// Where tensors live and ops run. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub enum Device {
+    /// This process's memory and threads.
+    #[default]
+    Cpu,
+    /// Nowhere: shapes only. Ops allocate and compute nothing, and the ledger says how much memory the same work would
+    /// take on the CPU.
+    Plan(Arc<Ledger>),
+}
+
+impl Device {
+    /// A device that only counts.
+    pub fn plan() -> (Self, Arc<Ledger>) {
+        let ledger = Arc::new(Ledger::default());
+        (Self::Plan(ledger.clone()), ledger)
+    }
+
+    /// Whether nothing is computed here.
+    pub fn is_plan(&self) -> bool {
+        matches!(self, Self::Plan(_))
+    }
+
+    /// The part of equal pieces of work that is worth doing here: all of it, but for a plan the first two pieces, because
+    /// later ones take no more memory.
+    pub fn rehearse<'a, T>(&self, pieces: &'a [T]) -> &'a [T] {
+        if self.is_plan() { &pieces[..pieces.len().min(2)] } else { pieces }
+    }
+
+    /// Begins a phase of the work, if this is a plan.
+    pub fn phase(&self, name: &'static str) {
+        if let Self::Plan(ledger) = self {
+            ledger.begin(name);
+        }
+    }
+}
 
 /// Runs `f` on `threads` worker threads (0 = one per core). Results never depend on the number.
 ///

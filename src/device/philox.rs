@@ -1,8 +1,6 @@
 //! Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
 //! SC 2011). A draw is a pure function of its key, so results do not depend on batch size, order, thread
-//! count or number of processes.
-
-use std::f32::consts::TAU;
+//! count or number of processes. Normal numbers are made by [`ops::noise`](crate::ops::noise).
 
 /// What a stream of numbers is for; part of the key, so that no two uses share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,32 +43,29 @@ impl Key {
         Self { seed, purpose, epoch: 0, prompt: 0, repeat: 0, step: 0 }
     }
 
-    /// The stream's numbers, from the first.
-    pub fn stream(self) -> Stream {
+    /// The stream's Philox key and the upper half of its counter, two words each: all that a kernel needs to know.
+    pub fn words(self) -> [u32; 4] {
         // The key's fields are mixed into the 64-bit Philox key by running the cipher once over them, which
-        // leaves the whole counter to the position within the stream.
+        // leaves the lower half of the counter to the position within the stream.
         let a = philox([self.epoch, self.prompt, self.repeat, self.step], [self.seed as u32, (self.seed >> 32) as u32]);
-        let b = philox([a[2], a[3], self.purpose as u32, 0x656e_6769], [a[0], a[1]]);
-        Stream { key: [b[0], b[1]], salt: [b[2], b[3]], block: 0, left: [0; 4], used: 4 }
+        philox([a[2], a[3], self.purpose as u32, 0x656e_6769], [a[0], a[1]])
     }
 
-    /// Standard normal numbers filling `out`.
-    pub fn normal(self, out: &mut [f32]) {
-        let mut stream = self.stream();
-        for pair in out.chunks_mut(2) {
-            let (a, b) = stream.normal_pair();
-            pair[0] = a;
-            if let Some(second) = pair.get_mut(1) {
-                *second = b;
-            }
-        }
+    /// The stream's numbers, from the first.
+    pub fn stream(self) -> Stream {
+        Stream { words: self.words(), block: 0, left: [0; 4], used: 4 }
     }
+}
+
+/// Block `index` of the stream with these [`Key::words`].
+#[inline(always)]
+pub fn block(words: [u32; 4], index: u64) -> [u32; 4] {
+    philox([index as u32, (index >> 32) as u32, words[2], words[3]], [words[0], words[1]])
 }
 
 /// A position in a stream of random numbers.
 pub struct Stream {
-    key: [u32; 2],
-    salt: [u32; 2],
+    words: [u32; 4],
     block: u64,
     left: [u32; 4],
     used: usize,
@@ -80,8 +75,7 @@ impl Stream {
     /// The next 32 random bits.
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
-            let counter = [self.block as u32, (self.block >> 32) as u32, self.salt[0], self.salt[1]];
-            self.left = philox(counter, self.key);
+            self.left = block(self.words, self.block);
             self.block += 1;
             self.used = 0;
         }
@@ -91,7 +85,7 @@ impl Stream {
 
     /// Uniform on (0, 1): never 0 and never 1.
     pub fn uniform(&mut self) -> f32 {
-        ((self.next_u32() >> 9) as f32 + 0.5) * (1.0 / 8_388_608.0)
+        ((self.next_u32() >> 8) | 1) as f32 * (1.0 / 16_777_216.0)
     }
 
     /// Uniform on `0..n` without bias.
@@ -105,14 +99,6 @@ impl Stream {
         }
     }
 
-    /// Two independent standard normal numbers (Box-Muller).
-    pub fn normal_pair(&mut self) -> (f32, f32) {
-        let (u, v) = (self.uniform(), self.uniform());
-        let radius = (-2.0 * u.ln()).sqrt();
-        let (sin, cos) = (TAU * v).sin_cos();
-        (radius * cos, radius * sin)
-    }
-
     /// Shuffles `items` (Fisher-Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
@@ -122,6 +108,7 @@ impl Stream {
 }
 
 /// One block of Philox4x32 with ten rounds.
+#[inline(always)]
 pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for round in 0..10 {
         if round > 0 {
@@ -147,21 +134,6 @@ mod tests {
             philox([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
-    }
-
-    #[test]
-    fn normal_numbers_have_mean_zero_variance_one_and_no_correlation_between_streams() {
-        let n = 1 << 16;
-        let (mut a, mut b) = (vec![0.0; n], vec![0.0; n]);
-        let key = Key::new(7, Purpose::InitialLatent);
-        key.normal(&mut a);
-        Key { prompt: 1, ..key }.normal(&mut b);
-        let mean = |f: &dyn Fn(usize) -> f64| (0..n).map(f).sum::<f64>() / n as f64;
-        // Four standard errors of each statistic.
-        let se = 4.0 / (n as f64).sqrt();
-        assert!(mean(&|i| f64::from(a[i])).abs() < se);
-        assert!((mean(&|i| f64::from(a[i]).powi(2)) - 1.0).abs() < se * 2f64.sqrt());
-        assert!(mean(&|i| f64::from(a[i]) * f64::from(b[i])).abs() < se);
     }
 
     #[test]

@@ -1,32 +1,149 @@
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-use super::pool::Buffer;
+use half::{bf16, f16};
+use memmap2::Mmap;
 
-/// A contiguous row-major `f32` tensor. Cloning shares the buffer; writing to a shared one copies it first.
+use super::ledger::Reserved;
+use super::storage::Storage;
+use super::{DType, Device, Elems, Ledger};
+
+/// Most axes a tensor has.
+const MOST_AXES: usize = 6;
+
+/// The sizes of a tensor's axes, outermost first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    sizes: [usize; MOST_AXES],
+    rank: usize,
+}
+
+impl Shape {
+    /// The shape with these sizes; at most six.
+    pub fn new(sizes: &[usize]) -> Self {
+        assert!(sizes.len() <= MOST_AXES, "{sizes:?} has more than {MOST_AXES} axes");
+        let mut shape = Self { sizes: [0; MOST_AXES], rank: sizes.len() };
+        shape.sizes[..sizes.len()].copy_from_slice(sizes);
+        shape
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.iter().product()
+    }
+}
+
+impl Deref for Shape {
+    type Target = [usize];
+
+    fn deref(&self) -> &[usize] {
+        &self.sizes[..self.rank]
+    }
+}
+
+impl std::fmt::Debug for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.deref().fmt(f)
+    }
+}
+
+/// A contiguous row-major view of numbers on a device: activations, parameters, parts of either. Cloning, slicing and
+/// reshaping share the storage; nothing is copied but by [`ops::copy`](crate::ops::copy).
+///
+/// A tensor is written to only while nothing else shares its storage: whoever does otherwise has made a mistake, and it
+/// panics. (A hidden copy would move data that others hold addresses of.)
 #[derive(Clone)]
 pub struct Tensor {
-    buffer: Arc<Buffer>,
-    shape: Vec<usize>,
+    storage: Arc<Storage>,
+    dtype: DType,
+    /// Elements of the storage before the first.
+    offset: usize,
+    shape: Shape,
 }
 
 impl Tensor {
-    /// A tensor whose content is arbitrary: for outputs that are overwritten whole.
-    pub fn scratch(shape: &[usize]) -> Self {
-        Self { buffer: Arc::new(Buffer::take(shape.iter().product())), shape: shape.to_vec() }
+    /// A single-precision tensor whose content is arbitrary: for outputs that are overwritten whole.
+    pub fn scratch(device: &Device, shape: &[usize]) -> Self {
+        Self::scratch_of(device, DType::F32, shape)
     }
 
-    /// A tensor of zeros.
-    pub fn zeros(shape: &[usize]) -> Self {
-        let mut t = Self::scratch(shape);
-        t.data_mut().fill(0.0);
+    /// As [`Tensor::scratch`], of another type.
+    pub fn scratch_of(device: &Device, dtype: DType, shape: &[usize]) -> Self {
+        let shape = Shape::new(shape);
+        let storage = Arc::new(Storage::new(device, shape.elements() * dtype.size()));
+        Self { storage, dtype, offset: 0, shape }
+    }
+
+    /// A tensor of arbitrary content on the same device as `self`.
+    pub fn scratch_like(&self, shape: &[usize]) -> Self {
+        Self::scratch(&self.device(), shape)
+    }
+
+    /// A single-precision tensor of zeros.
+    pub fn zeros(device: &Device, shape: &[usize]) -> Self {
+        let mut t = Self::scratch(device, shape);
+        match device {
+            Device::Cpu => t.host_mut().fill(0.0),
+            Device::Plan(_) => {}
+        }
         t
     }
 
     /// A tensor holding a copy of `data`, which must have exactly as many elements as `shape`.
-    pub fn from_slice(data: &[f32], shape: &[usize]) -> Self {
-        let mut t = Self::scratch(shape);
-        t.data_mut().copy_from_slice(data);
+    pub fn from_slice(device: &Device, data: &[f32], shape: &[usize]) -> Self {
+        let mut t = Self::scratch(device, shape);
+        assert_eq!(data.len(), t.len(), "tensor of shape {shape:?}");
+        match device {
+            Device::Cpu => t.host_mut().copy_from_slice(data),
+            Device::Plan(_) => {}
+        }
         t
+    }
+
+    /// A tensor of bytes holding a copy of `data`.
+    pub fn from_bytes(device: &Device, data: &[u8], shape: &[usize]) -> Self {
+        let mut t = Self::scratch_of(device, DType::U8, shape);
+        assert_eq!(data.len(), t.len(), "tensor of shape {shape:?}");
+        match device {
+            Device::Cpu => t.bytes_mut().copy_from_slice(data),
+            Device::Plan(_) => {}
+        }
+        t
+    }
+
+    /// A view of `bytes` of a mapped file. The caller has checked that the range lies inside the file and has exactly the
+    /// bytes that `shape` and `dtype` need. Data that the file does not align to its element size is copied (and
+    /// widened), because it cannot be borrowed as numbers.
+    pub fn mapped(file: &Arc<Mmap>, bytes: Range<usize>, dtype: DType, shape: &[usize]) -> Self {
+        let raw = &file[bytes.clone()];
+        if raw.as_ptr().align_offset(dtype.size()) != 0 {
+            let widened: Vec<f32> = match dtype {
+                DType::F32 => bytemuck::pod_collect_to_vec(raw),
+                DType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(raw).iter().map(|v| v.to_f32()).collect(),
+                DType::Bf16 => bytemuck::pod_collect_to_vec::<u8, bf16>(raw).iter().map(|v| v.to_f32()).collect(),
+                DType::U8 => unreachable!("bytes are always aligned"),
+            };
+            return Self::from_slice(&Device::Cpu, &widened, shape);
+        }
+        let storage = Storage::Mapped { file: file.clone(), start: bytes.start, bytes: bytes.len() };
+        Self { storage: Arc::new(storage), dtype, offset: 0, shape: Shape::new(shape) }
+    }
+
+    /// What stands for a mapped part of a file on a device that only counts: it takes no memory of its own.
+    pub fn planned(ledger: &Arc<Ledger>, dtype: DType, shape: &[usize]) -> Self {
+        let (storage, shape) = (Storage::Plan(Reserved::new(ledger, 0)), Shape::new(shape));
+        ledger.map((shape.elements() * dtype.size()) as u64);
+        Self { storage: Arc::new(storage), dtype, offset: 0, shape }
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> Device {
+        self.storage.device()
+    }
+
+    /// The type of its elements.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// The sizes of the axes, outermost first.
@@ -51,7 +168,7 @@ impl Tensor {
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        self.shape.elements()
     }
 
     /// Whether there are no elements.
@@ -59,66 +176,139 @@ impl Tensor {
         self.len() == 0
     }
 
-    /// The elements, row-major.
-    pub fn data(&self) -> &[f32] {
-        self.buffer.as_slice()
-    }
-
-    /// The elements for writing; copies them first if another tensor shares the buffer.
-    pub fn data_mut(&mut self) -> &mut [f32] {
-        if Arc::get_mut(&mut self.buffer).is_none() {
-            let mut own = Buffer::take(self.len());
-            own.as_mut_slice().copy_from_slice(self.buffer.as_slice());
-            self.buffer = Arc::new(own);
-        }
-        Arc::get_mut(&mut self.buffer).expect("unique by now").as_mut_slice()
+    /// `Ok` if nothing else shares the storage, so that it can be written to.
+    ///
+    /// # Errors
+    /// Gives the tensor back as it is.
+    pub fn unshared(self) -> Result<Self, Self> {
+        if Arc::strong_count(&self.storage) == 1 { Ok(self) } else { Err(self) }
     }
 
     /// The same elements under another shape with the same number of them.
     pub fn reshape(mut self, shape: &[usize]) -> Self {
         assert_eq!(shape.iter().product::<usize>(), self.len(), "reshape {:?} to {shape:?}", self.shape);
-        self.shape = shape.to_vec();
+        self.shape = Shape::new(shape);
         self
     }
 
-    /// A copy of the outermost entries `range`.
-    pub fn slice(&self, range: std::ops::Range<usize>) -> Self {
+    /// The outermost entries `range`.
+    pub fn slice(&self, range: Range<usize>) -> Self {
         let inner: usize = self.shape[1..].iter().product();
-        let mut shape = self.shape.clone();
-        shape[0] = range.len();
-        Self::from_slice(&self.data()[range.start * inner..range.end * inner], &shape)
+        let mut shape = self.shape;
+        shape.sizes[0] = range.len();
+        self.view(range.start * inner, &shape)
     }
 
-    /// The outermost entries `rows`, in that order.
-    pub fn gather(&self, rows: &[usize]) -> Self {
-        let inner: usize = self.shape[1..].iter().product();
-        let mut shape = self.shape.clone();
-        shape[0] = rows.len();
-        let mut out = Self::scratch(&shape);
-        for (out, row) in out.data_mut().chunks_exact_mut(inner.max(1)).zip(rows) {
-            out.copy_from_slice(&self.data()[row * inner..(row + 1) * inner]);
-        }
-        out
+    /// The elements from `first` on under `shape`.
+    pub fn view(&self, first: usize, shape: &[usize]) -> Self {
+        let shape = Shape::new(shape);
+        let fits = first + shape.elements() <= self.len();
+        assert!(fits, "a view of {shape:?} from element {first} of {:?}", self.shape);
+        Self { storage: self.storage.clone(), dtype: self.dtype, offset: self.offset + first, shape }
     }
 
-    /// The tensors one after another along the outermost axis; all other axes must agree.
-    pub fn concat(parts: &[&Tensor]) -> Self {
-        let mut shape = parts[0].shape.clone();
-        shape[0] = parts.iter().map(|p| p.shape[0]).sum();
-        let mut out = Self::scratch(&shape);
-        let mut rest = out.data_mut();
-        for p in parts {
-            assert_eq!(p.shape[1..], parts[0].shape[1..], "concat of unlike shapes");
-            let (head, tail) = rest.split_at_mut(p.len());
-            head.copy_from_slice(p.data());
-            rest = tail;
+    /// A copy of the elements in this process's memory, widened: the one place that waits for the device. A plan gives
+    /// zeros.
+    pub fn to_host(&self) -> Vec<f32> {
+        match self.device() {
+            Device::Cpu => self.elems().to_f32().into_owned(),
+            Device::Plan(ledger) => {
+                ledger.touch(4 * self.len() as u64);
+                vec![0.0; self.len()]
+            }
         }
-        out
+    }
+
+    /// A copy of the elements in this process's memory as they are stored, in its byte order. A plan gives zeros.
+    pub fn to_raw(&self) -> Vec<u8> {
+        let (from, length) = (self.offset * self.dtype.size(), self.len() * self.dtype.size());
+        match self.device() {
+            Device::Cpu => self.storage.bytes()[from..][..length].to_vec(),
+            Device::Plan(ledger) => {
+                ledger.touch(length as u64);
+                vec![0; length]
+            }
+        }
+    }
+
+    /// The elements, row-major, where they lie.
+    pub(crate) fn host(&self) -> &[f32] {
+        match self.elems() {
+            Elems::F32(x) => x,
+            _ => panic!("{self:?} is not single precision"),
+        }
+    }
+
+    /// The elements for writing.
+    pub(crate) fn host_mut(&mut self) -> &mut [f32] {
+        assert_eq!(self.dtype, DType::F32, "{self:?} is not single precision");
+        bytemuck::cast_slice_mut(self.bytes_mut())
+    }
+
+    /// The elements in the type they are stored in, where they lie.
+    pub(crate) fn elems(&self) -> Elems<'_> {
+        self.storage.elems(self.dtype).slice(self.offset..self.offset + self.len())
+    }
+
+    /// The bytes of a tensor of bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        assert_eq!(self.dtype, DType::U8, "{self:?} holds no bytes");
+        &self.storage.bytes()[self.offset..][..self.len()]
+    }
+
+    /// The bytes for writing, of whatever type.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let (from, length) = (self.offset * self.dtype.size(), self.len() * self.dtype.size());
+        let storage = Arc::get_mut(&mut self.storage).expect("a tensor is written to only while nothing shares it");
+        &mut storage.bytes_mut()[from..][..length]
     }
 }
 
 impl std::fmt::Debug for Tensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tensor{:?}", self.shape)
+        write!(f, "Tensor{:?}", self.shape)?;
+        if self.dtype == DType::F32 { Ok(()) } else { write!(f, " {:?}", self.dtype) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbered(shape: &[usize]) -> Tensor {
+        let n: usize = shape.iter().product();
+        Tensor::from_slice(&Device::Cpu, &(0..n).map(|i| i as f32).collect::<Vec<_>>(), shape)
+    }
+
+    #[test]
+    fn views_share_the_numbers_they_show() {
+        let t = numbered(&[3, 2, 2]);
+        assert_eq!(t.slice(1..3).host(), [4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
+        let inner = t.slice(1..3).view(2, &[1, 3]);
+        assert_eq!((inner.shape(), inner.host()), (&[1, 3][..], &[6.0, 7.0, 8.0][..]));
+        assert_eq!(t.clone().reshape(&[6, 2]).slice(5..6).host(), [10.0, 11.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a tensor is written to only while nothing shares it")]
+    fn writing_to_a_shared_buffer_is_a_mistake() {
+        let mut t = numbered(&[4]);
+        let _shared = t.slice(0..1);
+        t.host_mut()[3] = 0.0;
+    }
+
+    #[test]
+    #[should_panic(expected = "a view of [3] from element 2 of [4]")]
+    fn a_view_cannot_leave_its_tensor() {
+        numbered(&[4]).view(2, &[3]);
+    }
+
+    #[test]
+    fn fresh_buffers_hold_nan_in_tests_also_recycled_ones() {
+        for _ in 0..2 {
+            let mut t = Tensor::scratch(&Device::Cpu, &[1 << 13]);
+            assert!(t.host().iter().all(|v| v.is_nan()));
+            t.host_mut().fill(1.0);
+        }
     }
 }

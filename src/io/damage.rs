@@ -30,7 +30,7 @@ pub(super) fn explain(bytes: &[u8], error: &SafeTensorError) -> String {
 }
 
 /// A name or message cut to a length that fits in a line.
-pub(super) fn short(name: &str) -> std::borrow::Cow<'_, str> {
+pub(crate) fn short(name: &str) -> std::borrow::Cow<'_, str> {
     match name.char_indices().nth(LONGEST_NAME) {
         Some((end, _)) => format!("{}…", &name[..end]).into(),
         None => name.into(),

@@ -1,4 +1,4 @@
-//! 8-bit images: from what the autoencoder gives, to and from files.
+//! 8-bit images, to and from files.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -6,7 +6,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::safetensors::write_atomic;
-use crate::device::Tensor;
 
 /// Pixels between the images of a grid, and around them.
 const GAP: usize = 2;
@@ -28,22 +27,6 @@ impl RgbImage {
         let at = (y * self.width + x) * 3;
         [self.data[at], self.data[at + 1], self.data[at + 2]]
     }
-}
-
-/// `image` `[3, h, w]` or `[1, 3, h, w]` in -1..1 as 8 bits, to the byte what the `VaeImageProcessor` of diffusers
-/// makes of it: limited to the range, rounded half to even.
-pub fn to_u8(image: &Tensor) -> RgbImage {
-    let &[.., channels, height, width] = image.shape() else { panic!("to_u8: {image:?}") };
-    assert!(channels == 3 && image.len() == 3 * height * width, "to_u8: {image:?}");
-    let plane = height * width;
-    let mut data = vec![0; 3 * plane];
-    for (i, pixel) in data.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-        for (c, v) in pixel.iter_mut().enumerate() {
-            let unit = (image.data()[c * plane + i] * 0.5 + 0.5).clamp(0.0, 1.0);
-            *v = (unit * 255.0).round_ties_even() as u8;
-        }
-    }
-    RgbImage { width, height, data }
 }
 
 /// `image` as the bytes of a PNG file.
@@ -103,18 +86,6 @@ mod tests {
     fn gradient(width: usize, height: usize) -> RgbImage {
         let data = (0..width * height * 3).map(|i| (i * 7 % 256) as u8).collect();
         RgbImage { width, height, data }
-    }
-
-    #[test]
-    fn tensors_become_bytes_limited_to_the_range_and_rounded_half_to_even() {
-        // Three planes of one row.
-        let at = |byte: f32| byte / 255.0 * 2.0 - 1.0;
-        let x = [-3.0, 1.5, 0.0, at(7.0), at(7.4), at(7.6), f32::NEG_INFINITY, f32::INFINITY, -1.0];
-        let image = to_u8(&Tensor::from_slice(&x, &[1, 3, 1, 3]));
-        assert_eq!((image.width, image.height), (3, 1));
-        // 0.0 is 127.5, a tie whose even neighbour is 128.
-        assert_eq!(image.data, [0, 7, 0, 255, 7, 255, 128, 8, 0]);
-        assert_eq!(image.pixel(2, 0), [128, 8, 0]);
     }
 
     #[test]

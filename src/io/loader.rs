@@ -3,13 +3,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 
 use super::damage::short;
 use super::{TensorFile, nearest};
-use crate::device::Weight;
+use crate::device::{DType, Device, Tensor};
 
 /// How many problems are listed before the rest is only counted.
 const LISTED: usize = 5;
@@ -27,12 +28,21 @@ pub struct Loader<'a> {
     taken: RefCell<BTreeSet<String>>,
     problems: RefCell<Vec<Problem>>,
     ignored: &'a [&'a str],
+    device: Device,
+    rounding: Option<DType>,
 }
 
 impl<'a> Loader<'a> {
-    /// A loader over `file`. Tensors that contain one of `ignored` in their name may be left over.
-    pub fn new(file: &'a TensorFile, ignored: &'a [&'a str]) -> Self {
-        Self { file, taken: RefCell::default(), problems: RefCell::default(), ignored }
+    /// A loader of `file` to `device`. Tensors that contain one of `ignored` in their name may be left over.
+    pub fn new(file: &'a TensorFile, ignored: &'a [&'a str], device: &Device) -> Self {
+        let (taken, problems) = (RefCell::default(), RefCell::default());
+        Self { file, taken, problems, ignored, device: device.clone(), rounding: None }
+    }
+
+    /// Asks for matrices that are stored in single precision to be rounded to `dtype`, if there is one.
+    pub fn rounding(mut self, dtype: Option<DType>) -> Self {
+        self.rounding = dtype;
+        self
     }
 
     /// The scope of all names.
@@ -51,14 +61,14 @@ impl<'a> Loader<'a> {
         let unexpected =
             self.file.names().filter(|n| !taken.contains(*n) && !self.ignored.iter().any(|i| n.contains(i)));
         problems.extend(unexpected.map(|n| Problem::Unexpected(n.to_string())));
-        if problems.is_empty() {
+        if problems.is_empty() && !self.device.is_plan() {
             let names: Vec<&String> = taken.iter().collect();
             problems = names
                 .par_iter()
                 .filter_map(|name| {
-                    let weight = self.file.entry(name)?.weight()?;
-                    let at = weight.elems().first_non_finite()?;
-                    Some(Problem::Other(format!("tensor '{name}' holds {} at element {at}", weight.elems().get(at))))
+                    let stored = self.file.entry(name)?.tensor(&Device::Cpu)?;
+                    let at = stored.elems().first_non_finite()?;
+                    Some(Problem::Other(format!("tensor '{name}' holds {} at element {at}", stored.elems().get(at))))
                 })
                 .collect();
         }
@@ -122,25 +132,30 @@ impl Scope<'_> {
         self.loader.file.entry(&self.path(name)).is_some()
     }
 
-    /// The tensor `name` with exactly `shape`. A problem is kept for [`Loader::finish`]; the weight that is
-    /// returned then is empty and must not be used.
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Weight {
+    /// What matrices that are stored in single precision are to be rounded to, if to anything.
+    pub fn rounding(&self) -> Option<DType> {
+        self.loader.rounding
+    }
+
+    /// The tensor `name` with exactly `shape`. A problem is kept for [`Loader::finish`]; what is returned then stands for
+    /// the tensor and has no content.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Tensor {
         let path = self.path(name);
         let problem = match self.loader.file.entry(&path) {
             None => Problem::Missing(path.clone(), shape.to_vec()),
             Some(entry) if entry.shape() != shape => {
                 Problem::Other(format!("tensor '{path}' has shape {:?}, the config asks for {shape:?}", entry.shape()))
             }
-            Some(entry) => match entry.weight() {
+            Some(entry) => match entry.tensor(&self.loader.device) {
                 None => Problem::Other(format!("tensor '{path}' is {}, expected F32, F16 or BF16", entry.dtype_name())),
-                Some(weight) => {
+                Some(tensor) => {
                     self.loader.taken.borrow_mut().insert(path);
-                    return weight;
+                    return tensor;
                 }
             },
         };
         self.loader.taken.borrow_mut().insert(path);
         self.loader.problems.borrow_mut().push(problem);
-        Weight::owned(Vec::new(), vec![0; shape.len().max(1)])
+        Tensor::planned(&Arc::default(), DType::F32, shape)
     }
 }

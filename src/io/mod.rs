@@ -3,14 +3,13 @@
 mod damage;
 pub mod image;
 pub mod loader;
-pub mod lora;
-pub mod merge;
 pub mod safetensors;
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+pub(crate) use damage::short;
 pub use loader::{Loader, Scope};
 pub use safetensors::TensorFile;
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::device::{DType, Tensor, Weight};
+use crate::device::{DType, Device, Tensor};
 use crate::io::damage::explain;
 use crate::io::{did_you_mean, read_json};
 
@@ -51,15 +52,19 @@ impl Entry {
         self.bytes.len()
     }
 
-    /// The tensor as a weight, if its type is one the engine computes with.
-    pub fn weight(&self) -> Option<Weight> {
+    /// The tensor where `device` has it, in the type it is stored in, if the engine computes with that type. On the CPU
+    /// it is a view of the mapped file.
+    pub fn tensor(&self, device: &Device) -> Option<Tensor> {
         let dtype = match self.dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::Bf16,
             _ => return None,
         };
-        Some(Weight::mapped(self.file.clone(), self.bytes.clone(), dtype, self.shape.clone()))
+        Some(match device {
+            Device::Cpu => Tensor::mapped(&self.file, self.bytes.clone(), dtype, &self.shape),
+            Device::Plan(ledger) => Tensor::planned(ledger, dtype, &self.shape),
+        })
     }
 
     /// The raw little-endian bytes.
@@ -184,26 +189,26 @@ impl TensorFile {
         self.tensors.get(name)
     }
 
-    /// The tensor `name` as a single-precision tensor in memory.
+    /// The tensor `name` in single precision, in memory of its own on `device`.
     ///
     /// # Errors
     /// If it is missing (naming the nearest one that exists) or not of a floating-point type.
-    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+    pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         let entry = self.entry(name).with_context(|| {
             format!("{}: no tensor '{name}'{}", self.path.display(), did_you_mean(name, self.names()))
         })?;
-        let weight = entry.weight().with_context(|| {
+        let mapped = entry.tensor(&Device::Cpu).with_context(|| {
             format!("{}: tensor '{name}' is {}, expected F32, F16 or BF16", self.path.display(), entry.dtype_name())
         })?;
-        Ok(Tensor::from_slice(&weight.to_f32(), weight.shape()))
+        Ok(Tensor::from_slice(device, &mapped.elems().to_f32(), mapped.shape()))
     }
 
     /// As [`TensorFile::tensor`], but also checks the shape.
     ///
     /// # Errors
     /// As [`TensorFile::tensor`], or if the shape differs, naming both.
-    pub fn tensor_of(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let t = self.tensor(name)?;
+    pub fn tensor_of(&self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
+        let t = self.tensor(name, device)?;
         if t.shape() != shape {
             bail!("{}: tensor '{name}' has shape {:?}, expected {shape:?}", self.path.display(), t.shape());
         }
@@ -211,16 +216,17 @@ impl TensorFile {
     }
 }
 
-/// Writes single-precision tensors to a safetensors file: to a temporary name, synced, then renamed.
+/// Writes single-precision tensors to a safetensors file: to a temporary name, synced, then renamed. No more than one
+/// tensor at a time is in this process's memory for it.
 ///
 /// # Errors
 /// Names the file if it cannot be written.
-pub fn save<'a>(
+pub fn save(
     path: &Path,
-    tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
+    tensors: impl IntoIterator<Item = (String, Tensor)>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let tensors: BTreeMap<String, &Tensor> = tensors.into_iter().collect();
+    let tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
     // The library would write the metadata in the order of a hash map; here the same content gives the same bytes.
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
@@ -237,11 +243,11 @@ pub fn save<'a>(
     }
     let mut header = serde_json::to_string(&header)?;
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-    let mut bytes = Vec::with_capacity(8 + header.len() + end);
-    bytes.extend((header.len() as u64).to_le_bytes());
-    bytes.extend(header.as_bytes());
-    tensors.values().for_each(|t| bytes.extend_from_slice(bytemuck::cast_slice(t.data())));
-    write_atomic(path, &bytes)
+    write_atomic_with(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        tensors.values().try_for_each(|t| file.write_all(bytemuck::cast_slice(&t.to_host())))
+    })
 }
 
 /// Writes a whole file under a temporary name in the same folder, syncs it and renames it into place.
@@ -249,14 +255,17 @@ pub fn save<'a>(
 /// # Errors
 /// Names the file if it cannot be written; nothing is left behind then.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::io::Write;
+    write_atomic_with(path, |file| file.write_all(bytes))
+}
+
+fn write_atomic_with(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
     let temporary = path.with_file_name(format!(
         ".{}.{}.tmp",
         path.file_name().and_then(|n| n.to_str()).unwrap_or("file"),
         std::process::id()
     ));
     let written = File::create(&temporary).and_then(|mut f| {
-        f.write_all(bytes)?;
+        write(&mut f)?;
         f.sync_all()
     });
     if let Err(e) = written.and_then(|()| std::fs::rename(&temporary, path)) {

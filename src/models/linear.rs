@@ -1,26 +1,41 @@
-use crate::device::{Tensor, Weight};
+use crate::device::{DType, Tensor};
 use crate::io::Scope;
-use crate::ops;
+use crate::ops::linear::{self, Layer, Then};
 
 /// A frozen linear layer `y = x·Wᵀ + b`.
 pub struct Linear {
     /// `[out, in]`.
-    pub weight: Weight,
+    pub weight: Tensor,
     /// `[out]`.
-    pub bias: Option<Weight>,
+    pub bias: Option<Tensor>,
 }
 
 impl Linear {
-    /// The layer under `scope`: `weight` `[outputs, inputs]`, and `bias` `[outputs]` if there is to be one.
+    /// The layer under `scope`: `weight` `[outputs, inputs]`, rounded if the scope asks for it, and `bias` `[outputs]` if
+    /// there is to be one.
     pub fn load(scope: &Scope, inputs: usize, outputs: usize, bias: bool) -> Self {
+        let stored = scope.tensor("weight", &[outputs, inputs]);
         Self {
-            weight: scope.tensor("weight", &[outputs, inputs]),
+            weight: match scope.rounding() {
+                Some(dtype) if stored.dtype() == DType::F32 => linear::rounded(&stored, dtype),
+                _ => stored,
+            },
             bias: bias.then(|| scope.tensor("bias", &[outputs])),
         }
     }
 
+    /// The layer as the op takes it.
+    pub fn layer(&self) -> Layer<'_> {
+        Layer { weight: &self.weight, bias: self.bias.as_ref() }
+    }
+
     /// `x` `[.., in]` to `[.., out]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        ops::linear::forward(x, &self.weight, self.bias.as_ref(), None)
+        self.then(x, Then::Nothing)
+    }
+
+    /// `x` `[.., in]` to `then(..)` `[.., out]`.
+    pub fn then(&self, x: &Tensor, then: Then) -> Tensor {
+        linear::forward(x, self.layer(), then)
     }
 }

@@ -7,10 +7,9 @@ pub mod index;
 mod linear;
 pub mod lora;
 pub mod mmdit;
-pub mod pipeline;
+pub mod network;
 pub mod t5;
 pub mod text;
 pub mod tokenizer;
 
 pub use linear::Linear;
-pub use pipeline::Pipeline;

@@ -5,12 +5,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::clip::ClipText;
+use super::clip::{ClipText, ClipTextOutput};
 use super::index::ModelIndex;
-use super::mmdit::Condition;
+use super::mmdit;
+use super::network::Condition;
 use super::t5::T5;
 use super::tokenizer::Tokenizer;
-use crate::device::Tensor;
+use crate::device::{Device, Tensor};
+use crate::ops::copy;
 
 /// The most tokens a prompt may take in T5; diffusers refuses more.
 pub const LONGEST_SEQUENCE: usize = 512;
@@ -25,6 +27,7 @@ pub struct TextEncoders {
     /// Tokens that every prompt takes in the CLIPs: the first tokenizer's limit.
     clip_length: usize,
     joint_attention_dim: usize,
+    device: Device,
 }
 
 /// Tokens that every prompt takes in the CLIPs, given the first tokenizer of the pipeline in `folder`.
@@ -47,17 +50,23 @@ impl PromptEmbeds {
         Condition { timestep, prompt_embeds: &self.prompt_embeds, pooled_prompt_embeds: &self.pooled_prompt_embeds }
     }
 
+    /// Bytes they take.
+    pub fn bytes(&self) -> usize {
+        let bytes = |t: &Tensor| t.len() * t.dtype().size();
+        bytes(&self.prompt_embeds) + bytes(&self.pooled_prompt_embeds)
+    }
+
     /// The embeddings of the prompts `rows`, in that order.
     pub fn rows(&self, rows: &[usize]) -> Self {
         Self {
-            prompt_embeds: self.prompt_embeds.gather(rows),
-            pooled_prompt_embeds: self.pooled_prompt_embeds.gather(rows),
+            prompt_embeds: copy::gather(&self.prompt_embeds, rows),
+            pooled_prompt_embeds: copy::gather(&self.pooled_prompt_embeds, rows),
         }
     }
 
     /// The prompts of all `parts`, one part after the other.
     pub fn concat(parts: &[&Self]) -> Self {
-        let all = |part: fn(&Self) -> &Tensor| Tensor::concat(&parts.iter().map(|p| part(p)).collect::<Vec<_>>());
+        let all = |part: fn(&Self) -> &Tensor| copy::concat(&parts.iter().map(|p| part(p)).collect::<Vec<_>>());
         Self { prompt_embeds: all(|p| &p.prompt_embeds), pooled_prompt_embeds: all(|p| &p.pooled_prompt_embeds) }
     }
 }
@@ -85,21 +94,35 @@ pub fn describe_truncated(truncated: &[Truncated]) -> Option<String> {
 }
 
 impl TextEncoders {
-    /// The encoders and tokenizers of the pipeline in `folder`. `joint_attention_dim` is the transformer's.
+    /// Maps the text encoders and tokenizers of the pipeline in `folder`.
     ///
     /// # Errors
     /// Names the file and what is missing in it, or the two components whose sizes do not fit each other.
-    pub fn load(folder: &Path, index: &ModelIndex, joint_attention_dim: usize) -> Result<Self> {
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let index = ModelIndex::load(folder)?;
+        index.require("transformer")?;
+        let sizes = mmdit::Config::load(&folder.join("transformer"))?.sizes();
+        let text = Self::load_for(folder, &index, sizes.text, device)?;
+        let (want, got) = (sizes.pooled, text.pooled_dim());
+        ensure!(
+            want == got,
+            "{}: the text encoders pool to {got} values, the transformer expects {want}",
+            folder.display()
+        );
+        Ok(text)
+    }
+
+    fn load_for(folder: &Path, index: &ModelIndex, joint_attention_dim: usize, device: &Device) -> Result<Self> {
         let clip = |encoder: &str, tokenizer: &str| -> Result<(Tokenizer, ClipText)> {
             index.require(encoder)?;
             index.require(tokenizer)?;
-            Ok((Tokenizer::load(&folder.join(tokenizer))?, ClipText::load(&folder.join(encoder))?))
+            Ok((Tokenizer::load(&folder.join(tokenizer))?, ClipText::load(&folder.join(encoder), device)?))
         };
         let clip = [clip("text_encoder", "tokenizer")?, clip("text_encoder_2", "tokenizer_2")?];
         let t5 = if index.has("text_encoder_3") {
             index.require("tokenizer_3")?;
             let (tokenizer, t5) = (folder.join("tokenizer_3"), folder.join("text_encoder_3"));
-            Some((Tokenizer::load(&tokenizer)?, T5::load(&t5)?))
+            Some((Tokenizer::load(&tokenizer)?, T5::load(&t5, device)?))
         } else {
             None
         };
@@ -127,7 +150,7 @@ impl TextEncoders {
                 "{shown}: text_encoder_3 is {width} wide, the transformer's joint_attention_dim is {joint_attention_dim}"
             );
         }
-        Ok(Self { clip, t5, clip_length, joint_attention_dim })
+        Ok(Self { clip, t5, clip_length, joint_attention_dim, device: device.clone() })
     }
 
     /// Tokens that every prompt takes in the CLIPs of the pipeline in `folder`; reads no weights.
@@ -136,11 +159,6 @@ impl TextEncoders {
     /// If the first tokenizer cannot be read.
     pub fn clip_tokens(folder: &Path) -> Result<usize> {
         clip_length(folder, &Tokenizer::load(&folder.join("tokenizer"))?)
-    }
-
-    /// Whether the pipeline has T5; without it, its part of the condition is zero.
-    pub fn has_t5(&self) -> bool {
-        self.t5.is_some()
     }
 
     /// Width of the pooled embeddings.
@@ -212,53 +230,36 @@ impl TextEncoders {
             })
             .collect();
 
-        let tokens = self.tokens(max_sequence_length);
-        let mut embeds = Tensor::scratch(&[prompts.len(), tokens, self.joint_attention_dim]);
-        let mut pooled = Tensor::scratch(&[prompts.len(), self.pooled_dim()]);
-        for (batch, prompts) in distinct.chunks(MICRO_BATCH).enumerate() {
-            let encoded = self.encode_batch(prompts, max_sequence_length)?;
-            for (i, at) in order.iter().enumerate() {
-                if let Some(row) = at.checked_sub(batch * MICRO_BATCH).filter(|row| *row < prompts.len()) {
-                    copy_row(&mut embeds, i, &encoded.0, row);
-                    copy_row(&mut pooled, i, &encoded.1, row);
-                }
-            }
+        let mut encoded = Vec::new();
+        for prompts in distinct.chunks(MICRO_BATCH) {
+            encoded.push(self.encode_batch(prompts, max_sequence_length)?);
             on_batch(prompts.len());
         }
-        Ok(PromptEmbeds { prompt_embeds: embeds, pooled_prompt_embeds: pooled })
+        let all = PromptEmbeds::concat(&encoded.iter().collect::<Vec<_>>());
+        Ok(if order.iter().copied().eq(0..distinct.len()) { all } else { all.rows(&order) })
     }
 
-    /// `prompt_embeds` and `pooled_prompt_embeds` of a few prompts.
-    fn encode_batch(&self, prompts: &[&str], max_sequence_length: usize) -> Result<(Tensor, Tensor)> {
-        let b = prompts.len();
-        let mut outputs = Vec::new();
+    /// The condition of a few prompts.
+    fn encode_batch(&self, prompts: &[&str], max_sequence_length: usize) -> Result<PromptEmbeds> {
+        let (b, tokens) = (prompts.len(), self.tokens(max_sequence_length));
+        let mut prompt_embeds = Tensor::zeros(&self.device, &[b, tokens, self.joint_attention_dim]);
+        let mut pooled = Tensor::scratch(&self.device, &[b, 1, self.pooled_dim()]);
+        let (mut column, mut pooled_column) = (0, 0);
         for ((tokenizer, model), encoder) in self.clip.iter().zip(["text_encoder", "text_encoder_2"]) {
             let vocabulary = model.config().vocab_size;
             let ids = tokenize(tokenizer, prompts, self.clip_length, vocabulary, encoder)?;
-            outputs.push(model.forward(&ids));
+            let ClipTextOutput { hidden, text_embeds, .. } = model.forward(&ids);
+            let width = text_embeds.width();
+            copy::block_into(&mut prompt_embeds, 0, column, &hidden);
+            copy::block_into(&mut pooled, 0, pooled_column, &text_embeds.reshape(&[b, 1, width]));
+            (column, pooled_column) = (column + hidden.width(), pooled_column + width);
         }
-        let mut pooled = Tensor::scratch(&[b, outputs.iter().map(|o| o.text_embeds.width()).sum()]);
-        beside(pooled.data_mut(), outputs.iter().map(|o| &o.text_embeds));
-
-        let mut embeds = Tensor::zeros(&[b, self.clip_length + max_sequence_length, self.joint_attention_dim]);
-        let mut clip = Tensor::zeros(&[b, self.clip_length, self.joint_attention_dim]);
-        beside(clip.data_mut(), outputs.iter().map(|o| &o.hidden));
-        let t5 = match &self.t5 {
-            None => None,
-            Some((tokenizer, model)) => {
-                let vocabulary = model.config().vocab_size;
-                let ids = tokenize(tokenizer, prompts, max_sequence_length, vocabulary, "text_encoder_3")?;
-                Some(model.forward(&ids))
-            }
-        };
-        let (front, back) = (clip.len() / b, max_sequence_length * self.joint_attention_dim);
-        for (i, row) in embeds.data_mut().chunks_exact_mut(front + back).enumerate() {
-            row[..front].copy_from_slice(&clip.data()[i * front..(i + 1) * front]);
-            if let Some(t5) = &t5 {
-                row[front..].copy_from_slice(&t5.data()[i * back..(i + 1) * back]);
-            }
+        if let Some((tokenizer, model)) = &self.t5 {
+            let vocabulary = model.config().vocab_size;
+            let ids = tokenize(tokenizer, prompts, max_sequence_length, vocabulary, "text_encoder_3")?;
+            copy::block_into(&mut prompt_embeds, self.clip_length, 0, &model.forward(&ids));
         }
-        Ok((embeds, pooled))
+        Ok(PromptEmbeds { prompt_embeds, pooled_prompt_embeds: pooled.reshape(&[b, self.pooled_dim()]) })
     }
 }
 
@@ -281,22 +282,4 @@ fn tokenize(
         Ok(ids)
     };
     prompts.iter().map(ids).collect()
-}
-
-/// Writes the rows of `parts` beside each other into the rows of `out`; what is right of them stays.
-fn beside<'a>(out: &mut [f32], parts: impl Iterator<Item = &'a Tensor>) {
-    let mut from = 0;
-    for part in parts {
-        let width = out.len() / part.rows();
-        for (out, row) in out.chunks_exact_mut(width).zip(part.data().chunks_exact(part.width())) {
-            out[from..from + part.width()].copy_from_slice(row);
-        }
-        from += part.width();
-    }
-}
-
-/// `out[i] = x[row]` along the outermost axis.
-fn copy_row(out: &mut Tensor, i: usize, x: &Tensor, row: usize) {
-    let n = x.len() / x.dim(0);
-    out.data_mut()[i * n..(i + 1) * n].copy_from_slice(&x.data()[row * n..(row + 1) * n]);
 }

@@ -1,5 +1,5 @@
-//! Elementary functions without branches or tables: a loop over them becomes vector code, and a result depends
-//! on nothing but the argument (the system's own differ between machines).
+//! Elementary functions as fixed sequences of exactly rounded operations, without branches or tables: a loop over them
+//! becomes vector code, and a result depends on nothing but the argument (the system's own differ between machines).
 
 /// Defines a function whose loops are compiled a second time for 512-bit vectors, which are used where they exist.
 /// The results are the same bits, because lanes are independent.
@@ -52,6 +52,43 @@ pub fn exp(x: f32) -> f32 {
     let y = if x > LARGEST { f32::INFINITY } else { y };
     let y = if x < SMALLEST { 0.0 } else { y };
     if x.is_nan() { x } else { y }
+}
+
+/// The natural logarithm of a positive normal number to 1 unit in the last place, by operations that are each rounded once.
+#[inline(always)]
+pub fn ln(x: f32) -> f32 {
+    /// (ln(1 + f) - f + f²/2)/f³ in powers of f, minimax on 1/√2 <= 1 + f < √2.
+    const LN: [u32; 8] = [
+        0x3EAA_AAAA,
+        0xBE80_0114,
+        0x3E4C_D004,
+        0xBE2A_3922,
+        0x3E11_6D11,
+        0xBE06_C2A9,
+        0x3E02_ADA3,
+        0xBD9C_5A66,
+    ];
+    /// ln 2 in two parts; products of the first with small integers are exact.
+    const LN2: [f32; 2] = [355.0 / 512.0, f32::from_bits(0xB95E_8083)];
+    let bits = x.to_bits();
+    let e = (bits.wrapping_sub(0x3F35_04F3) as i32) >> 23;
+    let f = f32::from_bits(bits.wrapping_sub((e << 23) as u32)) - 1.0;
+    let (s, k) = (f * f, e as f32);
+    let mut y = f * (s * horner(&LN, f));
+    y += k * LN2[1];
+    y -= 0.5 * s;
+    y += f;
+    y + k * LN2[0]
+}
+
+/// `p(x)` for coefficients as bits, lowest power first: a multiplication and an addition a step, never fused.
+#[inline(always)]
+pub(super) fn horner<const N: usize>(coefficients: &[u32; N], x: f32) -> f32 {
+    let mut p = f32::from_bits(coefficients[N - 1]);
+    for k in (0..N - 1).rev() {
+        p = p * x + f32::from_bits(coefficients[k]);
+    }
+    p
 }
 
 /// `1 / (1 + e^-x)`.
@@ -137,6 +174,8 @@ mod tests {
         let checks = [
             ("exp", worst(exp, f64::exp, -87.336_54, 88.722_83), 1.0),
             ("exp", worst(exp, f64::exp, -1.0, 1.0), 1.0),
+            ("ln", worst(ln, f64::ln, 1e-30, 1e30), 1.0),
+            ("ln", worst(ln, f64::ln, 0.5, 2.0), 1.0),
             ("sigmoid", worst(sigmoid, sigmoid64, -80.0, 80.0), 3.0),
             ("tanh", worst(tanh, f64::tanh, -10.0, 10.0), 3.0),
             ("tanh", worst(tanh, f64::tanh, -1e-3, 1e-3), 3.0),

@@ -1,27 +1,48 @@
-//! The fused operations the models are made of, one folder each. `mod.rs` is the contract (shapes, dtypes, what
-//! is accumulated and what overwritten), `cpu.rs` the processor's implementation and the reference for every
-//! other device, `tests.rs` one body of tests for all of them. Shapes that do not fit are a mistake in this
-//! program and panic; whatever a user can get wrong is checked before an op sees it.
+//! The fused operations the models are made of, one folder each. `mod.rs` is the contract: it says what is computed, checks
+//! shapes, allocates what is returned and hands over to the room of the device; rooms only fill. `cpu.rs` is the
+//! processor's room and the reference for every other device, `tests.rs` one body of tests for all of them. Shapes that do
+//! not fit are a mistake in this program and panic; whatever a user can get wrong is checked before an op sees it.
 
 pub mod activation;
 pub mod adaln;
+pub mod adamw;
+pub mod affine;
 pub mod attention;
+pub mod combine;
 pub mod conv2d;
+pub mod copy;
 pub mod cpu;
 pub mod embedding;
-pub mod euler;
 pub mod gate;
 pub mod group_norm;
-pub mod heads;
 pub mod layer_norm;
+pub mod lerp;
 pub mod linear;
 pub mod math;
+pub mod noise;
+pub mod noising;
+pub mod norm;
+pub mod normalise;
 pub mod patchify;
 pub mod position;
+pub mod products;
+pub mod quantise;
+pub mod resize;
 pub mod rms_norm;
+pub mod step;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod timestep;
-pub mod transpose;
+
+/// Hands over to the room of a tensor's device. A plan has none: what the contract has allocated is all it wants to know.
+macro_rules! dispatch {
+    ($on:expr, $cpu:expr) => {
+        match $on.device() {
+            $crate::device::Device::Cpu => $cpu,
+            $crate::device::Device::Plan(_) => Default::default(),
+        }
+    };
+}
+use dispatch;

@@ -7,7 +7,7 @@ mod tests;
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
-use super::{Reward, Score};
+use super::{Images, Reward, Score};
 use crate::data::Prompt;
 use crate::io::image::RgbImage;
 
@@ -26,14 +26,14 @@ pub enum Jpeg {
 }
 
 impl Reward for Jpeg {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         match self {
             Self::Compressibility => "jpeg_compressibility",
             Self::Incompressibility => "jpeg_incompressibility",
         }
     }
 
-    fn score(&self, images: &[RgbImage], _: &[&Prompt]) -> Result<Vec<Score>> {
+    fn score(&self, images: &Images, _: &[&Prompt]) -> Result<Vec<Score>> {
         let value = |image| {
             let kb = encode(image, QUALITY)?.len() as f64 / 1000.0;
             Ok(Score::of(match self {
@@ -41,7 +41,7 @@ impl Reward for Jpeg {
                 Self::Incompressibility => kb,
             }))
         };
-        images.par_iter().map(value).collect()
+        images.pictures().par_iter().map(value).collect()
     }
 }
 

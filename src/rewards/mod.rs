@@ -1,6 +1,7 @@
 //! What a picture is worth: one file per reward, one trait.
 
 pub mod geneval;
+mod images;
 pub mod jpeg;
 pub mod pickscore;
 pub mod preprocess;
@@ -16,13 +17,15 @@ use self::geneval::GenEval;
 use self::jpeg::Jpeg;
 use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
-pub use crate::io::image::RgbImage;
-use crate::io::{TensorFile, did_you_mean, require_folder};
+use crate::device::{Device, Tensor};
+use crate::io::{did_you_mean, require_folder};
+
+pub use images::Images;
 
 /// Judges pictures. A picture's score never depends on what else is in the batch.
 pub trait Reward: Send + Sync {
     /// The name it has in a config and in logs.
-    fn name(&self) -> &str;
+    fn name(&self) -> &'static str;
 
     /// Fails if the reward could not judge pictures for some prompt: called before anything is computed.
     ///
@@ -36,7 +39,21 @@ pub trait Reward: Send + Sync {
     ///
     /// # Errors
     /// If an image cannot be judged at all. A bad picture is no error, it has a low score.
-    fn score(&self, images: &[RgbImage], prompts: &[&Prompt]) -> Result<Vec<Score>>;
+    fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<Score>>;
+
+    /// The reward as a function of pixels, if it can be differentiated.
+    fn gradient(&self) -> Option<&dyn Differentiable> {
+        None
+    }
+}
+
+/// A reward with a gradient.
+pub trait Differentiable {
+    /// `d score / d pixel` of decoded images `[b, h, w, 3]` for their prompts, of the same shape.
+    ///
+    /// # Errors
+    /// As [`Reward::score`].
+    fn gradient(&self, images: &Tensor, prompts: &[&Prompt]) -> Result<Tensor>;
 }
 
 /// What one reward says of one picture.
@@ -64,7 +81,7 @@ pub struct WeightedSum {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
     /// The weighted sum per image: what is optimised. (The reference programs call it `avg`.)
-    pub avg: Vec<f64>,
+    pub weighted: Vec<f64>,
     /// Each reward's own scores, unweighted, in the order of the config.
     pub rewards: Vec<(String, Vec<Score>)>,
 }
@@ -76,7 +93,7 @@ impl WeightedSum {
     /// If there is no reward, one is listed twice, or a weight is not finite.
     pub fn new(terms: Vec<(Box<dyn Reward>, f64)>) -> Result<Self> {
         if terms.is_empty() {
-            bail!("rewards: none given, expected at least one of {}", NAMES.join(", "));
+            bail!("rewards: none given, expected at least one of {}", names().join(", "));
         }
         for (i, (reward, weight)) in terms.iter().enumerate() {
             let name = reward.name();
@@ -102,15 +119,15 @@ impl WeightedSum {
     ///
     /// # Errors
     /// Names the reward that failed, or that gave a value which is not finite.
-    pub fn score(&self, images: &[RgbImage], prompts: &[&Prompt]) -> Result<Scores> {
+    pub fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Scores> {
         assert_eq!(images.len(), prompts.len(), "one prompt for each image");
-        let mut avg = vec![0.0; images.len()];
+        let mut weighted = vec![0.0; images.len()];
         let mut rewards = Vec::new();
         for (reward, weight) in &self.terms {
             let name = reward.name();
             let scores = reward.score(images, prompts).with_context(|| format!("reward {name}"))?;
             assert_eq!(scores.len(), images.len(), "one score for each image");
-            for ((sum, score), prompt) in avg.iter_mut().zip(&scores).zip(prompts) {
+            for ((sum, score), prompt) in weighted.iter_mut().zip(&scores).zip(prompts) {
                 if !score.value.is_finite() {
                     bail!("reward {name}: {} for the prompt '{}'", score.value, prompt.text);
                 }
@@ -118,60 +135,142 @@ impl WeightedSum {
             }
             rewards.push((name.to_string(), scores));
         }
-        Ok(Scores { avg, rewards })
+        Ok(Scores { weighted, rewards })
     }
 }
 
-const NAMES: [&str; 4] = ["geneval", "pickscore", "jpeg_compressibility", "jpeg_incompressibility"];
+impl Scores {
+    /// No scores yet, of the rewards of `sum`.
+    fn empty(sum: &WeightedSum) -> Self {
+        let rewards = sum.terms.iter().map(|(r, _)| (r.name().to_string(), Vec::new())).collect();
+        Self { weighted: Vec::new(), rewards }
+    }
+
+    /// Adds those of further images.
+    fn extend(&mut self, more: Self) {
+        self.weighted.extend(more.weighted);
+        for ((_, all), (_, more)) in self.rewards.iter_mut().zip(more.rewards) {
+            all.extend(more);
+        }
+    }
+}
+
+/// Scores of images that come batch by batch.
+pub struct Scoring<'a> {
+    sum: &'a WeightedSum,
+    scores: Scores,
+}
+
+impl<'a> Scoring<'a> {
+    /// Before the first batch.
+    pub fn new(sum: &'a WeightedSum) -> Self {
+        Self { sum, scores: Scores::empty(sum) }
+    }
+
+    /// Scores a batch.
+    ///
+    /// # Errors
+    /// As [`WeightedSum::score`].
+    pub fn batch(&mut self, images: &Images, prompts: &[&Prompt]) -> Result<()> {
+        self.scores.extend(self.sum.score(images, prompts)?);
+        Ok(())
+    }
+
+    /// The scores of all `count` images; those that a plan left out are zero.
+    pub fn finish(mut self, count: usize) -> Scores {
+        self.scores.weighted.resize(count, 0.0);
+        self.scores.rewards.iter_mut().for_each(|(_, s)| s.resize(count, Score::default()));
+        self.scores
+    }
+}
 
 /// What a config says about one reward beside its weight.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
-    /// The folder of its model: `pickscore` has one.
+    /// The folder of its model.
     pub model: Option<PathBuf>,
-    /// What finds the objects: `geneval`, for which `shapes` is the only one so far and the default.
+    /// What finds the objects.
     pub detector: Option<String>,
 }
 
-/// Fails unless there is a reward called `name` and the options are ones it takes. Reads no weights.
+/// One reward there is.
+pub struct Entry {
+    /// Its name in configs and logs.
+    pub name: &'static str,
+    /// What its model is, if it has one.
+    model: Option<&'static str>,
+    /// The detectors it can use, the default first; empty if it uses none.
+    detectors: &'static [&'static str],
+    build: fn(&Options, &Device) -> Result<Box<dyn Reward>>,
+}
+
+/// Every reward.
+pub const TABLE: [Entry; 4] = [
+    Entry {
+        name: "geneval",
+        model: None,
+        detectors: &geneval::DETECTORS,
+        build: |options, _| Ok(Box::new(GenEval::new(geneval::detector(options.detector.as_deref())))),
+    },
+    Entry {
+        name: "pickscore",
+        model: Some("a CLIP model"),
+        detectors: &[],
+        build: |options, device| {
+            let folder = options.model.as_deref().expect("checked: it has a model");
+            Ok(Box::new(PickScore::load(folder, device)?))
+        },
+    },
+    Entry {
+        name: "jpeg_compressibility",
+        model: None,
+        detectors: &[],
+        build: |_, _| Ok(Box::new(Jpeg::Compressibility)),
+    },
+    Entry {
+        name: "jpeg_incompressibility",
+        model: None,
+        detectors: &[],
+        build: |_, _| Ok(Box::new(Jpeg::Incompressibility)),
+    },
+];
+
+/// The names of all rewards.
+pub fn names() -> Vec<&'static str> {
+    TABLE.iter().map(|e| e.name).collect()
+}
+
+/// The reward called `name`, if there is one and the options are ones it takes. Reads no weights.
 ///
 /// # Errors
 /// Lists the rewards there are, and the nearest; or names the option that is missing or wrong.
-pub fn check(name: &str, options: &Options) -> Result<()> {
-    if !NAMES.contains(&name) {
-        bail!("rewards: no reward '{name}', expected one of {}{}", NAMES.join(", "), did_you_mean(name, NAMES));
+pub fn check(name: &str, options: &Options) -> Result<&'static Entry> {
+    let Some(entry) = TABLE.iter().find(|e| e.name == name) else {
+        bail!("rewards: no reward '{name}', expected one of {}{}", names().join(", "), did_you_mean(name, names()));
+    };
+    match (&options.model, entry.model) {
+        (Some(folder), Some(_)) => require_folder(folder, &format!("rewards.{name}.model"))?,
+        (Some(folder), None) => bail!("rewards.{name}.model: {} is not wanted, {name} takes no model", folder.display()),
+        (None, Some(what)) => bail!("rewards.{name}.model: missing, expected the folder of {what}"),
+        (None, None) => {}
     }
-    match &options.model {
-        Some(folder) if name == "pickscore" => require_folder(folder, "reward_models.pickscore")?,
-        Some(folder) => bail!("reward_models.{name}: {} is not wanted, {name} takes no model", folder.display()),
-        None if name == "pickscore" => bail!("reward_models.pickscore: missing, expected the folder of a CLIP model"),
-        None => {}
+    if let Some(detector) = &options.detector {
+        let known = entry.detectors;
+        if known.is_empty() {
+            bail!("rewards.{name}.detector: {name} uses no detector");
+        }
+        if !known.contains(&detector.as_str()) {
+            let hint = did_you_mean(detector, known.iter().copied());
+            bail!("rewards.{name}.detector: no detector '{detector}', expected {}{hint}", known.join(", "));
+        }
     }
-    if options.detector.is_some() && name != "geneval" {
-        bail!("rewards.{name}: a detector is for geneval only");
-    }
-    Ok(())
+    Ok(entry)
 }
 
-/// Bytes of the weights that the reward called `name` maps.
-///
-/// # Errors
-/// If its model's folder holds no weights or damaged ones.
-pub fn weight_bytes(name: &str, options: &Options) -> Result<u64> {
-    let model = options.model.as_ref().filter(|_| name == "pickscore");
-    model.map_or(Ok(0), |folder| Ok(TensorFile::open_component(folder, "model")?.bytes()))
-}
-
-/// The reward called `name`.
+/// The reward called `name`, its model on `device`.
 ///
 /// # Errors
 /// As [`check`], or if its model cannot be read.
-pub fn build(name: &str, options: &Options) -> Result<Box<dyn Reward>> {
-    check(name, options)?;
-    Ok(match (name, &options.model) {
-        ("geneval", _) => Box::new(GenEval::new(geneval::detector(options.detector.as_deref())?)),
-        ("pickscore", Some(folder)) => Box::new(PickScore::load(folder)?),
-        ("jpeg_compressibility", _) => Box::new(Jpeg::Compressibility),
-        _ => Box::new(Jpeg::Incompressibility),
-    })
+pub fn build(name: &str, options: &Options, device: &Device) -> Result<Box<dyn Reward>> {
+    (check(name, options)?.build)(options, device)
 }

@@ -11,10 +11,9 @@ use std::sync::Mutex;
 use anyhow::{Context, Result};
 
 use super::preprocess::Preprocess;
-use super::{Reward, Score};
+use super::{Images, Reward, Score};
 use crate::data::Prompt;
-use crate::device::Tensor;
-use crate::io::image::RgbImage;
+use crate::device::{Device, Tensor};
 use crate::models::clip::Clip;
 use crate::models::tokenizer::Tokenizer;
 
@@ -37,8 +36,8 @@ impl PickScore {
     ///
     /// # Errors
     /// Names the file that is missing or not what was expected.
-    pub fn load(folder: &Path) -> Result<Self> {
-        let clip = Clip::load(folder)?;
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let clip = Clip::load(folder, device)?;
         let tokenizer = Tokenizer::load(folder).context(
             "pickscore: its tokenizer, that of laion/CLIP-ViT-H-14-laion2B-s32B-b79K, belongs beside the weights",
         )?;
@@ -54,7 +53,7 @@ impl PickScore {
         for prompt in prompts {
             if !known.contains_key(&prompt.text) {
                 let ids = self.tokenizer.encode(&prompt.text, length)?.ids;
-                let embedding = unit(self.clip.text_embeds(&[ids]).data());
+                let embedding = unit(&self.clip.text_embeds(&[ids]).to_host());
                 known.insert(prompt.text.clone(), embedding);
             }
         }
@@ -63,23 +62,25 @@ impl PickScore {
 
     fn cosines(&self, images: &Tensor, prompts: &[&Prompt]) -> Vec<f64> {
         let known = self.prompts.lock().expect("no panic while it is held");
-        let rows = images.data().chunks(images.width());
+        let embeddings = images.to_host();
+        let rows = embeddings.chunks(images.width());
         let pairs = rows.zip(prompts).map(|(row, prompt)| (unit(row), &known[&prompt.text]));
         pairs.map(|(image, text)| image.iter().zip(text).map(|(a, b)| a * b).sum()).collect()
     }
 }
 
 impl Reward for PickScore {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "pickscore"
     }
 
-    fn score(&self, images: &[RgbImage], prompts: &[&Prompt]) -> Result<Vec<Score>> {
+    fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<Score>> {
         self.learn(prompts)?;
         let factor = f64::from(self.clip.logit_scale()).exp() / SCALE;
         let mut scores = Vec::with_capacity(images.len());
-        for (images, prompts) in images.chunks(BATCH).zip(prompts.chunks(BATCH)) {
-            let embeddings = self.clip.image_embeds(&self.preprocess.run(images));
+        for (i, prompts) in prompts.chunks(BATCH).enumerate() {
+            let batch = images.bytes().slice(i * BATCH..i * BATCH + prompts.len());
+            let embeddings = self.clip.image_embeds(&self.preprocess.run(&batch));
             scores.extend(self.cosines(&embeddings, prompts).into_iter().map(|c| Score::of(factor * c)));
         }
         Ok(scores)
@@ -89,5 +90,5 @@ impl Reward for PickScore {
 /// `v` over its length.
 fn unit(v: &[f32]) -> Vec<f64> {
     let length = v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    v.iter().map(|x| f64::from(*x) / length).collect()
+    v.iter().map(|x| f64::from(*x) / length.max(f64::MIN_POSITIVE)).collect()
 }

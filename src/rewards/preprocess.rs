@@ -6,19 +6,15 @@ mod tests;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
-use rayon::prelude::*;
 use serde_json::Value;
 
 use crate::device::Tensor;
-use crate::io::image::RgbImage;
 use crate::io::read_json;
+use crate::ops::{normalise, resize};
 
 /// Mean and deviation of each channel in OpenAI's training data, on the scale 0 to 1.
 const OPENAI: ([f64; 3], [f64; 3]) =
     ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]);
-
-/// Bits after the point of Pillow's 8-bit resampling weights.
-const PRECISION: u32 = 32 - 8 - 2;
 
 /// To what size a picture is brought before it is cropped.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,41 +100,17 @@ impl Preprocess {
         Ok(Self { resize, crop, mean, std })
     }
 
-    /// The pictures as `[images, 3, height, width]`, normalised.
-    pub fn run(&self, images: &[RgbImage]) -> Tensor {
-        let (height, width) = self.crop;
-        let table = self.table();
-        let mut out = Tensor::scratch(&[images.len(), 3, height, width]);
-        out.data_mut().par_chunks_mut((3 * height * width).max(1)).zip(images).for_each(|(out, image)| {
-            let image = self.crop_of(image);
-            for (c, plane) in out.chunks_mut(height * width).enumerate() {
-                for (value, pixel) in plane.iter_mut().zip(image.data.chunks(3)) {
-                    *value = table[c][usize::from(pixel[c])];
-                }
-            }
-        });
-        out
-    }
-
-    /// The normalised value of each byte in each channel.
-    fn table(&self) -> [[f32; 256]; 3] {
-        [0, 1, 2].map(|c| std::array::from_fn(|byte| ((byte as f64 / 255.0 - self.mean[c]) / self.std[c]) as f32))
-    }
-
-    fn crop_of(&self, image: &RgbImage) -> RgbImage {
+    /// Pictures `[b, h, w, 3]` of bytes as `[b, 3, height, width]`, normalised.
+    pub fn run(&self, images: &Tensor) -> Tensor {
+        let (h, w) = (images.dim(1), images.dim(2));
         let (height, width) = match self.resize {
             Resize::Exact { height, width } => (height, width),
-            Resize::ShortestEdge(edge) => {
-                // The processor truncates the long edge, it does not round.
-                let short = image.height.min(image.width);
-                (edge * image.height / short, edge * image.width / short)
-            }
+            // The processor truncates the long edge, it does not round.
+            Resize::ShortestEdge(edge) => (edge * h / h.min(w), edge * w / h.min(w)),
         };
-        let resized = resize_bicubic(image, height, width);
-        let (top, left) = ((height - self.crop.0) / 2, (width - self.crop.1) / 2);
-        let rows = resized.data.chunks(width * 3).skip(top).take(self.crop.0);
-        let data = rows.flat_map(|row| &row[left * 3..(left + self.crop.1) * 3]).copied().collect();
-        RgbImage { width: self.crop.1, height: self.crop.0, data }
+        let resized = resize::bicubic(images, height, width);
+        let corner = [(height - self.crop.0) / 2, (width - self.crop.1) / 2];
+        normalise::forward(&resized, corner, [self.crop.0, self.crop.1], self.mean, self.std)
     }
 }
 
@@ -164,91 +136,5 @@ fn channels(config: &Value, key: &str) -> Result<Option<[f64; 3]>> {
     match numbers.and_then(|n| n.try_into().ok()) {
         Some(three) => Ok(Some(three)),
         None => bail!("key '{key}' is {value}, expected three numbers"),
-    }
-}
-
-/// `image` in another size, as Pillow's `resize((width, height), BICUBIC)`: a = -0.5, the kernel widened when
-/// shrinking, fixed-point weights, and rounding to 8 bits after each of the two passes (`libImaging/Resample.c`).
-pub fn resize_bicubic(image: &RgbImage, height: usize, width: usize) -> RgbImage {
-    // Columns first where that saves work, as Pillow does from version 13 on. A square picture is the same in all.
-    let (lost_rows, lost_columns) = (image.height as i64 - height as i64, image.width as i64 - width as i64);
-    if lost_rows > 0 && lost_rows > 2 * lost_columns {
-        to_width(&to_height(image, height), width)
-    } else {
-        to_height(&to_width(image, width), height)
-    }
-}
-
-fn to_width(image: &RgbImage, width: usize) -> RgbImage {
-    if width == image.width {
-        return image.clone();
-    }
-    let taps = taps(image.width, width);
-    let rows = image.data.chunks(image.width * 3);
-    let data = rows.flat_map(|row| taps.iter().flat_map(|t| t.apply(row, 3))).collect();
-    RgbImage { width, height: image.height, data }
-}
-
-fn to_height(image: &RgbImage, height: usize) -> RgbImage {
-    if height == image.height {
-        return image.clone();
-    }
-    let row = image.width * 3;
-    let mut data = Vec::with_capacity(height * row);
-    for t in taps(image.height, height) {
-        (0..image.width).for_each(|x| data.extend(t.apply(&image.data[x * 3..], row)));
-    }
-    RgbImage { width: image.width, height, data }
-}
-
-/// The inputs of one output, from `first` on, and their weights.
-struct Taps {
-    first: usize,
-    weights: Vec<i32>,
-}
-
-impl Taps {
-    /// The three channels, of pixels that lie `stride` bytes apart.
-    fn apply(&self, data: &[u8], stride: usize) -> [u8; 3] {
-        let mut sums = [1i32 << (PRECISION - 1); 3];
-        for (i, weight) in self.weights.iter().enumerate() {
-            let at = (self.first + i) * stride;
-            for (sum, byte) in sums.iter_mut().zip(&data[at..at + 3]) {
-                *sum += i32::from(*byte) * weight;
-            }
-        }
-        sums.map(|s| (s >> PRECISION).clamp(0, 255) as u8)
-    }
-}
-
-fn taps(from: usize, to: usize) -> Vec<Taps> {
-    let scale = from as f64 / to as f64;
-    let stretch = scale.max(1.0);
-    let reach = 2.0 * stretch;
-    let of = |i: usize| {
-        let centre = (i as f64 + 0.5) * scale;
-        let first = ((centre - reach + 0.5) as i64).max(0) as usize;
-        let last = ((centre + reach + 0.5) as usize).min(from);
-        let weights: Vec<f64> = (first..last).map(|x| cubic((x as f64 - centre + 0.5) / stretch)).collect();
-        let sum: f64 = weights.iter().sum();
-        let fixed = |w: &f64| {
-            let w = w / sum * f64::from(1 << PRECISION);
-            (w + 0.5f64.copysign(w)) as i32
-        };
-        Taps { first, weights: weights.iter().map(fixed).collect() }
-    };
-    (0..to).map(of).collect()
-}
-
-/// Keys' cubic with a = -0.5.
-fn cubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    let x = x.abs();
-    if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
-    } else {
-        0.0
     }
 }

@@ -1,35 +1,17 @@
-//! From noise and prompts to latents: noise schedules and samplers.
+//! From noise and prompts to latents: noise schedules, samplers, and the way through them.
 
+pub mod pipeline;
+pub mod sample;
 pub mod sampler;
 pub mod schedule;
 
-use crate::device::Tensor;
 use crate::device::philox::{Key, Purpose};
 
-/// The standard-normal latent that image `index` of a run with `seed` starts from, written to `out`. It depends on
-/// nothing else: not on the batch, not on other images.
-pub fn initial_noise(seed: u64, index: u32, out: &mut [f32]) {
-    Key { prompt: index, ..Key::new(seed, Purpose::InitialLatent) }.normal(out);
-}
+pub use pipeline::Pipeline;
 
-/// The starting latents of images `first..first + shape[0]`, `[b, channels, h, w]`.
-pub fn initial_noise_batch(seed: u64, first: u32, shape: &[usize]) -> Tensor {
-    let mut out = Tensor::scratch(shape);
-    let per_image = out.len() / shape[0];
-    for (i, image) in out.data_mut().chunks_exact_mut(per_image).enumerate() {
-        initial_noise(seed, first + i as u32, image);
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_image_starts_from_the_same_noise_in_any_batch() {
-        let whole = initial_noise_batch(7, 0, &[9, 16, 8, 8]);
-        assert_eq!(whole.slice(4..5).data(), initial_noise_batch(7, 4, &[1, 16, 8, 8]).data());
-        assert_ne!(whole.slice(4..5).data(), whole.slice(5..6).data());
-    }
+/// The streams that the starting latents of images `first..first + count` of a run with `seed` come from. An image's depends
+/// on nothing but its number: not on the batch, not on other images.
+pub fn initial_keys(seed: u64, first: u32, count: usize) -> Vec<Key> {
+    let key = |i| Key { prompt: first + i, ..Key::new(seed, Purpose::InitialLatent) };
+    (0..count as u32).map(key).collect()
 }

@@ -1,67 +1,75 @@
-//! The deterministic sampler: explicit Euler steps along the velocity field.
+//! Samplers as tables of numbers. Every one of them is linear in the sample, velocities and noise: a step is a
+//! [`Row`] for the op that takes it.
 
-use anyhow::Result;
+use crate::ops::step::Row;
 
-use crate::device::Tensor;
-use crate::models::lora::Adapter;
-use crate::models::mmdit::Mmdit;
-use crate::models::text::PromptEmbeds;
-use crate::ops::euler;
-use crate::rollout::schedule::Schedule;
-
-/// One sampling policy: a model, perhaps an adapter, and how to integrate.
-#[derive(Clone, Copy)]
-pub struct Sampler<'a> {
-    /// The transformer.
-    pub model: &'a Mmdit,
-    /// The policy's adapter; `None` is the reference model.
-    pub adapter: Option<&'a Adapter>,
-    /// Noise levels.
-    pub schedule: &'a Schedule,
-    /// Number of steps.
-    pub steps: usize,
-    /// Classifier-free guidance scale `g` (Ho and Salimans 2022); up to 1 the unconditional branch is left out.
-    pub guidance: f32,
+/// One step: `x' = a·x + b·v + history·m + s·ε` at noise level `sigma`, `m` being the clean predictions of earlier steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// Where the velocity is evaluated.
+    pub sigma: f32,
+    /// Factor on the sample.
+    pub a: f64,
+    /// Factor on the velocity.
+    pub b: f64,
+    /// Factors on the clean predictions of the one and of two steps before.
+    pub history: [f64; 2],
+    /// Standard deviation of the noise.
+    pub s: f64,
 }
 
-impl Sampler<'_> {
-    /// Whether the unconditional branch is needed.
-    pub fn is_guided(&self) -> bool {
-        self.guidance > 1.0
+impl Step {
+    /// The numbers as the op takes them.
+    pub fn row(&self) -> Row {
+        Row { a: self.a as f32, b: self.b as f32, history: self.history.map(|h| h as f32), s: self.s as f32 }
+    }
+}
+
+/// A way to go through the noise levels.
+pub trait Sampler: Send + Sync {
+    /// Its name in configs.
+    fn name(&self) -> &'static str;
+
+    /// The steps from `sigmas[0]` to the last of them.
+    fn steps(&self, sigmas: &[f32]) -> Vec<Step>;
+}
+
+/// Explicit Euler steps along the velocity field: the deterministic sampler.
+pub struct Euler;
+
+impl Sampler for Euler {
+    fn name(&self) -> &'static str {
+        "euler"
     }
 
-    /// Integrates from `noise` `[b, channels, h, w]` at `sigma = 1` to the latent at 0, sample `i` conditioned on row `i`
-    /// of `prompts`. `negative`, one row that guidance leads away from, is needed if there is guidance. `on_step` is
-    /// called after each step.
-    ///
-    /// # Errors
-    /// What `on_step` reports; the rest of the steps is left out then.
-    pub fn euler(
-        &self,
-        noise: Tensor,
-        prompts: &PromptEmbeds,
-        negative: Option<&PromptEmbeds>,
-        mut on_step: impl FnMut() -> Result<()>,
-    ) -> Result<Tensor> {
-        let batch = noise.dim(0);
-        assert_eq!(prompts.prompt_embeds.dim(0), batch, "one prompt per sample");
-        let guided = self.is_guided();
-        // One batch, unconditional half first, as diffusers runs it.
-        let both = guided.then(|| {
-            let negative = negative.expect("guidance needs a negative prompt");
-            PromptEmbeds::concat(&[&negative.rows(&vec![0; batch]), prompts])
-        });
-        let condition = both.as_ref().unwrap_or(prompts);
-        let sigmas = self.schedule.sigmas(self.steps);
-        let mut x = noise;
-        for pair in sigmas.windows(2) {
-            let copies = if guided { 2 } else { 1 };
-            let timestep = vec![self.schedule.timestep(pair[0]); copies * batch];
-            let input = if guided { Tensor::concat(&[&x, &x]) } else { x.clone() };
-            let velocity = self.model.forward(&input, condition.condition(&timestep), self.adapter);
-            euler::step(&mut x, &velocity, guided.then_some(self.guidance), pair[1] - pair[0]);
-            on_step()?;
+    fn steps(&self, sigmas: &[f32]) -> Vec<Step> {
+        let step = |pair: &[f32]| Step {
+            sigma: pair[0],
+            a: 1.0,
+            b: f64::from(pair[1]) - f64::from(pair[0]),
+            history: [0.0; 2],
+            s: 0.0,
+        };
+        sigmas.windows(2).map(step).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::schedule::Schedule;
+
+    /// Rows of the specification's table of golden numbers.
+    #[test]
+    fn euler_has_the_published_rows() {
+        let steps = Euler.steps(&Schedule { shift: 3.0, train_steps: 1000 }.sigmas(10));
+        assert_eq!(steps.len(), 10);
+        for (i, b) in [(0, -0.039_870_679_378_5), (9, -0.008_928_571_827_71)] {
+            // The grid is in f32.
+            assert!((steps[i].b - b).abs() < 6e-8, "{i}: {}", steps[i].b);
+            assert_eq!((steps[i].a, steps[i].history, steps[i].s), (1.0, [0.0; 2], 0.0));
         }
-        Ok(x)
+        // The factor is what subtracting the f32 levels gives.
+        assert!(steps.windows(2).all(|w| w[0].row().b == w[1].sigma - w[0].sigma));
     }
 }

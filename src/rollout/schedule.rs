@@ -50,15 +50,19 @@ impl Schedule {
         Ok(Self { shift, train_steps: steps as usize })
     }
 
+    /// The noise level that stands for `r` of the way from image to noise: `s·r/(1 + (s − 1)·r)`.
+    pub fn shifted(&self, r: f64) -> f64 {
+        self.shift * r / (1.0 + (self.shift - 1.0) * r)
+    }
+
     /// The `steps + 1` noise levels from 1 to 0. The end-point is shifted twice, as in diffusers: the grid runs from
     /// `s·1/(…)` to the shifted last training level, and is then shifted itself.
     pub fn sigmas(&self, steps: usize) -> Vec<f32> {
-        let shift = |r: f64| self.shift * r / (1.0 + (self.shift - 1.0) * r);
-        let last = f64::from(shift(f64::from(1.0 / self.train_steps as f32)) as f32);
+        let last = f64::from(self.shifted(f64::from(1.0 / self.train_steps as f32)) as f32);
         let mut sigmas: Vec<f32> = (0..steps)
             .map(|i| {
                 let along = if steps > 1 { i as f64 / (steps - 1) as f64 } else { 0.0 };
-                shift(1.0 + along * (last - 1.0)) as f32
+                self.shifted(1.0 + along * (last - 1.0)) as f32
             })
             .collect();
         sigmas.push(0.0);

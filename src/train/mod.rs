@@ -1,206 +1,102 @@
-//! The training run: reads top to bottom as the algorithm.
+//! Training. [`Setup::train_epoch`] reads top to bottom as the algorithm; [`run`] goes round.
 
 pub mod checkpoint;
 pub mod ema;
-pub mod epoch;
 pub mod guard;
-pub mod optimizer;
+pub mod plan;
+mod prompts;
 pub mod report;
+pub mod rollout;
+pub mod run;
 pub mod setup;
 pub mod state;
 pub mod update;
 
-use std::path::{Path, PathBuf};
+use anyhow::Result;
 
-use anyhow::{Context, Result, anyhow, bail};
-
-use self::guard::{Interrupt, Interrupted, OutputLock};
-use self::report::Reporter;
-use self::setup::{Planned, Setup};
+use self::guard::Interrupt;
+use self::report::{Clock, EpochReport, EvalReport};
+use self::rollout::{Job, Order};
+use self::setup::Setup;
 use self::state::State;
-use crate::config::raw::Lora as LoraKeys;
-use crate::device::Tensor;
-use crate::device::philox::{Key, Purpose};
-use crate::io::{lora, output_folder, safetensors::write_atomic};
-use crate::models::lora::Adapter;
-use crate::models::mmdit::{Condition, Mmdit};
-use crate::telemetry::{say, warn};
+use crate::algorithms::Scored;
+use crate::data::Prompt;
+use crate::data::sampler::{Sample, groups};
+use crate::device::philox::Purpose;
+use crate::models::lora::{AdapterBank, Slot};
 
-/// Where a run continues.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Resume {
-    /// From the latest checkpoint in the output folder, if there is one.
-    Auto,
-    /// From the beginning; refuses a folder that already holds checkpoints.
-    Never,
-    /// From this checkpoint.
-    From(PathBuf),
-}
+/// Random numbers of epoch `e` are keyed by `e + 1`; 0 is for evaluation, whose images are the same at every epoch.
+const EVAL_EPOCH: u32 = 0;
 
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// All epochs are done.
-    Finished,
-    /// A signal stopped it after this many epochs; everything is saved.
-    Interrupted(u32),
-}
+impl Setup {
+    /// One epoch of training. `state` is changed only when everything has succeeded.
+    ///
+    /// # Errors
+    /// [`Interrupted`](guard::Interrupted), or what a reward or an encoder reports.
+    pub fn train_epoch(&mut self, state: &mut State, interrupt: &Interrupt) -> Result<EpochReport> {
+        let (raw, epoch) = (self.config.raw.clone(), state.epoch);
+        let mut clock = Clock::start();
+        let key = |samples: &[Sample], purpose: Purpose, image: usize, draw: u32| {
+            samples[image].key(raw.seed, purpose, epoch + 1, draw)
+        };
 
-/// Trains until the config's last epoch, saving everything under `output`.
-///
-/// # Errors
-/// If the output folder is in use or cannot be written, the checkpoint does not fit, or a model, prompt or reward fails.
-/// What was learnt before the failure is saved.
-pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> {
-    // What the inputs can be wrong about comes first: then nothing has been written yet.
-    let setup = planned.load()?;
-    let given = match resume {
-        Resume::From(path) => Some(restore(&setup, checkpoint::find(path)?)?),
-        Resume::Auto | Resume::Never => None,
-    };
-    output_folder(output)?;
-    let _lock = OutputLock::acquire(output)?;
-    let interrupt = Interrupt::install()?;
-    let checkpoints = output.join("checkpoints");
-    let start = match (given, resume) {
-        (Some(given), _) => Some(given),
-        (None, resume) => match checkpoint::latest(&checkpoints)? {
-            Some(path) if *resume == Resume::Never => bail!(
-                "--resume never, but the output folder already holds {}; choose another --output-dir",
-                path.display()
-            ),
-            Some(path) => Some(restore(&setup, path)?),
-            None => None,
-        },
-    };
+        // Images of this epoch's prompts by the policy that samples, and what they are worth.
+        let (prompts, repeats) = (raw.rollout.num_prompts_per_epoch, raw.rollout.num_images_per_prompt);
+        let samples = groups(self.train.prompts.len(), prompts, repeats, raw.seed, epoch);
+        let of_image: Vec<Prompt> = samples.iter().map(|s| self.train.prompts[s.prompt].clone()).collect();
+        let order = Order {
+            adapter: Some((&state.bank, self.algorithm.rollout())),
+            samples: &samples,
+            prompts: &of_image,
+            epoch: epoch + 1,
+            job: Job { steps: raw.rollout.num_inference_steps, guidance: raw.rollout.guidance_scale, what: "rollout" },
+            keep_pictures: false,
+        };
+        let rollout = self.rollout(&order, &mut clock, interrupt)?;
 
-    write_atomic(&output.join("config.toml"), toml::to_string(&setup.config.raw)?.as_bytes())?;
-    let saved = start.as_ref().map(|(state, _)| state.epoch);
-    let mut report = Reporter::open(output, saved.unwrap_or(0))?;
-    if let Some((state, path)) = &start {
-        say(&format!("resumed from {} after epoch {}", path.display(), state.epoch));
-    }
-    let state = start.map_or_else(|| State::new(&setup), |(state, _)| state);
-    let mut run = Run { setup, state, report: &mut report, checkpoints, saved };
-    let ended = run.epochs(&interrupt);
-    // However it ended: what was earned is kept.
-    let kept = run.save();
-    match ended {
-        Ok(()) => kept?,
-        Err(e) if e.is::<Interrupted>() => {
-            kept?;
-            return Ok(Outcome::Interrupted(run.state.epoch));
+        // How much better an image is than the others of its prompt; prompts that a set holds twice are one group.
+        let texts: Vec<&str> = of_image.iter().map(|p| p.text.as_str()).collect();
+        let advantages = self.algorithm.advantages(&rollout.scores.weighted, &texts);
+        let scored = Scored {
+            advantages: &advantages.values,
+            key: &|purpose, image, draw| key(&samples, purpose, image, draw),
+        };
+
+        // The points of each optimiser step; loss, gradient, step.
+        self.device.phase("update");
+        let mut report = EpochReport::new(rollout.scores.clone(), advantages.clone());
+        for (i, points) in self.algorithm.updates(&scored).iter().enumerate() {
+            // Once a step is taken, the epoch is finished.
+            let never = Interrupt::never();
+            let update = self.update(state, &rollout, &texts, points, if i == 0 { interrupt } else { &never })?;
+            report.add(&update);
         }
-        Err(e) => {
-            return Err(match kept {
-                Ok(()) => e,
-                Err(k) => anyhow!("{e:#}; and the state could not be saved: {k:#}"),
-            });
-        }
-    }
-    let Run { setup, state, .. } = run;
-    export_lora(&setup.pipeline.transformer, &state.average, &setup.config.raw.lora, &output.join("lora"))?;
-    report.finish(output);
-    Ok(Outcome::Finished)
-}
-
-/// The state in the checkpoint at `path`, and `path`.
-fn restore(setup: &Setup, path: PathBuf) -> Result<(State, PathBuf)> {
-    let cannot = |hint: &str| format!("cannot resume from {}{hint}", path.display());
-    let saved = checkpoint::load(&path).with_context(|| {
-        let whole = path.parent().and_then(|folder| checkpoint::newest_whole(folder).ok().flatten());
-        cannot(&whole.map(|p| format!(" (--resume {} would work)", p.display())).unwrap_or_default())
-    })?;
-    let state = State::from_checkpoint(setup, &saved).with_context(|| cannot(""))?;
-    Ok((state, path))
-}
-
-/// A run between its first and last epoch.
-struct Run<'a> {
-    setup: Setup,
-    state: State,
-    report: &'a mut Reporter,
-    checkpoints: PathBuf,
-    /// The epoch whose state is on disk.
-    saved: Option<u32>,
-}
-
-impl Run<'_> {
-    /// Evaluates, trains and saves until the last epoch is done and evaluated.
-    fn epochs(&mut self, interrupt: &Interrupt) -> Result<()> {
-        loop {
-            // Also after a resume, if the run was stopped between saving and evaluating.
-            if self.is_eval_due() && !self.report.has_eval(self.state.epoch) {
-                let eval = self.setup.evaluate(&self.state.average, interrupt)?;
-                self.report.eval(&self.setup, self.state.epoch, &eval)?;
-            }
-            if self.is_done() {
-                return Ok(());
-            }
-            interrupt.check()?;
-            let epoch = self.setup.train_epoch(&mut self.state, interrupt)?;
-            self.report.epoch(&self.setup, &self.state, &epoch)?;
-            if self.is_done() || is_due(self.setup.config.raw.checkpoint.every, self.state.epoch) {
-                self.save()?;
-            }
-        }
+        state.epoch += 1;
+        clock.lap("update");
+        report.seconds = clock.seconds();
+        Ok(report)
     }
 
-    fn is_done(&self) -> bool {
-        self.state.epoch >= self.setup.config.raw.num_epochs
+    /// Samples and scores the held-out prompts with an adapter, or without, from the same noise every time.
+    ///
+    /// # Errors
+    /// As [`Setup::train_epoch`].
+    pub fn evaluate(&mut self, adapter: Option<(&AdapterBank, Slot)>, interrupt: &Interrupt) -> Result<EvalReport> {
+        let eval = self.config.raw.eval.clone();
+        let prompts = if eval.num_prompts == 0 { self.eval.prompts.len() } else { eval.num_prompts };
+        let samples: Vec<Sample> = (0..prompts)
+            .flat_map(|prompt| (0..eval.num_images_per_prompt as u32).map(move |repeat| Sample { prompt, repeat }))
+            .collect();
+        let of_image: Vec<Prompt> = samples.iter().map(|s| self.eval.prompts[s.prompt].clone()).collect();
+        let order = Order {
+            adapter,
+            samples: &samples,
+            prompts: &of_image,
+            epoch: EVAL_EPOCH,
+            job: Job { steps: eval.num_inference_steps, guidance: eval.guidance_scale, what: "evaluation" },
+            keep_pictures: true,
+        };
+        let rollout = self.rollout(&order, &mut Clock::start(), interrupt)?;
+        Ok(EvalReport { scores: rollout.scores, images: rollout.pictures })
     }
-
-    fn is_eval_due(&self) -> bool {
-        self.state.epoch == 0 || self.is_done() || is_due(self.setup.config.raw.eval.every, self.state.epoch)
-    }
-
-    /// Saves the state unless there is nothing new in it.
-    fn save(&mut self) -> Result<()> {
-        let epoch = self.state.epoch;
-        if epoch > 0 && self.saved != Some(epoch) {
-            let keep = self.setup.config.raw.checkpoint.keep;
-            checkpoint::save(&self.checkpoints, u64::from(epoch), &self.state.to_checkpoint(&self.setup)?, keep)?;
-            self.saved = Some(epoch);
-        }
-        Ok(())
-    }
-}
-
-/// Whether something that happens every `every` epochs (0: never) happens after `epoch`.
-fn is_due(every: u32, epoch: u32) -> bool {
-    every > 0 && epoch.is_multiple_of(every)
-}
-
-/// Writes `adapter` as a LoRA that diffusers loads, and reads it back.
-///
-/// # Errors
-/// If the file cannot be written, or what is read back is not what was written. Warns on stderr if the adapter
-/// changes nothing.
-pub fn export_lora(model: &Mmdit, adapter: &Adapter, config: &LoraKeys, folder: &Path) -> Result<()> {
-    lora::save(folder, adapter, model.modules(), config.rank, config.alpha, &config.targets)?;
-    let again = lora::load(folder, model.modules())?;
-    let same = adapter.scale == again.scale
-        && adapter.placement() == again.placement()
-        && adapter.tensors().zip(again.tensors()).all(|(a, b)| a.data() == b.data());
-    if !same {
-        bail!("{}: reading the LoRA back gave another one", folder.display());
-    }
-    if !changes_output(model, &again) {
-        warn(&format!("{}: this LoRA does not change the model's output yet", folder.display()));
-    }
-    Ok(())
-}
-
-/// Whether the velocity at one fixed point differs with and without `adapter`.
-fn changes_output(model: &Mmdit, adapter: &Adapter) -> bool {
-    let c = &model.config;
-    let mut x = Tensor::scratch(&[1, c.in_channels, 2 * c.patch_size, 2 * c.patch_size]);
-    Key::new(0, Purpose::InitialLatent).normal(x.data_mut());
-    let mut prompt_embeds = Tensor::scratch(&[1, 4, c.joint_attention_dim]);
-    Key::new(1, Purpose::InitialLatent).normal(prompt_embeds.data_mut());
-    let pooled_prompt_embeds = Tensor::zeros(&[1, c.pooled_projection_dim]);
-    let condition =
-        Condition { timestep: &[500.0], prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled_prompt_embeds };
-    let [with, without] = [Some(adapter), None].map(|a| model.forward(&x, condition, a));
-    with.data() != without.data()
 }

@@ -7,16 +7,83 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use super::epoch::{EpochReport, EvalReport};
 use super::setup::Setup;
 use super::state::State;
-use crate::config::memory::human;
-use crate::io::image;
+use super::update::UpdateReport;
+use crate::algorithms::advantage::Advantages;
+use crate::device::arena_stats;
+use crate::io::image::{self, RgbImage};
 use crate::rewards::Scores;
-use crate::telemetry::{Metrics, TensorBoard, say};
+use crate::telemetry::{Metrics, TensorBoard, bytes, say};
 
 /// Images in a row of a sample grid.
 const GRID_COLUMNS: usize = 8;
+
+/// Seconds per phase of something that goes through its phases again and again.
+pub struct Clock {
+    last: Instant,
+    seconds: BTreeMap<&'static str, f64>,
+}
+
+impl Clock {
+    /// Starts now.
+    pub fn start() -> Self {
+        Self { last: Instant::now(), seconds: BTreeMap::new() }
+    }
+
+    /// The time since the last lap belongs to `phase`.
+    pub fn lap(&mut self, phase: &'static str) {
+        *self.seconds.entry(phase).or_default() += self.last.elapsed().as_secs_f64();
+        self.last = Instant::now();
+    }
+
+    /// What has been counted.
+    pub fn seconds(self) -> BTreeMap<&'static str, f64> {
+        self.seconds
+    }
+}
+
+/// What happened in an epoch.
+pub struct EpochReport {
+    /// Rewards of all images.
+    pub scores: Scores,
+    /// Their advantages.
+    pub advantages: Advantages,
+    /// The training loss of the last optimiser step.
+    pub loss: f64,
+    /// Norm of its gradient before clipping.
+    pub grad_norm: f64,
+    /// What was not finite, if a step was skipped for it.
+    pub skipped: Option<String>,
+    /// The largest difference between a velocity of the rollout and the same in training: 0, because a row's result does
+    /// not depend on its batch.
+    pub deviation: f32,
+    /// Seconds per phase.
+    pub seconds: BTreeMap<&'static str, f64>,
+}
+
+impl EpochReport {
+    /// Before the first optimiser step.
+    pub fn new(scores: Scores, advantages: Advantages) -> Self {
+        let seconds = BTreeMap::new();
+        Self { scores, advantages, loss: 0.0, grad_norm: 0.0, skipped: None, deviation: 0.0, seconds }
+    }
+
+    /// Takes in an optimiser step.
+    pub fn add(&mut self, update: &UpdateReport) {
+        (self.loss, self.grad_norm) = (update.loss, update.grad_norm);
+        self.skipped = self.skipped.take().or_else(|| update.skipped.clone());
+        self.deviation = self.deviation.max(update.deviation);
+    }
+}
+
+/// Rewards on held-out prompts, and their images.
+pub struct EvalReport {
+    /// Rewards of all images.
+    pub scores: Scores,
+    /// The images, prompt by prompt.
+    pub images: Vec<RgbImage>,
+}
 
 /// Writes a run's reports.
 pub struct Reporter {
@@ -35,7 +102,7 @@ pub struct Reporter {
 /// Means of everything in `scores`, by name.
 pub fn means(scores: &Scores) -> BTreeMap<String, f64> {
     let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len().max(1) as f64;
-    let mut out = BTreeMap::from([("reward".to_string(), mean(&scores.avg))]);
+    let mut out = BTreeMap::from([("reward".to_string(), mean(&scores.weighted))]);
     for (name, scores) in &scores.rewards {
         out.insert(name.clone(), mean(&scores.iter().map(|s| s.value).collect::<Vec<_>>()));
         let mut extra: BTreeMap<&String, Vec<f64>> = BTreeMap::new();
@@ -47,7 +114,7 @@ pub fn means(scores: &Scores) -> BTreeMap<String, f64> {
     out
 }
 
-fn deviation(x: &[f64]) -> f64 {
+fn standard_deviation(x: &[f64]) -> f64 {
     let mean = x.iter().sum::<f64>() / x.len() as f64;
     (x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64).sqrt()
 }
@@ -91,14 +158,14 @@ impl Reporter {
     /// If a file cannot be written.
     pub fn epoch(&mut self, setup: &Setup, state: &State, e: &EpochReport) -> Result<()> {
         self.done += 1;
-        let (images, total) = (e.scores.avg.len(), e.seconds.values().sum::<f64>());
-        let (mean, std) = (means(&e.scores), deviation(&e.scores.avg));
+        let (images, total) = (e.scores.weighted.len(), e.seconds.values().sum::<f64>());
+        let (mean, std) = (means(&e.scores), standard_deviation(&e.scores.weighted));
         let left = setup.config.raw.num_epochs - state.epoch;
         let per_epoch = self.started.elapsed().as_secs_f64() / f64::from(self.done);
         let phases: Vec<String> = e.seconds.iter().map(|(k, v)| format!("{k} {v:.1}s")).collect();
         let skipped = e.skipped.as_ref().map(|t| format!("  STEP SKIPPED: {t}")).unwrap_or_default();
         say(&format!(
-            "epoch {:>4}/{}  reward {:.4} ± {std:.3}  flat {}/{}  loss {:.4}  |grad| {:.3}  {:.1} img/s  {}  ETA {}{skipped}",
+            "epoch {:>4}/{}  reward {:.4} ± {std:.3}  flat {}/{}  loss {:.4}  |grad| {:.3}  Δv {}  {:.1} img/s  {}  ETA {}{skipped}",
             state.epoch,
             setup.config.raw.num_epochs,
             mean["reward"],
@@ -106,6 +173,7 @@ impl Reporter {
             e.advantages.groups,
             e.loss,
             e.grad_norm,
+            e.deviation,
             images as f64 / total,
             phases.join(" "),
             clock(per_epoch * f64::from(left)),
@@ -122,6 +190,8 @@ impl Reporter {
             "loss": e.loss,
             "grad_norm": e.grad_norm,
             "skipped": e.skipped,
+            "rollout_train_deviation": e.deviation,
+            "arena_peak_bytes": arena_stats().peak,
             "images_per_second": images as f64 / total,
             "seconds": seconds,
         }))?;
@@ -181,8 +251,7 @@ impl Reporter {
             say(&format!("RESULT held_out_reward_before={first:.4}"));
             say(&format!("RESULT held_out_reward_after={last:.4}"));
         }
-        let peak = crate::device::pool_stats().peak as u64;
-        say(&format!("activations took at most {}", human(peak)));
+        say(&format!("tensors took at most {}", bytes(arena_stats().peak as u64)));
         say(&format!(
             "done in {}; samples, metrics, checkpoints and the LoRA are in {}",
             clock(self.started.elapsed().as_secs_f64()),

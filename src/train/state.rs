@@ -1,28 +1,26 @@
 //! All that a run has learnt; saved and restored as a whole.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::checkpoint::Checkpoint;
-use super::ema::{EvalEma, old_decay};
-use super::optimizer::{AdamW, Moments};
+use super::ema::EvalEma;
 use super::setup::Setup;
+use crate::algorithms::Algorithm;
 use crate::config::{self, TrainConfig};
-use crate::models::lora::{Adapter, Module, select};
+use crate::device::{Device, Tensor};
+use crate::models::lora::{AdapterBank, Layout, Module, Slot, select};
+use crate::ops::adamw::{self, AdamW, Moments};
 
 /// A run's state between two epochs.
-#[derive(Clone)]
 pub struct State {
     /// Epochs done.
     pub epoch: u32,
-    /// The trained adapter.
-    pub theta: Adapter,
-    /// The lagged adapter, which samples.
-    pub old: Adapter,
-    /// The averaged adapter, which is evaluated and published.
-    pub average: Adapter,
+    /// The trained adapter, those that follow it, and the average that is evaluated and published.
+    pub bank: AdapterBank,
     /// The average's schedule.
     pub ema: EvalEma,
     /// The optimiser's moments.
@@ -32,40 +30,30 @@ pub struct State {
 impl State {
     /// The state before the first epoch: all adapters equal, and equal to the base.
     pub fn new(setup: &Setup) -> Self {
-        let theta = setup.initial_adapter();
-        let ema = &setup.config.raw.ema;
-        Self {
-            epoch: 0,
-            old: theta.clone(),
-            average: theta.clone(),
-            ema: EvalEma::new(f64::from(ema.decay), u64::from(ema.interval)),
-            moments: Moments::zeros_like(&theta),
-            theta,
+        let raw = &setup.config.raw;
+        let theta =
+            AdapterBank::initial(&setup.layout, setup.pipeline.network.modules(), raw.seed, &setup.device);
+        let moments = Moments::zeros_like(&theta);
+        let mut bank = AdapterBank::new(setup.layout.clone(), raw.lora.alpha / raw.lora.rank as f32);
+        bank.set(Slot::Theta, theta);
+        for slot in setup.algorithm.slots().iter().chain([&Slot::Average]) {
+            bank.copy(*slot, Slot::Theta);
         }
+        Self { epoch: 0, bank, ema: EvalEma::new(f64::from(raw.ema.decay), u64::from(raw.ema.interval)), moments }
     }
 
-    /// One optimiser step, then the lagged and the averaged adapter follow.
-    pub fn step(&mut self, optimizer: &AdamW, grads: &Adapter, config: &TrainConfig) {
+    /// One optimiser step along `factor·grads`, then the adapters that follow the trained one do.
+    pub fn step(&mut self, optimizer: &AdamW, algorithm: &dyn Algorithm, grads: &Tensor, factor: f32) {
         // Counted in updates: also if the first was skipped, the next leaves both adapters equal.
-        let update = self.moments.steps as u32;
-        optimizer.step(&mut self.theta, grads, &mut self.moments);
-        self.old.lerp(&self.theta, old_decay(update, config.ram.old_decay_rate, config.ram.old_decay_max));
-        self.ema.update(&mut self.average, &self.theta);
-    }
-
-    fn adapters(&self) -> [(&'static str, &Adapter); 5] {
-        [
-            ("theta", &self.theta),
-            ("old", &self.old),
-            ("average", &self.average),
-            ("exp_avg", &self.moments.exp_avg),
-            ("exp_avg_sq", &self.moments.exp_avg_sq),
-        ]
+        let update = self.moments.steps;
+        adamw::step(optimizer, self.bank.numbers_mut(Slot::Theta), grads, factor, &mut self.moments);
+        algorithm.follow(&mut self.bank, update);
+        self.ema.update(&mut self.bank);
     }
 
     /// The state as a checkpoint. Holds nothing that differs between two runs of the same config.
     pub fn to_checkpoint(&self, setup: &Setup) -> Result<Checkpoint> {
-        let names = self.theta.names(setup.pipeline.transformer.modules());
+        let modules = setup.pipeline.network.modules();
         let meta = json!({
             "epoch": self.epoch,
             "optimizer_steps": self.moments.steps,
@@ -73,9 +61,11 @@ impl State {
             "config": toml::to_string(&setup.config.raw)?,
         });
         let mut checkpoint = Checkpoint { tensors: BTreeMap::new(), meta };
-        for (kind, adapter) in self.adapters() {
-            checkpoint.insert(kind, adapter, &names);
+        for (slot, numbers) in self.bank.slots() {
+            checkpoint.insert(slot.name(), numbers, &setup.layout, modules);
         }
+        checkpoint.insert(EXP_AVG, &self.moments.exp_avg, &setup.layout, modules);
+        checkpoint.insert(EXP_AVG_SQ, &self.moments.exp_avg_sq, &setup.layout, modules);
         Ok(checkpoint)
     }
 
@@ -92,25 +82,38 @@ impl State {
         state.epoch = number("epoch")? as u32;
         state.moments.steps = number("optimizer_steps")?;
         state.ema.steps = number("ema_steps")?;
-        let names = state.theta.names(setup.pipeline.transformer.modules());
-        let adapter = |kind| checkpoint.adapter(kind, &setup.initial_adapter(), &names);
-        state.theta = adapter("theta")?;
-        state.old = adapter("old")?;
-        state.average = adapter("average")?;
-        state.moments.exp_avg = adapter("exp_avg")?;
-        state.moments.exp_avg_sq = adapter("exp_avg_sq")?;
+        let modules = setup.pipeline.network.modules();
+        let flat = |kind| checkpoint.flat(kind, &setup.layout, modules, &setup.device);
+        let slots: Vec<Slot> = state.bank.slots().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            state.bank.set(slot, flat(slot.name())?);
+        }
+        state.moments.exp_avg = flat(EXP_AVG)?;
+        state.moments.exp_avg_sq = flat(EXP_AVG_SQ)?;
         Ok(state)
     }
 }
 
-/// The averaged adapter of a checkpoint that was trained with `config` on a transformer with these `modules`.
+/// The moments' names in checkpoints.
+const EXP_AVG: &str = "exp_avg";
+const EXP_AVG_SQ: &str = "exp_avg_sq";
+
+/// The averaged adapter of a checkpoint that was trained with `config` on a network with these `modules`.
 ///
 /// # Errors
 /// If the checkpoint lacks a tensor or one has another shape.
-pub fn saved_average(checkpoint: &Checkpoint, config: &TrainConfig, modules: &[Module]) -> Result<Adapter> {
+pub fn saved_average(
+    checkpoint: &Checkpoint,
+    config: &TrainConfig,
+    modules: &[Module],
+    device: &Device,
+) -> Result<AdapterBank> {
     let selected = select(modules, &config.lora.targets)?;
-    let like = Adapter::init(modules, &selected, config.lora.rank, config.lora.alpha, config.seed);
-    checkpoint.adapter("average", &like, &like.names(modules))
+    let layout = Arc::new(Layout::selected(modules, &selected, config.lora.rank));
+    let numbers = checkpoint.flat(Slot::Average.name(), &layout, modules, device)?;
+    let mut bank = AdapterBank::new(layout, config.lora.alpha / config.lora.rank as f32);
+    bank.set(Slot::Average, numbers);
+    Ok(bank)
 }
 
 /// The config a checkpoint was made with.

@@ -1,57 +1,210 @@
-//! The loss and its gradient at training points, and one optimiser step.
+//! One optimiser step: the loss and its gradient at training points, and what follows from them.
 
-use crate::algorithms::{Algorithm, Points, Velocities};
+use anyhow::Result;
+
+use super::guard::Interrupt;
+use super::rollout::{Probe, Rollout};
+use super::setup::Setup;
+use super::state::State;
+use crate::algorithms::{Algorithm, Operand, Point};
 use crate::device::Tensor;
-use crate::models::lora::Adapter;
-use crate::models::mmdit::{Checkpointing, Mmdit};
+use crate::device::philox::Key;
+use crate::models::lora::{AdapterBank, Adapters, Rows, Slot, Trained};
+use crate::models::network::{Checkpointing, Network};
 use crate::models::text::PromptEmbeds;
+use crate::ops::products::{self, Difference};
+use crate::ops::{combine, copy, noise, noising, norm};
 use crate::rollout::schedule::Schedule;
+use crate::telemetry::Progress;
 
-/// What evaluates a training point: the model and the two policies on it.
+/// What evaluates a training point: the network and the policies on it.
 #[derive(Clone, Copy)]
 pub struct Policies<'a> {
-    /// The frozen base.
-    pub model: &'a Mmdit,
-    /// Maps times to the model's time input.
+    /// The network with its frozen base.
+    pub network: &'a dyn Network,
+    /// Maps times to the network's time input.
     pub schedule: &'a Schedule,
-    /// The trained adapter.
-    pub theta: &'a Adapter,
-    /// The lagged adapter.
-    pub old: &'a Adapter,
+    /// The adapters.
+    pub bank: &'a AdapterBank,
     /// What the forward keeps.
     pub checkpointing: Checkpointing,
 }
 
+/// Points that go through the network together, one row per point.
+pub struct Batch<'a> {
+    /// The points.
+    pub points: &'a [Point],
+    /// Clean latents, `[n, channels, h, w]`.
+    pub x0: Tensor,
+    /// Noise, of the same shape.
+    pub noise: Tensor,
+    /// Their conditions.
+    pub prompts: PromptEmbeds,
+    /// A velocity of the rollout to compare with, and its condition.
+    pub probe: Option<(&'a Probe, PromptEmbeds)>,
+}
+
 /// The velocities at some points, `[n, channels, h, w]` each.
-pub struct Step {
+pub struct Evaluated {
     /// The points' share of the loss.
     pub loss: f64,
     /// The trained policy's velocity.
     pub theta: Tensor,
-    /// The base's.
-    pub reference: Tensor,
-    /// The lagged policy's.
-    pub old: Tensor,
+    /// The reference's, if the algorithm needs it.
+    pub reference: Option<Tensor>,
+    /// The lagged policy's, if the algorithm needs it.
+    pub old: Option<Tensor>,
+    /// The largest difference between the rollout's velocity and the same here, if there was a probe.
+    pub deviation: Option<f32>,
 }
 
-/// Adds to `grads` the gradient of the loss at `points`, which are `n` of `total`; `prompts` has one row per point.
+/// Adds to `grads` the gradient of the loss at the points of `batch`, which are some of `total`.
 pub fn accumulate(
     p: Policies,
     algorithm: &dyn Algorithm,
-    points: &Points,
-    prompts: &PromptEmbeds,
+    batch: &Batch,
     total: usize,
-    grads: &mut Adapter,
-) -> Step {
-    let x = points.noised();
-    let timestep: Vec<f32> = points.t.iter().map(|t| p.schedule.timestep(*t)).collect();
-    let condition = prompts.condition(&timestep);
-    let reference = p.model.forward(&x, condition, None);
-    let old = p.model.forward(&x, condition, Some(p.old));
-    let (theta, saved) = p.model.forward_saved(&x, condition, p.theta, p.checkpointing);
-    let mut dv = Tensor::scratch(theta.shape());
-    let velocities = Velocities { theta: &theta, reference: &reference, old: &old };
-    let loss = algorithm.loss(&velocities, points, total, &mut dv);
-    p.model.backward(&dv, saved, p.theta, grads, false);
-    Step { loss, theta, reference, old }
+    grads: &mut Tensor,
+) -> Evaluated {
+    let (n, needs) = (batch.points.len(), algorithm.needs());
+    let t: Vec<f32> = batch.points.iter().map(|p| p.t).collect();
+    let x = noising::forward(&batch.x0, &batch.noise, &t);
+
+    // All policies' rows in one forward, the trained ones first.
+    let reference = p.bank.has(Slot::Reference).then_some(Slot::Reference);
+    let each: Vec<Option<Slot>> = std::iter::once(Some(Slot::Theta))
+        .chain(needs.reference.then_some(reference))
+        .chain(needs.old.then_some(Some(Slot::Old)))
+        .collect();
+    let probe = batch.probe.as_ref();
+    let rows = Rows::runs(each.iter().map(|s| (*s, n)).chain(probe.map(|(probe, _)| (probe.slot, 1))));
+    let mut timestep: Vec<f32> = each.iter().flat_map(|_| &t).map(|t| p.schedule.timestep(*t)).collect();
+    timestep.extend(probe.map(|(probe, _)| probe.timestep));
+    let inputs: Vec<&Tensor> = each.iter().map(|_| &x).chain(probe.map(|(probe, _)| &probe.x)).collect();
+    let conditions: Vec<&PromptEmbeds> = each.iter().map(|_| &batch.prompts).chain(probe.map(|(_, e)| e)).collect();
+    let condition = PromptEmbeds::concat(&conditions);
+    let adapters = Adapters { bank: Some(p.bank), rows: &rows };
+    let (velocity, saved) =
+        p.network.forward_saved(&copy::concat(&inputs), condition.condition(&timestep), &adapters, p.checkpointing);
+    drop((x, condition));
+
+    let mut blocks = (0..each.len()).map(|i| velocity.slice(i * n..(i + 1) * n));
+    let theta = blocks.next().expect("the trained rows");
+    let reference = if needs.reference { blocks.next() } else { None };
+    let old = if needs.old { blocks.next() } else { None };
+    let deviation = probe.map(|(probe, _)| largest_difference(&probe.velocity, &velocity.slice(each.len() * n..rows.count())));
+
+    let operand = |operand: Operand| match operand {
+        Operand::Theta => &theta,
+        Operand::Reference => reference.as_ref().expect("the algorithm says that it needs it"),
+        Operand::Old => old.as_ref().expect("the algorithm says that it needs it"),
+        Operand::Noise => &batch.noise,
+        Operand::X0 => &batch.x0,
+    };
+    let differences = algorithm.differences(batch.points);
+    let differences: Vec<Difference> = differences
+        .iter()
+        .map(|d| Difference { terms: d.terms.iter().map(|(w, o)| (w.weights(), operand(*o))).collect() })
+        .collect();
+    let loss = algorithm.loss(batch.points, &products::forward(&differences), total);
+    let dv = combine::forward(&differences, &loss.coefficients);
+    let mut trained = Trained { bank: p.bank, slot: Slot::Theta, grads };
+    p.network.backward(&dv, saved, &mut trained, false);
+    Evaluated { loss: loss.value, theta, reference, old, deviation }
+}
+
+/// The largest element of `|a − b|`; NaN if there is one.
+fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    let pairs = a.to_host().into_iter().zip(b.to_host());
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m })
+}
+
+/// What an optimiser step did.
+pub struct UpdateReport {
+    /// The training loss.
+    pub loss: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// What was not finite, if the step was skipped for it.
+    pub skipped: Option<String>,
+    /// The largest difference between a velocity of the rollout and the same in training.
+    pub deviation: f32,
+}
+
+impl Setup {
+    /// One optimiser step at `points` of `rollout`, whose images have the prompts `texts`.
+    ///
+    /// # Errors
+    /// [`Interrupted`](super::guard::Interrupted), or what an encoder reports; `state` is unchanged then.
+    pub(super) fn update(
+        &mut self,
+        state: &mut State,
+        rollout: &Rollout,
+        texts: &[&str],
+        points: &[Point],
+        interrupt: &Interrupt,
+    ) -> Result<UpdateReport> {
+        let raw = &self.config.raw;
+        let mut grads = Tensor::zeros(&self.device, &[state.bank.layout().len()]);
+        let policies = Policies {
+            network: &*self.pipeline.network,
+            schedule: &self.pipeline.schedule,
+            bank: &state.bank,
+            checkpointing: raw.train.activation_checkpointing,
+        };
+        let mut report = UpdateReport { loss: 0.0, grad_norm: 0.0, skipped: None, deviation: 0.0 };
+        let progress = Progress::new("update", points.len() as u64);
+        let chunks: Vec<&[Point]> = points.chunks(raw.train.batch_size).collect();
+        for (i, points) in self.device.rehearse(&chunks).iter().enumerate() {
+            let images: Vec<usize> = points.iter().map(|p| p.image).collect();
+            let x0 = copy::gather(&rollout.x0, &images);
+            let keys: Vec<Key> = points.iter().map(|p| p.noise).collect();
+            let noise = noise::normal(&self.device, &keys, x0.shape());
+            let prompts = self.prompts.encode(&images.iter().map(|i| texts[*i]).collect::<Vec<_>>())?;
+            let probe = match rollout.probe.as_ref().filter(|_| i == 0) {
+                Some(probe) => Some((probe, self.prompts.encode(&[&probe.text])?)),
+                None => None,
+            };
+            let batch = Batch { points, x0, noise, prompts, probe };
+            let done = accumulate(policies, &*self.algorithm, &batch, chunks.iter().map(|c| c.len()).sum(), &mut grads);
+            report.loss += done.loss;
+            report.deviation = done.deviation.unwrap_or(report.deviation);
+            progress.step(points.len() as u64);
+            interrupt.check()?;
+        }
+        progress.finish();
+
+        let modules = self.pipeline.network.modules();
+        report.grad_norm = norm::sum_of_squares(&grads).sqrt();
+        report.skipped = match norm::first_non_finite(&grads) {
+            Some((at, value)) => {
+                let (name, element) = state.bank.layout().name_of(modules, at);
+                Some(format!("{name} is {value} at element {element}"))
+            }
+            None => (!report.loss.is_finite()).then(|| format!("the loss is {}", report.loss)),
+        };
+        if report.skipped.is_none() {
+            let factor = clip_factor(report.grad_norm, raw.optimizer.max_grad_norm);
+            state.step(&self.optimizer, &*self.algorithm, &grads, factor);
+        }
+        Ok(report)
+    }
+}
+
+/// What gradients of norm `norm` are multiplied by so that it is at most `max` (0: no limit), as
+/// `torch.nn.utils.clip_grad_norm_` does.
+fn clip_factor(norm: f64, max: f64) -> f32 {
+    let factor = max / (norm + 1e-6);
+    if max > 0.0 && factor < 1.0 { factor as f32 } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clipping_leaves_short_gradients_alone_and_brings_long_ones_to_the_limit() {
+        assert_eq!([clip_factor(0.9, 1.0), clip_factor(5.0, 0.0)], [1.0, 1.0]);
+        assert!((f64::from(clip_factor(8.0, 0.5)) * 8.0 - 0.5).abs() < 1e-6);
+    }
 }

@@ -1,26 +1,31 @@
+use std::sync::OnceLock;
+
 use super::Config;
-use crate::device::{Tensor, Weight};
+use crate::device::Tensor;
 use crate::io::Scope;
-use crate::ops::attention::{self, Mask};
+use crate::ops::attention::{self, Mask, Part};
 use crate::ops::conv2d::{self, Window};
-use crate::ops::{group_norm, transpose};
+use crate::ops::group_norm;
 
 /// Added to every variance; diffusers passes it to all normalisations of `AutoencoderKL`.
 const EPS: f32 = 1e-6;
 
 /// A convolution with its bias.
 pub(super) struct Conv {
-    /// `[out, in, k, k]` or `[out, in]`.
-    weight: Weight,
+    /// `[out, in, k, k]`, as stored.
+    stored: Tensor,
+    /// The weight as the op takes it, made when it is first needed.
+    ready: OnceLock<Tensor>,
     /// `[out]`.
-    bias: Weight,
+    bias: Tensor,
     window: Window,
 }
 
 impl Conv {
     pub fn load(scope: &Scope, inputs: usize, outputs: usize, kernel: usize, window: Window) -> Self {
         Self {
-            weight: scope.tensor("weight", &[outputs, inputs, kernel, kernel]),
+            stored: scope.tensor("weight", &[outputs, inputs, kernel, kernel]),
+            ready: OnceLock::new(),
             bias: scope.tensor("bias", &[outputs]),
             window,
         }
@@ -39,23 +44,32 @@ impl Conv {
     /// A linear layer over the channels of every pixel, weight `[channels, channels]`. As a convolution it stays in
     /// single precision whatever the weight is stored in, which images need.
     pub fn load_linear(scope: &Scope, channels: usize) -> Self {
+        let stored = scope.tensor("weight", &[channels, channels]);
         Self {
-            weight: scope.tensor("weight", &[channels, channels]),
+            stored: stored.reshape(&[channels, channels, 1, 1]),
+            ready: OnceLock::new(),
             bias: scope.tensor("bias", &[channels]),
             window: Window::same(1),
         }
     }
 
-    /// `x` `[b, in, h, w]` to `[b, out, h', w']`, plus `add`.
+    /// `x` `[b, h, w, in]` to `[b, h', w', out]`, plus `add`.
     pub fn forward(&self, x: &Tensor, add: Option<&Tensor>) -> Tensor {
-        conv2d::forward(x, &self.weight, Some(&self.bias), self.window, add)
+        let weight = self.ready.get_or_init(|| conv2d::arranged(&self.stored));
+        conv2d::forward(x, weight, &self.bias, self.window, add)
+    }
+
+    /// `x` `[b, h, w, in]`, enlarged twofold, to `[b, 2h, 2w, out]`; a convolution is used in one of the two ways.
+    fn doubled(&self, x: &Tensor) -> Tensor {
+        let weight = self.ready.get_or_init(|| conv2d::folded(&self.stored));
+        conv2d::doubled(x, weight, &self.bias)
     }
 }
 
 /// A group normalisation.
 pub(super) struct Norm {
-    weight: Weight,
-    bias: Weight,
+    weight: Tensor,
+    bias: Tensor,
     groups: usize,
 }
 
@@ -94,7 +108,7 @@ impl Resnet {
         }
     }
 
-    /// `[b, in, h, w]` to `[b, out, h, w]`.
+    /// `[b, h, w, in]` to `[b, h, w, out]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let h = self.conv1.forward(&self.norm1.forward(x, true), None);
         let h = self.norm2.forward(&h, true);
@@ -128,15 +142,15 @@ impl Attention {
         }
     }
 
-    /// `[b, c, h, w]` to the same.
+    /// `[b, h, w, c]` to the same.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let (b, c, pixels) = (x.dim(0), x.dim(1), x.dim(2) * x.dim(3));
+        let (b, pixels, c) = (x.dim(0), x.dim(1) * x.dim(2), x.dim(3));
         let normed = self.norm.forward(x, false);
-        let tokens = |conv: &Conv| transpose::forward(&conv.forward(&normed, None).reshape(&[b, c, pixels]));
-        let [q, k, v] = [&self.q, &self.k, &self.v].map(|conv| tokens(conv).reshape(&[b, 1, pixels, c]));
-        let scale = 1.0 / (c as f32).sqrt();
-        let out = attention::forward(&q, &k, &v, scale, Mask::default()).out;
-        self.out.forward(&transpose::forward(&out).reshape(x.shape()), Some(x))
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|conv| conv.forward(&normed, None).reshape(&[b, pixels, c]));
+        drop(normed);
+        let (part, scale) = (Part { q: &q, k: &k, v: &v }, 1.0 / (c as f32).sqrt());
+        let mut attention = attention::forward(&[part], 1, scale, Mask::default());
+        self.out.forward(&attention.out.remove(0).reshape(x.shape()), Some(x))
     }
 }
 
@@ -157,7 +171,7 @@ impl Mid {
         }
     }
 
-    /// `[b, c, h, w]` to the same.
+    /// `[b, h, w, c]` to the same.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let mut x = self.first.forward(x);
         if let Some(attention) = &self.attention {
@@ -206,7 +220,7 @@ impl Level {
         Self { resnets: (0..layers).map(resnet).collect(), resize }
     }
 
-    /// `[b, in, h, w]` to `[b, out, h', w']`.
+    /// `[b, h, w, in]` to `[b, h', w', out]`.
     pub fn forward(&self, mut x: Tensor) -> Tensor {
         for resnet in &self.resnets {
             x = resnet.forward(&x);
@@ -214,7 +228,7 @@ impl Level {
         match &self.resize {
             Resize::Keep => x,
             Resize::Halve(conv) => conv.forward(&x, None),
-            Resize::Double(conv) => conv2d::doubled(&x, &conv.weight, Some(&conv.bias)),
+            Resize::Double(conv) => conv.doubled(&x),
         }
     }
 }

@@ -6,25 +6,22 @@ mod config;
 use std::path::Path;
 
 use anyhow::Result;
-use rayon::prelude::*;
 
 use self::block::{Conv, Level, Mid, Norm, Resize};
-use crate::device::Tensor;
+use crate::device::{Device, Tensor};
 use crate::io::{Loader, Scope, TensorFile};
+use crate::ops::affine::{self, Affine};
+use crate::ops::copy;
+use crate::ops::patchify::{self, Order, Patches};
 
 pub use self::config::Config;
 
-/// Images up to this many pixels are processed one per thread, whole activations staying in cache; larger ones one
-/// after another with all threads on each, so that memory does not grow with the number of threads.
-const SMALL: u64 = 256 * 256;
-
-/// How many images of `pixels` each are at work at the same time.
-pub fn at_once(pixels: u64) -> usize {
-    if pixels <= SMALL { rayon::current_num_threads() } else { 1 }
-}
+/// Pixels that are at work at the same time: several small images, whose activations stay in cache, or one large one.
+/// Part of what memory a batch takes, not of its results.
+const AT_ONCE: usize = 128 * 128;
 
 /// The Gaussian an image is encoded to, `[b, c, h, w]` each.
-pub struct Moments {
+pub struct Posterior {
     /// Its mean, which is also its mode.
     pub mean: Tensor,
     /// The logarithm of its variance, limited to -30..20.
@@ -34,6 +31,7 @@ pub struct Moments {
 /// The autoencoder with its frozen weights.
 pub struct Autoencoder {
     config: Config,
+    device: Device,
     encoder: Encoder,
     decoder: Decoder,
 }
@@ -78,7 +76,7 @@ impl Encoder {
         }
     }
 
-    /// `[b, in, h, w]` to `[b, 2c, h', w']`.
+    /// `[b, h, w, in]` to `[b, h', w', 2c]`.
     fn forward(&self, image: &Tensor) -> Tensor {
         let x = self.levels.iter().fold(self.conv_in.forward(image, None), |x, level| level.forward(x));
         let x = self.mid.forward(&x);
@@ -109,7 +107,7 @@ impl Decoder {
         }
     }
 
-    /// `[b, c, h, w]` to `[b, out, h', w']`.
+    /// `[b, h, w, c]` to `[b, h', w', out]`.
     fn forward(&self, latent: &Tensor) -> Tensor {
         let x = match &self.post_quant {
             Some(conv) => self.conv_in.forward(&conv.forward(latent, None), None),
@@ -125,14 +123,14 @@ impl Autoencoder {
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing, misshapen or impossible.
-    pub fn load(folder: &Path) -> Result<Self> {
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config = Config::load(folder)?;
         let file = TensorFile::open_component(folder, "diffusion_pytorch_model")?;
-        let loader = Loader::new(&file, &[]);
+        let loader = Loader::new(&file, &[], device);
         let root = loader.root();
         let (encoder, decoder) = (Encoder::load(&root, &config), Decoder::load(&root, &config));
         loader.finish()?;
-        Ok(Self { config, encoder, decoder })
+        Ok(Self { config, device: device.clone(), encoder, decoder })
     }
 
     /// Its sizes.
@@ -140,67 +138,51 @@ impl Autoencoder {
         &self.config
     }
 
-    /// What the diffusion model works on, `[b, c, h, w]`, as what [`Autoencoder::decode`] takes.
-    pub fn denormalise(&self, latent: &Tensor) -> Tensor {
-        let (scale, shift) = (self.config.scaling_factor, self.config.shift_factor.unwrap_or(0.0));
-        let mut out = latent.clone();
-        out.data_mut().iter_mut().for_each(|v| *v = *v / scale + shift);
-        out
-    }
-
-    /// What [`Autoencoder::encode`] gives as what the diffusion model works on; undoes [`Autoencoder::denormalise`].
-    pub fn normalise(&self, latent: &Tensor) -> Tensor {
-        let (scale, shift) = (self.config.scaling_factor, self.config.shift_factor.unwrap_or(0.0));
-        let mut out = latent.clone();
-        out.data_mut().iter_mut().for_each(|v| *v = (*v - shift) * scale);
-        out
-    }
-
-    /// Images `[b, 3, H, W]` in about -1..1 from latents `[b, c, h, w]`, already divided by the scaling factor and
-    /// shifted ([`Autoencoder::denormalise`]); `H = h ·` [`Config::downscale`].
+    /// Images `[b, H, W, 3]` in about -1..1 from latents `[b, c, h, w]` as the diffusion model has them;
+    /// `H = h ·` [`Config::downscale`].
     pub fn decode(&self, latent: &Tensor) -> Tensor {
         let c = &self.config;
         assert_eq!(latent.dim(1), c.latent_channels, "decode: latent {latent:?}");
+        let map = Affine { scale: 1.0 / c.scaling_factor, after: c.shift_factor.unwrap_or(0.0), ..Affine::default() };
         let size = [latent.dim(2) * c.downscale(), latent.dim(3) * c.downscale()];
-        each(latent, [c.out_channels, size[0], size[1]], size[0] * size[1], |x| self.decoder.forward(x))
+        self.in_parts(latent, [size[0], size[1], c.out_channels], size[0] * size[1], |x| {
+            self.decoder.forward(&affine::forward(&pixels_last(x), map))
+        })
     }
 
-    /// The latent distribution of images `[b, 3, H, W]` in -1..1.
-    pub fn encode(&self, image: &Tensor) -> Moments {
+    /// The latent distribution of images `[b, H, W, 3]` in -1..1, on the scale of the autoencoder itself.
+    pub fn encode(&self, image: &Tensor) -> Posterior {
         let (c, latent) = (&self.config, self.config.latent_channels);
-        assert_eq!(image.dim(1), c.in_channels, "encode: image {image:?}");
+        assert_eq!(image.dim(3), c.in_channels, "encode: image {image:?}");
         // Halving with one zero row below: every level rounds down.
-        let halved = |n: usize| n / c.downscale();
-        let shape = [2 * latent, halved(image.dim(2)), halved(image.dim(3))];
-        let moments = each(image, shape, image.dim(2) * image.dim(3), |x| self.encoder.forward(x));
-        let part = |first: usize| {
-            let plane = shape[1] * shape[2];
-            let mut out = Tensor::scratch(&[image.dim(0), latent, shape[1], shape[2]]);
-            let images = moments.data().chunks_exact((2 * latent * plane).max(1));
-            for (out, m) in out.data_mut().chunks_exact_mut((latent * plane).max(1)).zip(images) {
-                out.copy_from_slice(&m[first * plane..][..latent * plane]);
-            }
-            out
-        };
-        let mut logvar = part(latent);
-        logvar.data_mut().iter_mut().for_each(|v| *v = v.clamp(-30.0, 20.0));
-        Moments { mean: part(0), logvar }
+        let [h, w] = [1, 2].map(|axis| image.dim(axis) / c.downscale());
+        let pixels = image.dim(1) * image.dim(2);
+        let both = self.in_parts(image, [h, w, 2 * latent], pixels, |x| self.encoder.forward(x));
+        let part = |first: usize| pixels_first(&copy::columns(&both, first, latent));
+        let logvar = affine::forward(&part(latent), Affine { limits: [-30.0, 20.0], ..Affine::default() });
+        Posterior { mean: part(0), logvar }
+    }
+
+    /// Applies `f` to as many entries of `x` at a time as [`AT_ONCE`] says, for images of `pixels`.
+    fn in_parts(&self, x: &Tensor, shape: [usize; 3], pixels: usize, f: impl Fn(&Tensor) -> Tensor) -> Tensor {
+        let mut out = Tensor::scratch(&self.device, &[x.dim(0), shape[0], shape[1], shape[2]]);
+        let count = (AT_ONCE / pixels.max(1)).clamp(1, x.dim(0).max(1));
+        for first in (0..x.dim(0)).step_by(count) {
+            let part = f(&x.slice(first..(first + count).min(x.dim(0))));
+            copy::rows_into(&mut out, first, &part);
+        }
+        out
     }
 }
 
-/// Applies `f` (from `[1, ..]` to `[1, shape]`) to every image of `x`; `pixels` is the size of the larger side.
-fn each(x: &Tensor, shape: [usize; 3], pixels: usize, f: impl Fn(&Tensor) -> Tensor + Sync) -> Tensor {
-    let mut out = Tensor::scratch(&[x.dim(0), shape[0], shape[1], shape[2]]);
-    let length = shape.iter().product::<usize>();
-    let one = |(b, out): (usize, &mut [f32])| {
-        let y = f(&x.slice(b..b + 1));
-        assert_eq!(y.shape()[1..], shape, "autoencoder: from {x:?}");
-        out.copy_from_slice(y.data());
-    };
-    if pixels as u64 <= SMALL {
-        out.data_mut().par_chunks_exact_mut(length).enumerate().for_each(one);
-    } else {
-        out.data_mut().chunks_exact_mut(length).enumerate().for_each(one);
-    }
-    out
+/// `[b, c, h, w]` to `[b, h, w, c]`.
+fn pixels_last(x: &Tensor) -> Tensor {
+    let tokens = patchify::forward(x, &Patches::pixels(x), Order::ChannelLast);
+    tokens.reshape(&[x.dim(0), x.dim(2), x.dim(3), x.dim(1)])
+}
+
+/// `[b, h, w, c]` to `[b, c, h, w]`.
+fn pixels_first(x: &Tensor) -> Tensor {
+    let patches = Patches { channels: x.dim(3), size: 1, grid: (x.dim(1), x.dim(2)) };
+    patchify::inverse(&x.clone().reshape(&[x.dim(0), x.dim(1) * x.dim(2), x.dim(3)]), &patches, Order::ChannelLast)
 }

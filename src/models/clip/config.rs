@@ -9,7 +9,7 @@ use crate::models::config::{check_sizes, parse};
 
 /// The non-linearity between the two layers of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum Activation {
+pub enum HiddenAct {
     /// `x·sigmoid(1.702 x)`, OpenAI's models.
     #[serde(rename = "quick_gelu")]
     QuickGelu,
@@ -36,7 +36,7 @@ pub struct TextConfig {
     pub num_attention_heads: usize,
     /// Longest sequence.
     pub max_position_embeddings: usize,
-    pub(super) hidden_act: Activation,
+    pub(super) hidden_act: HiddenAct,
     pub(super) layer_norm_eps: f32,
     /// The token whose first position is pooled; 2 (a mistake in old files) stands for the largest id.
     pub eos_token_id: u32,
@@ -52,7 +52,7 @@ impl Default for TextConfig {
             num_hidden_layers: 12,
             num_attention_heads: 8,
             max_position_embeddings: 77,
-            hidden_act: Activation::QuickGelu,
+            hidden_act: HiddenAct::QuickGelu,
             layer_norm_eps: 1e-5,
             eos_token_id: 49407,
         }
@@ -77,7 +77,7 @@ pub struct VisionConfig {
     pub image_size: usize,
     /// Height and width of a patch in pixels.
     pub patch_size: usize,
-    pub(super) hidden_act: Activation,
+    pub(super) hidden_act: HiddenAct,
     pub(super) layer_norm_eps: f32,
 }
 
@@ -91,7 +91,7 @@ impl Default for VisionConfig {
             num_channels: 3,
             image_size: 224,
             patch_size: 32,
-            hidden_act: Activation::QuickGelu,
+            hidden_act: HiddenAct::QuickGelu,
             layer_norm_eps: 1e-5,
         }
     }

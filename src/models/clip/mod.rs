@@ -13,7 +13,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::device::{Tensor, Weight};
+use crate::device::{Device, Tensor};
 use crate::io::{Loader, TensorFile};
 use crate::models::Linear;
 
@@ -30,7 +30,7 @@ pub struct Clip {
     text_projection: Linear,
     vision: vision::VisionTower,
     visual_projection: Linear,
-    logit_scale: Weight,
+    logit_scale: Tensor,
 }
 
 impl Clip {
@@ -38,10 +38,10 @@ impl Clip {
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing or not as expected.
-    pub fn load(folder: &Path) -> Result<Self> {
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config = ClipConfig::read(&folder.join("config.json"))?;
         let file = TensorFile::open_component(folder, "model")?;
-        let loader = Loader::new(&file, IGNORED);
+        let loader = Loader::new(&file, IGNORED, device);
         let root = loader.root();
         let joint = config.projection_dim;
         let clip = Self {
@@ -54,6 +54,11 @@ impl Clip {
         };
         loader.finish()?;
         Ok(clip)
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        self.logit_scale.device()
     }
 
     /// What the model was built from.
@@ -74,6 +79,6 @@ impl Clip {
 
     /// The logarithm of the factor on cosines, as stored.
     pub fn logit_scale(&self) -> f32 {
-        self.logit_scale.elems().get(0)
+        self.logit_scale.to_host()[0]
     }
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::config::TextConfig;
 use super::tower::{Hidden, LayerNorm, Shape, Tower};
-use crate::device::{Tensor, Weight};
+use crate::device::{Device, Tensor};
 use crate::io::{Loader, Scope, TensorFile};
 use crate::models::Linear;
 use crate::ops;
@@ -14,8 +14,8 @@ const LEGACY_EOS: u32 = 2;
 
 /// Token and position embedding, causal blocks, final norm.
 pub(super) struct TextTower {
-    tokens: Weight,
-    positions: Weight,
+    tokens: Tensor,
+    positions: Tensor,
     tower: Tower,
     norm: LayerNorm,
     eos: u32,
@@ -59,7 +59,7 @@ impl TextTower {
     pub fn pool(&self, last: &Tensor, ids: &[Vec<u32>]) -> Tensor {
         let (b, n, width) = (last.dim(0), last.dim(1), last.dim(2));
         let ends: Vec<usize> = ids.iter().enumerate().map(|(i, ids)| i * n + end_position(ids, self.eos)).collect();
-        last.clone().reshape(&[b * n, width]).gather(&ends)
+        ops::copy::gather(&last.clone().reshape(&[b * n, width]), &ends)
     }
 }
 
@@ -92,10 +92,10 @@ impl ClipText {
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing or not as expected.
-    pub fn load(folder: &Path) -> Result<Self> {
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config = TextConfig::read(&folder.join("config.json"))?;
         let file = TensorFile::open_component(folder, "model")?;
-        let loader = Loader::new(&file, super::IGNORED);
+        let loader = Loader::new(&file, super::IGNORED, device);
         let root = loader.root();
         let tower = TextTower::load(&root.sub("text_model"), &config);
         let projection = Linear::load(&root.sub("text_projection"), config.hidden_size, config.projection_dim, false);

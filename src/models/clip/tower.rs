@@ -1,14 +1,16 @@
-use crate::device::{Tensor, Weight};
+use crate::device::Tensor;
 use crate::io::Scope;
 use crate::models::Linear;
-use crate::models::clip::config::Activation;
+use crate::models::clip::config::HiddenAct;
+use crate::ops::activation::Activation;
 use crate::ops;
-use crate::ops::attention::Mask;
+use crate::ops::attention::{Mask, Part};
+use crate::ops::linear::{self, Then};
 
 /// Layer normalisation with scale and shift.
 pub(super) struct LayerNorm {
-    weight: Weight,
-    bias: Weight,
+    weight: Tensor,
+    bias: Tensor,
     eps: f32,
 }
 
@@ -18,7 +20,7 @@ impl LayerNorm {
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        ops::layer_norm::forward(x, Some(&self.weight), Some(&self.bias), self.eps)
+        ops::layer_norm::forward(x, &self.weight, &self.bias, self.eps)
     }
 }
 
@@ -29,7 +31,7 @@ pub(super) struct Shape {
     pub inner: usize,
     pub heads: usize,
     pub layers: usize,
-    pub act: Activation,
+    pub act: HiddenAct,
     pub eps: f32,
     pub causal: bool,
 }
@@ -85,28 +87,27 @@ impl Tower {
     pub fn forward(&self, mut x: Tensor) -> Hidden {
         let (last, before) = self.blocks.split_last().expect("the config has at least one layer");
         for block in before {
-            block.forward(&mut x, &self.shape);
+            x = block.forward(&x, &self.shape);
         }
-        let penultimate = x.clone();
-        last.forward(&mut x, &self.shape);
-        Hidden { penultimate, last: x }
+        Hidden { last: last.forward(&x, &self.shape), penultimate: x }
     }
 }
 
 impl Block {
-    /// `x += attention(norm1(x)); x += mlp(norm2(x))`.
-    fn forward(&self, x: &mut Tensor, shape: &Shape) {
+    /// `y = x + attention(norm1(x))`, then `y + mlp(norm2(y))`.
+    fn forward(&self, x: &Tensor, shape: &Shape) -> Tensor {
         let scale = 1.0 / ((shape.width / shape.heads) as f32).sqrt();
         let y = self.norm1.forward(x);
-        let [q, k, v] = [&self.q, &self.k, &self.v].map(|l| ops::heads::split(&l.forward(&y), shape.heads));
-        let y = ops::attention::forward(&q, &k, &v, scale, Mask { causal: shape.causal, bias: None });
-        ops::activation::add(x, &self.out.forward(&y.out));
+        let [q, k, v] = linear::forward_each(&y, [&self.q, &self.k, &self.v].map(|l| l.layer().into()));
+        let mask = Mask { causal: shape.causal, bias: None };
+        let attended = ops::attention::forward(&[Part { q: &q, k: &k, v: &v }], shape.heads, scale, mask);
+        let x = self.out.then(&attended.out[0], Then::Add(x));
 
-        let mut y = self.fc1.forward(&self.norm2.forward(x));
-        match shape.act {
-            Activation::QuickGelu => ops::activation::quick_gelu(&mut y),
-            Activation::Gelu => ops::activation::gelu_erf(&mut y),
-        }
-        ops::activation::add(x, &self.fc2.forward(&y));
+        let activation = match shape.act {
+            HiddenAct::QuickGelu => Activation::QuickGelu,
+            HiddenAct::Gelu => Activation::GeluErf,
+        };
+        let hidden = self.fc1.then(&self.norm2.forward(&x), Then::Activate(activation));
+        self.fc2.then(&hidden, Then::Add(&x))
     }
 }

@@ -1,16 +1,19 @@
 use super::config::VisionConfig;
 use super::tower::{LayerNorm, Shape, Tower};
-use crate::device::{Tensor, Weight};
+use crate::device::Tensor;
 use crate::io::Scope;
-use crate::ops::cpu::gemm::{Epilogue, Mat, matmul};
-use crate::ops::position;
+use crate::models::Linear;
+use crate::ops::patchify::{self, Order, Patches};
+use crate::ops::{copy, embedding, position};
 
 /// Patch and position embedding, blocks, norm of the class token.
 pub(super) struct VisionTower {
-    class: Weight,
-    /// `[width, channels, patch, patch]`: a convolution whose stride is its size.
-    patches: Weight,
-    positions: Weight,
+    /// `[1, width]`.
+    class: Tensor,
+    /// A convolution whose stride is its size, as a linear layer on patches.
+    patches: Linear,
+    patch: usize,
+    positions: Tensor,
     pre_norm: LayerNorm,
     tower: Tower,
     post_norm: LayerNorm,
@@ -22,6 +25,8 @@ impl VisionTower {
         let VisionConfig { hidden_size: width, patch_size: patch, layer_norm_eps: eps, .. } = *config;
         let embeddings = scope.sub("embeddings");
         let grid = config.image_size / patch;
+        let kernel = [width, config.num_channels, patch, patch];
+        let convolution = embeddings.sub("patch_embedding").tensor("weight", &kernel);
         let shape = Shape {
             width,
             inner: config.intermediate_size,
@@ -32,8 +37,12 @@ impl VisionTower {
             causal: false,
         };
         Self {
-            class: embeddings.tensor("class_embedding", &[width]),
-            patches: embeddings.sub("patch_embedding").tensor("weight", &[width, config.num_channels, patch, patch]),
+            class: embeddings.tensor("class_embedding", &[width]).reshape(&[1, width]),
+            patches: Linear {
+                weight: convolution.reshape(&[width, config.num_channels * patch * patch]),
+                bias: None,
+            },
+            patch,
             positions: embeddings.sub("position_embedding").tensor("weight", &[grid * grid + 1, width]),
             // The misspelling is the checkpoints'.
             pre_norm: LayerNorm::load(&scope.sub("pre_layrnorm"), width, eps),
@@ -45,44 +54,20 @@ impl VisionTower {
 
     /// `pixels` `[b, channels, image, image]` to the class token, `[b, width]`.
     pub fn forward(&self, pixels: &Tensor) -> Tensor {
-        let (width, channels, patch) = (self.patches.dim(0), self.patches.dim(1), self.patches.dim(2));
-        let b = pixels.dim(0);
+        let (width, channels, patch) = (self.patches.weight.dim(0), pixels.dim(1), self.patch);
+        let (b, side) = (pixels.dim(0), self.image / patch);
         assert_eq!(pixels.shape(), [b, channels, self.image, self.image], "clip vision: pixels");
-        let rows = cut(pixels, patch);
-        let (n, inner) = (rows.dim(1), rows.dim(2));
-
-        // Every image's patches go straight to their place behind its class token.
-        let mut x = Tensor::scratch(&[b, n + 1, width]);
-        let class = self.class.to_f32();
-        for (x, rows) in x.data_mut().chunks_exact_mut((n + 1) * width).zip(rows.data().chunks_exact(n * inner)) {
-            let (first, rest) = x.split_at_mut(width);
-            first.copy_from_slice(&class);
-            matmul(rest, width, Mat::new(rows, n, inner), Mat::weight(&self.patches).t(), Epilogue::default());
-        }
+        let patches = Patches { channels, size: patch, grid: (side, side) };
+        let tokens = self.patches.forward(&patchify::forward(pixels, &patches, Order::ChannelFirst));
+        let n = side * side;
+        let mut x = pixels.scratch_like(&[b, n + 1, width]);
+        let class = embedding::forward(&vec![0; b], &self.class);
+        copy::block_into(&mut x, 0, 0, &class.reshape(&[b, 1, width]));
+        copy::block_into(&mut x, 1, 0, &tokens);
         position::add(&mut x, &self.positions, &[0]);
 
         let last = self.tower.forward(self.pre_norm.forward(&x)).last;
         let class_tokens: Vec<usize> = (0..b).map(|i| i * (n + 1)).collect();
-        self.post_norm.forward(&last.reshape(&[b * (n + 1), width]).gather(&class_tokens))
+        self.post_norm.forward(&copy::gather(&last.reshape(&[b * (n + 1), width]), &class_tokens))
     }
-}
-
-/// Cuts `x` `[b, c, h, w]` into patches, row by row: `[b, h/patch·w/patch, c·patch·patch]`. Pixels beyond the last
-/// whole patch are left out, as by a convolution.
-pub(super) fn cut(x: &Tensor, patch: usize) -> Tensor {
-    let (b, c, h, w) = (x.dim(0), x.dim(1), x.dim(2), x.dim(3));
-    let (rows, cols) = (h / patch, w / patch);
-    let mut out = Tensor::scratch(&[b, rows * cols, c * patch * patch]);
-    let mut at = 0;
-    let (from, to) = (x.data(), out.data_mut());
-    for image in 0..b {
-        for (row, col) in (0..rows).flat_map(|r| (0..cols).map(move |c| (r, c))) {
-            for (channel, y) in (0..c).flat_map(|c| (0..patch).map(move |y| (c, y))) {
-                let start = ((image * c + channel) * h + row * patch + y) * w + col * patch;
-                to[at..at + patch].copy_from_slice(&from[start..start + patch]);
-                at += patch;
-            }
-        }
-    }
-    out
 }

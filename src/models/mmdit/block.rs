@@ -1,12 +1,21 @@
 //! One joint block: image and text tokens attend to each other, each with its own weights (Esser et al. 2024,
 //! "Scaling rectified flow transformers", figure 2), and in SD3.5 Medium the image tokens once more to themselves.
 
-use super::Config;
-use super::stream::{Modulation, Projections, Stream, StreamSaved};
-use super::{Checkpointing, LoraScope};
+use super::attention::{self as side, Projections};
+use super::mlp::{self, Mlp};
+use super::modulation::{Kind, Modulation, Modulator};
+use super::{Config, LoraScope, keep};
 use crate::device::Tensor;
-use crate::models::lora::Adapter;
-use crate::ops::{adaln, attention, heads::Part};
+use crate::models::lora::{Adapters, Trained};
+use crate::models::network::Checkpointing;
+use crate::ops::attention::{self, Attention, Mask, Part};
+
+/// One kind of token.
+struct Stream {
+    modulator: Modulator,
+    attention: Projections,
+    mlp: Option<Mlp>,
+}
 
 pub(super) struct Block {
     image: Stream,
@@ -14,212 +23,239 @@ pub(super) struct Block {
     /// The second attention of the image tokens.
     dual: Option<Projections>,
     heads: usize,
-    head_dim: usize,
+    scale: f32,
 }
 
 /// What a block keeps for its backward. With activation checkpointing some of it is computed again.
-pub(super) struct BlockSaved {
+pub(super) struct Saved {
     x: Tensor,
     context: Tensor,
+    /// Of the image and of the text tokens.
+    modulation: [Modulation; 2],
     rest: Option<Rest>,
 }
 
 struct Rest {
     image: StreamSaved,
     context: StreamSaved,
-    dual: Option<StreamSaved>,
-    /// Softmax denominators of the joint and of the second attention.
-    lse: [Option<Tensor>; 2],
+    /// Softmax denominators of the joint attention.
+    lse: Tensor,
+    /// The second attention, and its softmax denominators.
+    dual: Option<(side::Saved, Tensor)>,
 }
 
-/// Queries, keys and values `[b, heads, n, d]`.
-type Operands = [Tensor; 3];
+struct StreamSaved {
+    attention: side::Saved,
+    /// The MLP's input, and what it kept; absent where there is no MLP.
+    mlp: Option<(Tensor, Option<mlp::Saved>)>,
+}
 
 impl Block {
     pub(super) fn load(scope: &LoraScope, config: &Config, index: usize) -> Self {
         let last = index + 1 == config.num_layers;
         let dual = config.dual_attention_layers.contains(&index);
         let d = config.hidden();
-        let norm = config.qk_norm.is_some().then_some(config.attention_head_dim);
-        let attention = scope.sub("attn");
+        let head = config.qk_norm.is_some().then_some(config.attention_head_dim);
+        let joint = scope.sub("attn");
         let image = [["to_q", "to_k", "to_v"], ["norm_q", "norm_k", "to_out.0"]];
         let context = [["add_q_proj", "add_k_proj", "add_v_proj"], ["norm_added_q", "norm_added_k", "to_add_out"]];
+        let (image_kind, context_kind) =
+            (if dual { Kind::Dual } else { Kind::Full }, if last { Kind::NormOnly } else { Kind::Full });
         Self {
-            image: Stream::load(
-                scope,
-                d,
-                "norm1.linear",
-                if dual { Modulation::Dual } else { Modulation::Full },
-                Projections::load(&attention, d, image, norm, true),
-                Some("ff"),
-            ),
-            context: Stream::load(
-                scope,
-                d,
-                "norm1_context.linear",
-                if last { Modulation::NormOnly } else { Modulation::Full },
-                Projections::load(&attention, d, context, norm, !last),
-                (!last).then_some("ff_context"),
-            ),
-            dual: dual.then(|| Projections::load(&scope.sub("attn2"), d, image, norm, true)),
+            image: Stream {
+                modulator: Modulator::load(scope, "norm1.linear", d, image_kind),
+                attention: Projections::load(&joint, d, image, head, true),
+                mlp: Some(Mlp::load(&scope.sub("ff"), d)),
+            },
+            context: Stream {
+                modulator: Modulator::load(scope, "norm1_context.linear", d, context_kind),
+                attention: Projections::load(&joint, d, context, head, !last),
+                mlp: (!last).then(|| Mlp::load(&scope.sub("ff_context"), d)),
+            },
+            dual: dual.then(|| Projections::load(&scope.sub("attn2"), d, image, head, true)),
             heads: config.num_attention_heads,
-            head_dim: config.attention_head_dim,
+            scale: 1.0 / (config.attention_head_dim as f32).sqrt(),
         }
     }
 
-    fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
-    }
-
-    /// The joint operands of both streams, or of one.
-    fn operands(&self, streams: &[(&Projections, &StreamSaved, Part)]) -> Operands {
-        let (first, last) = (streams[0].1, streams[streams.len() - 1].2);
-        let shape = [first.x.dim(0), self.heads, last.offset + last.len, self.head_dim];
-        let mut operands = std::array::from_fn(|_| Tensor::scratch(&shape));
-        for (projections, saved, part) in streams {
-            projections.fill(&mut operands, saved, *part);
-        }
-        operands
+    fn attend(&self, parts: &[Part]) -> Attention {
+        attention::forward(parts, self.heads, self.scale, Mask::default())
     }
 
     /// Image tokens `x` `[b, n, d]` and text tokens `context` `[b, l, d]` through the block; `embedding` `[b, d]` is
-    /// `silu(time + text)`. The last block's text tokens come out unchanged: nothing reads them.
+    /// `silu(time + text)`. Keeps, as `keep` says, what the backward needs of the first `rows` samples. The last block's
+    /// text tokens come out unchanged: nothing reads them.
     pub(super) fn forward(
         &self,
         x: Tensor,
         context: Tensor,
         embedding: &Tensor,
-        adapter: Option<&Adapter>,
-    ) -> (Tensor, Tensor, BlockSaved) {
-        let parts = parts(&x, &context);
-        let modulation = [self.image.modulation(embedding), self.context.modulation(embedding)];
-        let mut image = self.image.project(&self.image.attention, x.clone(), &modulation[0], 0, adapter);
-        let mut text = self.context.project(&self.context.attention, context.clone(), &modulation[1], 0, adapter);
-
-        let [q, k, v] =
-            self.operands(&[(&self.image.attention, &image, parts[0]), (&self.context.attention, &text, parts[1])]);
-        let (mut out, lse) = attention::forward_joint(&q, &k, &v, self.scale(), &parts);
-        text.attended = out.pop();
-        image.attended = out.pop();
-
-        let mut y = x.clone();
-        self.image.attention.add_output(&mut y, &image, &modulation[0], self.image.gate(), adapter);
-        let (mut dual, mut dual_lse) = (None, None);
-        if let Some(projections) = &self.dual {
-            let mut saved = self.image.project(projections, x.clone(), &modulation[0], 6, adapter);
-            let part = [parts[0]];
-            let [q, k, v] = self.operands(&[(projections, &saved, parts[0])]);
-            let (mut out, lse) = attention::forward_joint(&q, &k, &v, self.scale(), &part);
-            saved.attended = out.pop();
-            projections.add_output(&mut y, &saved, &modulation[0], 8, adapter);
-            (dual, dual_lse) = (Some(saved), Some(lse));
-        }
-        self.image.feed_forward(&mut y, &mut image, &modulation[0], adapter);
-
-        let mut c = context.clone();
-        self.context.attention.add_output(&mut c, &text, &modulation[1], self.context.gate(), adapter);
-        self.context.feed_forward(&mut c, &mut text, &modulation[1], adapter);
-
-        let rest = Rest { image, context: text, dual, lse: [Some(lse), dual_lse] };
-        (y, c, BlockSaved { x, context, rest: Some(rest) })
+        adapters: &Adapters,
+        (rows, policy): (usize, Checkpointing),
+    ) -> (Tensor, Tensor, Option<Saved>) {
+        let modulation = [self.image.modulator.forward(embedding), self.context.modulator.forward(embedding)];
+        let inner = if policy == Checkpointing::Block { 0 } else { rows };
+        let (y, c, rest) = self.run(&x, &context, &modulation, adapters, inner);
+        let saved = (rows > 0).then(|| Saved {
+            x: keep(&x, rows),
+            context: keep(&context, rows),
+            modulation: modulation.each_ref().map(|m| m.keep(rows)),
+            rest: rest.map(|r| if policy == Checkpointing::Selective { r.thin() } else { r }),
+        });
+        (y, c, saved)
     }
 
-    /// Fills again what [`BlockSaved::thin`] dropped; the same operations in the same order, so the same bits.
-    fn restore(&self, saved: BlockSaved, embedding: &Tensor, adapter: &Adapter) -> (Tensor, Tensor, Rest) {
-        let BlockSaved { x, context, rest } = saved;
-        let Some(mut rest) = rest else {
-            let (_, _, again) = self.forward(x, context, embedding, Some(adapter));
-            return (again.x, again.context, again.rest.expect("a forward keeps everything"));
+    fn run(
+        &self,
+        x: &Tensor,
+        context: &Tensor,
+        modulation: &[Modulation; 2],
+        adapters: &Adapters,
+        rows: usize,
+    ) -> (Tensor, Tensor, Option<Rest>) {
+        let [image, text] = modulation;
+        let (image_part, image_kept) = self.image.attention.forward(x, image.attention(), adapters, rows);
+        let (text_part, text_kept) = self.context.attention.forward(context, text.attention(), adapters, rows);
+        let Attention { out, lse } = self.attend(&[image_part.part(), text_part.part()]);
+        drop((image_part, text_part));
+        let [image_out, text_out] = &out[..] else { unreachable!("two parts") };
+
+        let mut y = self.image.attention.output(x, image_out, image.attention(), adapters);
+        let mut dual_saved = None;
+        if let Some(dual) = &self.dual {
+            let (part, kept) = dual.forward(x, image.dual(), adapters, rows);
+            let Attention { out, lse } = self.attend(&[part.part()]);
+            y = dual.output(&y, &out[0], image.dual(), adapters);
+            dual_saved = (rows > 0).then(|| (kept.finish(&out[0]), keep(&lse, rows)));
+        }
+        let c = self.context.attention.output(context, text_out, text.attention(), adapters);
+
+        let finish = |stream: &Stream, middle: Tensor, modulation: &Modulation| match &stream.mlp {
+            None => (middle, None),
+            Some(mlp) => {
+                let (y, saved) = mlp.forward(&middle, modulation.mlp(), adapters, rows);
+                (y, saved.map(|s| (keep(&middle, rows), Some(s))))
+            }
         };
-        let modulation = [self.image.modulation(embedding), self.context.modulation(embedding)];
-        self.image.restore(&self.image.attention, &mut rest.image, &modulation[0], 0, adapter);
-        self.context.restore(&self.context.attention, &mut rest.context, &modulation[1], 0, adapter);
-        if let (Some(projections), Some(dual)) = (&self.dual, &mut rest.dual) {
-            self.image.restore_normed(projections, dual, &modulation[0], 6, adapter);
-        }
-        (x, context, rest)
+        let (y, image_mlp) = finish(&self.image, y, image);
+        let (c, text_mlp) = finish(&self.context, c, text);
+        let rest = (rows > 0).then(|| Rest {
+            image: StreamSaved { attention: image_kept.finish(image_out), mlp: image_mlp },
+            context: StreamSaved { attention: text_kept.finish(text_out), mlp: text_mlp },
+            lse: keep(&lse, rows),
+            dual: dual_saved,
+        });
+        (y, c, rest)
     }
 
-    /// From the gradients to the outputs (`dcontext` `None`: nothing read them) to those to the inputs. Adds the
-    /// gradients of the adapter's factors to `grads`.
+    /// What the forward kept, with what was dropped computed again: the same operations in the same order, so the same
+    /// bits.
+    fn restore(&self, saved: &mut Saved, adapters: &Adapters) -> Rest {
+        let Saved { x, context, modulation, rest } = saved;
+        let Some(mut rest) = rest.take() else {
+            let rows = x.dim(0);
+            return self.run(x, context, modulation, adapters, rows).2.expect("all rows are kept");
+        };
+        let streams = [(&self.image, &mut rest.image), (&self.context, &mut rest.context)];
+        for ((stream, saved), modulation) in streams.into_iter().zip(modulation.iter()) {
+            if let (Some(mlp), Some((middle, saved @ None))) = (&stream.mlp, &mut saved.mlp) {
+                *saved = Some(mlp.restore(middle, modulation.mlp(), adapters));
+            }
+        }
+        rest
+    }
+
+    /// From the gradients to the outputs (`dcontext` `None`: nothing read them) to those to the inputs, unless
+    /// `want_inputs` is false: then only the trained factors get theirs.
     pub(super) fn backward(
         &self,
         dx: Tensor,
         dcontext: Option<Tensor>,
-        saved: BlockSaved,
-        embedding: &Tensor,
-        adapter: &Adapter,
-        grads: &mut Adapter,
-    ) -> (Tensor, Tensor) {
-        let (x, context, rest) = self.restore(saved, embedding, adapter);
-        let parts = parts(&x, &context);
-        let modulation = [self.image.modulation(embedding), self.context.modulation(embedding)];
-        let mut dx = self.image.feed_forward_backward(dx, &rest.image, &modulation[0], adapter, grads);
-        let image_out =
-            self.image.attention.output_backward(&dx, &rest.image, &modulation[0], self.image.gate(), adapter, grads);
+        mut saved: Saved,
+        trained: &mut Trained,
+        want_inputs: bool,
+    ) -> Option<(Tensor, Tensor)> {
+        let rows = super::trained_rows(&saved.x, trained);
+        let rest = self.restore(&mut saved, &Adapters { bank: Some(trained.bank), rows: &rows });
+        let Saved { x, context, modulation, .. } = saved;
+        let [image, text] = &modulation;
 
-        let text_attended = rest.context.attended();
-        let (mut dcontext, text_out) = match dcontext {
-            None => (Tensor::zeros(context.shape()), Tensor::zeros(text_attended.shape())),
+        let mut dx = self.image.mlp_backward(dx, &rest.image, image, trained);
+        let image_dout = self.image.attention.output_backward(&dx, &rest.image.attention, image.attention(), trained);
+        let (mut dcontext, text_dout) = match dcontext {
+            None => (None, None),
             Some(d) => {
-                let d = self.context.feed_forward_backward(d, &rest.context, &modulation[1], adapter, grads);
-                let out = self.context.attention.output_backward(
-                    &d,
-                    &rest.context,
-                    &modulation[1],
-                    self.context.gate(),
-                    adapter,
-                    grads,
-                );
-                (d, out)
+                let d = self.context.mlp_backward(d, &rest.context, text, trained);
+                let side = &self.context.attention;
+                let dout = side.output_backward(&d, &rest.context.attention, text.attention(), trained);
+                (Some(d), Some(dout))
             }
         };
 
-        let dual_gradient = self.dual.as_ref().zip(rest.dual.as_ref()).map(|(projections, saved)| {
-            let dout = projections.output_backward(&dx, saved, &modulation[0], 8, adapter, grads);
-            let [q, k, v] = self.operands(&[(projections, saved, parts[0])]);
-            let lse = rest.lse[1].as_ref().expect("kept with the second attention");
-            let d = attention::backward(&[&dout], &[saved.attended()], lse, (&q, &k, &v), self.scale(), &parts[..1]);
-            projections.backward(d.into(), parts[0], saved, adapter, grads)
+        // Through both attentions before anything is added to `dx`, from which they start.
+        let dual = self.dual.as_ref().zip(rest.dual).map(|(dual, (saved, lse))| {
+            let dout = dual.output_backward(&dx, &saved, image.dual(), trained);
+            let operands = dual.operands(&saved);
+            let output = [Some(saved.output_grad(&dout))];
+            let d = attention::backward(&output, &lse, &[operands.part()], self.heads, self.scale);
+            (dual, saved, d)
         });
+        let joint = {
+            let operands = [
+                self.image.attention.operands(&rest.image.attention),
+                self.context.attention.operands(&rest.context.attention),
+            ];
+            let outputs = [
+                Some(rest.image.attention.output_grad(&image_dout)),
+                text_dout.as_ref().map(|d| rest.context.attention.output_grad(d)),
+            ];
+            let parts = operands.each_ref().map(|o| o.part());
+            attention::backward(&outputs, &rest.lse, &parts, self.heads, self.scale)
+        };
 
-        let streams =
-            [(&self.image.attention, &rest.image, parts[0]), (&self.context.attention, &rest.context, parts[1])];
-        let [q, k, v] = self.operands(&streams);
-        let lse = rest.lse[0].as_ref().expect("always kept");
-        let outs = [rest.image.attended(), text_attended];
-        let d: Operands =
-            attention::backward(&[&image_out, &text_out], &outs, lse, (&q, &k, &v), self.scale(), &parts).into();
-        for (i, (stream, dinput)) in [(&self.image, &mut dx), (&self.context, &mut dcontext)].into_iter().enumerate() {
-            let (projections, saved, part) = streams[i];
-            let dnormed = projections.backward(d.clone(), part, saved, adapter, grads);
-            adaln::backward(dinput, &dnormed, &saved.x, &modulation[i], stream.shift_scale(0).1);
+        let mut dinputs = want_inputs.then(|| {
+            let dcontext = dcontext.take().unwrap_or_else(|| Tensor::zeros(&context.device(), context.shape()));
+            (&mut dx, dcontext)
+        });
+        let [image_d, text_d]: [_; 2] = joint.try_into().unwrap_or_else(|_| unreachable!("two parts"));
+        let (dx_into, dcontext_into) = match &mut dinputs {
+            Some((dx, dcontext)) => (Some(&mut **dx), Some(dcontext)),
+            None => (None, None),
+        };
+        let side = &self.image.attention;
+        side.backward(image_d, &rest.image.attention, &x, image.attention(), trained, dx_into);
+        let side = &self.context.attention;
+        side.backward(text_d, &rest.context.attention, &context, text.attention(), trained, dcontext_into);
+        if let Some((dual, saved, mut d)) = dual {
+            let dx_into = dinputs.as_mut().map(|(dx, _)| &mut **dx);
+            dual.backward(d.remove(0), &saved, &x, image.dual(), trained, dx_into);
         }
-        if let Some(dnormed) = dual_gradient {
-            adaln::backward(&mut dx, &dnormed, &x, &modulation[0], self.image.shift_scale(6).1);
-        }
-        (dx, dcontext)
+        let dcontext = dinputs.map(|(_, dcontext)| dcontext)?;
+        Some((dx, dcontext))
     }
 }
 
-impl BlockSaved {
-    /// Drops what `policy` says is computed again in the backward.
-    pub(super) fn thin(mut self, policy: Checkpointing) -> Self {
-        match policy {
-            Checkpointing::None => {}
-            Checkpointing::Block => self.rest = None,
-            Checkpointing::Selective => {
-                if let Some(rest) = &mut self.rest {
-                    rest.image.thin();
-                    rest.context.thin();
-                    rest.dual.iter_mut().for_each(StreamSaved::thin);
-                }
+impl Stream {
+    fn mlp_backward(&self, d: Tensor, saved: &StreamSaved, modulation: &Modulation, trained: &mut Trained) -> Tensor {
+        let (Some(mlp), Some((middle, Some(saved)))) = (&self.mlp, &saved.mlp) else {
+            unreachable!("saved by the forward or restored")
+        };
+        mlp.backward(d, saved, middle, modulation.mlp(), trained)
+    }
+}
+
+impl Rest {
+    /// Drops what `selective` checkpointing computes again: modulated inputs and MLPs.
+    fn thin(mut self) -> Self {
+        for stream in [&mut self.image, &mut self.context] {
+            stream.attention.thin();
+            if let Some((_, saved)) = &mut stream.mlp {
+                *saved = None;
             }
+        }
+        if let Some((dual, _)) = &mut self.dual {
+            dual.thin();
         }
         self
     }
-}
-
-fn parts(x: &Tensor, context: &Tensor) -> [Part; 2] {
-    [Part { offset: 0, len: x.dim(1) }, Part { offset: x.dim(1), len: context.dim(1) }]
 }

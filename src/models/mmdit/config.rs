@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use crate::io::read_json;
 use crate::models::config::{check_sizes, parse};
+use crate::models::network::Sizes;
 
 /// The transformer's sizes, as `transformer/config.json` of diffusers gives them (`SD3Transformer2DModel`).
 #[derive(Clone, Debug, Deserialize)]
@@ -78,6 +79,18 @@ impl Config {
     /// Width of a token.
     pub fn hidden(&self) -> usize {
         self.num_attention_heads * self.attention_head_dim
+    }
+
+    /// The latents and texts it is for.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            channels: self.in_channels,
+            patch: self.patch_size,
+            most_tokens: self.pos_embed_max_size,
+            own_latent: self.sample_size,
+            text: self.joint_attention_dim,
+            pooled: self.pooled_projection_dim,
+        }
     }
 
     /// Channels of the predicted velocity.

@@ -1,9 +1,11 @@
 //! What surrounds the blocks: latents to tokens and back, positions, time and pooled text.
 
 use super::Config;
-use crate::device::{Tensor, Weight};
+use crate::device::Tensor;
 use crate::io::Scope;
 use crate::models::Linear;
+use crate::ops::activation::Activation;
+use crate::ops::linear::{InputGrad, Then};
 use crate::ops::patchify::{self, Order, Patches};
 use crate::ops::{self, position};
 
@@ -14,18 +16,18 @@ const TIME_CHANNELS: usize = 256;
 pub(super) struct PatchEmbed {
     projection: Linear,
     /// `[max·max, hidden]`.
-    positions: Weight,
+    positions: Tensor,
     max: usize,
 }
 
 impl PatchEmbed {
     pub(super) fn load(scope: &Scope, config: &Config) -> Self {
         let (d, p, max) = (config.hidden(), config.patch_size, config.pos_embed_max_size);
-        let projection = scope.sub("proj");
+        let (projection, c) = (scope.sub("proj"), config.in_channels);
         Self {
             // A convolution whose stride is its size is a linear layer on patches.
             projection: Linear {
-                weight: projection.tensor("weight", &[d, config.in_channels, p, p]).flatten_from(1),
+                weight: projection.tensor("weight", &[d, c, p, p]).reshape(&[d, c * p * p]),
                 bias: Some(projection.tensor("bias", &[d])),
             },
             positions: scope.tensor("pos_embed", &[1, max * max, d]),
@@ -46,9 +48,8 @@ impl PatchEmbed {
 
     /// The gradient to the latent.
     pub(super) fn backward(&self, dx: &Tensor, patches: &Patches) -> Tensor {
-        let mut d = Tensor::scratch(&[dx.dim(0), patches.tokens(), patches.width()]);
-        let into = ops::linear::InputGrad::Overwrite(&mut d);
-        ops::linear::backward(dx, &self.projection.weight, None, None, None, into);
+        let mut d = dx.scratch_like(&[dx.dim(0), patches.tokens(), patches.width()]);
+        ops::linear::backward(dx, &self.projection.weight, None, None, None, InputGrad::Overwrite(&mut d));
         patchify::inverse(&d, patches, Order::ChannelFirst)
     }
 }
@@ -75,14 +76,11 @@ impl TimeTextEmbed {
     /// `timestep` `[b]` (1000·sigma) and `pooled` `[b, pooled]` to `silu(embedding)` `[b, hidden]`: every user of the
     /// embedding applies that first.
     pub(super) fn forward(&self, timestep: &[f32], pooled: &Tensor) -> Tensor {
-        let run = |[first, second]: &[Linear; 2], x: &Tensor| {
-            let mut h = first.forward(x);
-            ops::activation::silu(&mut h);
-            second.forward(&h)
-        };
-        let mut out = run(&self.time, &ops::timestep::forward(timestep, TIME_CHANNELS));
-        ops::activation::add(&mut out, &run(&self.text, pooled));
-        ops::activation::silu(&mut out);
+        let times = ops::timestep::forward(&pooled.device(), timestep, TIME_CHANNELS);
+        let inner = |first: &Linear, x: &Tensor| first.then(x, Then::Activate(Activation::Silu));
+        let time = self.time[1].forward(&inner(&self.time[0], &times));
+        let mut out = self.text[1].then(&inner(&self.text[0], pooled), Then::Add(&time));
+        ops::activation::forward(&mut out, Activation::Silu);
         out
     }
 }

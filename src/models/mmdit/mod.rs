@@ -1,45 +1,36 @@
 //! MMDiT, the transformer of SD3 and SD3.5 (`SD3Transformer2DModel` of diffusers): forward, and backward by hand
 //! to the LoRA factors and to the latent.
 
+mod attention;
 mod block;
 mod config;
 mod embed;
-mod stream;
+mod mlp;
+mod modulation;
 
 use std::cell::RefCell;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use self::block::{Block, BlockSaved};
+use self::block::Block;
 use self::embed::{PatchEmbed, TimeTextEmbed};
 use super::Linear;
-use super::lora::{Adapter, LoraLinear, Module};
-use crate::device::Tensor;
-use crate::io::{Loader, Scope, TensorFile, check_multiple};
-use crate::ops::adaln;
+use super::lora::{Adapters, LoraLinear, Module, Rows, Trained};
+use super::network::{Checkpointing, Condition, Network, Saved, Sizes};
+use crate::device::{DType, Device, Tensor};
+use crate::io::{Loader, Scope, TensorFile};
+use crate::ops::adaln::{self, Chunk};
+use crate::ops::copy;
 use crate::ops::linear::{InputGrad, backward};
 use crate::ops::patchify::{self, Order, Patches};
 
 pub use self::config::Config;
 
-/// What the forward keeps for the backward, and what is computed again; the results are the same bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Checkpointing {
-    /// Keep everything.
-    #[default]
-    None,
-    /// Keep only the input of each block: least memory, one more forward.
-    Block,
-    /// Keep projections and attention results; norms and MLPs are computed again.
-    Selective,
-}
-
 /// The transformer with its frozen weights.
 pub struct Mmdit {
-    /// Its sizes.
-    pub config: Config,
+    config: Config,
+    device: Device,
     patch_embed: PatchEmbed,
     time_text_embed: TimeTextEmbed,
     context_embedder: Linear,
@@ -49,23 +40,23 @@ pub struct Mmdit {
     modules: Vec<Module>,
 }
 
-/// What the velocity is conditioned on.
-#[derive(Clone, Copy)]
-pub struct Condition<'a> {
-    /// `1000·sigma` per sample, `[b]`.
-    pub timestep: &'a [f32],
-    /// `[b, l, joint_attention_dim]`.
-    pub prompt_embeds: &'a Tensor,
-    /// `[b, pooled_projection_dim]`.
-    pub pooled_prompt_embeds: &'a Tensor,
+/// What a forward keeps for its backward.
+struct Kept {
+    blocks: Vec<block::Saved>,
+    x: Tensor,
+    /// Scale and shift of the last norm.
+    modulation: Tensor,
+    patches: Patches,
 }
 
-/// What a forward keeps for its backward.
-pub struct Saved {
-    embedding: Tensor,
-    blocks: Vec<BlockSaved>,
-    x: Tensor,
-    patches: Patches,
+/// The first `rows` samples of `x` for later: `x` itself if these are all, a copy if they are not, so that the rest can go.
+fn keep(x: &Tensor, rows: usize) -> Tensor {
+    if rows == x.dim(0) { x.clone() } else { copy::owned(&x.slice(0..rows)) }
+}
+
+/// The rows of a backward: all of them went through the trained adapter.
+fn trained_rows(x: &Tensor, trained: &Trained) -> Rows {
+    Rows::all(Some(trained.slot), x.dim(0))
 }
 
 /// Loads linear layers and numbers those that an adapter can be put on.
@@ -87,27 +78,25 @@ impl LoraScope<'_> {
     }
 }
 
-/// The layers of a transformer of this `config` that an adapter can be put on; needs no weights.
-pub fn modules(config: &Config) -> Vec<Module> {
-    let nothing = TensorFile::empty(Path::new(""));
-    Mmdit::build(config.clone(), &Loader::new(&nothing, &[]).root()).modules
-}
-
 impl Mmdit {
     /// Maps the transformer in `folder` (`config.json`, `diffusion_pytorch_model*.safetensors`).
     ///
     /// # Errors
-    /// If a file is missing or damaged, or a tensor's name, shape, type or content is not what the config asks for.
-    pub fn load(folder: &Path) -> Result<Self> {
+    /// As [`super::network::load`]; also if its velocity has other channels than its latent.
+    pub fn load(folder: &Path, device: &Device, compute: Option<DType>) -> Result<Self> {
         let config = Config::load(folder)?;
+        let (channels, velocity) = (config.in_channels, config.velocity_channels());
+        if velocity != channels {
+            bail!("{}: the transformer maps {channels} channels to {velocity}, expected the same", folder.display());
+        }
         let file = TensorFile::open_component(folder, "diffusion_pytorch_model")?;
-        let loader = Loader::new(&file, &[]);
-        let model = Self::build(config, &loader.root());
+        let loader = Loader::new(&file, &[], device).rounding(compute);
+        let model = Self::build(config, device, &loader.root());
         loader.finish()?;
         Ok(model)
     }
 
-    fn build(config: Config, root: &Scope) -> Self {
+    fn build(config: Config, device: &Device, root: &Scope) -> Self {
         let (modules, d) = (RefCell::default(), config.hidden());
         let blocks = (0..config.num_layers)
             .map(|i| {
@@ -124,92 +113,85 @@ impl Mmdit {
             norm_out: Linear::load(&root.sub("norm_out.linear"), d, 2 * d, true),
             proj_out: Linear::load(&root.sub("proj_out"), d, width, true),
             modules: modules.into_inner(),
+            device: device.clone(),
             config,
         }
     }
 
-    /// All layers that an adapter can be put on.
-    pub fn modules(&self) -> &[Module] {
-        &self.modules
-    }
-
-    /// Checks that a latent of `height` by `width` can be cut into tokens that have positions.
-    ///
-    /// # Errors
-    /// Says which side does not fit and the nearest that does.
-    pub fn check_latent_size(&self, height: usize, width: usize) -> Result<()> {
-        [("latent height", height), ("latent width", width)].iter().try_for_each(|(what, side)| {
-            check_multiple(what, *side, self.config.patch_size, self.config.pos_embed_max_size)
-        })
-    }
-
-    /// The velocity of `latent` `[b, channels, h, w]` under `condition`, of the same shape. `adapter` `None` is the
-    /// reference model.
-    pub fn forward(&self, latent: &Tensor, condition: Condition, adapter: Option<&Adapter>) -> Tensor {
-        self.run(latent, condition, adapter, |_| ()).0
-    }
-
-    /// As [`Mmdit::forward`], keeping what [`Mmdit::backward`] needs.
-    pub fn forward_saved(
-        &self,
-        latent: &Tensor,
-        condition: Condition,
-        adapter: &Adapter,
-        policy: Checkpointing,
-    ) -> (Tensor, Saved) {
-        let mut blocks = Vec::with_capacity(self.blocks.len());
-        let (velocity, embedding, x, patches) =
-            self.run(latent, condition, Some(adapter), |saved| blocks.push(saved.thin(policy)));
-        (velocity, Saved { embedding, blocks, x, patches })
-    }
-
+    /// The velocity, and what `keep` says of the first `rows` samples.
     fn run(
         &self,
         latent: &Tensor,
         condition: Condition,
-        adapter: Option<&Adapter>,
-        mut keep: impl FnMut(BlockSaved),
-    ) -> (Tensor, Tensor, Tensor, Patches) {
+        adapters: &Adapters,
+        rows: usize,
+        policy: Checkpointing,
+    ) -> (Tensor, Kept) {
+        assert_eq!(adapters.rows.count(), latent.dim(0), "one adapter per row");
         let p = self.config.patch_size;
         let grid = (latent.dim(2) / p, latent.dim(3) / p);
         let patches = Patches { channels: self.config.in_channels, size: p, grid };
         let mut x = self.patch_embed.forward(latent, &patches);
         let embedding = self.time_text_embed.forward(condition.timestep, condition.pooled_prompt_embeds);
         let mut context = self.context_embedder.forward(condition.prompt_embeds);
+        let mut blocks = Vec::with_capacity(if rows > 0 { self.blocks.len() } else { 0 });
         for block in &self.blocks {
             let saved;
-            (x, context, saved) = block.forward(x, context, &embedding, adapter);
-            keep(saved);
+            (x, context, saved) = block.forward(x, context, &embedding, adapters, (rows, policy));
+            blocks.extend(saved);
         }
-        // AdaLayerNormContinuous: scale before shift.
-        let normed = adaln::forward(&x, &self.norm_out.forward(&embedding), 1, 0);
+        let modulation = self.norm_out.forward(&embedding);
+        let [scale, shift] = [0, 1].map(|index| Chunk { modulation: &modulation, index });
+        let normed = adaln::forward(&x, shift, scale);
         let out = Patches { channels: self.config.velocity_channels(), ..patches };
-        (patchify::inverse(&self.proj_out.forward(&normed), &out, Order::ChannelLast), embedding, x, patches)
+        let velocity = patchify::inverse(&self.proj_out.forward(&normed), &out, Order::ChannelLast);
+        (velocity, Kept { blocks, x: keep(&x, rows), modulation: keep(&modulation, rows), patches })
+    }
+}
+
+impl Network for Mmdit {
+    fn device(&self) -> &Device {
+        &self.device
     }
 
-    /// From `dvelocity` `[b, channels, h, w]` to the gradients of the adapter's factors, added to `grads`, and, if
-    /// `want_dlatent`, the gradient to the latent.
-    pub fn backward(
+    fn sizes(&self) -> Sizes {
+        self.config.sizes()
+    }
+
+    fn modules(&self) -> &[Module] {
+        &self.modules
+    }
+
+    fn forward(&self, x: &Tensor, condition: Condition, adapters: &Adapters) -> Tensor {
+        self.run(x, condition, adapters, 0, Checkpointing::Block).0
+    }
+
+    fn forward_saved(
         &self,
-        dvelocity: &Tensor,
-        saved: Saved,
-        adapter: &Adapter,
-        grads: &mut Adapter,
-        want_dlatent: bool,
-    ) -> Option<Tensor> {
-        let Saved { embedding, blocks, x, patches } = saved;
+        x: &Tensor,
+        condition: Condition,
+        adapters: &Adapters,
+        keep: Checkpointing,
+    ) -> (Tensor, Saved) {
+        let (velocity, kept) = self.run(x, condition, adapters, adapters.rows.trained(), keep);
+        (velocity, Saved::new(kept))
+    }
+
+    fn backward(&self, dvelocity: &Tensor, saved: Saved, trained: &mut Trained, want_dx: bool) -> Option<Tensor> {
+        let Kept { blocks, x, modulation, patches } = saved.take();
         let out = Patches { channels: self.config.velocity_channels(), ..patches };
         let dtokens = patchify::forward(dvelocity, &out, Order::ChannelLast);
-        let mut dnormed = Tensor::scratch(x.shape());
+        let mut dnormed = x.scratch_like(x.shape());
         backward(&dtokens, &self.proj_out.weight, None, None, None, InputGrad::Overwrite(&mut dnormed));
-        let mut dx = Tensor::zeros(x.shape());
-        adaln::backward(&mut dx, &dnormed, &x, &self.norm_out.forward(&embedding), 0);
+        let mut dx = Tensor::zeros(&self.device, x.shape());
+        adaln::backward(&mut dx, &dnormed, &x, Chunk { modulation: &modulation, index: 0 });
+        drop((dnormed, dtokens, x));
         let mut dcontext = None;
-        for (block, saved) in self.blocks.iter().zip(blocks).rev() {
-            let d;
-            (dx, d) = block.backward(dx, dcontext, saved, &embedding, adapter, grads);
-            dcontext = Some(d);
+        for (i, (block, saved)) in self.blocks.iter().zip(blocks).enumerate().rev() {
+            // Nothing reads the gradient to the first block's input, unless someone wants that to the latent.
+            let (d, dc) = block.backward(dx, dcontext, saved, trained, i > 0 || want_dx)?;
+            (dx, dcontext) = (d, Some(dc));
         }
-        want_dlatent.then(|| self.patch_embed.backward(&dx, &patches))
+        want_dx.then(|| self.patch_embed.backward(&dx, &patches))
     }
 }

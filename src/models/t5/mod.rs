@@ -10,11 +10,13 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::device::{Tensor, Weight};
+use crate::device::{Device, Tensor};
 use crate::io::{Loader, Scope, TensorFile};
 use crate::models::Linear;
 use crate::ops;
-use crate::ops::attention::Mask;
+use crate::ops::activation::Activation;
+use crate::ops::attention::{Mask, Part};
+use crate::ops::linear::{self, Then};
 
 pub use config::T5Config;
 
@@ -24,20 +26,20 @@ const IGNORED: &[&str] = &["encoder.embed_tokens.weight"];
 /// The encoder.
 pub struct T5 {
     config: T5Config,
-    tokens: Weight,
+    tokens: Tensor,
     /// `[buckets, heads]`; stored with the first block, used by all.
-    distances: Weight,
+    distances: Tensor,
     blocks: Vec<Block>,
-    norm: Weight,
+    norm: Tensor,
 }
 
 struct Block {
-    norm1: Weight,
+    norm1: Tensor,
     q: Linear,
     k: Linear,
     v: Linear,
     o: Linear,
-    norm2: Weight,
+    norm2: Tensor,
     gate: Linear,
     up: Linear,
     down: Linear,
@@ -48,10 +50,10 @@ impl T5 {
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing or not as expected.
-    pub fn load(folder: &Path) -> Result<Self> {
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config = T5Config::read(&folder.join("config.json"))?;
         let file = TensorFile::open_component(folder, "model")?;
-        let loader = Loader::new(&file, IGNORED);
+        let loader = Loader::new(&file, IGNORED, device);
         let root = loader.root();
         let encoder = root.sub("encoder");
         let first = encoder.sub("block.0.layer.0.SelfAttention.relative_attention_bias");
@@ -79,7 +81,7 @@ impl T5 {
         let x = ops::embedding::forward(&ids.concat(), &self.tokens);
         let mut x = x.reshape(&[b, n, self.config.d_model]);
         for block in &self.blocks {
-            block.forward(&mut x, &bias, &self.config);
+            x = block.forward(&x, &bias, &self.config);
         }
         ops::rms_norm::forward(&x, &self.norm, self.config.layer_norm_epsilon)
     }
@@ -103,19 +105,20 @@ impl Block {
         }
     }
 
-    /// `x += attention(norm1(x)); x += down(gelu(gate(norm2(x)))·up(norm2(x)))`.
-    fn forward(&self, x: &mut Tensor, bias: &Tensor, config: &T5Config) {
+    /// `y = x + attention(norm1(x))`, then `y + down(gelu(gate(norm2(y)))·up(norm2(y)))`.
+    fn forward(&self, x: &Tensor, bias: &Tensor, config: &T5Config) -> Tensor {
         let eps = config.layer_norm_epsilon;
         let y = ops::rms_norm::forward(x, &self.norm1, eps);
-        let [q, k, v] = [&self.q, &self.k, &self.v].map(|l| ops::heads::split(&l.forward(&y), config.num_heads));
+        let [q, k, v] = linear::forward_each(&y, [&self.q, &self.k, &self.v].map(|l| l.layer().into()));
         // T5 was trained without the usual 1/√d on the scores.
-        let y = ops::attention::forward(&q, &k, &v, 1.0, Mask { causal: false, bias: Some(bias) });
-        ops::activation::add(x, &self.o.forward(&y.out));
+        let mask = Mask { causal: false, bias: Some(bias) };
+        let attended = ops::attention::forward(&[Part { q: &q, k: &k, v: &v }], config.num_heads, 1.0, mask);
+        let x = self.o.then(&attended.out[0], Then::Add(x));
 
-        let y = ops::rms_norm::forward(x, &self.norm2, eps);
-        let mut gate = self.gate.forward(&y);
-        ops::activation::gelu_tanh(&mut gate);
-        ops::activation::multiply(&mut gate, &self.up.forward(&y));
-        ops::activation::add(x, &self.down.forward(&gate));
+        let y = ops::rms_norm::forward(&x, &self.norm2, eps);
+        let [mut gate, up] = linear::forward_each(&y, [&self.gate, &self.up].map(|l| l.layer().into()));
+        ops::activation::forward(&mut gate, Activation::GeluTanh);
+        ops::activation::multiply(&mut gate, &up);
+        self.down.then(&gate, Then::Add(&x))
     }
 }

@@ -1,20 +1,14 @@
 //! T5's relative position bias: distances fall into buckets, exact for near tokens, logarithmic for far ones.
 
-use crate::device::{Tensor, Weight};
+use crate::device::Tensor;
+use crate::ops::embedding;
 
 /// What is added to the scores of `n` tokens, `[heads, n, n]` (query, key), from `table` `[buckets, heads]`.
-pub(super) fn bias(table: &Weight, n: usize, max_distance: usize) -> Tensor {
+pub(super) fn bias(table: &Tensor, n: usize, max_distance: usize) -> Tensor {
     let (buckets, heads) = (table.dim(0), table.dim(1));
-    let table = table.to_f32();
-    let mut out = Tensor::scratch(&[heads, n, n]);
-    for (h, out) in out.data_mut().chunks_exact_mut(n * n).enumerate() {
-        for (query, row) in out.chunks_exact_mut(n).enumerate() {
-            for (key, v) in row.iter_mut().enumerate() {
-                *v = table[bucket(query, key, buckets, max_distance) * heads + h];
-            }
-        }
-    }
-    out
+    let pairs = (0..n).flat_map(|query| (0..n).map(move |key| (query, key)));
+    let ids: Vec<u32> = pairs.map(|(query, key)| bucket(query, key, buckets, max_distance) as u32).collect();
+    embedding::by_column(&ids, table).reshape(&[heads, n, n])
 }
 
 /// The bucket of a key seen from a query (`T5Attention._relative_position_bucket`, bidirectional), computed in f32

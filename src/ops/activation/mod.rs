@@ -4,42 +4,43 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::ops) use cpu::apply;
+
+use super::dispatch;
 use crate::device::Tensor;
 
-/// `x/2·(1 + tanh(√(2/π)(x + 0.044715 x³)))` in place: GELU's tanh form.
-pub fn gelu_tanh(x: &mut Tensor) {
-    cpu::gelu_tanh(x);
+/// The non-linearities there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x/2·(1 + tanh(√(2/π)(x + 0.044715 x³)))`: GELU's tanh form.
+    GeluTanh,
+    /// `x/2·(1 + erf(x/√2))`: GELU as defined.
+    GeluErf,
+    /// `x·sigmoid(1.702 x)`: the approximation OpenAI's CLIP was trained with.
+    QuickGelu,
+    /// `x·sigmoid(x)`.
+    Silu,
 }
 
-/// The gradient of [`gelu_tanh`], in place: `d` holds `dy` and becomes `dx`; `x` is the input of the forward.
+/// The activation of every element, in place.
+pub fn forward(x: &mut Tensor, activation: Activation) {
+    dispatch!(x, cpu::forward(x, activation));
+}
+
+/// The gradient of [`Activation::GeluTanh`], in place: `d` holds `dy` and becomes `dx`; `x` is the input of the forward.
 pub fn gelu_tanh_backward(d: &mut Tensor, x: &Tensor) {
     assert_eq!(d.shape(), x.shape(), "gelu backward");
-    cpu::gelu_tanh_backward(d, x);
-}
-
-/// `x/2·(1 + erf(x/√2))` in place: GELU as defined.
-pub fn gelu_erf(x: &mut Tensor) {
-    cpu::gelu_erf(x);
-}
-
-/// `x·sigmoid(1.702 x)` in place: the approximation OpenAI's CLIP was trained with.
-pub fn quick_gelu(x: &mut Tensor) {
-    cpu::quick_gelu(x);
-}
-
-/// `x·sigmoid(x)` in place.
-pub fn silu(x: &mut Tensor) {
-    cpu::silu(x);
+    dispatch!(d, cpu::gelu_tanh_backward(d, x));
 }
 
 /// `x·y` elementwise, into `x`.
 pub fn multiply(x: &mut Tensor, y: &Tensor) {
     assert_eq!(x.shape(), y.shape(), "multiply");
-    cpu::multiply(x, y);
+    dispatch!(x, cpu::multiply(x, y));
 }
 
 /// `x + y` elementwise, into `x`.
 pub fn add(x: &mut Tensor, y: &Tensor) {
     assert_eq!(x.shape(), y.shape(), "add");
-    cpu::add(x, y);
+    dispatch!(x, cpu::add(x, y));
 }

@@ -1,114 +1,342 @@
-//! Row tiles of queries against all keys: the scores of one tile stay in cache, the whole `n x n` matrix never exists.
+//! Row tiles of queries against all keys: the scores of one tile stay in cache, the whole `n x n` matrix never exists. Keys
+//! and values of a head are packed once for all its tiles.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Mask;
-use crate::device::Tensor;
-use crate::ops::cpu::{dot, sum};
-use crate::ops::math;
-use crate::ops::cpu::gemm::{Epilogue, Mat, matmul_serial};
+use super::{Mask, OutputGrad, Part, PartGrad};
+use crate::device::{Elems, Tensor};
+use crate::ops::cpu::gemm::{KC, Left, Mat, NR, Panels, pack_f32, tiles};
+use crate::ops::cpu::{Shared, dot, scratch, sum};
+use crate::ops::math::{self, wide};
 
-/// Queries per tile.
-const TILE: usize = 128;
+/// Scores of a tile: as many as stay in the second-level cache beside what they are made of.
+const SCORES: usize = 48 << 10;
 
-thread_local! {
-    static SCRATCH: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
+/// Queries per tile, for rows of `n` scores.
+fn tile_rows(n: usize) -> usize {
+    (SCORES / n.max(1) / 12 * 12).clamp(12, 96)
 }
 
-/// Runs `f` with a scratch buffer of `len` floats of arbitrary content that stays with the thread.
-fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
-    let mut buffer = SCRATCH.take();
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
+/// One head of one sample, seen in a token-major tensor.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    data: &'a [f32],
+    /// Elements from token to token.
+    stride: usize,
+    tokens: usize,
+    d: usize,
+}
+
+impl<'a> Head<'a> {
+    fn of(t: &'a Tensor, b: usize, h: usize, heads: usize) -> Self {
+        let (tokens, stride) = (t.dim(1), t.dim(2));
+        let d = stride / heads;
+        Self { data: &t.host()[b * tokens * stride + h * d..], stride, tokens, d }
     }
-    let result = f(&mut buffer[..len]);
-    SCRATCH.set(buffer);
-    result
+
+    /// `[tokens, d]`.
+    fn mat(self) -> Mat<'a> {
+        Mat::strided(Elems::F32(self.data), self.tokens, self.d, self.stride)
+    }
+
+    /// From token `first` on as a left operand.
+    fn left(self, first: usize) -> Left<f32> {
+        Left { ptr: self.data[first * self.stride..].as_ptr(), row_stride: self.stride, step: 1 }
+    }
+
+    fn token(self, i: usize) -> &'a [f32] {
+        &self.data[i * self.stride..][..self.d]
+    }
 }
 
-/// Returns `out` `[b, heads, n, d]` and `lse` `[b, heads, n]`.
-pub(super) fn forward(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32, mask: Mask) -> (Tensor, Tensor) {
-    let (b, heads, n, d) = (q.dim(0), q.dim(1), q.dim(2), q.dim(3));
-    assert!(k.shape() == q.shape() && v.shape() == q.shape(), "attention: q {q:?}, k {k:?}, v {v:?}");
-    let mut out = Tensor::scratch(q.shape());
-    let mut lse = Tensor::scratch(&[b, heads, n]);
-    let per_head = out.data_mut().par_chunks_exact_mut(n * d).zip(lse.data_mut().par_chunks_exact_mut(n));
-    per_head.enumerate().for_each(|(bh, (out, lse))| {
-        let head = bh * n * d..(bh + 1) * n * d;
-        let (q, k, v) = (&q.data()[head.clone()], &k.data()[head.clone()], &v.data()[head]);
-        let tiles = out.par_chunks_mut(TILE * d).zip(lse.par_chunks_mut(TILE)).enumerate();
-        tiles.for_each(|(tile, (out, lse))| {
-            let (first, rows) = (tile * TILE, lse.len());
-            // A causal tile sees no key beyond its last query.
-            let keys = if mask.causal { first + rows } else { n };
-            with_scratch(rows * keys, |scores| {
-                let queries = Mat::new(&q[first * d..(first + rows) * d], rows, d);
-                let how = Epilogue { scale, ..Epilogue::default() };
-                matmul_serial(scores, keys, queries, Mat::new(&k[..keys * d], keys, d).t(), how);
-                for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
-                    if let Some(bias) = mask.bias {
-                        let bias = &bias.data()[((bh % heads) * n + first + i) * n..][..keys];
-                        row.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
+/// One head of one sample of a tensor that is written.
+#[derive(Clone, Copy)]
+struct HeadOut {
+    all: Shared,
+    first: usize,
+    stride: usize,
+    d: usize,
+}
+
+impl HeadOut {
+    fn of(shared: Shared, like: &Tensor, b: usize, h: usize, heads: usize) -> Self {
+        let (tokens, stride) = (like.dim(1), like.dim(2));
+        let d = stride / heads;
+        Self { all: shared, first: b * tokens * stride + h * d, stride, d }
+    }
+
+    /// Token `i` and the distance of tokens.
+    fn to(self, i: usize) -> (*mut f32, usize) {
+        (self.all.at(self.first + i * self.stride), self.stride)
+    }
+
+    /// # Safety
+    /// Nobody else has this head of this sample meanwhile.
+    unsafe fn token(self, i: usize) -> &'static mut [f32] {
+        // SAFETY: passed on from the caller.
+        unsafe { self.all.slice(self.first + i * self.stride, self.d) }
+    }
+}
+
+/// A packed right operand and its number of rows.
+struct Packed<'a> {
+    panels: &'a [f32],
+    depth: usize,
+}
+
+/// Elements that [`Packed`] needs for a matrix of `rows` by `cols`.
+fn packed_len(rows: usize, cols: usize) -> usize {
+    cols.div_ceil(NR) * NR * rows
+}
+
+impl<'a> Packed<'a> {
+    fn new(buffer: &'a mut [f32], m: Mat) -> Self {
+        pack_f32(buffer, m, 0..m.rows(), 0..m.cols());
+        Self { panels: buffer, depth: m.rows() }
+    }
+
+    /// `C = scale·A·self (+ C)` for `size` rows and columns over the first `depth` steps: chains of [`KC`].
+    ///
+    /// # Safety
+    /// As [`tiles`].
+    unsafe fn multiply(
+        &self,
+        size: [usize; 2],
+        depth: usize,
+        left: Left<f32>,
+        to: (*mut f32, usize),
+        scale: f32,
+        add: bool,
+    ) {
+        for first in (0..depth.max(1)).step_by(KC) {
+            let left = Left { ptr: left.ptr.wrapping_add(first * left.step), ..left };
+            let right = Panels { ptr: self.panels[first * NR..].as_ptr(), depth: self.depth };
+            // SAFETY: passed on from the caller.
+            unsafe { tiles(size, KC.min(depth - first), left, right, to, scale, add || first > 0) };
+        }
+    }
+}
+
+/// Cuts `buffer` into pieces of the given lengths.
+fn cut<const N: usize>(mut buffer: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
+    lengths.map(|n| {
+        let (head, tail) = std::mem::take(&mut buffer).split_at_mut(n);
+        buffer = tail;
+        head
+    })
+}
+
+/// Packs `of(part)` of every part, one after another in `buffer`.
+fn pack_parts<'a, 'b>(
+    mut buffer: &'a mut [f32],
+    parts: &[Part<'b>],
+    of: impl Fn(&Part<'b>) -> Mat<'b>,
+) -> Vec<Packed<'a>> {
+    let pack = |part| {
+        let m: Mat = of(part);
+        let (head, tail) = std::mem::take(&mut buffer).split_at_mut(packed_len(m.rows(), m.cols()));
+        buffer = tail;
+        Packed::new(head, m)
+    };
+    parts.iter().map(pack).collect()
+}
+
+/// Where each part's tokens lie in the whole sequence.
+fn ranges(parts: &[Part]) -> Vec<Range<usize>> {
+    let mut end = 0;
+    parts
+        .iter()
+        .map(|p| {
+            let start = end;
+            end += p.q.dim(1);
+            start..end
+        })
+        .collect()
+}
+
+pub(super) fn forward(
+    out: &mut [Tensor],
+    lse: &mut Tensor,
+    parts: &[Part],
+    heads: usize,
+    scale: f32,
+    mask: Mask,
+) {
+    let (b, n, d) = (lse.dim(0), lse.dim(2), parts[0].q.dim(2) / heads);
+    let at = ranges(parts);
+    let out: Vec<Shared> = out.iter_mut().map(|t| Shared::new(t.host_mut())).collect();
+    let lse = Shared::new(lse.host_mut());
+    // A sequence is divided among threads only where there are too few heads: every share packs all keys.
+    let shares = (2 * rayon::current_num_threads()).div_ceil(b * heads).clamp(1, n.div_ceil(96));
+    (0..b * heads * shares).into_par_iter().for_each(|task| {
+        let (bh, share) = (task / shares, task % shares);
+        let (b, h) = (bh / heads, bh % heads);
+        let keys: usize = at.iter().map(|r| packed_len(d, r.len())).sum();
+        let values: usize = at.iter().map(|r| packed_len(r.len(), d)).sum();
+        let rows = tile_rows(n);
+        scratch(keys + values + rows * n, |buffer| {
+            let [keys, values, scores] = cut(buffer, [keys, values, rows * n]);
+            let keys = pack_parts(keys, parts, |p| Head::of(p.k, b, h, heads).mat().t());
+            let values = pack_parts(values, parts, |p| Head::of(p.v, b, h, heads).mat());
+            for (p, part) in parts.iter().enumerate() {
+                let q = Head::of(part.q, b, h, heads);
+                let to = HeadOut::of(out[p], part.q, b, h, heads);
+                let own = share * q.tokens / shares..(share + 1) * q.tokens / shares;
+                for first in own.clone().step_by(rows) {
+                    let rows = rows.min(own.end - first);
+                    // A causal tile sees no key beyond its last query.
+                    let seen = if mask.causal { first + rows } else { n };
+                    for (keys, at) in keys.iter().zip(&at) {
+                        let size = [rows, at.len().min(seen - at.start)];
+                        let to = (scores[at.start..].as_mut_ptr(), n);
+                        // SAFETY: the tile's rows lie inside `q`, its columns inside the rows of `scores`.
+                        unsafe { keys.multiply(size, d, q.left(first), to, scale, false) };
                     }
-                    if mask.causal {
-                        row[first + i + 1..].fill(f32::NEG_INFINITY);
+                    for i in 0..rows {
+                        let row = &mut scores[i * n..][..seen];
+                        if let Some(bias) = mask.bias {
+                            let bias = &bias.host()[(h * n + first + i) * n..][..seen];
+                            row.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
+                        }
+                        if mask.causal {
+                            row[first + i + 1..].fill(f32::NEG_INFINITY);
+                        }
+                        let (max, total) = softmax(row);
+                        // SAFETY: this sample, head and query are this task's.
+                        let lse = unsafe { lse.slice(bh * n + at[p].start + first + i, 1) };
+                        lse[0] = max + math::ln(total);
+                        scores_total(row, 1.0 / total);
                     }
-                    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                    row.iter_mut().for_each(|s| *s = math::exp(*s - max));
-                    let total = sum(row, |v| v);
-                    lse[i] = max + total.ln();
-                    let inverse = 1.0 / total;
-                    row.iter_mut().for_each(|s| *s *= inverse);
+                    for (p, (values, at)) in values.iter().zip(&at).enumerate() {
+                        let depth = at.len().min(seen - at.start);
+                        let left = Left { ptr: scores[at.start..].as_ptr(), row_stride: n, step: 1 };
+                        // SAFETY: as above; the head's columns of these queries are this task's.
+                        unsafe { values.multiply([rows, d], depth, left, to.to(first), 1.0, p > 0) };
+                    }
                 }
-                let weights = Mat::new(scores, rows, keys);
-                matmul_serial(out, d, weights, Mat::new(&v[..keys * d], keys, d), Epilogue::default());
-            });
+            }
         });
     });
-    (out, lse)
 }
 
-/// Returns `(dq, dk, dv)`; all operands `[b, heads, n, d]`.
-pub(super) fn backward(
-    dout: &Tensor,
-    out: &Tensor,
-    lse: &Tensor,
-    (q, k, v): (&Tensor, &Tensor, &Tensor),
-    scale: f32,
-) -> (Tensor, Tensor, Tensor) {
-    let (n, d) = (q.dim(2), q.dim(3));
-    let (mut dq, mut dk, mut dv) = (Tensor::scratch(q.shape()), Tensor::scratch(q.shape()), Tensor::scratch(q.shape()));
-    let outputs = dq.data_mut().par_chunks_exact_mut(n * d);
-    let outputs = outputs.zip(dk.data_mut().par_chunks_exact_mut(n * d)).zip(dv.data_mut().par_chunks_exact_mut(n * d));
-    outputs.enumerate().for_each(|(bh, ((dq, dk), dv))| {
-        let head = bh * n * d..(bh + 1) * n * d;
-        let [q, k, v, out, dout] = [q, k, v, out, dout].map(|t| &t.data()[head.clone()]);
-        let lse = &lse.data()[bh * n..(bh + 1) * n];
-        for first in (0..n).step_by(TILE) {
-            let rows = TILE.min(n - first);
-            let tile = first * d..(first + rows) * d;
-            with_scratch(2 * rows * n, |scratch| {
-                let (p, dp) = scratch.split_at_mut(rows * n);
-                let (queries, dout_tile) =
-                    (Mat::new(&q[tile.clone()], rows, d), Mat::new(&dout[tile.clone()], rows, d));
-                let (keys, values) = (Mat::new(k, n, d), Mat::new(v, n, d));
-                matmul_serial(p, n, queries, keys.t(), Epilogue { scale, ..Epilogue::default() });
-                matmul_serial(dp, n, dout_tile, values.t(), Epilogue::default());
-                for (i, row) in p.chunks_exact_mut(n).enumerate() {
-                    row.iter_mut().for_each(|s| *s = math::exp(*s - lse[first + i]));
-                }
-                let add = Epilogue { accumulate: first > 0, ..Epilogue::default() };
-                matmul_serial(dv, d, Mat::new(p, rows, n).t(), dout_tile, add);
-                for (i, (p, dp)) in p.chunks_exact(n).zip(dp.chunks_exact_mut(n)).enumerate() {
-                    let row = (first + i) * d..(first + i + 1) * d;
-                    let delta = dot(&out[row.clone()], &dout[row]);
-                    dp.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - delta));
-                }
-                let ds = Mat::new(dp, rows, n);
-                matmul_serial(&mut dq[tile], d, ds, keys, Epilogue { scale, ..Epilogue::default() });
-                matmul_serial(dk, d, ds.t(), queries, Epilogue { scale, ..add });
-            });
+wide! {
+    /// `e^(s − max)` of every score; returns the largest score and the sum.
+    fn softmax(row: &mut [f32]) -> (f32, f32) {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        let (lines, rest) = row.as_chunks::<16>();
+        for line in lines {
+            lanes.iter_mut().zip(line).for_each(|(l, s)| *l = if *s > *l { *s } else { *l });
         }
+        let max = lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, f32::max);
+        row.iter_mut().for_each(|s| *s = math::exp(*s - max));
+        (max, sum(row, |v| v))
+    }
+}
+
+wide! {
+    fn scores_total(row: &mut [f32], inverse: f32) {
+        row.iter_mut().for_each(|s| *s *= inverse);
+    }
+}
+
+wide! {
+    /// `e^(s − lse)` of every score.
+    fn weights(row: &mut [f32], lse: f32) {
+        row.iter_mut().for_each(|s| *s = math::exp(*s - lse));
+    }
+}
+
+wide! {
+    /// `ds = p·(dp − delta)`, in place of `dp`.
+    fn score_grads(dp: &mut [f32], p: &[f32], delta: f32) {
+        dp.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - delta));
+    }
+}
+
+pub(super) fn backward(
+    grads: &mut [PartGrad],
+    outputs: &[Option<OutputGrad>],
+    lse: &Tensor,
+    parts: &[Part],
+    heads: usize,
+    scale: f32,
+) {
+    let (b, n, d) = (lse.dim(0), lse.dim(2), parts[0].q.dim(2) / heads);
+    let at = ranges(parts);
+    let shared: Vec<(Option<Shared>, Shared, Shared)> = grads
+        .iter_mut()
+        .map(|g| {
+            let q = g.q.as_mut().map(|t| Shared::new(t.host_mut()));
+            (q, Shared::new(g.k.host_mut()), Shared::new(g.v.host_mut()))
+        })
+        .collect();
+    (0..b * heads).into_par_iter().for_each(|bh| {
+        let (b, h) = (bh / heads, bh % heads);
+        let lse = &lse.host()[bh * n..][..n];
+        let rows = tile_rows(2 * n);
+        let across: usize = at.iter().map(|r| packed_len(d, r.len())).sum();
+        let along: usize = at.iter().map(|r| packed_len(r.len(), d)).sum();
+        let (tile, packed) = (rows * n, packed_len(rows, d));
+        scratch(2 * across + along + 2 * tile + 2 * packed, |buffer| {
+            let [keys_across, values_across, keys, p, dp, queries, douts] =
+                cut(buffer, [across, across, along, tile, tile, packed, packed]);
+            let keys_across = pack_parts(keys_across, parts, |p| Head::of(p.k, b, h, heads).mat().t());
+            let values_across = pack_parts(values_across, parts, |p| Head::of(p.v, b, h, heads).mat().t());
+            let keys = pack_parts(keys, parts, |p| Head::of(p.k, b, h, heads).mat());
+            let mut add = false;
+            for (part, query) in parts.iter().enumerate() {
+                let (Some(OutputGrad { out, dout }), Some(dq)) = (outputs[part], shared[part].0) else { continue };
+                let [q, out, dout] = [query.q, out, dout].map(|t| Head::of(t, b, h, heads));
+                let dq = HeadOut::of(dq, query.q, b, h, heads);
+                for first in (0..q.tokens).step_by(rows) {
+                    let rows = rows.min(q.tokens - first);
+                    // SAFETY (all products below): rows of the tile lie inside the operands, columns inside what they are
+                    // written to, and this sample's head of every gradient is this task's.
+                    for ((keys, values), at) in keys_across.iter().zip(&values_across).zip(&at) {
+                        let size = [rows, at.len()];
+                        unsafe {
+                            keys.multiply(size, d, q.left(first), (p[at.start..].as_mut_ptr(), n), scale, false);
+                            values.multiply(size, d, dout.left(first), (dp[at.start..].as_mut_ptr(), n), 1.0, false);
+                        }
+                    }
+                    for i in 0..rows {
+                        let (p, dp) = (&mut p[i * n..][..n], &mut dp[i * n..][..n]);
+                        weights(p, lse[at[part].start + first + i]);
+                        let delta = dot(out.token(first + i), dout.token(first + i));
+                        score_grads(dp, p, delta);
+                    }
+                    let packed = |buffer, head: Head<'_>| {
+                        let data = &head.data[first * head.stride..];
+                        Packed::new(buffer, Mat::strided(Elems::F32(data), rows, d, head.stride))
+                    };
+                    let queries = packed(&mut queries[..packed_len(rows, d)], q);
+                    let douts = packed(&mut douts[..packed_len(rows, d)], dout);
+                    for (i, at) in at.iter().enumerate() {
+                        let column = |scores: &[f32]| Left { ptr: scores[at.start..].as_ptr(), row_stride: 1, step: n };
+                        let row = Left { ptr: dp[at.start..].as_ptr(), row_stride: n, step: 1 };
+                        let dk = HeadOut::of(shared[i].1, parts[i].k, b, h, heads);
+                        let dv = HeadOut::of(shared[i].2, parts[i].v, b, h, heads);
+                        unsafe {
+                            douts.multiply([at.len(), d], rows, column(p), dv.to(0), 1.0, add);
+                            queries.multiply([at.len(), d], rows, column(dp), dk.to(0), scale, add);
+                            keys[i].multiply([rows, d], at.len(), row, dq.to(first), scale, i > 0);
+                        }
+                    }
+                    add = true;
+                }
+            }
+            if !add {
+                // Nothing read any result.
+                for (i, part) in parts.iter().enumerate() {
+                    for grad in [shared[i].1, shared[i].2] {
+                        let grad = HeadOut::of(grad, part.k, b, h, heads);
+                        // SAFETY: this sample's head of every gradient is this task's.
+                        (0..part.k.dim(1)).for_each(|t| unsafe { grad.token(t) }.fill(0.0));
+                    }
+                }
+            }
+        });
     });
-    (dq, dk, dv)
 }

@@ -1,13 +1,26 @@
-//! Softmax attention over head-major operands.
+//! Softmax attention over token-major operands `[b, n, heads·d]`, in which the heads of a token lie side by side as the
+//! projections leave them. A sequence may consist of parts, such as image and text tokens, that attend to one another as
+//! if they were one; nothing is put together or taken apart.
 
 mod cpu;
 #[cfg(test)]
 mod tests;
 
+use super::dispatch;
 use crate::device::Tensor;
-use crate::ops::heads::Part;
 
-/// What may attend to what, beyond the product of queries and keys.
+/// Queries, keys and values of one part of a sequence, `[b, n, heads·d]` each.
+#[derive(Clone, Copy)]
+pub struct Part<'a> {
+    /// Queries.
+    pub q: &'a Tensor,
+    /// Keys.
+    pub k: &'a Tensor,
+    /// Values.
+    pub v: &'a Tensor,
+}
+
+/// What may attend to what, beyond the product of queries and keys. Only for sequences of one part.
 #[derive(Clone, Copy, Default)]
 pub struct Mask<'a> {
     /// A token sees only itself and those before it.
@@ -18,41 +31,76 @@ pub struct Mask<'a> {
 
 /// The result of attention over one sequence.
 pub struct Attention {
-    /// `[b, n, heads·d]`.
-    pub out: Tensor,
-    /// Logarithm of each softmax's denominator, `[b, heads, n]`; what the backward needs to redo the softmax.
+    /// One per part, shaped as its queries.
+    pub out: Vec<Tensor>,
+    /// Logarithm of each softmax's denominator, `[b, heads, n]` over all parts; what the backward needs to redo the
+    /// softmax.
     pub lse: Tensor,
 }
 
-/// `out = softmax(scale·q·kᵀ + bias)·v` per head. `q`, `k`, `v` `[b, heads, n, d]`.
-pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32, mask: Mask) -> Attention {
-    let (out, lse) = cpu::forward(q, k, v, scale, mask);
-    let n = q.dim(2);
-    Attention { out: super::heads::merge(&out, Part { offset: 0, len: n }), lse }
+/// What the backward starts from, for one part.
+#[derive(Clone, Copy)]
+pub struct OutputGrad<'a> {
+    /// What the forward gave.
+    pub out: &'a Tensor,
+    /// The gradient to it.
+    pub dout: &'a Tensor,
 }
 
-/// Attention over a joint sequence whose parts are wanted separately: `out[i]` is `[b, parts[i].len, heads·d]`.
-pub fn forward_joint(q: &Tensor, k: &Tensor, v: &Tensor, scale: f32, parts: &[Part]) -> (Vec<Tensor>, Tensor) {
-    let (out, lse) = cpu::forward(q, k, v, scale, Mask::default());
-    (parts.iter().map(|p| super::heads::merge(&out, *p)).collect(), lse)
+/// The gradients to the operands of one part.
+pub struct PartGrad {
+    /// To the queries; absent where nothing read the part's result.
+    pub q: Option<Tensor>,
+    /// To the keys.
+    pub k: Tensor,
+    /// To the values.
+    pub v: Tensor,
 }
 
-/// The gradients `(dq, dk, dv)`, `[b, heads, n, d]` each. `out` and `dout` hold one tensor per part, in the
-/// order and shape of [`forward_joint`]; `lse` is what the forward gave; no mask.
+fn check(parts: &[Part], heads: usize) -> usize {
+    let first = parts[0].q;
+    let width = first.dim(2);
+    assert!(width.is_multiple_of(heads), "attention: {heads} heads of {first:?}");
+    for Part { q, k, v } in parts {
+        let fits = k.shape() == q.shape() && v.shape() == q.shape() && q.dim(0) == first.dim(0) && q.dim(2) == width;
+        assert!(fits, "attention: q {q:?}, k {k:?}, v {v:?}");
+    }
+    parts.iter().map(|p| p.q.dim(1)).sum()
+}
+
+/// `out = softmax(scale·q·kᵀ + bias)·v` per head, over all parts together.
+pub fn forward(parts: &[Part], heads: usize, scale: f32, mask: Mask) -> Attention {
+    let n = check(parts, heads);
+    assert!(parts.len() == 1 || (!mask.causal && mask.bias.is_none()), "attention: a mask over several parts");
+    assert!(mask.bias.is_none_or(|b| b.shape() == [heads, n, n]), "attention: bias {:?}", mask.bias);
+    let first = parts[0].q;
+    let mut out: Vec<Tensor> = parts.iter().map(|p| p.q.scratch_like(p.q.shape())).collect();
+    let mut lse = first.scratch_like(&[first.dim(0), heads, n]);
+    dispatch!(first, cpu::forward(&mut out, &mut lse, parts, heads, scale, mask));
+    Attention { out, lse }
+}
+
+/// The gradients to all operands, one entry per part; `outputs` has one per part, absent where nothing read its result;
+/// `lse` is what the forward gave. No mask.
 pub fn backward(
-    dout: &[&Tensor],
-    out: &[&Tensor],
+    outputs: &[Option<OutputGrad>],
     lse: &Tensor,
-    (q, k, v): (&Tensor, &Tensor, &Tensor),
-    scale: f32,
     parts: &[Part],
-) -> (Tensor, Tensor, Tensor) {
-    let join = |pieces: &[&Tensor]| {
-        let mut joint = Tensor::scratch(q.shape());
-        for (piece, part) in pieces.iter().zip(parts) {
-            super::heads::split_into(&mut joint, piece, *part, None);
-        }
-        joint
-    };
-    cpu::backward(&join(dout), &join(out), lse, (q, k, v), scale)
+    heads: usize,
+    scale: f32,
+) -> Vec<PartGrad> {
+    let n = check(parts, heads);
+    assert!(lse.shape() == [parts[0].q.dim(0), heads, n] && outputs.len() == parts.len(), "attention backward");
+    let mut grads: Vec<PartGrad> = parts
+        .iter()
+        .zip(outputs)
+        .map(|(p, output)| {
+            let fits = output.is_none_or(|o| o.out.shape() == p.q.shape() && o.dout.shape() == p.q.shape());
+            assert!(fits, "attention backward: out of {:?}", p.q);
+            let like = || p.q.scratch_like(p.q.shape());
+            PartGrad { q: output.map(|_| like()), k: like(), v: like() }
+        })
+        .collect();
+    dispatch!(lse, cpu::backward(&mut grads, outputs, lse, parts, heads, scale));
+    grads
 }

@@ -1,16 +1,14 @@
-//! Two-dimensional convolution of NCHW images, also of the image enlarged twofold; forward only.
+//! Two-dimensional convolution of NHWC images, also of the image enlarged twofold; forward only.
 //!
-//! Every element of the result is one chain of fused multiply-adds over (input channel, window row, window column)
-//! in the order the weight stores them, cut into chunks of a fixed length: the same bits for any batch and any
-//! number of threads.
+//! Every element of the result is one chain of fused multiply-adds over (window row, window column, input channel), cut at
+//! the end of every window row and after a fixed length: the same bits for any batch and any number of threads.
 
 mod cpu;
-mod layout;
 #[cfg(test)]
 mod tests;
-mod tile;
 
-use crate::device::{Tensor, Weight};
+use super::dispatch;
+use crate::device::Tensor;
 
 /// How the window moves over the image.
 #[derive(Clone, Copy, Debug)]
@@ -33,19 +31,53 @@ impl Window {
     }
 }
 
-/// `y = w * x + bias (+ add)`.
-///
-/// `x` `[b, in, h, w]`, `w` `[out, in, kh, kw]` or, for a 1x1 window, `[out, in]`, `bias` `[out]`, `add` as the
-/// result; returns `[b, out, h', w']`. Weights stored in half precision are widened, not the image narrowed.
-pub fn forward(x: &Tensor, w: &Weight, bias: Option<&Weight>, window: Window, add: Option<&Tensor>) -> Tensor {
-    cpu::forward(x, w, bias, window, add)
+/// A weight `[out, in, kh, kw]`, as files have it, in the order of [`forward`]'s chains: `[out, kh, kw, in]`, in its own
+/// type.
+pub fn arranged(w: &Tensor) -> Tensor {
+    let &[outputs, inputs, kh, kw] = w.shape() else { panic!("conv2d: weight {w:?}") };
+    let mut out = Tensor::scratch_of(&w.device(), w.dtype(), &[outputs, kh, kw, inputs]);
+    dispatch!(w, cpu::arrange(&mut out, w));
+    out
 }
 
-/// The 3x3 convolution of an image enlarged twofold (every pixel twice in both directions), `y = w * enlarged(x) + bias`.
+/// A 3x3 weight `[out, in, 3, 3]`, as files have it, added up for each parity (row, column) of the pixels of an enlarged
+/// image: `[4, out, 2, 2, in]`, single precision. The windows of a parity meet each pixel of the image itself with the same
+/// weights.
+pub fn folded(w: &Tensor) -> Tensor {
+    let &[outputs, inputs, 3, 3] = w.shape() else { panic!("conv2d: folding weight {w:?}") };
+    let mut out = w.scratch_like(&[4, outputs, 2, 2, inputs]);
+    dispatch!(w, cpu::fold(&mut out, w));
+    out
+}
+
+/// `y = w * x + bias (+ add)`.
 ///
-/// Computed as four 2x2 convolutions of the image itself, one per parity of row and column of the result: the windows of
-/// a parity meet each pixel with the same weights, which are added up first. 16 products instead of 36 per pixel.
-/// `x` `[b, in, h, w]`, `w` `[out, in, 3, 3]`, `bias` `[out]`; returns `[b, out, 2h, 2w]`.
-pub fn doubled(x: &Tensor, w: &Weight, bias: Option<&Weight>) -> Tensor {
-    cpu::doubled(x, &cpu::fold(w), bias)
+/// `x` `[b, h, w, in]`, `w` [`arranged`] `[out, kh, kw, in]`, `bias` `[out]`, `add` as the result; returns
+/// `[b, h', w', out]`. Weights stored in half precision are widened, not the image narrowed.
+pub fn forward(x: &Tensor, w: &Tensor, bias: &Tensor, window: Window, add: Option<&Tensor>) -> Tensor {
+    let (&[b, height, width, inputs], &[outputs, kh, kw, per_window]) = (x.shape(), w.shape()) else {
+        panic!("conv2d: x {x:?}, weight {w:?}")
+    };
+    let ([left, right, top, bottom], s) = (window.padding, window.stride);
+    let fits = inputs == per_window && bias.len() == outputs && height + top + bottom >= kh && width + left + right >= kw;
+    assert!(fits && s > 0, "conv2d: x {x:?}, weight {w:?}, {window:?}");
+    let out = [b, (height + top + bottom - kh) / s + 1, (width + left + right - kw) / s + 1, outputs];
+    let mut y = x.scratch_like(&out);
+    assert!(add.is_none_or(|add| add.shape() == out), "conv2d: add {add:?}");
+    dispatch!(x, cpu::forward(&mut y, x, w, bias, window, add));
+    y
+}
+
+/// The 3x3 convolution of an image enlarged twofold (every pixel twice in both directions), `y = w * enlarged(x) + bias`,
+/// as four 2x2 convolutions of the image itself: 16 products instead of 36 per pixel.
+///
+/// `x` `[b, h, w, in]`, `w` [`folded`] `[4, out, 2, 2, in]`, `bias` `[out]`; returns `[b, 2h, 2w, out]`.
+pub fn doubled(x: &Tensor, w: &Tensor, bias: &Tensor) -> Tensor {
+    let (&[b, height, width, inputs], &[4, outputs, 2, 2, per_window]) = (x.shape(), w.shape()) else {
+        panic!("doubling: x {x:?}, weight {w:?}")
+    };
+    assert!(inputs == per_window && bias.len() == outputs, "doubling: x {x:?}, weight {w:?}, bias {bias:?}");
+    let mut y = x.scratch_like(&[b, 2 * height, 2 * width, outputs]);
+    dispatch!(x, cpu::doubled(&mut y, x, w, bias));
+    y
 }

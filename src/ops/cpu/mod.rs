@@ -2,22 +2,49 @@
 
 pub mod gemm;
 
-use crate::device::Tensor;
+/// A buffer of which tasks write different parts.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared {
+    ptr: *mut f32,
+    len: usize,
+}
+// SAFETY: whoever takes a part promises that it is nobody else's.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(crate) fn new(buffer: &mut [f32]) -> Self {
+        Self { ptr: buffer.as_mut_ptr(), len: buffer.len() }
+    }
+
+    /// The `len` elements from `first` on.
+    ///
+    /// # Safety
+    /// The buffer is still there, and nobody else has these elements meanwhile.
+    pub(crate) unsafe fn slice<'a>(self, first: usize, len: usize) -> &'a mut [f32] {
+        assert!(first + len <= self.len, "elements {first}..{} of {}", first + len, self.len);
+        // SAFETY: inside the buffer; the rest is promised by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(first), len) }
+    }
+
+    /// A pointer to element `first`, for rows that are apart.
+    pub(crate) fn at(self, first: usize) -> *mut f32 {
+        assert!(first <= self.len, "element {first} of {}", self.len);
+        self.ptr.wrapping_add(first)
+    }
+}
 
 /// Rows of width `d` that are worth a task of their own.
 pub(crate) fn rows_per_task(d: usize) -> usize {
     (1 << 14) / d.max(1) + 1
 }
 
-/// Chunk `index` of row `row` of a modulation tensor `[b, chunks·d]`.
-pub(crate) fn chunk(modulation: &Tensor, row: usize, index: usize, d: usize) -> &[f32] {
-    &modulation.data()[row * modulation.width() + index * d..][..d]
-}
-
 /// Lanes that a sum is spread over, so that it vectorises; part of the definition of the result.
 const LANES: usize = 16;
 
 /// `Σ f(xᵢ)` in a fixed order: lane sums first, then across lanes.
+#[inline(always)]
 pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let chunks = x.chunks_exact(LANES);
@@ -34,6 +61,7 @@ pub(crate) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 }
 
 /// `Σ xᵢ·yᵢ` in the order of [`sum`].
+#[inline(always)]
 pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
@@ -67,4 +95,26 @@ pub(crate) fn scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
     let result = f(&mut buffer[..len]);
     SCRATCH.with_borrow_mut(|free| free.push(buffer));
     result
+}
+
+/// `Σ f(i)` for `i < n` in the order in which a block of 256 threads adds: a thread adds four neighbours, the lanes of a
+/// warp are added by halves, warps one after another, and so are chunks of 1024.
+pub(crate) fn ordered_sum(n: usize, f: impl Fn(usize) -> f64) -> f64 {
+    let mut total = 0.0;
+    for chunk in (0..n).step_by(1024) {
+        let mut of_chunk = 0.0;
+        for warp in (chunk..n.min(chunk + 1024)).step_by(128) {
+            let mut lanes = [0.0; 32];
+            for (i, lane) in lanes.iter_mut().enumerate() {
+                let first = warp + 4 * i;
+                (first..n.min(first + 4)).for_each(|i| *lane += f(i));
+            }
+            for half in [16, 8, 4, 2, 1] {
+                (0..half).for_each(|i| lanes[i] += lanes[i + half]);
+            }
+            of_chunk += lanes[0];
+        }
+        total += of_chunk;
+    }
+    total
 }

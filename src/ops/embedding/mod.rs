@@ -4,9 +4,25 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{Tensor, Weight};
+use super::dispatch;
+use crate::device::Tensor;
 
 /// `y[i] = table[ids[i]]`, widened to single precision. `table` `[rows, d]`; returns `[ids, d]`.
-pub fn forward(ids: &[u32], table: &Weight) -> Tensor {
-    cpu::forward(ids, table)
+pub fn forward(ids: &[u32], table: &Tensor) -> Tensor {
+    let (rows, d) = (table.dim(0), table.dim(1));
+    if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
+        panic!("embedding: row {id} of {rows}");
+    }
+    let mut y = table.scratch_like(&[ids.len(), d]);
+    dispatch!(table, cpu::forward(&mut y, ids, table));
+    y
+}
+
+/// `y[c][i] = table[ids[i]][c]`: the same, one column of the table after another. Returns `[d, ids]`.
+pub fn by_column(ids: &[u32], table: &Tensor) -> Tensor {
+    let (rows, d) = (table.dim(0), table.dim(1));
+    assert!(ids.iter().all(|id| (*id as usize) < rows), "embedding: a row beyond the {rows} of {table:?}");
+    let mut y = table.scratch_like(&[d, ids.len()]);
+    dispatch!(table, cpu::by_column(&mut y, ids, table));
+    y
 }

@@ -1,18 +1,17 @@
-//! The gated residual of adaptive layer norm blocks: `x += gate·y`.
+//! The gate of adaptive layer norm blocks, `x += gate·y`, whose forward is an epilogue of [`linear`](super::linear).
 
 mod cpu;
 #[cfg(test)]
 mod tests;
 
+use super::adaln::Chunk;
+use super::dispatch;
 use crate::device::Tensor;
 
-/// `x += gate·y`. `x`, `y` `[b, n, d]`; `modulation` `[b, chunks·d]`, of which chunk `gate` is used.
-pub fn forward(x: &mut Tensor, y: &Tensor, modulation: &Tensor, gate: usize) {
-    assert_eq!(x.shape(), y.shape(), "gate");
-    cpu::forward(x, y, modulation, gate);
-}
-
-/// The gradient to `y`: `dy = gate·dx`. The gradient to `x` is `dx` itself.
-pub fn backward(dx: &Tensor, modulation: &Tensor, gate: usize) -> Tensor {
-    cpu::backward(dx, modulation, gate)
+/// The gradient to `y`: `dy = gate·dx`. The gradient to `x` is `dx` itself. `dx` `[b, n, d]`.
+pub fn backward(dx: &Tensor, gate: Chunk) -> Tensor {
+    gate.check(dx.dim(0), dx.dim(2));
+    let mut dy = dx.scratch_like(dx.shape());
+    dispatch!(dx, cpu::backward(&mut dy, dx, gate));
+    dy
 }

@@ -4,77 +4,145 @@ use super::Norm;
 use crate::device::Tensor;
 use crate::ops::math::{exp, wide};
 
-/// Sums kept side by side, so that they vectorise.
-const LANES: usize = 32;
-/// Numbers per lane that are added in single precision.
+/// Pixels whose sums are one term of an image's: part of the definition of the result.
+const BLOCK: usize = 256;
+/// Pixels that are added in single precision.
 const STEPS: usize = 32;
 
-pub(super) fn forward(x: &Tensor, norm: Norm, silu: bool) -> Tensor {
-    let (channels, groups) = (x.dim(1), norm.groups);
-    let (weight, bias) = (norm.weight.to_f32(), norm.bias.to_f32());
-    let fits = weight.len() == channels && bias.len() == channels && groups > 0 && channels.is_multiple_of(groups);
-    assert!(fits, "group norm: x {x:?}, {groups} groups, weight {:?}", norm.weight.shape());
-    let plane: usize = x.shape()[2..].iter().product();
-    let size = channels / groups * plane;
-    let mut y = Tensor::scratch(x.shape());
-    if y.is_empty() {
-        return y;
+/// A channel's affine map, `y = (x − shift)·scale + bias`.
+struct Maps {
+    shift: Vec<f32>,
+    scale: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+pub(super) fn forward(y: &mut Tensor, x: &Tensor, norm: Norm, silu: bool) {
+    if x.is_empty() {
+        return;
     }
-    y.data_mut().par_chunks_exact_mut(size).zip(x.data().par_chunks_exact(size)).enumerate().for_each(|(i, (y, x))| {
-        let mean = sum(x) / size as f64;
-        let shift = mean as f32;
-        let variance = sum_of_squares(x, shift) / size as f64 - (mean - f64::from(shift)).powi(2);
-        let inverse = 1.0 / (variance + f64::from(norm.eps)).sqrt();
-        let first = i % groups * (channels / groups);
-        for (c, (y, x)) in y.chunks_exact_mut(plane).zip(x.chunks_exact(plane)).enumerate() {
-            let scale = f64::from(weight[first + c]) * inverse;
-            // What the mean lost when it was rounded.
-            let bias = (f64::from(bias[first + c]) + (f64::from(shift) - mean) * scale) as f32;
-            if silu { scaled_silu(y, x, shift, scale as f32, bias) } else { scaled(y, x, shift, scale as f32, bias) }
-        }
+    let channels = x.width();
+    let image = x.len() / x.dim(0);
+    let (weight, bias) = (norm.weight.elems().to_f32(), norm.bias.elems().to_f32());
+    let images: Vec<&[f32]> = x.host().chunks_exact(image).collect();
+    let means = group_means(&images, norm.groups, &vec![vec![0.0; channels]; images.len()], sums);
+    // The mean is subtracted rounded, so what it lost is corrected for.
+    let shifts: Vec<Vec<f32>> = means.iter().map(|m| per_channel(m, channels, |v| v as f32)).collect();
+    let squares = group_means(&images, norm.groups, &shifts, sums_of_squares);
+    let maps: Vec<Maps> = means
+        .iter()
+        .zip(squares)
+        .zip(shifts)
+        .map(|((means, squares), shift)| {
+            let group = |c: usize| c / (channels / norm.groups);
+            let lost = |c: usize| means[group(c)] - f64::from(shift[c]);
+            let scale = |c: usize| {
+                let variance = squares[group(c)] - lost(c).powi(2);
+                f64::from(weight[c]) / (variance + f64::from(norm.eps)).sqrt()
+            };
+            Maps {
+                scale: (0..channels).map(|c| scale(c) as f32).collect(),
+                bias: (0..channels).map(|c| (f64::from(bias[c]) - lost(c) * scale(c)) as f32).collect(),
+                shift,
+            }
+        })
+        .collect();
+    let images = y.host_mut().par_chunks_exact_mut(image).zip(x.host().par_chunks_exact(image));
+    images.zip(&maps).for_each(|((y, x), maps)| {
+        let blocks = y.par_chunks_mut(BLOCK * channels).zip(x.par_chunks(BLOCK * channels));
+        blocks.for_each(|(y, x)| apply(y, x, maps, silu));
     });
-    y
+}
+
+fn per_channel<T>(groups: &[f64], channels: usize, f: impl Fn(f64) -> T) -> Vec<T> {
+    (0..channels).map(|c| f(groups[c / (channels / groups.len())])).collect()
+}
+
+/// The mean over each group of every image of what `add_up` adds up per channel of a block of pixels.
+fn group_means(
+    images: &[&[f32]],
+    groups: usize,
+    shifts: &[Vec<f32>],
+    add_up: fn(&mut [f64], &[f32], &[f32]),
+) -> Vec<Vec<f64>> {
+    let channels = shifts[0].len();
+    let blocks: Vec<(&[f32], &[f32])> = images
+        .iter()
+        .zip(shifts)
+        .flat_map(|(image, shift)| image.chunks(BLOCK * channels).map(move |block| (block, shift.as_slice())))
+        .collect();
+    let sums: Vec<Vec<f64>> = blocks
+        .par_iter()
+        .map(|(block, shift)| {
+            let mut sums = vec![0.0; channels];
+            add_up(&mut sums, block, shift);
+            sums
+        })
+        .collect();
+    let per_image = blocks.len() / images.len();
+    let size = (images[0].len() / groups) as f64;
+    sums.chunks_exact(per_image)
+        .map(|blocks| {
+            let group = |g: usize| g * channels / groups..(g + 1) * channels / groups;
+            (0..groups).map(|g| blocks.iter().flat_map(|sums| &sums[group(g)]).sum::<f64>() / size).collect()
+        })
+        .collect()
 }
 
 wide! {
-    fn scaled(y: &mut [f32], x: &[f32], shift: f32, scale: f32, bias: f32) {
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = (x - shift).mul_add(scale, bias));
+    /// Adds the values of each channel to `sums`; `shift` plays no part.
+    fn sums(sums: &mut [f64], block: &[f32], shift: &[f32]) {
+        add_up(sums, block, |v, _| v, shift);
     }
 }
 
 wide! {
-    fn scaled_silu(y: &mut [f32], x: &[f32], shift: f32, scale: f32, bias: f32) {
-        y.iter_mut().zip(x).for_each(|(y, x)| {
-            let v = (x - shift).mul_add(scale, bias);
-            *y = v / (1.0 + exp(-v));
-        });
+    /// Adds the squares of each channel's values minus `shift` to `sums`.
+    fn sums_of_squares(sums: &mut [f64], block: &[f32], shift: &[f32]) {
+        add_up(sums, block, |v, s| (v - s) * (v - s), shift);
     }
 }
 
-wide! {
-    fn sum(x: &[f32]) -> f64 {
-        total(x, |v| v)
-    }
-}
-
-wide! {
-    fn sum_of_squares(x: &[f32], shift: f32) -> f64 {
-        total(x, |v| (v - shift) * (v - shift))
-    }
-}
-
-/// `Σ f(xᵢ)`: short sums in single precision, their sum in double; always in the same order.
+/// Short sums in single precision, their sum in double; always in the same order.
 #[inline(always)]
-fn total(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
-    let mut totals = [0.0f64; LANES];
-    for block in x.chunks(LANES * STEPS) {
-        let mut lanes = [0.0f32; LANES];
-        let (lines, rest) = block.as_chunks::<LANES>();
-        for line in lines {
-            lanes.iter_mut().zip(line).for_each(|(l, v)| *l += f(*v));
+fn add_up(sums: &mut [f64], block: &[f32], f: impl Fn(f32, f32) -> f32, shift: &[f32]) {
+    /// Channels at a time.
+    const LANES: usize = 16;
+    let channels = sums.len();
+    for first in (0..channels).step_by(LANES) {
+        let n = LANES.min(channels - first);
+        for pixels in block.chunks(STEPS * channels) {
+            let mut lanes = [0.0f32; LANES];
+            if n == LANES {
+                let shift: &[f32; LANES] = shift[first..][..LANES].try_into().expect("as many lanes");
+                for pixel in pixels.chunks_exact(channels) {
+                    let pixel: &[f32; LANES] = pixel[first..][..LANES].try_into().expect("as many lanes");
+                    for i in 0..LANES {
+                        lanes[i] += f(pixel[i], shift[i]);
+                    }
+                }
+            } else {
+                for pixel in pixels.chunks_exact(channels) {
+                    for (i, lane) in lanes.iter_mut().enumerate().take(n) {
+                        *lane += f(pixel[first + i], shift[first + i]);
+                    }
+                }
+            }
+            sums[first..][..n].iter_mut().zip(lanes).for_each(|(s, l)| *s += f64::from(l));
         }
-        lanes.iter_mut().zip(rest).for_each(|(l, v)| *l += f(*v));
-        totals.iter_mut().zip(lanes).for_each(|(t, l)| *t += f64::from(l));
     }
-    totals.iter().sum()
+}
+
+wide! {
+    fn apply(y: &mut [f32], x: &[f32], maps: &Maps, silu: bool) {
+        let channels = maps.shift.len();
+        for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+            let maps = maps.shift.iter().zip(&maps.scale).zip(&maps.bias);
+            for ((y, x), ((shift, scale), bias)) in y.iter_mut().zip(x).zip(maps) {
+                *y = (x - shift).mul_add(*scale, *bias);
+            }
+        }
+        if silu {
+            y.iter_mut().for_each(|y| *y /= 1.0 + exp(-*y));
+        }
+    }
 }

@@ -1,18 +1,19 @@
-//! Group normalisation of NCHW images (Wu & He 2018), optionally followed by SiLU.
+//! Group normalisation of NHWC images (Wu & He 2018), optionally followed by SiLU.
 
 mod cpu;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{Tensor, Weight};
+use super::dispatch;
+use crate::device::Tensor;
 
 /// The parameters of one normalisation.
 #[derive(Clone, Copy)]
 pub struct Norm<'a> {
     /// Factor per channel, `[c]`.
-    pub weight: &'a Weight,
+    pub weight: &'a Tensor,
     /// Shift per channel, `[c]`.
-    pub bias: &'a Weight,
+    pub bias: &'a Tensor,
     /// Number of groups of neighbouring channels; divides `c`.
     pub groups: usize,
     /// Added to the variance.
@@ -20,7 +21,12 @@ pub struct Norm<'a> {
 }
 
 /// `y = (x - mean) / sqrt(variance + eps) · weight + bias`, mean and variance taken over a group of one image;
-/// then `y · sigmoid(y)` if `silu`. `x` `[b, c, ..]`; returns the same shape.
+/// then `y · sigmoid(y)` if `silu`. `x` `[b, .., c]`; returns the same shape.
 pub fn forward(x: &Tensor, norm: Norm, silu: bool) -> Tensor {
-    cpu::forward(x, norm, silu)
+    let c = x.width();
+    let fits = norm.weight.len() == c && norm.bias.len() == c && norm.groups > 0 && c.is_multiple_of(norm.groups);
+    assert!(fits, "group norm: x {x:?}, {} groups, weight {:?}", norm.groups, norm.weight);
+    let mut y = x.scratch_like(x.shape());
+    dispatch!(x, cpu::forward(&mut y, x, norm, silu));
+    y
 }

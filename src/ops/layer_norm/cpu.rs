@@ -1,38 +1,36 @@
 use rayon::prelude::*;
 
-use crate::device::{Tensor, Weight};
+use crate::device::Tensor;
 use crate::ops::cpu::{rows_per_task, sum};
+use crate::ops::math::wide;
 
-pub(super) fn forward(x: &Tensor, weight: Option<&Weight>, bias: Option<&Weight>, eps: f32) -> Tensor {
+pub(super) fn forward(y: &mut Tensor, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) {
     let d = x.width();
-    let (weight, bias) = (weight.map(Weight::to_f32), bias.map(Weight::to_f32));
-    let mut y = Tensor::scratch(x.shape());
-    let rows = y.data_mut().par_chunks_exact_mut(d).zip(x.data().par_chunks_exact(d));
-    rows.with_min_len(rows_per_task(d)).for_each(|(y, x)| {
-        let Moments { mean, rstd } = moments(x, eps);
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = (x - mean) * rstd;
+    let (weight, bias) = (weight.elems().to_f32(), bias.elems().to_f32());
+    let rows = y.host_mut().par_chunks_exact_mut(d).zip(x.host().par_chunks_exact(d));
+    rows.with_min_len(rows_per_task(d)).for_each(|(y, x)| row(y, x, &weight, &bias, eps));
+}
+
+wide! {
+    fn row(y: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32], eps: f32) {
+        let Statistics { mean, rstd } = statistics(x, eps);
+        for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+            *y = (x - mean) * rstd * w + b;
         }
-        if let Some(w) = &weight {
-            y.iter_mut().zip(w.iter()).for_each(|(y, w)| *y *= w);
-        }
-        if let Some(b) = &bias {
-            y.iter_mut().zip(b.iter()).for_each(|(y, b)| *y += b);
-        }
-    });
-    y
+    }
 }
 
 /// Mean and reciprocal standard deviation of a row.
 #[derive(Clone, Copy)]
-pub(in crate::ops) struct Moments {
+pub(in crate::ops) struct Statistics {
     pub mean: f32,
     pub rstd: f32,
 }
 
-pub(in crate::ops) fn moments(x: &[f32], eps: f32) -> Moments {
+#[inline(always)]
+pub(in crate::ops) fn statistics(x: &[f32], eps: f32) -> Statistics {
     let n = x.len() as f32;
     let mean = sum(x, |v| v) / n;
     let variance = sum(x, |v| (v - mean) * (v - mean)) / n;
-    Moments { mean, rstd: 1.0 / (variance + eps).sqrt() }
+    Statistics { mean, rstd: 1.0 / (variance + eps).sqrt() }
 }

@@ -4,11 +4,16 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
-pub(super) use cpu::moments;
+pub(super) use cpu::statistics;
 
-use crate::device::{Tensor, Weight};
+use super::dispatch;
+use crate::device::Tensor;
 
 /// `y = (x − mean)/√(var + eps)·weight + bias` per row. `x` `[.., d]`, `weight` and `bias` `[d]`.
-pub fn forward(x: &Tensor, weight: Option<&Weight>, bias: Option<&Weight>, eps: f32) -> Tensor {
-    cpu::forward(x, weight, bias, eps)
+pub fn forward(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Tensor {
+    let d = x.width();
+    assert!(weight.shape() == [d] && bias.shape() == [d], "layer norm: {x:?}, weight {weight:?}, bias {bias:?}");
+    let mut y = x.scratch_like(x.shape());
+    dispatch!(x, cpu::forward(&mut y, x, weight, bias, eps));
+    y
 }

@@ -4,6 +4,7 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
+use super::dispatch;
 use crate::device::Tensor;
 
 /// How a latent is cut into tokens.
@@ -40,16 +41,27 @@ impl Patches {
     fn latent_shape(&self, batch: usize) -> [usize; 4] {
         [batch, self.channels, self.grid.0 * self.size, self.grid.1 * self.size]
     }
+
+    /// One token per pixel: the patches of a `[b, channels, h, w]` image that make it `[b, h·w, channels]`.
+    pub fn pixels(image: &Tensor) -> Self {
+        Self { channels: image.dim(1), size: 1, grid: (image.dim(2), image.dim(3)) }
+    }
 }
 
-/// Latents to tokens.
+/// Latents to tokens. Pixels beyond the last whole patch are left out, as by a convolution.
 pub fn forward(latent: &Tensor, patches: &Patches, order: Order) -> Tensor {
-    assert_eq!(latent.shape(), patches.latent_shape(latent.dim(0)), "patchify");
-    cpu::forward(latent, patches, order)
+    let (least, found) = (patches.latent_shape(latent.dim(0)), latent.shape());
+    let fits = found.len() == 4 && found[1] == least[1] && found[2] >= least[2] && found[3] >= least[3];
+    assert!(fits, "patchify: {latent:?} for {least:?}");
+    let mut out = latent.scratch_like(&[latent.dim(0), patches.tokens(), patches.width()]);
+    dispatch!(latent, cpu::forward(&mut out, latent, patches, order));
+    out
 }
 
 /// Tokens to latents: undoes [`forward`], and is the gradient of it.
 pub fn inverse(tokens: &Tensor, patches: &Patches, order: Order) -> Tensor {
     assert_eq!(tokens.shape(), [tokens.dim(0), patches.tokens(), patches.width()], "patchify: inverse");
-    cpu::inverse(tokens, patches, order)
+    let mut out = tokens.scratch_like(&patches.latent_shape(tokens.dim(0)));
+    dispatch!(tokens, cpu::inverse(&mut out, tokens, patches, order));
+    out
 }

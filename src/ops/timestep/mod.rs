@@ -4,11 +4,16 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
-use crate::device::Tensor;
+use crate::device::{Device, Tensor};
 
 /// `[cos(t·f), sin(t·f)]` with `f = 10000^(−i/half)`, `half = channels/2` (diffusers' `Timesteps` with
-/// `flip_sin_to_cos`). `timestep` `[b]`, in 0..1000; returns `[b, channels]`.
-pub fn forward(timestep: &[f32], channels: usize) -> Tensor {
+/// `flip_sin_to_cos`). `timestep` `[b]`, in 0..1000; returns `[b, channels]`. The same bits on every machine.
+pub fn forward(device: &Device, timestep: &[f32], channels: usize) -> Tensor {
     assert!(channels.is_multiple_of(2), "timestep: {channels} channels");
-    cpu::forward(timestep, channels)
+    let mut out = Tensor::scratch(device, &[timestep.len(), channels]);
+    match device {
+        Device::Cpu => cpu::forward(&mut out, timestep),
+        Device::Plan(_) => {}
+    }
+    out
 }

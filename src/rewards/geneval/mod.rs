@@ -9,7 +9,7 @@ mod tests;
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 
-use super::{Reward, Score};
+use super::{Images, Reward, Score};
 use crate::data::{Color, Prompt, PromptSet};
 use crate::io::did_you_mean;
 use crate::io::image::RgbImage;
@@ -38,14 +38,14 @@ pub trait Detector: Send + Sync {
     fn detect(&self, image: &RgbImage) -> Vec<Detection>;
 }
 
-/// The detector called `name`; `shapes` if none is named.
-///
-/// # Errors
-/// If there is none of that name.
-pub fn detector(name: Option<&str>) -> Result<Box<dyn Detector>> {
-    match name.unwrap_or("shapes") {
-        "shapes" => Ok(Box::new(Shapes)),
-        n => bail!("rewards.geneval: no detector '{n}', expected shapes{}", did_you_mean(n, ["shapes"])),
+/// The names of all detectors, the default first.
+pub const DETECTORS: [&str; 1] = ["shapes"];
+
+/// The detector called `name`, one of [`DETECTORS`]; the first if none is named.
+pub(super) fn detector(name: Option<&str>) -> Box<dyn Detector> {
+    match name.unwrap_or(DETECTORS[0]) {
+        "shapes" => Box::new(Shapes),
+        other => unreachable!("'{other}' was checked against the names"),
     }
 }
 
@@ -77,7 +77,7 @@ impl GenEval {
 }
 
 impl Reward for GenEval {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "geneval"
     }
 
@@ -87,7 +87,7 @@ impl Reward for GenEval {
 
     /// The value is the dense score; `strict_accuracy` and `accuracy` (what the benchmark counts) stand beside it, each
     /// also as `<tag>_..`.
-    fn score(&self, images: &[RgbImage], prompts: &[&Prompt]) -> Result<Vec<Score>> {
+    fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<Score>> {
         let judge = |(image, prompt): (&RgbImage, &&Prompt)| {
             self.judgeable(prompt)?;
             let verdict = rules::judge(&self.detector.detect(image), prompt);
@@ -101,6 +101,6 @@ impl Reward for GenEval {
             }
             Ok(score)
         };
-        images.par_iter().zip(prompts).map(judge).collect()
+        images.pictures().par_iter().zip(prompts).map(judge).collect()
     }
 }

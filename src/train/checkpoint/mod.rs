@@ -13,9 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::device::Tensor;
+use crate::device::{Device, Tensor};
 use crate::io::safetensors::{TensorFile, save as save_tensors, write_atomic};
-use crate::models::lora::Adapter;
+use crate::models::lora::{self, Layout, Module};
+use crate::ops::copy;
 
 /// Version of the layout; another one is refused.
 const FORMAT: u32 = 1;
@@ -37,36 +38,35 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Adds the tensors of `adapter` as `<prefix>.<name>`; `names` are those of [`Adapter::names`].
-    pub fn insert(&mut self, prefix: &str, adapter: &Adapter, names: &[String]) {
-        let named = names.iter().zip(adapter.tensors());
-        self.tensors.extend(named.map(|(name, t)| (format!("{prefix}.{name}"), t.clone())));
+    /// Adds the parameters of a flat buffer as `<prefix>.<name>`.
+    pub fn insert(&mut self, prefix: &str, flat: &Tensor, layout: &Layout, modules: &[Module]) {
+        let named = lora::named(flat, layout, modules).into_iter();
+        self.tensors.extend(named.map(|(name, t)| (format!("{prefix}.{name}"), t)));
     }
 
-    /// The adapter that [`Checkpoint::insert`] added under `prefix`, with scale and shapes as in `like`.
+    /// The flat buffer that [`Checkpoint::insert`] added under `prefix`, on `device`.
     ///
     /// # Errors
     /// Names the tensor that is missing or has another shape.
-    pub fn adapter(&self, prefix: &str, like: &Adapter, names: &[String]) -> Result<Adapter> {
-        let mut adapter = like.clone();
-        for (t, name) in adapter.tensors_mut().zip(names) {
+    pub fn flat(&self, prefix: &str, layout: &Layout, modules: &[Module], device: &Device) -> Result<Tensor> {
+        let mut flat = Tensor::scratch(device, &[layout.len()]);
+        for (name, at, shape) in layout.parameters(modules) {
             let name = format!("{prefix}.{name}");
             let stored = self.tensors.get(&name).with_context(|| format!("the checkpoint has no tensor '{name}'"))?;
             ensure!(
-                stored.shape() == t.shape(),
-                "the checkpoint's tensor '{name}' has shape {:?}, the config asks for {:?}",
-                stored.shape(),
-                t.shape()
+                stored.shape() == shape,
+                "the checkpoint's tensor '{name}' has shape {:?}, the config asks for {shape:?}",
+                stored.shape()
             );
-            *t = stored.clone();
+            copy::flat_into(&mut flat, at, stored);
         }
-        Ok(adapter)
+        Ok(flat)
     }
 }
 
 /// What `state.json` holds after its first line, which is the checksum of all that follows it.
 #[derive(Serialize, Deserialize)]
-struct State {
+struct Manifest {
     format: u32,
     files: BTreeMap<String, FileSum>,
     meta: Value,
@@ -186,10 +186,10 @@ fn tidy(folder: &Path) -> Result<()> {
 fn fill(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
     fs::create_dir(path).with_context(|| format!("cannot create {}", path.display()))?;
     let tensors = path.join(TENSORS);
-    save_tensors(&tensors, checkpoint.tensors.iter().map(|(k, v)| (k.clone(), v)), &BTreeMap::new())?;
+    save_tensors(&tensors, checkpoint.tensors.clone(), &BTreeMap::new())?;
     let files = BTreeMap::from([(TENSORS.to_string(), FileSum::of(&tensors)?)]);
-    let state = State { format: FORMAT, files, meta: checkpoint.meta.clone() };
-    let text = serde_json::to_string_pretty(&state)?;
+    let manifest = Manifest { format: FORMAT, files, meta: checkpoint.meta.clone() };
+    let text = serde_json::to_string_pretty(&manifest)?;
     let rest = format!("{}\n", text.strip_prefix("{\n").expect("an object with fields"));
     write_atomic(&path.join(STATE), format!("{}\n{rest}", first_line(&rest)).as_bytes())?;
     sync(path)
@@ -288,7 +288,7 @@ pub fn find(path: &Path) -> Result<PathBuf> {
 }
 
 /// Checks the format and every checksum of the checkpoint at `path`.
-fn verify(path: &Path) -> Result<State> {
+fn verify(path: &Path) -> Result<Manifest> {
     let file = path.join(STATE);
     let name = file.display();
     let text = fs::read(&file).with_context(|| format!("not a checkpoint: cannot read {name}"))?;
@@ -299,7 +299,7 @@ fn verify(path: &Path) -> Result<State> {
     let state = parsed.with_context(|| format!("{name} is damaged: its checksum does not match"))?;
     let format = state.get("format").cloned().unwrap_or_default();
     ensure!(format == FORMAT, "{name} has checkpoint format {format}, this version reads format {FORMAT}");
-    let state: State = serde_json::from_value(state).with_context(|| format!("{name}: not a checkpoint's state"))?;
+    let state: Manifest = serde_json::from_value(state).with_context(|| format!("{name}: not a checkpoint's state"))?;
     for (name, want) in &state.files {
         let file = path.join(name);
         let found = FileSum::of(&file)?;
@@ -317,7 +317,7 @@ fn verify(path: &Path) -> Result<State> {
 pub fn load(path: &Path) -> Result<Checkpoint> {
     let state = verify(path)?;
     let file = TensorFile::open(&path.join(TENSORS))?;
-    let tensors = file.names().map(|name| Ok((name.to_string(), file.tensor(name)?))).collect::<Result<_>>()?;
+    let tensors = file.names().map(|name| Ok((name.to_string(), file.tensor(name, &Device::Cpu)?))).collect::<Result<_>>()?;
     Ok(Checkpoint { tensors, meta: state.meta })
 }
 

@@ -13,7 +13,7 @@ use crate::ops::cpu::scratch;
 
 /// Length of one uninterrupted chain of multiply-adds. Part of the definition of the result: see the module's
 /// documentation.
-const KC: usize = 256;
+pub(in crate::ops) const KC: usize = 256;
 /// Rows that are finished together: what is done to them at the end finds them in the second-level cache.
 const MC: usize = 96;
 /// Below this many multiply-adds a second thread costs more than it brings.
@@ -146,6 +146,54 @@ fn parts(m: usize, n: usize, threads: usize) -> impl Iterator<Item = (Range<usiz
     })
 }
 
+/// `C = scale·A·B (+ C)` for `size` rows and columns over `depth` steps, in register tiles: `left` at the first row,
+/// `right` at the first panel, `to` the first element of `C` and the distance of its rows.
+///
+/// # Safety
+/// `left` holds the rows of `depth` steps, `right` the panels of all columns, and the columns of all rows lie inside `C`,
+/// which nobody else has meanwhile.
+#[expect(clippy::too_many_arguments, reason = "the loop nest's own coordinates")]
+pub(in crate::ops) unsafe fn tiles(
+    size: [usize; 2],
+    depth: usize,
+    left: Left<f32>,
+    right: Panels<f32>,
+    to: (*mut f32, usize),
+    scale: f32,
+    add: bool,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe { tiles_of(tile_f32, size, depth, left, right, to, scale, add) };
+}
+
+#[expect(clippy::too_many_arguments, reason = "the loop nest's own coordinates")]
+unsafe fn tiles_of<T>(
+    tile: TileFn<T>,
+    [m, n]: [usize; 2],
+    depth: usize,
+    left: Left<T>,
+    right: Panels<T>,
+    (c, stride): (*mut f32, usize),
+    scale: f32,
+    add: bool,
+) {
+    // Tiles of equal height waste less than full ones and a small rest.
+    let count = m.div_ceil(rows_per_tile());
+    let row = |i: usize| i * m / count;
+    for i in 0..count {
+        let (first, height) = (row(i), row(i + 1) - row(i));
+        for (t, j) in (0..n).step_by(PANELS * NR).enumerate() {
+            // SAFETY: a part of what the caller promises.
+            unsafe {
+                let left = Left { ptr: left.ptr.add(first * left.row_stride), ..left };
+                let right = Panels { ptr: right.ptr.add(t * PANELS * NR * right.depth), ..right };
+                let c = c.add(first * stride + j);
+                tile(height, depth, left, right, Store { c, stride, width: (PANELS * NR).min(n - j), scale, add });
+            }
+        }
+    }
+}
+
 /// A half-precision left operand as single precision, row-major.
 fn widen(a: Mat) -> Vec<f32> {
     let mut out = vec![0.0; a.rows * a.cols];
@@ -246,7 +294,13 @@ impl Task<'_> {
                 let left = pack(&mut packed[..panels * NR * chunk.len()], chunk.clone(), cols.clone());
                 let right = Panels { ptr: packed.as_ptr().cast(), depth: chunk.len() };
                 let add = self.p.accumulate || first > 0;
-                let run = |rows| self.tiles(rows, cols.clone(), left, right, (self.p.scale, add), tile);
+                let run = |rows: Range<usize>| {
+                    let left = Left { ptr: left.ptr.wrapping_add(rows.start * left.row_stride), ..left };
+                    let (size, to) = ([rows.len(), cols.len()], self.to(rows.start, cols.start));
+                    // SAFETY: rows and columns lie inside `A` and `C`: `Mat` and the checks on entry cover the last
+                    // element of both; each panel holds `depth` steps of `NR` lanes.
+                    unsafe { tiles_of(tile, size, right.depth, left, right, to, self.p.scale, add) };
+                };
                 if chunk.end < steps {
                     run(rows.clone());
                     continue;
@@ -260,31 +314,9 @@ impl Task<'_> {
         });
     }
 
-    /// All register tiles of one packed block.
-    fn tiles<T>(
-        &self,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        left: Left<T>,
-        right: Panels<T>,
-        (scale, add): (f32, bool),
-        tile: TileFn<T>,
-    ) {
-        let mr = rows_per_tile();
-        for i in rows.clone().step_by(mr) {
-            let height = mr.min(rows.end - i);
-            for (t, j) in cols.clone().step_by(PANELS * NR).enumerate() {
-                // SAFETY: rows `i..i+height` and columns `j..cols.end` lie inside `A` and `C`: `Mat` and the checks on
-                // entry cover the last element of both; each panel holds `depth` steps of `NR` lanes.
-                unsafe {
-                    let left = Left { ptr: left.ptr.wrapping_add(i * left.row_stride), ..left };
-                    let right = Panels { ptr: right.ptr.add(t * PANELS * NR * right.depth), ..right };
-                    let c = self.out.ptr.add(i * self.out.stride + j);
-                    let width = (PANELS * NR).min(cols.end - j);
-                    tile(height, right.depth, left, right, Store { c, stride: self.out.stride, width, scale, add });
-                }
-            }
-        }
+    /// Element `(row, col)` of `C`, and the distance of its rows.
+    fn to(&self, row: usize, col: usize) -> (*mut f32, usize) {
+        (self.out.ptr.wrapping_add(row * self.out.stride + col), self.out.stride)
     }
 
     /// Adds the low products to finished rows, and does what is to be done to them.
@@ -298,11 +330,12 @@ impl Task<'_> {
             scratch(panels * NR * depth, |packed| {
                 pack_f32(packed, low.b, 0..depth, cols.clone());
                 let a = low.a;
-                // The tiles count rows of `C`, the operand those of its own.
-                let ptr = single(a).as_ptr().wrapping_sub(low.rows.start * a.row_stride);
+                let ptr = single(a)[(from - low.rows.start) * a.row_stride..].as_ptr();
                 let left = Left { ptr, row_stride: a.row_stride, step: a.col_stride };
                 let right = Panels { ptr: packed.as_ptr(), depth };
-                self.tiles(from..to, cols.clone(), left, right, (low.scale, true), tile_f32);
+                let (size, to) = ([to - from, cols.len()], self.to(from, cols.start));
+                // SAFETY: as above, for the low operand.
+                unsafe { tiles(size, depth, left, right, to, low.scale, true) };
             });
         }
         if let Some(finish) = self.p.finish {

@@ -12,9 +12,11 @@ mod pack;
 mod tests;
 mod tile;
 
-use crate::device::{DType, Elems, Tensor, Weight};
+use crate::device::{DType, Elems, Tensor};
 
-pub(in crate::ops) use driver::{Low, Product, products};
+pub(in crate::ops) use driver::{KC, Low, Product, products, tiles};
+pub(in crate::ops) use pack::pack_f32;
+pub(in crate::ops) use tile::{Left, NR, Panels};
 
 /// A matrix operand: element (i, j) is `data[i·row_stride + j·col_stride]`.
 #[derive(Clone, Copy)]
@@ -40,12 +42,12 @@ impl<'a> Mat<'a> {
     }
 
     /// A tensor with all axes but the last folded into rows.
-    pub fn of(t: &'a Tensor) -> Self {
-        Self::new(t.data(), t.rows(), t.width())
+    pub(in crate::ops) fn of(t: &'a Tensor) -> Self {
+        Self::new(t.host(), t.rows(), t.width())
     }
 
     /// A weight with all axes but the first folded into columns: `[out, in]`.
-    pub fn weight(w: &'a Weight) -> Self {
+    pub(in crate::ops) fn weight(w: &'a Tensor) -> Self {
         let rows = w.dim(0);
         let cols = w.shape()[1..].iter().product();
         Self::strided(w.elems(), rows, cols, cols)
@@ -103,8 +105,8 @@ pub fn path(dtype: DType) -> &'static str {
         (DType::Bf16 | DType::F16, true, _) => "widened to f32, AVX-512",
         (DType::Bf16 | DType::F16, false, true) => "widened to f32, AVX2",
         (DType::Bf16 | DType::F16, false, false) => "widened to f32, the vectors the program was built for",
-        (DType::F32, true, _) => "AVX-512",
-        (DType::F32, false, true) => "AVX2",
-        (DType::F32, false, false) => "the vectors the program was built for",
+        (DType::F32 | DType::U8, true, _) => "AVX-512",
+        (DType::F32 | DType::U8, false, true) => "AVX2",
+        (DType::F32 | DType::U8, false, false) => "the vectors the program was built for",
     }
 }

@@ -14,7 +14,7 @@ use super::tile::NR;
 use crate::device::Elems;
 
 /// Packs rows `k` of columns `j` in single precision. `out` holds whole panels, one after another.
-pub(super) fn pack_f32(out: &mut [f32], b: Mat, k: Range<usize>, j: Range<usize>) {
+pub(in crate::ops) fn pack_f32(out: &mut [f32], b: Mat, k: Range<usize>, j: Range<usize>) {
     let depth = k.len();
     for (from, panel) in j.clone().step_by(NR).zip(out.chunks_exact_mut((depth * NR).max(1))) {
         let width = NR.min(j.end - from);

@@ -1,0 +1,144 @@
+use std::sync::{Arc, Mutex};
+
+use super::arena;
+
+/// The most memory that was reserved at once during one part of some work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phase {
+    /// What the work was.
+    pub name: &'static str,
+    /// Bytes of tensors at the highest moment, with those that were there before.
+    pub tensors: u64,
+    /// Bytes of tensors and host copies together at the highest moment.
+    pub total: u64,
+    /// Bytes of files that were mapped.
+    pub mapped: u64,
+}
+
+/// The books of a device that only counts: bytes reserved now, and the high-water mark of every phase.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    books: Mutex<Books>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    live: u64,
+    phases: Vec<Phase>,
+}
+
+impl Ledger {
+    /// Begins phase `name`; one of that name that came before goes on.
+    pub fn begin(&self, name: &'static str) {
+        let books = &mut *self.books();
+        let phase = match books.phases.iter().position(|p| p.name == name) {
+            Some(at) => books.phases.remove(at),
+            None => Phase { name, tensors: 0, total: 0, mapped: 0 },
+        };
+        books.phases.push(phase);
+        books.note(0);
+    }
+
+    /// Bytes of tensors reserved now.
+    pub fn live(&self) -> u64 {
+        self.books().live
+    }
+
+    /// All phases, the latest last.
+    pub fn phases(&self) -> Vec<Phase> {
+        self.books().phases.clone()
+    }
+
+    /// Counts host memory of `bytes` that is needed for a moment beside what is reserved.
+    pub fn touch(&self, bytes: u64) {
+        self.books().note(bytes);
+    }
+
+    /// Bytes of files that were mapped in phase `name`.
+    pub fn mapped_in(&self, name: &str) -> u64 {
+        self.books().phases.iter().filter(|p| p.name == name).map(|p| p.mapped).sum()
+    }
+
+    /// Bytes of files that were mapped in all phases.
+    pub fn mapped(&self) -> u64 {
+        self.books().phases.iter().map(|p| p.mapped).sum()
+    }
+
+    pub(super) fn map(&self, bytes: u64) {
+        if let Some(phase) = self.books().phases.last_mut() {
+            phase.mapped += bytes;
+        }
+    }
+
+    fn books(&self) -> std::sync::MutexGuard<'_, Books> {
+        self.books.lock().expect("nothing panics while holding it")
+    }
+}
+
+impl Books {
+    fn note(&mut self, beside: u64) {
+        if let Some(phase) = self.phases.last_mut() {
+            phase.tensors = phase.tensors.max(self.live);
+            phase.total = phase.total.max(self.live + beside);
+        }
+    }
+}
+
+/// Memory that a planned tensor would take.
+pub(super) struct Reserved {
+    ledger: Arc<Ledger>,
+    bytes: u64,
+}
+
+impl Reserved {
+    pub(super) fn new(ledger: &Arc<Ledger>, bytes: usize) -> Self {
+        let bytes = arena::taken(bytes) as u64;
+        let books = &mut *ledger.books();
+        books.live += bytes;
+        books.note(0);
+        Self { ledger: ledger.clone(), bytes }
+    }
+
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.ledger.books().live -= self.bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Device, Tensor};
+
+    #[test]
+    fn a_phase_counts_what_was_there_before_and_its_own_highest_moment() {
+        let (device, ledger) = Device::plan();
+        ledger.begin("first");
+        let kept = Tensor::scratch(&device, &[1 << 16]);
+        drop(Tensor::scratch(&device, &[1 << 18]));
+        ledger.begin("second");
+        drop(Tensor::scratch(&device, &[1 << 17]));
+        ledger.touch(1 << 21);
+        let mib = |n: u64| n << 18;
+        let want = [("first", mib(5), mib(5)), ("second", mib(3), mib(9))];
+        let got: Vec<_> = ledger.phases().iter().map(|p| (p.name, p.tensors, p.total)).collect();
+        assert_eq!(got, want);
+        assert_eq!(ledger.live(), mib(1));
+        drop(kept);
+        assert_eq!(ledger.live(), 0);
+    }
+
+    #[test]
+    fn views_reserve_nothing_and_keep_what_they_are_views_of() {
+        let (device, ledger) = Device::plan();
+        let view = Tensor::scratch(&device, &[4, 1 << 16]).slice(1..2);
+        assert_eq!((view.shape(), ledger.live()), (&[1, 1 << 16][..], 1 << 20));
+        drop(view);
+        assert_eq!(ledger.live(), 0);
+    }
+}

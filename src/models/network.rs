@@ -1,0 +1,113 @@
+//! What sampling and training know of the network that predicts velocities.
+
+use std::any::Any;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::lora::{Adapters, Module, Trained};
+use super::mmdit::Mmdit;
+use crate::device::{DType, Device, Tensor};
+use crate::io::check_multiple;
+
+/// What the forward keeps for the backward, and what is computed again; the results are the same bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Checkpointing {
+    /// Keep everything.
+    #[default]
+    None,
+    /// Keep only the input of each block: least memory, one more forward.
+    Block,
+    /// Keep projections and attention results; norms and MLPs are computed again.
+    Selective,
+}
+
+/// What the velocity is conditioned on.
+#[derive(Clone, Copy)]
+pub struct Condition<'a> {
+    /// The network's time input per sample, `[b]`.
+    pub timestep: &'a [f32],
+    /// `[b, l, text width]`.
+    pub prompt_embeds: &'a Tensor,
+    /// `[b, pooled width]`.
+    pub pooled_prompt_embeds: &'a Tensor,
+}
+
+/// The latents and texts a network takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Latent channels, also of the velocity.
+    pub channels: usize,
+    /// Latent pixels per token and axis.
+    pub patch: usize,
+    /// Most tokens per axis.
+    pub most_tokens: usize,
+    /// Latent height and width the network was made for.
+    pub own_latent: usize,
+    /// Width of the text embeddings.
+    pub text: usize,
+    /// Width of the pooled text embeddings.
+    pub pooled: usize,
+}
+
+impl Sizes {
+    /// Checks that a latent of `height` by `width` can be cut into tokens that have positions.
+    ///
+    /// # Errors
+    /// Says which side does not fit and the nearest that does.
+    pub fn check_latent(&self, height: usize, width: usize) -> Result<()> {
+        [("latent height", height), ("latent width", width)]
+            .iter()
+            .try_for_each(|(what, side)| check_multiple(what, *side, self.patch, self.most_tokens))
+    }
+}
+
+/// What a forward keeps for its backward: the network's own business.
+pub struct Saved(Box<dyn Any + Send>);
+
+impl Saved {
+    /// Wraps what a network keeps.
+    pub fn new(kept: impl Any + Send) -> Self {
+        Self(Box::new(kept))
+    }
+
+    /// What [`Saved::new`] was given.
+    pub fn take<T: Any>(self) -> T {
+        *self.0.downcast().unwrap_or_else(|_| panic!("saved by another network"))
+    }
+}
+
+/// A network that predicts the velocity of latents, with its frozen weights; forward, and backward by hand to the factors
+/// of an adapter and to the latent.
+pub trait Network: Send + Sync {
+    /// Where its weights are.
+    fn device(&self) -> &Device;
+
+    /// The latents and texts it takes.
+    fn sizes(&self) -> Sizes;
+
+    /// All layers that an adapter can be put on.
+    fn modules(&self) -> &[Module];
+
+    /// The velocity of `x` `[b, channels, h, w]` under `condition`, of the same shape, each row through its adapter.
+    fn forward(&self, x: &Tensor, condition: Condition, adapters: &Adapters) -> Tensor;
+
+    /// As [`Network::forward`], keeping what [`Network::backward`] needs of the leading rows that go through the trained
+    /// policy.
+    fn forward_saved(&self, x: &Tensor, condition: Condition, adapters: &Adapters, keep: Checkpointing)
+    -> (Tensor, Saved);
+
+    /// From the gradient to the velocity of the saved rows, `[rows, channels, h, w]`, to those of the trained factors,
+    /// added to what is there, and, if `want_dx`, the gradient to the latent.
+    fn backward(&self, dvelocity: &Tensor, saved: Saved, trained: &mut Trained, want_dx: bool) -> Option<Tensor>;
+}
+
+/// Maps the network in `folder` (`transformer/` of a pipeline). With `compute`, matrices stored in single precision are
+/// rounded to that type.
+///
+/// # Errors
+/// If a file is missing or damaged, or a tensor's name, shape, type or content is not what the config asks for.
+pub fn load(folder: &Path, device: &Device, compute: Option<DType>) -> Result<Box<dyn Network>> {
+    Ok(Box::new(Mmdit::load(folder, device, compute)?))
+}

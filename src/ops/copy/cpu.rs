@@ -1,0 +1,32 @@
+use rayon::prelude::*;
+
+use crate::device::Tensor;
+
+/// Elements per task.
+const GRAIN: usize = 1 << 15;
+
+pub(super) fn gather(out: &mut Tensor, x: &Tensor, rows: &[usize]) {
+    let inner = (x.len() / x.dim(0).max(1)).max(1);
+    let x = x.host();
+    let lines = out.host_mut().par_chunks_exact_mut(inner).zip(rows);
+    lines.with_min_len(GRAIN / inner + 1).for_each(|(out, row)| out.copy_from_slice(&x[row * inner..][..inner]));
+}
+
+pub(super) fn flat_into(out: &mut Tensor, first: usize, x: &Tensor) {
+    let out = &mut out.host_mut()[first..][..x.len()];
+    out.par_chunks_mut(GRAIN).zip(x.host().par_chunks(GRAIN)).for_each(|(out, x)| out.copy_from_slice(x));
+}
+
+pub(super) fn block_into(out: &mut Tensor, token: usize, column: usize, x: &Tensor) {
+    let (n, d, m, w) = (out.dim(1), out.dim(2), x.dim(1), x.dim(2));
+    for (sample, x) in out.host_mut().chunks_exact_mut(n * d).zip(x.host().chunks_exact(m * w)) {
+        let rows = sample[token * d..].chunks_exact_mut(d).zip(x.chunks_exact(w));
+        rows.for_each(|(row, x)| row[column..][..w].copy_from_slice(x));
+    }
+}
+
+pub(super) fn columns(out: &mut Tensor, x: &Tensor, first: usize) {
+    let (width, from) = (out.width(), x.width());
+    let rows = out.host_mut().chunks_exact_mut(width.max(1)).zip(x.host().chunks_exact(from.max(1)));
+    rows.for_each(|(out, x)| out.copy_from_slice(&x[first..][..width]));
+}

@@ -1,0 +1,68 @@
+//! The only copies there are: rows put together in another order, and blocks put in their place.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use super::dispatch;
+use crate::device::Tensor;
+
+/// The outermost entries `rows` of `x`, in that order.
+pub fn gather(x: &Tensor, rows: &[usize]) -> Tensor {
+    assert!(rows.iter().all(|r| *r < x.dim(0)), "gather: {rows:?} of {x:?}");
+    let mut shape = x.shape().to_vec();
+    shape[0] = rows.len();
+    let mut out = x.scratch_like(&shape);
+    dispatch!(x, cpu::gather(&mut out, x, rows));
+    out
+}
+
+/// The tensors one after another along the outermost axis; all other axes agree.
+pub fn concat(parts: &[&Tensor]) -> Tensor {
+    let mut shape = parts[0].shape().to_vec();
+    assert!(parts.iter().all(|p| p.shape()[1..] == shape[1..]), "concat of unlike shapes: {parts:?}");
+    shape[0] = parts.iter().map(|p| p.dim(0)).sum();
+    let mut out = parts[0].scratch_like(&shape);
+    let mut first = 0;
+    for part in parts {
+        rows_into(&mut out, first, part);
+        first += part.dim(0);
+    }
+    out
+}
+
+/// `x` on its own: a copy that shares nothing.
+pub fn owned(x: &Tensor) -> Tensor {
+    concat(&[x])
+}
+
+/// `x` as the outermost entries of `out` from `first` on.
+pub fn rows_into(out: &mut Tensor, first: usize, x: &Tensor) {
+    let fits = out.shape()[1..] == x.shape()[1..] && first + x.dim(0) <= out.dim(0);
+    assert!(fits, "copy: {x:?} to row {first} of {out:?}");
+    let inner: usize = x.shape()[1..].iter().product();
+    dispatch!(x, cpu::flat_into(out, first * inner, x));
+}
+
+/// The numbers of `x` as those of `out` from `first` on, whatever the shapes.
+pub fn flat_into(out: &mut Tensor, first: usize, x: &Tensor) {
+    assert!(first + x.len() <= out.len(), "copy: {x:?} to element {first} of {out:?}");
+    dispatch!(x, cpu::flat_into(out, first, x));
+}
+
+/// `x` `[b, m, w]` as the block of `out` `[b, n, d]` that begins at token `token` and column `column`.
+pub fn block_into(out: &mut Tensor, token: usize, column: usize, x: &Tensor) {
+    let (&[b, n, d], &[same, m, w]) = (out.shape(), x.shape()) else { panic!("copy: {x:?} into {out:?}") };
+    assert!(b == same && token + m <= n && column + w <= d, "copy: {x:?} to ({token}, {column}) of {out:?}");
+    dispatch!(x, cpu::block_into(out, token, column, x));
+}
+
+/// Columns `first..first + width` of the last axis of `x`.
+pub fn columns(x: &Tensor, first: usize, width: usize) -> Tensor {
+    assert!(first + width <= x.width(), "columns {first}..{} of {x:?}", first + width);
+    let mut shape = x.shape().to_vec();
+    *shape.last_mut().expect("at least one axis") = width;
+    let mut out = x.scratch_like(&shape);
+    dispatch!(x, cpu::columns(&mut out, x, first));
+    out
+}

@@ -1,0 +1,18 @@
+//! A moving average: one flat buffer follows another.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use super::dispatch;
+use crate::device::Tensor;
+
+/// `average ← decay·average + (1 − decay)·x`; `decay = 0` copies bit for bit.
+pub fn forward(average: &mut Tensor, x: &Tensor, decay: f32) {
+    assert_eq!(average.shape(), x.shape(), "lerp");
+    if decay == 0.0 {
+        super::copy::flat_into(average, 0, x);
+    } else {
+        dispatch!(x, cpu::forward(average, x, decay));
+    }
+}

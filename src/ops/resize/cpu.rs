@@ -1,0 +1,97 @@
+use rayon::prelude::*;
+
+use crate::device::Tensor;
+
+/// Bits after the point of Pillow's 8-bit resampling weights.
+const PRECISION: u32 = 32 - 8 - 2;
+
+pub(super) fn bicubic(out: &mut Tensor, middle: &mut Tensor, images: &Tensor, rows_first: bool) {
+    if rows_first {
+        to_height(middle, images);
+        to_width(out, middle);
+    } else {
+        to_width(middle, images);
+        to_height(out, middle);
+    }
+}
+
+fn to_width(out: &mut Tensor, x: &Tensor) {
+    let (from, to) = (x.dim(2), out.dim(2));
+    if from == to {
+        out.bytes_mut().copy_from_slice(x.bytes());
+        return;
+    }
+    let taps = taps(from, to);
+    let rows = out.bytes_mut().par_chunks_exact_mut(to * 3).zip(x.bytes().par_chunks_exact(from * 3));
+    rows.for_each(|(out, row)| {
+        out.as_chunks_mut::<3>().0.iter_mut().zip(&taps).for_each(|(pixel, t)| *pixel = t.apply(row, 3));
+    });
+}
+
+fn to_height(out: &mut Tensor, x: &Tensor) {
+    let (from, to, row) = (x.dim(1), out.dim(1), x.dim(2) * 3);
+    if from == to {
+        out.bytes_mut().copy_from_slice(x.bytes());
+        return;
+    }
+    let taps = taps(from, to);
+    let images = out.bytes_mut().par_chunks_exact_mut(to * row).zip(x.bytes().par_chunks_exact(from * row));
+    images.for_each(|(out, x)| {
+        for (out, t) in out.chunks_exact_mut(row).zip(&taps) {
+            let pixels = out.as_chunks_mut::<3>().0.iter_mut().enumerate();
+            pixels.for_each(|(i, pixel)| *pixel = t.apply(&x[i * 3..], row));
+        }
+    });
+}
+
+/// The inputs of one output, from `first` on, and their weights.
+struct Taps {
+    first: usize,
+    weights: Vec<i32>,
+}
+
+impl Taps {
+    /// The three channels, of pixels that lie `stride` bytes apart.
+    fn apply(&self, data: &[u8], stride: usize) -> [u8; 3] {
+        let mut sums = [1i32 << (PRECISION - 1); 3];
+        for (i, weight) in self.weights.iter().enumerate() {
+            let at = (self.first + i) * stride;
+            for (sum, byte) in sums.iter_mut().zip(&data[at..at + 3]) {
+                *sum += i32::from(*byte) * weight;
+            }
+        }
+        sums.map(|s| (s >> PRECISION).clamp(0, 255) as u8)
+    }
+}
+
+fn taps(from: usize, to: usize) -> Vec<Taps> {
+    let scale = from as f64 / to as f64;
+    let stretch = scale.max(1.0);
+    let reach = 2.0 * stretch;
+    let of = |i: usize| {
+        let centre = (i as f64 + 0.5) * scale;
+        let first = ((centre - reach + 0.5) as i64).max(0) as usize;
+        let last = ((centre + reach + 0.5) as usize).min(from);
+        let weights: Vec<f64> = (first..last).map(|x| cubic((x as f64 - centre + 0.5) / stretch)).collect();
+        let sum: f64 = weights.iter().sum();
+        let fixed = |w: &f64| {
+            let w = w / sum * f64::from(1 << PRECISION);
+            (w + 0.5f64.copysign(w)) as i32
+        };
+        Taps { first, weights: weights.iter().map(fixed).collect() }
+    };
+    (0..to).map(of).collect()
+}
+
+/// Keys' cubic with a = -0.5.
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}

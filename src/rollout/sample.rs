@@ -1,0 +1,102 @@
+//! From noise and prompts to latents.
+
+use anyhow::Result;
+
+use super::sampler::Step;
+use super::schedule::Schedule;
+use crate::device::Tensor;
+use crate::models::lora::{AdapterBank, Adapters, Rows, Slot};
+use crate::models::network::Network;
+use crate::models::text::PromptEmbeds;
+use crate::ops::copy;
+use crate::ops::step::{self, Inputs};
+
+/// Who samples: a network, perhaps with an adapter.
+#[derive(Clone, Copy)]
+pub struct Policy<'a> {
+    /// The network.
+    pub network: &'a dyn Network,
+    /// Maps noise levels to the network's time input.
+    pub schedule: &'a Schedule,
+    /// Adapters, and the one this policy goes through; `None` is the reference model.
+    pub adapter: Option<(&'a AdapterBank, Slot)>,
+}
+
+/// The steps to take.
+#[derive(Clone, Copy)]
+pub struct Path<'a> {
+    /// The sampler's table.
+    pub steps: &'a [Step],
+    /// Classifier-free guidance scale (Ho and Salimans 2022); up to 1 the unconditional branch is left out.
+    pub guidance: f32,
+}
+
+impl Path<'_> {
+    /// Whether the unconditional branch is needed.
+    pub fn is_guided(&self) -> bool {
+        self.guidance > 1.0
+    }
+}
+
+/// What a step saw.
+pub struct Visit<'a> {
+    /// The number of the step.
+    pub step: usize,
+    /// The sample before it.
+    pub x: &'a Tensor,
+    /// The conditional velocity there.
+    pub velocity: Tensor,
+}
+
+/// Goes along `path` from `noise` `[b, channels, h, w]`, sample `i` conditioned on row `i` of `prompts`. `negative`, one
+/// row that guidance leads away from, is needed if there is guidance. `on_step` is called after each step.
+///
+/// # Errors
+/// What `on_step` reports; the rest of the steps is left out then.
+pub fn sample(
+    policy: Policy,
+    path: Path,
+    noise: Tensor,
+    prompts: &PromptEmbeds,
+    negative: Option<&PromptEmbeds>,
+    mut on_step: impl FnMut(Visit) -> Result<()>,
+) -> Result<Tensor> {
+    let batch = noise.dim(0);
+    assert_eq!(prompts.prompt_embeds.dim(0), batch, "one prompt per sample");
+    let guided = path.is_guided();
+    // One batch, unconditional half first, as diffusers runs it.
+    let both = guided.then(|| {
+        let negative = negative.expect("guidance needs a negative prompt");
+        PromptEmbeds::concat(&[&negative.rows(&vec![0; batch]), prompts])
+    });
+    let condition = both.as_ref().unwrap_or(prompts);
+    let count = if guided { 2 * batch } else { batch };
+    let rows = Rows::all(policy.adapter.map(|(_, slot)| slot), count);
+    let adapters = Adapters { bank: policy.adapter.map(|(bank, _)| bank), rows: &rows };
+    let keeps_history = path.steps.iter().any(|s| s.history != [0.0; 2]);
+    let mut history = [None, None];
+    let mut x = noise;
+    for (i, at) in x.device().rehearse(path.steps).iter().enumerate() {
+        let timestep = vec![policy.schedule.timestep(at.sigma); count];
+        let doubled = guided.then(|| copy::concat(&[&x, &x]));
+        let input = doubled.as_ref().unwrap_or(&x);
+        let velocity = policy.network.forward(input, condition.condition(&timestep), &adapters);
+        drop(doubled);
+        let inputs = Inputs {
+            x: &x,
+            velocity: &velocity,
+            guidance: guided.then_some(path.guidance),
+            history: history.each_ref().map(Option::as_ref),
+            noise: &[],
+        };
+        let next = step::forward(inputs, at.row());
+        let clean = keeps_history.then(|| step::clean(inputs, at.sigma));
+        on_step(Visit { step: i, x: &x, velocity: velocity.slice(count - batch..count) })?;
+        x = next;
+        if clean.is_some() {
+            let [last, _] = history;
+            history = [clean, last];
+        }
+    }
+    Ok(x)
+}

@@ -1,0 +1,165 @@
+//! Prompts to latents, pictures and scores, a batch at a time.
+
+use anyhow::Result;
+
+use super::guard::Interrupt;
+use super::report::Clock;
+use super::setup::Setup;
+use crate::data::Prompt;
+use crate::data::sampler::Sample;
+use crate::device::Tensor;
+use crate::device::philox::{Key, Purpose};
+use crate::io::image::RgbImage;
+use crate::models::lora::{AdapterBank, Slot};
+use crate::ops::{copy, noise};
+use crate::rewards::{Images, Scores, Scoring};
+use crate::rollout::sample::{self, Path, Policy, Visit};
+use crate::telemetry::Progress;
+
+/// Images that are decoded and scored together; changes memory, not results.
+const DECODE_BATCH: usize = 32;
+
+/// How images are sampled.
+#[derive(Clone, Copy)]
+pub struct Job {
+    /// Steps from noise to latent.
+    pub steps: usize,
+    /// Classifier-free guidance scale.
+    pub guidance: f32,
+    /// What it is for, in words.
+    pub what: &'static str,
+}
+
+/// Which images are sampled, and by whom.
+pub struct Order<'a> {
+    /// The policy's adapter; `None` is the base.
+    pub adapter: Option<(&'a AdapterBank, Slot)>,
+    /// One per image.
+    pub samples: &'a [Sample],
+    /// Each image's prompt.
+    pub prompts: &'a [Prompt],
+    /// Part of the key of the noise.
+    pub epoch: u32,
+    /// How.
+    pub job: Job,
+    /// Whether the pictures are wanted.
+    pub keep_pictures: bool,
+}
+
+/// One velocity that the policy had on its way, to be compared with what training makes of the same point.
+pub struct Probe {
+    /// Where, `[1, channels, h, w]`.
+    pub x: Tensor,
+    /// The network's time input there.
+    pub timestep: f32,
+    /// The prompt.
+    pub text: String,
+    /// The policy's slot.
+    pub slot: Option<Slot>,
+    /// The velocity, like `x`.
+    pub velocity: Tensor,
+}
+
+/// What was sampled.
+pub struct Rollout {
+    /// Clean latents, `[images, channels, h, w]`.
+    pub x0: Tensor,
+    /// What the images are worth.
+    pub scores: Scores,
+    /// The pictures, if they were wanted.
+    pub pictures: Vec<RgbImage>,
+    /// One velocity of the first batch.
+    pub probe: Option<Probe>,
+}
+
+impl Sample {
+    /// The stream of a draw for this image.
+    pub fn key(&self, seed: u64, purpose: Purpose, epoch: u32, draw: u32) -> Key {
+        Key { seed, purpose, epoch, prompt: self.prompt as u32, repeat: self.repeat, step: draw }
+    }
+}
+
+impl Setup {
+    /// Samples, decodes and scores the images of `order`.
+    ///
+    /// # Errors
+    /// [`Interrupted`](super::guard::Interrupted), or what a reward or an encoder reports.
+    pub fn rollout(&mut self, order: &Order, clock: &mut Clock, interrupt: &Interrupt) -> Result<Rollout> {
+        let (sizes, count, side) = (self.pipeline.network.sizes(), order.samples.len(), self.config.latent);
+        let mut x0 = Tensor::scratch(&self.device, &[count, sizes.channels, side, side]);
+        let steps = self.sampler.steps(&self.pipeline.schedule.sigmas(order.job.steps));
+        let path = Path { steps: &steps, guidance: order.job.guidance };
+        self.device.phase("text encoders");
+        let negative = if path.is_guided() { Some(self.prompts.encode(&[""])?) } else { None };
+        let mut scoring = Scoring::new(&self.rewards);
+        let (mut pictures, mut probe) = (Vec::new(), None);
+        let progress = Progress::new(order.job.what, count as u64);
+        let batches: Vec<std::ops::Range<usize>> = ranges(0..count, self.config.raw.rollout.batch_size);
+        for batch in self.device.rehearse(&batches) {
+            let texts: Vec<&str> = order.prompts[batch.clone()].iter().map(|p| p.text.as_str()).collect();
+            self.device.phase("text encoders");
+            let embeds = self.prompts.encode(&texts)?;
+
+            self.device.phase(order.job.what);
+            let draw = |s: &Sample| s.key(self.config.raw.seed, Purpose::InitialLatent, order.epoch, 0);
+            let keys: Vec<Key> = order.samples[batch.clone()].iter().map(draw).collect();
+            let start = noise::normal(&self.device, &keys, &[batch.len(), sizes.channels, side, side]);
+            let policy = Policy {
+                network: &*self.pipeline.network,
+                schedule: &self.pipeline.schedule,
+                adapter: order.adapter,
+            };
+            let on_step = |visit: Visit| {
+                if probe.is_none() && visit.step == steps.len() / 2 {
+                    probe = Some(Probe::of(&visit, policy, &steps, &texts));
+                }
+                interrupt.check()
+            };
+            let latents = sample::sample(policy, path, start, &embeds, negative.as_ref(), on_step)?;
+            copy::rows_into(&mut x0, batch.start, &latents);
+            drop((latents, embeds));
+            clock.lap("rollout");
+
+            for part in ranges(batch.clone(), DECODE_BATCH) {
+                self.device.phase("decode");
+                let images = Images::decoded(self.pipeline.vae.decode(&x0.slice(part.clone())));
+                clock.lap("decode");
+                self.device.phase("reward");
+                let of_image: Vec<&Prompt> = order.prompts[part].iter().collect();
+                let scored = scoring.batch(&images, &of_image);
+                // Whether the rewards can judge the prompts is asked when a run starts, not when it is planned.
+                if !self.device.is_plan() {
+                    scored?;
+                }
+                if order.keep_pictures {
+                    pictures.extend(images.into_pictures());
+                }
+                clock.lap("reward");
+            }
+            progress.step(batch.len() as u64);
+            interrupt.check()?;
+        }
+        progress.finish();
+        Ok(Rollout { x0, scores: scoring.finish(count), pictures, probe })
+    }
+}
+
+impl Probe {
+    /// The last sample of a batch at one of its steps.
+    fn of(visit: &Visit, policy: Policy, steps: &[crate::rollout::sampler::Step], texts: &[&str]) -> Self {
+        let last = visit.x.dim(0) - 1;
+        let row = |t: &Tensor| copy::owned(&t.slice(last..last + 1));
+        Self {
+            x: row(visit.x),
+            timestep: policy.schedule.timestep(steps[visit.step].sigma),
+            text: texts[last].to_string(),
+            slot: policy.adapter.map(|(_, slot)| slot),
+            velocity: row(&visit.velocity),
+        }
+    }
+}
+
+/// `whole` in pieces of `length`.
+fn ranges(whole: std::ops::Range<usize>, length: usize) -> Vec<std::ops::Range<usize>> {
+    whole.clone().step_by(length).map(|first| first..(first + length).min(whole.end)).collect()
+}
