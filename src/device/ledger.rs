@@ -112,7 +112,6 @@ impl Drop for Reserved {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::device::{Device, Tensor};
 
     #[test]

@@ -1,36 +1,41 @@
-//! What the tests of all ops share: random inputs and comparison with f64.
+//! What the tests of all ops share: random inputs, and comparison with f64.
 
+use std::ops::Range;
+
+use super::noise;
 use crate::device::philox::{Key, Purpose};
-use crate::device::{Tensor, Weight};
+use crate::device::{Device, Tensor, with_threads};
 
 /// A tensor of standard normal numbers.
 pub fn random(shape: &[usize], seed: u64) -> Tensor {
-    let mut t = Tensor::scratch(shape);
-    Key::new(seed, Purpose::ForwardNoise).normal(t.data_mut());
-    t
-}
-
-/// A weight of standard normal numbers.
-pub fn random_weight(shape: &[usize], seed: u64) -> Weight {
-    Weight::owned(random(shape, seed).data().to_vec(), shape.to_vec())
+    let key = Key::new(seed, Purpose::ForwardNoise);
+    noise::normal(&Device::Cpu, &[key], &[1, shape.iter().product()]).reshape(shape)
 }
 
 /// The elements widened to f64.
 pub fn wide(t: &Tensor) -> Vec<f64> {
-    t.data().iter().map(|v| f64::from(*v)).collect()
+    t.to_host().into_iter().map(f64::from).collect()
+}
+
+/// The elements' bits.
+pub fn bits(t: &Tensor) -> Vec<u8> {
+    t.to_raw()
 }
 
 /// Largest difference relative to the largest reference value.
 pub fn max_error(got: &Tensor, want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let largest = want.iter().fold(1e-30f64, |m, v| m.max(v.abs()));
-    got.data().iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max) / largest
+    // NaN, which `max` would swallow, is as wrong as can be.
+    let apart = |(g, w): (f64, &f64)| if g.is_nan() { f64::INFINITY } else { (g - w).abs() };
+    wide(got).into_iter().zip(want).map(apart).fold(0.0, f64::max) / largest
 }
 
 /// Compares `grad` with central differences of `sum(dy · f(x))` in f64, at every element of `x`.
 pub fn check_gradient(grad: &Tensor, x: &[f64], dy: &Tensor, f: impl Fn(&[f64]) -> Vec<f64>) {
     const STEP: f64 = 1e-5;
-    let loss = |v: &[f64]| f(v).iter().zip(dy.data()).map(|(y, d)| y * f64::from(*d)).sum::<f64>();
+    let dy = wide(dy);
+    let loss = |v: &[f64]| f(v).iter().zip(&dy).map(|(y, d)| y * d).sum::<f64>();
     let mut v = x.to_vec();
     let numeric: Vec<f64> = (0..x.len())
         .map(|i| {
@@ -45,4 +50,15 @@ pub fn check_gradient(grad: &Tensor, x: &[f64], dy: &Tensor, f: impl Fn(&[f64]) 
     let error = max_error(grad, &numeric);
     // Central differences err by STEP² · f''' and f64 cancellation, both far below f32 rounding of the gradient.
     assert!(error < 2e-5, "gradient off by {error:e}");
+}
+
+/// Runs `f` on all nine samples with 1, 2 and 3 threads and on every sample alone; all bits must agree.
+pub fn check_batch_invariance(name: &str, f: impl Fn(Range<usize>) -> Tensor + Sync) {
+    let run = |threads: usize, samples: Range<usize>| with_threads(threads, || bits(&f(samples))).unwrap();
+    let whole = run(1, 0..9);
+    assert_eq!(whole, run(2, 0..9), "{name}");
+    assert_eq!(whole, run(3, 0..9), "{name}");
+    for i in 0..9 {
+        assert!(whole[i * whole.len() / 9..(i + 1) * whole.len() / 9] == run(2, i..i + 1), "{name}: sample {i}");
+    }
 }

@@ -1,15 +1,17 @@
 use super::*;
+use crate::ops::testing::random;
 use crate::data::Prompt;
+use crate::io::image::RgbImage;
 
 /// Gives image `i` the value `base + i`.
 struct Counting(&'static str, f64);
 
 impl Reward for Counting {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         self.0
     }
 
-    fn score(&self, images: &[RgbImage], _: &[&Prompt]) -> Result<Vec<Score>> {
+    fn score(&self, images: &Images, _: &[&Prompt]) -> Result<Vec<Score>> {
         Ok((0..images.len()).map(|i| Score::of(self.1 + i as f64)).collect())
     }
 }
@@ -20,13 +22,14 @@ fn sum(terms: &[(&'static str, f64, f64)]) -> Result<WeightedSum> {
 
 fn score(sum: &WeightedSum, count: usize) -> Result<Scores> {
     let prompt = Prompt { text: "a".into(), tag: None, include: vec![], exclude: vec![], line: 1 };
-    sum.score(&vec![RgbImage { width: 1, height: 1, data: vec![0; 3] }; count], &vec![&prompt; count])
+    let picture = RgbImage { width: 1, height: 1, data: vec![0; 3] };
+    sum.score(&Images::from_pictures(vec![picture; count], &Device::Cpu), &vec![&prompt; count])
 }
 
 #[test]
 fn the_sum_is_weighted_and_the_parts_are_not() {
     let scores = score(&sum(&[("z", 10.0, 0.5), ("a", 1.0, -2.0), ("m", 7.0, 0.0)]).unwrap(), 2).unwrap();
-    assert_eq!(scores.avg, [3.0, 1.5]);
+    assert_eq!(scores.weighted, [3.0, 1.5]);
     let parts: Vec<_> = scores.rewards.iter().map(|(n, s)| (n.as_str(), s[0].value, s[1].value)).collect();
     assert_eq!(parts, [("z", 10.0, 11.0), ("a", 1.0, 2.0), ("m", 7.0, 8.0)]);
 }
@@ -41,19 +44,58 @@ fn mistakes_are_named() {
     assert!(error(sum(&[("a", 0.0, 1.0), ("a", 0.0, 1.0)])).contains("rewards.a: given twice"));
     let error = |name, model: Option<&str>, detector: Option<&str>| {
         let options = Options { model: model.map(Into::into), detector: detector.map(Into::into) };
-        build(name, &options).err().unwrap().to_string()
+        check(name, &options).err().unwrap().to_string()
     };
     assert!(error("genval", None, None).ends_with("did you mean 'geneval'?"));
     assert!(error("geneval", None, Some("shape")).ends_with("did you mean 'shapes'?"));
-    assert!(error("geneval", Some("x"), None).contains("reward_models.geneval: x is not wanted"));
-    assert!(error("jpeg_compressibility", None, Some("shapes")).contains("for geneval only"));
-    assert!(error("pickscore", None, None).contains("reward_models.pickscore: missing"));
+    assert!(error("geneval", Some("x"), None).contains("rewards.geneval.model: x is not wanted"));
+    assert!(error("jpeg_compressibility", None, Some("shapes")).contains("rewards.jpeg_compressibility.detector: jpeg_compressibility uses no detector"));
+    assert!(error("pickscore", None, None).contains("rewards.pickscore.model: missing"));
     assert!(error("pickscore", Some("/nowhere"), None).contains("no such folder: /nowhere"));
 }
 
 #[test]
 fn every_name_builds_the_reward_of_that_name() {
-    for name in NAMES.iter().filter(|n| **n != "pickscore") {
-        assert_eq!(build(name, &Options::default()).unwrap().name(), *name);
+    for entry in TABLE.iter().filter(|e| e.model.is_none()) {
+        assert_eq!(build(entry.name, &Options::default(), &Device::Cpu).unwrap().name(), entry.name);
     }
+}
+
+/// Takes the mean of all bytes.
+struct Brightness;
+
+impl Reward for Brightness {
+    fn name(&self) -> &'static str {
+        "brightness"
+    }
+
+    fn score(&self, images: &Images, _: &[&Prompt]) -> Result<Vec<Score>> {
+        let mean = |p: &RgbImage| p.data.iter().map(|b| f64::from(*b)).sum::<f64>() / p.data.len() as f64;
+        Ok(images.pictures().iter().map(|p| Score::of(mean(p))).collect())
+    }
+}
+
+#[test]
+fn decoded_images_and_their_files_are_the_same_pictures() {
+    let decoded = Images::decoded(random(&[3, 4, 5, 3], 1));
+    let pictures = decoded.pictures().to_vec();
+    assert_eq!((decoded.len(), pictures[0].width, pictures[0].height), (3, 5, 4));
+    let again = Images::from_pictures(pictures, &Device::Cpu);
+    assert_eq!(decoded.bytes().to_raw(), again.bytes().to_raw());
+    let prompt = Prompt { text: "a".into(), tag: None, include: vec![], exclude: vec![], line: 1 };
+    let scores = [decoded, again].map(|images| Brightness.score(&images, &[&prompt; 3]).unwrap());
+    assert_eq!(scores[0], scores[1]);
+}
+
+#[test]
+fn scores_that_come_in_batches_are_those_of_all_at_once() {
+    let sum = WeightedSum::new(vec![(Box::new(Brightness), 2.0)]).unwrap();
+    let images = random(&[5, 4, 5, 3], 1);
+    let prompt = Prompt { text: "a".into(), tag: None, include: vec![], exclude: vec![], line: 1 };
+    let mut scoring = Scoring::new(&sum);
+    for part in [0..2, 2..5] {
+        let prompts = vec![&prompt; part.len()];
+        scoring.batch(&Images::decoded(images.slice(part)), &prompts).unwrap();
+    }
+    assert_eq!(scoring.finish(5), sum.score(&Images::decoded(images), &[&prompt; 5]).unwrap());
 }

@@ -193,7 +193,7 @@ impl Setup {
 
 /// What gradients of norm `norm` are multiplied by so that it is at most `max` (0: no limit), as
 /// `torch.nn.utils.clip_grad_norm_` does.
-fn clip_factor(norm: f64, max: f64) -> f32 {
+pub fn clip_factor(norm: f64, max: f64) -> f32 {
     let factor = max / (norm + 1e-6);
     if max > 0.0 && factor < 1.0 { factor as f32 } else { 1.0 }
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use engine::device::Device;
 use engine::io::{TensorFile, read_json, safetensors::save};
-use engine::rollout::initial_noise_batch;
+use engine::ops::noise;
+use engine::rollout::initial_keys;
 use safetensors::Dtype;
 
 use super::{engine, refuses, says, serialized, stored};
-use crate::parity::{fixture, relative_error};
+use crate::parity::{fixture, read, relative_error};
 
 const STEM: &str = "diffusion_pytorch_model.safetensors";
 
@@ -35,7 +37,7 @@ fn given_noise_becomes_the_latents_of_diffusers() {
     let io = TensorFile::open(&model().join("io.safetensors")).unwrap();
     let settings: serde_json::Value = read_json(&model().join("io.json")).unwrap();
     let prompts: Vec<&str> = settings["prompts"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
-    save(&noise, [("noise".to_string(), &io.tensor("noise").unwrap())], &BTreeMap::new()).unwrap();
+    save(&noise, [("noise".to_string(), read(&io, "noise"))], &BTreeMap::new()).unwrap();
 
     let (model, text) = (model(), |p: &Path| p.to_str().unwrap().to_string());
     let mut args = vec!["sample".to_string(), "--model".into(), text(&model), "--out".into(), text(folder.path())];
@@ -44,8 +46,8 @@ fn given_noise_becomes_the_latents_of_diffusers() {
     args.extend([text(&noise), "--save-latents".into(), text(&latents), "--prompt".into()]);
     args.extend(prompts.iter().map(|p| p.to_string()));
     assert!(engine(&args).status.success());
-    let got = TensorFile::open(&latents).unwrap().tensor("latents").unwrap();
-    let want = io.tensor("negative.latents").unwrap();
+    let got = read(&TensorFile::open(&latents).unwrap(), "latents");
+    let want = read(&io, "negative.latents");
     assert_eq!(got.shape(), want.shape());
     assert!(relative_error(&got, &want) <= 1e-4);
 
@@ -59,8 +61,8 @@ fn given_noise_becomes_the_latents_of_diffusers() {
     assert!(warning.starts_with("warning:") && warning.contains("are not seen"), "{warning}");
     let embeds = TensorFile::open(&embeds).unwrap();
     for name in ["prompt_embeds", "pooled_prompt_embeds"] {
-        let want = io.tensor(&format!("negative.{name}")).unwrap();
-        assert!(relative_error(&embeds.tensor_of(name, want.shape()).unwrap(), &want) <= 1e-5, "{name}");
+        let want = read(&io, &format!("negative.{name}"));
+        assert!(relative_error(&read(&embeds, name), &want) <= 1e-5, "{name}");
     }
 }
 
@@ -75,7 +77,8 @@ fn image_i_of_a_seed_is_the_same_in_any_batch_on_any_number_of_threads() {
     assert_ne!(nine[..2], run(2, &["--seed", "1"]));
     // The seed's own noise, given as a file.
     let noise = folder.path().join("noise.safetensors");
-    save(&noise, [("noise".to_string(), &initial_noise_batch(0, 0, &[2, 16, 4, 2]))], &BTreeMap::new()).unwrap();
+    let seeds_own = noise::normal(&Device::Cpu, &initial_keys(0, 0, 2), &[2, 16, 4, 2]);
+    save(&noise, [("noise".to_string(), seeds_own)], &BTreeMap::new()).unwrap();
     assert_eq!(nine[..2], run(2, &["--noise", noise.to_str().unwrap()]));
 }
 

@@ -1,11 +1,14 @@
 use std::path::Path;
+use std::sync::Arc;
 
-use engine::device::{Tensor, with_threads};
+use engine::device::{DType, Device, Tensor, with_threads};
 use engine::io::{TensorFile, read_json};
-use engine::models::lora::{Adapter, Factor, select};
-use engine::models::mmdit::{Checkpointing, Condition, Mmdit};
+use engine::models::lora::{AdapterBank, Adapters, Layout, Rows, Slot, Trained, named, select};
+use engine::models::network::{self, Checkpointing, Condition, Network};
+use engine::ops::affine::{self, Affine};
+use engine::ops::{activation, copy, noising};
 
-use super::{fixture, relative_error};
+use super::{bits, fixture, random, read, relative_error};
 
 struct Inputs {
     x: Tensor,
@@ -16,10 +19,10 @@ struct Inputs {
 
 impl Inputs {
     fn load(io: &TensorFile, run: &str) -> Self {
-        let get = |name: &str| io.tensor(&format!("{run}.{name}")).unwrap();
+        let get = |name: &str| read(io, &format!("{run}.{name}"));
         Self {
             x: get("x"),
-            timestep: get("timestep").data().to_vec(),
+            timestep: get("timestep").to_host(),
             prompt_embeds: get("prompt_embeds"),
             pooled: get("pooled_prompt_embeds"),
         }
@@ -34,8 +37,9 @@ impl Inputs {
         }
     }
 
-    fn velocity(&self, model: &Mmdit) -> Tensor {
-        model.forward(&self.x, self.condition(), None)
+    fn velocity(&self, network: &dyn Network) -> Tensor {
+        let rows = Rows::all(None, self.x.dim(0));
+        network.forward(&self.x, self.condition(), &Adapters::none(&rows))
     }
 
     fn condition(&self) -> Condition<'_> {
@@ -43,8 +47,8 @@ impl Inputs {
     }
 }
 
-fn open(folder: &Path) -> (Mmdit, TensorFile) {
-    (Mmdit::load(folder).unwrap(), TensorFile::open(&folder.join("io.safetensors")).unwrap())
+fn open(folder: &Path) -> (Box<dyn Network>, TensorFile) {
+    (network::load(folder, &Device::Cpu, None).unwrap(), TensorFile::open(&folder.join("io.safetensors")).unwrap())
 }
 
 #[test]
@@ -55,8 +59,8 @@ fn velocity_matches_diffusers_for_every_configuration() {
             if io.entry(&format!("{run}.x")).is_none() {
                 continue;
             }
-            let got = Inputs::load(&io, run).velocity(&model);
-            let error = relative_error(&got, &io.tensor(&format!("{run}.velocity")).unwrap());
+            let got = Inputs::load(&io, run).velocity(&*model);
+            let error = relative_error(&got, &read(&io, &format!("{run}.velocity")));
             println!("mmdit {case} {run}: {error:.1e}");
             assert!(error <= 1e-5, "{case} {run}: {error:e}");
         }
@@ -67,9 +71,9 @@ fn velocity_matches_diffusers_for_every_configuration() {
 fn bf16_weights_err_no_more_than_twice_as_much_as_bf16_pytorch() {
     let (model, io) = open(&fixture("mmdit/sd35_bf16"));
     for run in ["square", "wide"] {
-        let got = Inputs::load(&io, run).velocity(&model);
-        let exact = io.tensor(&format!("{run}.velocity_f32")).unwrap();
-        let theirs = relative_error(&io.tensor(&format!("{run}.velocity_bf16")).unwrap(), &exact);
+        let got = Inputs::load(&io, run).velocity(&*model);
+        let exact = read(&io, &format!("{run}.velocity_f32"));
+        let theirs = relative_error(&read(&io, &format!("{run}.velocity_bf16")), &exact);
         let ours = relative_error(&got, &exact);
         println!("mmdit bf16 {run}: ours {ours:.1e}, PyTorch {theirs:.1e}");
         assert!(ours <= 2.0 * theirs, "{run}: {ours:e} against {theirs:e}");
@@ -80,11 +84,22 @@ fn bf16_weights_err_no_more_than_twice_as_much_as_bf16_pytorch() {
 fn velocity_has_the_same_bits_for_any_batch_and_number_of_threads() {
     let (model, io) = open(&fixture("mmdit/sd35"));
     let inputs = Inputs::load(&io, "wide");
-    let whole = with_threads(1, || inputs.velocity(&model)).unwrap();
-    assert_eq!(whole.data(), with_threads(2, || inputs.velocity(&model)).unwrap().data());
+    let whole = with_threads(1, || inputs.velocity(&*model)).unwrap();
+    assert!(bits(&whole) == bits(&with_threads(2, || inputs.velocity(&*model)).unwrap()));
     for i in 0..inputs.x.dim(0) {
-        assert_eq!(whole.slice(i..i + 1).data(), inputs.row(i).velocity(&model).data());
+        assert!(bits(&whole.slice(i..i + 1)) == bits(&inputs.row(i).velocity(&*model)));
     }
+}
+
+/// One of the oracle's training steps: a network, its adapter, and points.
+struct Step {
+    network: Box<dyn Network>,
+    io: TensorFile,
+    bank: AdapterBank,
+    x: Tensor,
+    timestep: Vec<f32>,
+    prompt_embeds: Tensor,
+    pooled: Tensor,
 }
 
 #[derive(serde::Deserialize)]
@@ -95,54 +110,87 @@ struct Case {
     targets: Vec<String>,
 }
 
-/// The case's model, its tensors and the adapter stored under `prefix`.
-fn ram_case(name: &str) -> (Mmdit, TensorFile, Adapter) {
-    let folder = fixture("ram_step").join(name);
-    let case: Case = read_json(&folder.join("case.json")).unwrap();
-    let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
-    let model = Mmdit::load(&fixture(&case.model)).unwrap();
-    let chosen = select(model.modules(), &case.targets).unwrap();
-    let factors = model.modules().iter().zip(chosen).map(|(m, chosen)| {
-        let get = |f: &str| io.tensor(&format!("lora.{}.lora_{f}.weight", m.name)).unwrap();
-        chosen.then(|| Factor { a: get("A"), b: get("B") })
-    });
-    let adapter = Adapter::from_factors(case.alpha / case.rank as f32, factors.collect());
-    (model, io, adapter)
+impl Step {
+    fn load(name: &str) -> Self {
+        let folder = fixture("ram_step").join(name);
+        let case: Case = read_json(&folder.join("case.json")).unwrap();
+        let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
+        let network = network::load(&fixture(&case.model), &Device::Cpu, None).unwrap();
+        let modules = network.modules();
+        let layout = Layout::selected(modules, &select(modules, &case.targets).unwrap(), case.rank);
+        let mut flat = Tensor::scratch(&Device::Cpu, &[layout.len()]);
+        for (name, at, _) in layout.parameters(modules) {
+            copy::flat_into(&mut flat, at, &read(&io, &format!("lora.{name}")));
+        }
+        let mut bank = AdapterBank::new(Arc::new(layout), case.alpha / case.rank as f32);
+        bank.set(Slot::Theta, flat);
+        let t = read(&io, "t").to_host();
+        Self {
+            x: noising::forward(&read(&io, "x0"), &read(&io, "noise"), &t),
+            timestep: t.iter().map(|t| 1000.0 * t).collect(),
+            prompt_embeds: read(&io, "prompt_embeds"),
+            pooled: read(&io, "pooled_prompt_embeds"),
+            network,
+            io,
+            bank,
+        }
+    }
+
+    fn points(&self) -> usize {
+        self.x.dim(0)
+    }
+
+    /// Velocities with every point once for each run of `slots`.
+    fn forward(&self, slots: &[Option<Slot>], keep: Option<Checkpointing>) -> (Tensor, Option<network::Saved>) {
+        let repeat = |t: &Tensor| copy::concat(&vec![t; slots.len()]);
+        let (prompt_embeds, pooled) = (repeat(&self.prompt_embeds), repeat(&self.pooled));
+        let timestep = self.timestep.repeat(slots.len());
+        let condition =
+            Condition { timestep: &timestep, prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
+        let rows = Rows::runs(slots.iter().map(|s| (*s, self.points())));
+        let adapters = Adapters { bank: Some(&self.bank), rows: &rows };
+        match keep {
+            None => (self.network.forward(&repeat(&self.x), condition, &adapters), None),
+            Some(keep) => {
+                let (v, saved) = self.network.forward_saved(&repeat(&self.x), condition, &adapters, keep);
+                (v, Some(saved))
+            }
+        }
+    }
+
+    /// The gradients of the factors and, if asked for, to the latent, from the oracle's gradient to the velocity.
+    fn backward(&self, saved: network::Saved, want_dx: bool) -> (Tensor, Option<Tensor>) {
+        let mut grads = Tensor::zeros(&Device::Cpu, &[self.bank.layout().len()]);
+        let mut trained = Trained { bank: &self.bank, slot: Slot::Theta, grads: &mut grads };
+        let dx = self.network.backward(&read(&self.io, "dbg.dv"), saved, &mut trained, want_dx);
+        (grads, dx)
+    }
+
+    /// Velocity, gradients of the factors, gradient to the latent.
+    fn run(&self, keep: Checkpointing) -> (Tensor, Tensor, Tensor) {
+        let (velocity, saved) = self.forward(&[Some(Slot::Theta)], Some(keep));
+        let (grads, dx) = self.backward(saved.unwrap(), true);
+        (velocity, grads, dx.unwrap())
+    }
 }
 
-/// Velocity, gradients of the factors, and gradient to the latent at the case's points.
-fn step(model: &Mmdit, io: &TensorFile, adapter: &Adapter, policy: Checkpointing) -> (Tensor, Adapter, Tensor) {
-    let get = |name: &str| io.tensor(name).unwrap();
-    let (mut x, noise, t) = (get("x0"), get("noise"), get("t"));
-    let per = x.len() / t.len();
-    for (i, (x, e)) in x.data_mut().iter_mut().zip(noise.data()).enumerate() {
-        let t = t.data()[i / per];
-        *x = (1.0 - t) * *x + t * e;
-    }
-    let timestep: Vec<f32> = t.data().iter().map(|t| 1000.0 * t).collect();
-    let (prompt_embeds, pooled) = (get("prompt_embeds"), get("pooled_prompt_embeds"));
-    let condition = Condition { timestep: &timestep, prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
-    let (velocity, saved) = model.forward_saved(&x, condition, adapter, policy);
-    let mut grads = adapter.zeros_like();
-    let dlatent = model.backward(&get("dbg.dv"), saved, adapter, &mut grads, true).unwrap();
-    (velocity, grads, dlatent)
-}
+const CASES: [&str; 3] = ["a", "b", "c"];
 
 #[test]
 fn lora_gradients_match_autograd_for_every_configuration() {
-    for case in ["a", "b", "c"] {
-        let (model, io, adapter) = ram_case(case);
-        let (velocity, grads, _) = step(&model, &io, &adapter, Checkpointing::None);
-        let error = relative_error(&velocity, &io.tensor("velocity").unwrap());
+    for case in CASES {
+        let step = Step::load(case);
+        let (velocity, grads, _) = step.run(Checkpointing::None);
+        let error = relative_error(&velocity, &read(&step.io, "velocity"));
         assert!(error <= 1e-5, "{case}: velocity {error:e}");
         let mut worst = 0.0f64;
-        for (name, grad) in grads.names(model.modules()).iter().zip(grads.tensors()) {
-            let want = io.tensor(&format!("grad.{name}")).unwrap();
-            if want.data().iter().all(|v| *v == 0.0) {
-                assert!(grad.data().iter().all(|v| *v == 0.0), "{case} {name}: nothing depends on it");
+        for (name, grad) in named(&grads, step.bank.layout(), step.network.modules()) {
+            let want = read(&step.io, &format!("grad.{name}"));
+            if want.to_host().iter().all(|v| *v == 0.0) {
+                assert!(grad.to_host().iter().all(|v| *v == 0.0), "{case} {name}: nothing depends on it");
                 continue;
             }
-            let error = relative_error(grad, &want);
+            let error = relative_error(&grad, &want);
             worst = worst.max(error);
             assert!(error <= 1e-4, "{case} {name}: {error:e}");
         }
@@ -152,46 +200,88 @@ fn lora_gradients_match_autograd_for_every_configuration() {
 
 #[test]
 fn activation_checkpointing_changes_no_bit() {
-    for case in ["a", "b", "c"] {
-        let (model, io, adapter) = ram_case(case);
-        let (_, want, dlatent) = step(&model, &io, &adapter, Checkpointing::None);
+    for case in CASES {
+        let step = Step::load(case);
+        let (_, want, dlatent) = step.run(Checkpointing::None);
         for policy in [Checkpointing::Block, Checkpointing::Selective] {
-            let (_, got, d) = step(&model, &io, &adapter, policy);
-            assert_eq!(d.data(), dlatent.data(), "{case} {policy:?}");
-            assert!(got.tensors().zip(want.tensors()).all(|(g, w)| g.data() == w.data()), "{case} {policy:?}");
+            let (_, got, d) = step.run(policy);
+            assert!(bits(&d) == bits(&dlatent) && bits(&got) == bits(&want), "{case} {policy:?}");
         }
     }
 }
 
 #[test]
-fn gradients_do_not_depend_on_the_number_of_threads() {
-    let (model, io, adapter) = ram_case("b");
-    let [one, three] = [1, 3].map(|n| with_threads(n, || step(&model, &io, &adapter, Checkpointing::None).1).unwrap());
-    assert!(one.tensors().zip(three.tensors()).all(|(a, b)| a.data() == b.data()));
+fn gradients_do_not_depend_on_the_number_of_threads_nor_on_who_reads_the_latents() {
+    for case in CASES {
+        let step = Step::load(case);
+        let [one, three] = [1, 3].map(|n| with_threads(n, || step.run(Checkpointing::None).1).unwrap());
+        assert!(bits(&one) == bits(&three));
+        let (_, saved) = step.forward(&[Some(Slot::Theta)], Some(Checkpointing::None));
+        let (unread, dx) = step.backward(saved.unwrap(), false);
+        assert!(dx.is_none() && bits(&unread) == bits(&one), "{case}");
+    }
+}
+
+/// A bank with other numbers in the lagged slot and in that of a reference.
+fn with_others(step: &mut Step) {
+    for (slot, seed) in [(Slot::Old, 1), (Slot::Reference, 2)] {
+        let mut numbers = copy::owned(step.bank.numbers(Slot::Theta));
+        let change = affine::forward(&random(numbers.shape(), seed), Affine { scale: 0.01, ..Affine::default() });
+        activation::add(&mut numbers, &change);
+        step.bank.set(slot, numbers);
+    }
+}
+
+#[test]
+fn policies_of_one_batch_give_the_bits_they_give_alone_and_so_do_the_gradients() {
+    for case in CASES {
+        let mut step = Step::load(case);
+        with_others(&mut step);
+        let n = step.points();
+        let slots = [Some(Slot::Theta), None, Some(Slot::Old), Some(Slot::Reference)];
+        let alone: Vec<Tensor> = slots.iter().map(|slot| step.forward(&[*slot], None).0).collect();
+        assert!((1..4).all(|i| bits(&alone[i]) != bits(&alone[0])), "{case}: the policies must differ");
+        let (_, grads, _) = step.run(Checkpointing::None);
+        for keep in [Checkpointing::None, Checkpointing::Block, Checkpointing::Selective] {
+            let (together, saved) = step.forward(&slots, Some(keep));
+            for (i, alone) in alone.iter().enumerate() {
+                assert!(bits(&together.slice(i * n..(i + 1) * n)) == bits(alone), "{case} {keep:?} {:?}", slots[i]);
+            }
+            assert!(bits(&step.backward(saved.unwrap(), false).0) == bits(&grads), "{case} {keep:?}");
+        }
+    }
 }
 
 #[test]
 fn gradient_to_the_latent_matches_finite_differences() {
-    let (model, io, adapter) = ram_case("a");
-    let (_, _, dlatent) = step(&model, &io, &adapter, Checkpointing::None);
+    let mut step = Step::load("a");
+    let (_, _, dlatent) = step.run(Checkpointing::None);
     // A directional derivative along a fixed direction: in f32 single elements would drown in rounding.
-    let (x0, dv, t) = (io.tensor("x0").unwrap(), io.tensor("dbg.dv").unwrap(), io.tensor("t").unwrap());
-    let (noise, prompt_embeds) = (io.tensor("noise").unwrap(), io.tensor("prompt_embeds").unwrap());
-    let pooled = io.tensor("pooled_prompt_embeds").unwrap();
-    let timestep: Vec<f32> = t.data().iter().map(|t| 1000.0 * t).collect();
-    let condition = Condition { timestep: &timestep, prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
-    let per = x0.len() / t.len();
-    let loss = |step: f32| -> f64 {
-        let mut x = x0.clone();
-        for (i, (x, e)) in x.data_mut().iter_mut().zip(noise.data()).enumerate() {
-            let t = t.data()[i / per];
-            *x = (1.0 - t) * *x + t * e + step * ((i * 7 % 13) as f32 / 6.0 - 1.0);
-        }
-        let v = model.forward(&x, condition, Some(&adapter));
-        v.data().iter().zip(dv.data()).map(|(v, d)| f64::from(*v) * f64::from(*d)).sum()
+    let (x, dv) = (step.x.clone(), read(&step.io, "dbg.dv").to_host());
+    let direction: Vec<f32> = (0..x.len()).map(|i| (i * 7 % 13) as f32 / 6.0 - 1.0).collect();
+    let mut loss = |size: f32| -> f64 {
+        let moved: Vec<f32> = x.to_host().iter().zip(&direction).map(|(x, d)| x + size * d).collect();
+        step.x = Tensor::from_slice(&Device::Cpu, &moved, x.shape());
+        let v = step.forward(&[Some(Slot::Theta)], None).0.to_host();
+        v.iter().zip(&dv).map(|(v, d)| f64::from(*v) * f64::from(*d)).sum()
     };
     let numeric = (loss(2e-3) - loss(-2e-3)) / 4e-3;
-    let analytic: f64 =
-        dlatent.data().iter().enumerate().map(|(i, d)| f64::from(*d) * ((i * 7 % 13) as f64 / 6.0 - 1.0)).sum();
+    let pairs = dlatent.to_host().into_iter().zip(direction);
+    let analytic: f64 = pairs.map(|(g, d)| f64::from(g) * f64::from(d)).sum();
     assert!((numeric - analytic).abs() <= 2e-3 * analytic.abs(), "{numeric} against {analytic}");
+}
+
+#[test]
+fn matrices_rounded_on_loading_err_no_more_than_those_stored_rounded() {
+    // The same weights in f32 and in bf16 files: what is rounded when it is loaded is what the file would hold.
+    let folder = fixture("mmdit/sd35");
+    let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
+    let exact = read(&io, "square.velocity");
+    let rounded = network::load(&folder, &Device::Cpu, Some(DType::Bf16)).unwrap();
+    let error = relative_error(&Inputs::load(&io, "square").velocity(&*rounded), &exact);
+    let bf16 = TensorFile::open(&fixture("mmdit/sd35_bf16/io.safetensors")).unwrap();
+    let theirs = relative_error(&read(&bf16, "square.velocity_bf16"), &read(&bf16, "square.velocity_f32"));
+    println!("mmdit computed in bf16: {error:.1e}, PyTorch in bf16 {theirs:.1e}");
+    assert!(error > 1e-5, "nothing was rounded");
+    assert!(error <= 2.0 * theirs, "{error:e} against {theirs:e}");
 }

@@ -13,20 +13,39 @@ mod tokenizer;
 
 use std::path::{Path, PathBuf};
 
-use engine::device::Tensor;
+use engine::device::philox::{Key, Purpose};
+use engine::device::{Device, Tensor};
 use engine::io::TensorFile;
+use engine::ops::noise;
 
 /// The path of `name` under `tests/fixtures`.
 pub fn fixture(name: impl AsRef<Path>) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
+/// Tensor `name` of `file`.
+pub fn read(file: &TensorFile, name: &str) -> Tensor {
+    file.tensor(name, &Device::Cpu).unwrap()
+}
+
+/// A tensor of standard normal numbers.
+pub fn random(shape: &[usize], seed: u64) -> Tensor {
+    let key = Key::new(seed, Purpose::ForwardNoise);
+    noise::normal(&Device::Cpu, &[key], &[1, shape.iter().product()]).reshape(shape)
+}
+
+/// The elements' bits.
+pub fn bits(t: &Tensor) -> Vec<u8> {
+    t.to_raw()
+}
+
 /// Largest difference relative to the largest reference value.
 pub fn relative_error(got: &Tensor, want: &Tensor) -> f64 {
     assert_eq!(got.shape(), want.shape());
-    let largest = want.data().iter().fold(f64::MIN_POSITIVE, |m, v| m.max(f64::from(v.abs())));
-    assert!(got.data().iter().all(|v| v.is_finite()), "a value is not finite");
-    let errors = got.data().iter().zip(want.data()).map(|(g, w)| (f64::from(*g) - f64::from(*w)).abs());
+    let (got, want) = (got.to_host(), want.to_host());
+    let largest = want.iter().fold(f64::MIN_POSITIVE, |m, v| m.max(f64::from(v.abs())));
+    assert!(got.iter().all(|v| v.is_finite()), "a value is not finite");
+    let errors = got.iter().zip(&want).map(|(g, w)| (f64::from(*g) - f64::from(*w)).abs());
     errors.fold(0.0, f64::max) / largest
 }
 

@@ -151,7 +151,7 @@ fn what_is_wrong_with_the_inputs_is_found_before_anything_is_written() {
     let cases: [(&std::path::Path, &[&str], &str); 5] = [
         (&run, &["--resume", "/no/such/checkpoint"], "/no/such/checkpoint"),
         (&run, &["--set", "rollout.batch_size=4"], "the nearest that do are 3 and 6"),
-        (&run, &["--set", "rewards.pickscore=1"], "reward_models.pickscore"),
+        (&run, &["--set", "rewards.pickscore=1"], "rewards.pickscore.model"),
         (&run, &["--set", "rewards.geneval=1"], "include"),
         (&below, &[], "output folder"),
     ];

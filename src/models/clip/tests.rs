@@ -1,7 +1,5 @@
 use super::config::{ClipConfig, TextConfig};
 use super::text::end_position;
-use super::vision::cut;
-use crate::device::Tensor;
 
 fn written(text: &str) -> (tempfile::TempDir, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
@@ -15,15 +13,6 @@ fn the_end_is_the_first_end_token_or_in_old_files_the_largest_id() {
     assert_eq!(end_position(&[60, 5, 61, 63, 61], 61), 2);
     assert_eq!(end_position(&[60, 5, 63, 2, 63], 2), 2);
     assert_eq!(end_position(&[60, 5, 7], 61), 0);
-}
-
-#[test]
-fn patches_are_cut_row_by_row_and_the_rest_left_out() {
-    let values: Vec<f32> = (0..2 * 3 * 5).map(|v| v as f32).collect();
-    let cuts = cut(&Tensor::from_slice(&values, &[1, 2, 3, 5]), 2);
-    assert_eq!(cuts.shape(), [1, 2, 8]);
-    assert_eq!(cuts.data()[..8], [0.0, 1.0, 5.0, 6.0, 15.0, 16.0, 20.0, 21.0]);
-    assert_eq!(cuts.data()[8..], [2.0, 3.0, 7.0, 8.0, 17.0, 18.0, 22.0, 23.0]);
 }
 
 #[test]

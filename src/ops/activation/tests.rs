@@ -1,4 +1,5 @@
 use super::*;
+use crate::ops::copy::owned;
 use crate::ops::testing::{check_gradient, max_error, random, wide};
 
 fn gelu_tanh_f64(v: f64) -> f64 {
@@ -18,36 +19,44 @@ fn activations_match_f64() {
         }
         total * 2.0 / std::f64::consts::PI.sqrt()
     };
-    type Case<'a> = (fn(&mut Tensor), Box<dyn Fn(f64) -> f64 + 'a>);
-    let cases: [Case; 4] = [
-        (gelu_tanh, Box::new(gelu_tanh_f64)),
-        (gelu_erf, Box::new(|v| 0.5 * v * (1.0 + erf(v / 2f64.sqrt())))),
-        (quick_gelu, Box::new(|v| v * sigmoid(1.702 * v))),
-        (silu, Box::new(|v| v * sigmoid(v))),
+    let cases: [(Activation, &dyn Fn(f64) -> f64); 4] = [
+        (Activation::GeluTanh, &gelu_tanh_f64),
+        (Activation::GeluErf, &|v| 0.5 * v * (1.0 + erf(v / 2f64.sqrt()))),
+        (Activation::QuickGelu, &|v| v * sigmoid(1.702 * v)),
+        (Activation::Silu, &|v| v * sigmoid(v)),
     ];
-    for (f, reference) in cases {
-        let mut y = x.clone();
-        f(&mut y);
-        let want: Vec<f64> = wide(&x).into_iter().map(&reference).collect();
-        assert!(max_error(&y, &want) < 1e-6);
+    for (activation, reference) in cases {
+        let mut y = owned(&x);
+        forward(&mut y, activation);
+        let want: Vec<f64> = wide(&x).into_iter().map(reference).collect();
+        assert!(max_error(&y, &want) < 1e-6, "{activation:?}");
+    }
+}
+
+#[test]
+fn far_from_zero_activations_are_the_line_they_approach() {
+    for activation in [Activation::GeluTanh, Activation::GeluErf, Activation::QuickGelu, Activation::Silu] {
+        let mut y = Tensor::from_slice(&crate::device::Device::Cpu, &[-1e30, -200.0, 0.0, 200.0, 1e30], &[5]);
+        forward(&mut y, activation);
+        assert_eq!(y.host(), [0.0, 0.0, 0.0, 200.0, 1e30], "{activation:?}");
     }
 }
 
 #[test]
 fn sums_and_products_are_elementwise() {
     let (x, y) = (random(&[37, 11], 1), random(&[37, 11], 2));
-    let (mut sum, mut product) = (x.clone(), x.clone());
+    let (mut sum, mut product) = (owned(&x), owned(&x));
     add(&mut sum, &y);
     multiply(&mut product, &y);
-    for (i, (x, y)) in x.data().iter().zip(y.data()).enumerate() {
-        assert_eq!((sum.data()[i], product.data()[i]), (x + y, x * y));
+    for (i, (x, y)) in x.host().iter().zip(y.host()).enumerate() {
+        assert_eq!((sum.host()[i], product.host()[i]), (x + y, x * y));
     }
 }
 
 #[test]
 fn gradient_of_gelu_matches_finite_differences() {
     let (x, dy) = (random(&[50], 1), random(&[50], 2));
-    let mut dx = dy.clone();
+    let mut dx = owned(&dy);
     gelu_tanh_backward(&mut dx, &x);
     check_gradient(&dx, &wide(&x), &dy, |v| v.iter().map(|v| gelu_tanh_f64(*v)).collect());
 }

@@ -1,4 +1,6 @@
 use super::*;
+use crate::device::Device;
+use crate::ops::copy::owned;
 use crate::ops::testing::{check_gradient, max_error, random, wide};
 
 #[test]
@@ -18,11 +20,12 @@ fn adaln_and_its_gradient_match_f64_and_the_gradient_is_added() {
         }
         out
     };
-    assert!(max_error(&forward(&x, &m, 1, 3), &reference(&wide(&x))) < 1e-5);
-    let mut dx = Tensor::zeros(&[b, n, d]);
-    backward(&mut dx, &dy, &x, &m, 3);
+    let chunk = |index| Chunk { modulation: &m, index };
+    assert!(max_error(&forward(&x, chunk(1), chunk(3)), &reference(&wide(&x))) < 1e-5);
+    let mut dx = Tensor::zeros(&Device::Cpu, &[b, n, d]);
+    backward(&mut dx, &dy, &x, chunk(3));
     check_gradient(&dx, &wide(&x), &dy, reference);
-    let once = dx.clone();
-    backward(&mut dx, &dy, &x, &m, 3);
-    assert!(dx.data().iter().zip(once.data()).all(|(twice, once)| *twice == 2.0 * once));
+    let once = owned(&dx);
+    backward(&mut dx, &dy, &x, chunk(3));
+    assert!(dx.host().iter().zip(once.host()).all(|(twice, once)| *twice == 2.0 * once));
 }

@@ -1,30 +1,24 @@
 use super::*;
-use crate::device::with_threads;
-use crate::ops::heads;
 use crate::ops::testing::{check_gradient, max_error, random, wide};
 
-/// Attention in f64, head-major `[bh, n, d]`.
+/// Attention in f64 over one sequence `[b, n, heads·d]`; `score` is added to that of (head, query, key).
 fn reference(
-    q: &[f64],
-    k: &[f64],
-    v: &[f64],
-    n: usize,
-    d: usize,
+    [q, k, v]: [&[f64]; 3],
+    [n, heads, d]: [usize; 3],
     scale: f64,
     score: impl Fn(usize, usize, usize) -> f64,
 ) -> Vec<f64> {
     let mut out = vec![0.0; q.len()];
-    for bh in 0..q.len() / (n * d) {
+    let at = |b: usize, row: usize, head: usize, c: usize| ((b * n + row) * heads + head) * d + c;
+    for (b, head) in (0..q.len() / (n * heads * d)).flat_map(|b| (0..heads).map(move |h| (b, h))) {
         for i in 0..n {
-            let at = |t: &[f64], r: usize, c: usize| t[(bh * n + r) * d + c];
-            let s: Vec<f64> = (0..n)
-                .map(|j| scale * (0..d).map(|c| at(q, i, c) * at(k, j, c)).sum::<f64>() + score(bh, i, j))
-                .collect();
+            let dot = |j: usize| (0..d).map(|c| q[at(b, i, head, c)] * k[at(b, j, head, c)]).sum::<f64>();
+            let s: Vec<f64> = (0..n).map(|j| scale * dot(j) + score(head, i, j)).collect();
             let max = s.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let e: Vec<f64> = s.iter().map(|s| (s - max).exp()).collect();
             let total: f64 = e.iter().sum();
             for c in 0..d {
-                out[(bh * n + i) * d + c] = (0..n).map(|j| e[j] / total * at(v, j, c)).sum();
+                out[at(b, i, head, c)] = (0..n).map(|j| e[j] / total * v[at(b, j, head, c)]).sum();
             }
         }
     }
@@ -34,61 +28,80 @@ fn reference(
 #[test]
 fn attention_matches_f64_across_tile_edges_with_masks_and_bias() {
     for (n, d) in [(1, 4), (7, 5), (128, 8), (131, 16), (300, 3)] {
-        let shape = [2, 3, n, d];
-        let (q, k, v, bias) = (random(&shape, 1), random(&shape, 2), random(&shape, 3), random(&[3, n, n], 4));
+        let heads = 3;
+        let [q, k, v] = [1, 2, 3].map(|seed| random(&[2, n, heads * d], seed));
+        let bias = random(&[heads, n, n], 4);
         let bias64 = wide(&bias);
         for causal in [false, true] {
             for with_bias in [false, true] {
                 let mask = Mask { causal, bias: with_bias.then_some(&bias) };
-                let got = forward(&q, &k, &v, 0.3, mask).out;
-                let want = reference(&wide(&q), &wide(&k), &wide(&v), n, d, 0.3f32.into(), |bh, i, j| {
-                    let b = if with_bias { bias64[(bh % 3 * n + i) * n + j] } else { 0.0 };
+                let got = forward(&[Part { q: &q, k: &k, v: &v }], heads, 0.3, mask);
+                let score = |head: usize, i: usize, j: usize| {
+                    let b = if with_bias { bias64[(head * n + i) * n + j] } else { 0.0 };
                     if causal && j > i { f64::NEG_INFINITY } else { b }
-                });
-                assert!(max_error(&heads::split(&got, 3), &want) < 1e-5, "n {n} d {d} causal {causal}");
+                };
+                let want = reference([&wide(&q), &wide(&k), &wide(&v)], [n, heads, d], 0.3f32.into(), score);
+                assert!(max_error(&got.out[0], &want) < 1e-5, "n {n} d {d} causal {causal} bias {with_bias}");
             }
         }
     }
 }
 
-#[test]
-fn gradients_match_finite_differences_over_a_joint_sequence() {
-    let (n, d, heads) = (9, 4, 2);
-    let shape = [1, heads, n, d];
-    let parts = [Part { offset: 0, len: 6 }, Part { offset: 6, len: 3 }];
-    let (q, k, v, dhead) = (random(&shape, 1), random(&shape, 2), random(&shape, 3), random(&shape, 4));
-    let (out, lse) = forward_joint(&q, &k, &v, 0.5, &parts);
-    let dout = parts.map(|p| heads::merge(&dhead, p));
-    let (dq, dk, dv) = backward(&[&dout[0], &dout[1]], &[&out[0], &out[1]], &lse, (&q, &k, &v), 0.5, &parts);
-    let (q64, k64, v64) = (wide(&q), wide(&k), wide(&v));
-    let f = |q: &[f64], k: &[f64], v: &[f64]| reference(q, k, v, n, d, 0.5, |_, _, _| 0.0);
-    check_gradient(&dq, &q64, &dhead, |x| f(x, &k64, &v64));
-    check_gradient(&dk, &k64, &dhead, |x| f(&q64, x, &v64));
-    check_gradient(&dv, &v64, &dhead, |x| f(&q64, &k64, x));
+/// `[b, n, w]` cut into `[b, first, w]` and the rest.
+fn cut(x: &Tensor, first: usize) -> [Tensor; 2] {
+    let (b, n, w) = (x.dim(0), x.dim(1), x.dim(2));
+    [0..first, first..n].map(|rows| {
+        let picked: Vec<f32> = (0..b)
+            .flat_map(|i| x.host()[(i * n + rows.start) * w..(i * n + rows.end) * w].to_vec())
+            .collect();
+        Tensor::from_slice(&x.device(), &picked, &[b, rows.len(), w])
+    })
+}
+
+/// Two parts put together.
+fn joined([a, b]: [&Tensor; 2]) -> Tensor {
+    let w = a.width();
+    let parts = a.host().chunks(a.dim(1) * w).zip(b.host().chunks(b.dim(1) * w));
+    let data: Vec<f32> = parts.flat_map(|(a, b)| [a, b].concat()).collect();
+    Tensor::from_slice(&a.device(), &data, &[a.dim(0), a.dim(1) + b.dim(1), w])
 }
 
 #[test]
-fn gradients_across_tiles_are_those_of_the_whole() {
-    // With 200 queries there are two tiles; dk and dv add up over both.
-    let shape = [1, 1, 200, 3];
-    let (q, k, v, dhead) = (random(&shape, 1), random(&shape, 2), random(&shape, 3), random(&shape, 4));
-    let part = [Part { offset: 0, len: 200 }];
-    let (out, lse) = forward_joint(&q, &k, &v, 0.5, &part);
-    let dout = heads::merge(&dhead, part[0]);
-    let (_, dk, _) = backward(&[&dout], &[&out[0]], &lse, (&q, &k, &v), 0.5, &part);
-    let (q64, v64) = (wide(&q), wide(&v));
-    check_gradient(&dk, &wide(&k), &dhead, |x| reference(&q64, x, &v64, 200, 3, 0.5, |_, _, _| 0.0));
+fn parts_attend_to_one_another_as_one_sequence_and_so_do_their_gradients() {
+    // The second sequence takes several tiles of queries and of keys.
+    for (b, n, first, heads, d) in [(2, 9, 6, 2, 4), (1, 200, 130, 1, 3)] {
+        let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| random(&[b, n, heads * d], seed));
+        let [qs, ks, vs, douts] = [&q, &k, &v, &dout].map(|t| cut(t, first));
+        let parts = [0, 1].map(|i| Part { q: &qs[i], k: &ks[i], v: &vs[i] });
+        let done = forward(&parts, heads, 0.5, Mask::default());
+        let (q64, k64, v64) = (wide(&q), wide(&k), wide(&v));
+        let f = |q: &[f64], k: &[f64], v: &[f64]| reference([q, k, v], [n, heads, d], 0.5, |_, _, _| 0.0);
+        assert!(max_error(&joined([&done.out[0], &done.out[1]]), &f(&q64, &k64, &v64)) < 1e-5);
+
+        let outputs = [0, 1].map(|i| Some(OutputGrad { out: &done.out[i], dout: &douts[i] }));
+        let grads = backward(&outputs, &done.lse, &parts, heads, 0.5);
+        let whole = |f: &dyn Fn(&PartGrad) -> &Tensor| joined([f(&grads[0]), f(&grads[1])]);
+        check_gradient(&whole(&|g| &g.k), &k64, &dout, |x| f(&q64, x, &v64));
+        if n < 100 {
+            check_gradient(&whole(&|g| g.q.as_ref().unwrap()), &q64, &dout, |x| f(x, &k64, &v64));
+            check_gradient(&whole(&|g| &g.v), &v64, &dout, |x| f(&q64, &k64, x));
+        }
+    }
 }
 
 #[test]
-fn a_sample_alone_and_in_a_batch_of_nine_gives_the_same_bits_for_any_number_of_threads() {
-    let shape = [9, 2, 150, 8];
-    let (q, k, v) = (random(&shape, 1), random(&shape, 2), random(&shape, 3));
-    let run = |threads, range: std::ops::Range<usize>| {
-        let [q, k, v] = [&q, &k, &v].map(|t| t.slice(range.clone()));
-        with_threads(threads, || forward(&q, &k, &v, 0.3, Mask::default()).out).unwrap()
-    };
-    let whole = run(1, 0..9);
-    assert_eq!(whole.data(), run(2, 0..9).data());
-    assert_eq!(whole.slice(4..5).data(), run(2, 4..5).data());
+fn a_part_whose_result_nothing_reads_counts_as_one_with_gradient_zero() {
+    let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| cut(&random(&[2, 11, 8], seed), 7));
+    let parts = [0, 1].map(|i| Part { q: &q[i], k: &k[i], v: &v[i] });
+    let done = forward(&parts, 2, 0.5, Mask::default());
+    let read = Some(OutputGrad { out: &done.out[0], dout: &dout[0] });
+    let zeros = Tensor::zeros(&v[1].device(), v[1].shape());
+    let zero = Some(OutputGrad { out: &done.out[1], dout: &zeros });
+    let [unread, zero] = [None, zero].map(|second| backward(&[read, second], &done.lse, &parts, 2, 0.5));
+    assert!(unread[1].q.is_none());
+    for i in 0..2 {
+        for (a, b) in [(&unread[i].k, &zero[i].k), (&unread[i].v, &zero[i].v)] {
+            assert!(max_error(a, &wide(b)) < 1e-6);
+        }
+    }
 }

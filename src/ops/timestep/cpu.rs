@@ -16,7 +16,7 @@ pub(super) fn forward(out: &mut Tensor, timestep: &[f32]) {
 }
 
 /// ln 10000, rounded.
-const LN_10000: f32 = 9.210_34;
+const LN_10000: f32 = 9.210_340_5;
 
 /// `p(x)` with `p(0)` first: a multiplication and an addition a step.
 fn horner<const N: usize>(coefficients: [f64; N], x: f64) -> f64 {

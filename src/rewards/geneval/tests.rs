@@ -1,6 +1,7 @@
 use super::*;
+use crate::device::Device;
 
-/// Sees as many dogs as the picture is wide.
+/// Sees as many dogs as the first byte of the picture says.
 struct Dogs;
 
 impl Detector for Dogs {
@@ -9,7 +10,7 @@ impl Detector for Dogs {
     }
 
     fn detect(&self, image: &RgbImage) -> Vec<Detection> {
-        vec![Detection { class: "dog".into(), score: 1.0, bounds: [0.0; 4], color: None }; image.width]
+        vec![Detection { class: "dog".into(), score: 1.0, bounds: [0.0; 4], color: None }; image.data[0].into()]
     }
 }
 
@@ -25,9 +26,10 @@ fn the_dense_score_is_the_value_and_the_accuracies_stand_beside_it_under_the_tag
     let set =
         set("{\"tag\": \"counting\", \"include\": [{\"class\": \"dog\", \"count\": 2}], \"prompt\": \"two dogs\"}\n\
                    {\"include\": [{\"class\": \"dog\", \"count\": 1}], \"prompt\": \"a dog\"}");
-    let image = |width| RgbImage { width, height: 1, data: vec![0; width * 3] };
+    let pictures = [2, 3, 2].map(|dogs| RgbImage { width: 1, height: 1, data: vec![dogs; 3] });
+    let images = Images::from_pictures(pictures.to_vec(), &Device::Cpu);
     let prompts = [&set.prompts[0], &set.prompts[0], &set.prompts[1]];
-    let scores = GenEval::new(Box::new(Dogs)).score(&[image(2), image(3), image(2)], &prompts).unwrap();
+    let scores = GenEval::new(Box::new(Dogs)).score(&images, &prompts).unwrap();
     let extra = |s: &Score| s.extra.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
     assert_eq!(scores.iter().map(|s| s.value).collect::<Vec<_>>(), [1.0, 0.5, 0.0]);
     assert_eq!(extra(&scores[0]), "accuracy=1 counting_accuracy=1 counting_strict_accuracy=1 strict_accuracy=1");

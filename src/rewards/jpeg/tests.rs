@@ -3,6 +3,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::*;
+use crate::device::Device;
 use crate::io::{TensorFile, read_json};
 
 /// The picture a case of `tests/fixtures/jpeg.json` describes; its `formulas` say how.
@@ -54,7 +55,9 @@ fn the_published_sizes_are_met() {
     let flat = RgbImage { width: 512, height: 512, data: vec![127; 512 * 512 * 3] };
     let slope = (0..64 * 64).flat_map(|i| [4 * (i % 64) as u8, 4 * (i / 64) as u8, 128]).collect();
     let images = [flat, RgbImage { width: 64, height: 64, data: slope }];
-    let values = |r: Jpeg| r.score(&images, &[]).unwrap().into_iter().map(|s| s.value).collect::<Vec<_>>();
+    let values = |reward: Jpeg| {
+        images.clone().map(|p| reward.score(&Images::from_pictures(vec![p], &Device::Cpu), &[]).unwrap()[0].value)
+    };
     assert_eq!(values(Jpeg::Incompressibility), [4.722, 1.361]);
     assert_eq!(values(Jpeg::Compressibility), [-4.722 / 500.0, -1.361 / 500.0]);
 }

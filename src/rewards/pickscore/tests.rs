@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::io::TensorFile;
+use crate::io::image::RgbImage;
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clip/exact")
@@ -43,44 +44,46 @@ fn image(seed: usize) -> RgbImage {
 #[test]
 fn the_score_of_a_pair_is_the_logit_of_transformers_over_26() {
     let file = TensorFile::open(&fixture().join("io.safetensors")).unwrap();
-    let get = |name: &str| file.entry(name).unwrap().weight().unwrap().to_f32().to_vec();
-    let reward = PickScore::load(folder().path()).unwrap();
+    let get = |name: &str| file.tensor(name, &Device::Cpu).unwrap();
+    let reward = PickScore::load(folder().path(), &Device::Cpu).unwrap();
     let prompts = ["0", "1", "2"].map(prompt);
     let texts = get("text_embeds");
-    let width = texts.len() / 3;
-    for (p, row) in prompts.iter().zip(texts.chunks(width)) {
+    for (p, row) in prompts.iter().zip(texts.to_host().chunks(texts.width())) {
         reward.prompts.lock().unwrap().insert(p.text.clone(), unit(row));
     }
-    let embeddings = reward.clip.image_embeds(&Tensor::from_slice(&get("pixel_values"), &[3, 3, 24, 24]));
+    let embeddings = reward.clip.image_embeds(&get("pixel_values"));
     let factor = f64::from(reward.clip.logit_scale()).exp();
     let cosines = reward.cosines(&embeddings, &prompts.each_ref());
+    let logits = get("logits_per_image").to_host();
     for (i, cosine) in cosines.iter().enumerate() {
-        let logit = f64::from(get("logits_per_image")[i * 3 + i]);
+        let logit = f64::from(logits[i * 3 + i]);
         assert!((cosine * factor - logit).abs() < 1e-4, "{} {logit}", cosine * factor);
     }
 }
 
 #[test]
 fn a_score_depends_on_image_and_prompt_alone() {
-    let reward = PickScore::load(folder().path()).unwrap();
+    let reward = PickScore::load(folder().path(), &Device::Cpu).unwrap();
     let (images, texts) = ([1, 2, 3, 4, 5].map(image), ["a", "b c", "a", "abc", "b c"].map(prompt));
-    let all = reward.score(&images, &texts.each_ref()).unwrap();
+    let batch = |pictures: &[RgbImage]| Images::from_pictures(pictures.to_vec(), &Device::Cpu);
+    let all = reward.score(&batch(&images), &texts.each_ref()).unwrap();
     assert_eq!(reward.prompts.lock().unwrap().len(), 3);
     for i in 0..images.len() {
-        let fresh = PickScore::load(folder().path()).unwrap();
-        assert_eq!(fresh.score(&images[i..=i], &[&texts[i]]).unwrap(), all[i..=i]);
+        let fresh = PickScore::load(folder().path(), &Device::Cpu).unwrap();
+        assert_eq!(fresh.score(&batch(&images[i..=i]), &[&texts[i]]).unwrap(), all[i..=i]);
     }
     let ids = reward.tokenizer.encode("b c", 16).unwrap().ids;
     assert_eq!(ids[..4], [60, 16, 17, 61]);
-    let text = unit(reward.clip.text_embeds(&[ids]).data());
-    let picture = unit(reward.clip.image_embeds(&Preprocess::openai(24).run(&images[1..2])).data());
+    let text = unit(&reward.clip.text_embeds(&[ids]).to_host());
+    let pixels = Preprocess::openai(24).run(batch(&images[1..2]).bytes());
+    let picture = unit(&reward.clip.image_embeds(&pixels).to_host());
     let cosine: f64 = text.iter().zip(picture).map(|(a, b)| a * b).sum();
     assert_eq!(all[1].value, f64::from(reward.clip.logit_scale()).exp() / 26.0 * cosine);
 }
 
 #[test]
 fn a_folder_without_tokenizer_says_where_it_comes_from() {
-    let error = format!("{:#}", PickScore::load(&fixture()).err().unwrap());
+    let error = format!("{:#}", PickScore::load(&fixture(), &Device::Cpu).err().unwrap());
     assert!(
         error.contains("laion/CLIP-ViT-H-14-laion2B-s32B-b79K") && error.contains("tests/fixtures/clip/exact"),
         "{error}"

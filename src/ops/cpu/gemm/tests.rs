@@ -1,13 +1,11 @@
 use half::{bf16, f16};
 
 use super::*;
-use crate::device::philox::{Key, Purpose};
 use crate::device::with_threads;
+use crate::ops::testing::random;
 
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
-    let mut out = vec![0.0; n];
-    Key::new(seed, Purpose::ForwardNoise).normal(&mut out);
-    out
+    random(&[n], seed).to_host()
 }
 
 const SHAPES: [(usize, usize, usize); 9] = [
