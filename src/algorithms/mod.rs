@@ -4,13 +4,17 @@
 
 pub mod advantage;
 pub mod ram;
+#[cfg(test)]
+mod testing;
 pub mod time;
 
 use self::advantage::Advantages;
 use crate::config::raw::{Method, TrainConfig};
+use crate::device::Tensor;
 use crate::device::philox::{Key, Purpose};
 use crate::models::lora::{AdapterBank, Slot};
-use crate::ops::products::{Products, Weights};
+use crate::ops::combine;
+use crate::ops::products::{self, Products, Weights};
 use crate::rollout::schedule::Schedule;
 
 pub use ram::Ram;
@@ -140,4 +144,21 @@ pub fn build(config: &TrainConfig, schedule: &Schedule) -> Box<dyn Algorithm> {
     match config.algorithm {
         Method::Ram => Box::new(Ram::new(&config.ram, schedule, config.rollout.num_inference_steps)),
     }
+}
+
+/// The loss of `points`, which are some of `total`, and its gradient to the trained policy's velocity; `operand` gives the
+/// tensors, one row per point.
+pub fn evaluate<'a>(
+    algorithm: &dyn Algorithm,
+    points: &[Point],
+    operand: impl Fn(Operand) -> &'a Tensor,
+    total: usize,
+) -> (f64, Tensor) {
+    let differences = algorithm.differences(points);
+    let differences: Vec<products::Difference> = differences
+        .iter()
+        .map(|d| products::Difference { terms: d.terms.iter().map(|(w, of)| (w.weights(), operand(*of))).collect() })
+        .collect();
+    let loss = algorithm.loss(points, &products::forward(&differences), total);
+    (loss.value, combine::forward(&differences, &loss.coefficients))
 }

@@ -1,5 +1,8 @@
 //! Reinforce Adjoint Matching (arXiv 2605.10759): regress the velocity to that of the reward-tilted policy.
 
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
 
 use super::advantage::{Advantages, group_centered};

@@ -139,7 +139,9 @@ fn rewards(args: &Args) -> Result<BTreeMap<String, RewardKeys>> {
     })?;
     let mut rewards: BTreeMap<String, RewardKeys> =
         weights.into_iter().map(|(name, weight)| (name, RewardKeys::weight(weight))).collect();
-    for (name, model) in pairs(&args.reward_model, "--reward-model", |v| v.map(PathBuf::from).context("expected NAME=DIR"))? {
+    for (name, model) in
+        pairs(&args.reward_model, "--reward-model", |v| v.map(PathBuf::from).context("expected NAME=DIR"))?
+    {
         let reward = rewards.get_mut(&name).with_context(|| format!("--reward-model {name}: not among --rewards"))?;
         reward.options.model = Some(model);
     }

@@ -8,7 +8,6 @@ use engine::telemetry::bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-
 /// Say what is in a model folder, a checkpoint or a safetensors file.
 ///
 /// Tensors, shapes, types, sizes and configuration. Only headers are read, so that the answer comes at once however

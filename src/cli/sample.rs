@@ -80,8 +80,7 @@ fn sample(args: &Args) -> Result<()> {
     let device = Device::Cpu;
     let pipeline = Pipeline::load(&args.model, &device, None)?;
     let noise = starting_noise(args, &pipeline, &device)?;
-    let bank =
-        args.lora.as_deref().map(|path| file::load(path, pipeline.network.modules(), &device)).transpose()?;
+    let bank = args.lora.as_deref().map(|path| file::load(path, pipeline.network.modules(), &device)).transpose()?;
     let text = TextEncoders::load(&args.model, &device)?;
     args.save_latents.as_deref().map(output_file).transpose()?;
     output_folder(&args.out)?;

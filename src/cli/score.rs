@@ -34,7 +34,8 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn score(args: &Args) -> Result<()> {
-    let reward = rewards::build(&args.reward, &Options { model: args.model.clone(), ..Options::default() }, &Device::Cpu)?;
+    let reward =
+        rewards::build(&args.reward, &Options { model: args.model.clone(), ..Options::default() }, &Device::Cpu)?;
     let reward = WeightedSum::new(vec![(reward, 1.0)])?;
     let set = PromptSet::load(&args.prompts)?;
     reward.check(&set)?;

@@ -104,7 +104,13 @@ fn step(args: &Args) -> Result<()> {
 }
 
 /// The adapter stored under `prefix`, flat.
-fn read_adapter(file: &TensorFile, prefix: &str, modules: &[Module], layout: &Layout, device: &Device) -> Result<Tensor> {
+fn read_adapter(
+    file: &TensorFile,
+    prefix: &str,
+    modules: &[Module],
+    layout: &Layout,
+    device: &Device,
+) -> Result<Tensor> {
     let mut flat = Tensor::scratch(device, &[layout.len()]);
     for (name, at, shape) in layout.parameters(modules) {
         copy::flat_into(&mut flat, at, &file.tensor_of(&format!("{prefix}.{name}"), &shape, device)?);

@@ -10,7 +10,11 @@ use super::{DType, Device, Elems};
 pub(super) enum Storage {
     Host(Buffer),
     /// A read-only part of a file.
-    Mapped { file: Arc<Mmap>, start: usize, bytes: usize },
+    Mapped {
+        file: Arc<Mmap>,
+        start: usize,
+        bytes: usize,
+    },
     Plan(Reserved),
 }
 

@@ -95,8 +95,13 @@ pub trait Network: Send + Sync {
 
     /// As [`Network::forward`], keeping what [`Network::backward`] needs of the leading rows that go through the trained
     /// policy.
-    fn forward_saved(&self, x: &Tensor, condition: Condition, adapters: &Adapters, keep: Checkpointing)
-    -> (Tensor, Saved);
+    fn forward_saved(
+        &self,
+        x: &Tensor,
+        condition: Condition,
+        adapters: &Adapters,
+        keep: Checkpointing,
+    ) -> (Tensor, Saved);
 
     /// From the gradient to the velocity of the saved rows, `[rows, channels, h, w]`, to those of the trained factors,
     /// added to what is there, and, if `want_dx`, the gradient to the latent.

@@ -58,16 +58,8 @@ pub fn exp(x: f32) -> f32 {
 #[inline(always)]
 pub fn ln(x: f32) -> f32 {
     /// (ln(1 + f) - f + f²/2)/f³ in powers of f, minimax on 1/√2 <= 1 + f < √2.
-    const LN: [u32; 8] = [
-        0x3EAA_AAAA,
-        0xBE80_0114,
-        0x3E4C_D004,
-        0xBE2A_3922,
-        0x3E11_6D11,
-        0xBE06_C2A9,
-        0x3E02_ADA3,
-        0xBD9C_5A66,
-    ];
+    const LN: [u32; 8] =
+        [0x3EAA_AAAA, 0xBE80_0114, 0x3E4C_D004, 0xBE2A_3922, 0x3E11_6D11, 0xBE06_C2A9, 0x3E02_ADA3, 0xBD9C_5A66];
     /// ln 2 in two parts; products of the first with small integers are exact.
     const LN2: [f32; 2] = [355.0 / 512.0, f32::from_bits(0xB95E_8083)];
     let bits = x.to_bits();

@@ -250,7 +250,9 @@ pub fn check(name: &str, options: &Options) -> Result<&'static Entry> {
     };
     match (&options.model, entry.model) {
         (Some(folder), Some(_)) => require_folder(folder, &format!("rewards.{name}.model"))?,
-        (Some(folder), None) => bail!("rewards.{name}.model: {} is not wanted, {name} takes no model", folder.display()),
+        (Some(folder), None) => {
+            bail!("rewards.{name}.model: {} is not wanted, {name} takes no model", folder.display())
+        }
         (None, Some(what)) => bail!("rewards.{name}.model: missing, expected the folder of {what}"),
         (None, None) => {}
     }

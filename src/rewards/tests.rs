@@ -1,7 +1,7 @@
 use super::*;
-use crate::ops::testing::random;
 use crate::data::Prompt;
 use crate::io::image::RgbImage;
+use crate::ops::testing::random;
 
 /// Gives image `i` the value `base + i`.
 struct Counting(&'static str, f64);
@@ -49,7 +49,10 @@ fn mistakes_are_named() {
     assert!(error("genval", None, None).ends_with("did you mean 'geneval'?"));
     assert!(error("geneval", None, Some("shape")).ends_with("did you mean 'shapes'?"));
     assert!(error("geneval", Some("x"), None).contains("rewards.geneval.model: x is not wanted"));
-    assert!(error("jpeg_compressibility", None, Some("shapes")).contains("rewards.jpeg_compressibility.detector: jpeg_compressibility uses no detector"));
+    assert!(
+        error("jpeg_compressibility", None, Some("shapes"))
+            .contains("rewards.jpeg_compressibility.detector: jpeg_compressibility uses no detector")
+    );
     assert!(error("pickscore", None, None).contains("rewards.pickscore.model: missing"));
     assert!(error("pickscore", Some("/nowhere"), None).contains("no such folder: /nowhere"));
 }

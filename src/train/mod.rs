@@ -57,10 +57,8 @@ impl Setup {
         // How much better an image is than the others of its prompt; prompts that a set holds twice are one group.
         let texts: Vec<&str> = of_image.iter().map(|p| p.text.as_str()).collect();
         let advantages = self.algorithm.advantages(&rollout.scores.weighted, &texts);
-        let scored = Scored {
-            advantages: &advantages.values,
-            key: &|purpose, image, draw| key(&samples, purpose, image, draw),
-        };
+        let scored =
+            Scored { advantages: &advantages.values, key: &|purpose, image, draw| key(&samples, purpose, image, draw) };
 
         // The points of each optimiser step; loss, gradient, step.
         self.device.phase("update");

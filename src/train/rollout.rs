@@ -104,11 +104,8 @@ impl Setup {
             let draw = |s: &Sample| s.key(self.config.raw.seed, Purpose::InitialLatent, order.epoch, 0);
             let keys: Vec<Key> = order.samples[batch.clone()].iter().map(draw).collect();
             let start = noise::normal(&self.device, &keys, &[batch.len(), sizes.channels, side, side]);
-            let policy = Policy {
-                network: &*self.pipeline.network,
-                schedule: &self.pipeline.schedule,
-                adapter: order.adapter,
-            };
+            let policy =
+                Policy { network: &*self.pipeline.network, schedule: &self.pipeline.schedule, adapter: order.adapter };
             let on_step = |visit: Visit| {
                 if probe.is_none() && visit.step == steps.len() / 2 {
                     probe = Some(Probe::of(&visit, policy, &steps, &texts));

@@ -31,8 +31,7 @@ impl State {
     /// The state before the first epoch: all adapters equal, and equal to the base.
     pub fn new(setup: &Setup) -> Self {
         let raw = &setup.config.raw;
-        let theta =
-            AdapterBank::initial(&setup.layout, setup.pipeline.network.modules(), raw.seed, &setup.device);
+        let theta = AdapterBank::initial(&setup.layout, setup.pipeline.network.modules(), raw.seed, &setup.device);
         let moments = Moments::zeros_like(&theta);
         let mut bank = AdapterBank::new(setup.layout.clone(), raw.lora.alpha / raw.lora.rank as f32);
         bank.set(Slot::Theta, theta);

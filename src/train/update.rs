@@ -6,14 +6,13 @@ use super::guard::Interrupt;
 use super::rollout::{Probe, Rollout};
 use super::setup::Setup;
 use super::state::State;
-use crate::algorithms::{Algorithm, Operand, Point};
+use crate::algorithms::{self, Algorithm, Operand, Point};
 use crate::device::Tensor;
 use crate::device::philox::Key;
 use crate::models::lora::{AdapterBank, Adapters, Rows, Slot, Trained};
 use crate::models::network::{Checkpointing, Network};
 use crate::models::text::PromptEmbeds;
-use crate::ops::products::{self, Difference};
-use crate::ops::{combine, copy, noise, noising, norm};
+use crate::ops::{copy, noise, noising, norm};
 use crate::rollout::schedule::Schedule;
 use crate::telemetry::Progress;
 
@@ -92,7 +91,8 @@ pub fn accumulate(
     let theta = blocks.next().expect("the trained rows");
     let reference = if needs.reference { blocks.next() } else { None };
     let old = if needs.old { blocks.next() } else { None };
-    let deviation = probe.map(|(probe, _)| largest_difference(&probe.velocity, &velocity.slice(each.len() * n..rows.count())));
+    let deviation =
+        probe.map(|(probe, _)| largest_difference(&probe.velocity, &velocity.slice(each.len() * n..rows.count())));
 
     let operand = |operand: Operand| match operand {
         Operand::Theta => &theta,
@@ -101,16 +101,10 @@ pub fn accumulate(
         Operand::Noise => &batch.noise,
         Operand::X0 => &batch.x0,
     };
-    let differences = algorithm.differences(batch.points);
-    let differences: Vec<Difference> = differences
-        .iter()
-        .map(|d| Difference { terms: d.terms.iter().map(|(w, o)| (w.weights(), operand(*o))).collect() })
-        .collect();
-    let loss = algorithm.loss(batch.points, &products::forward(&differences), total);
-    let dv = combine::forward(&differences, &loss.coefficients);
+    let (loss, dv) = algorithms::evaluate(algorithm, batch.points, operand, total);
     let mut trained = Trained { bank: p.bank, slot: Slot::Theta, grads };
     p.network.backward(&dv, saved, &mut trained, false);
-    Evaluated { loss: loss.value, theta, reference, old, deviation }
+    Evaluated { loss, theta, reference, old, deviation }
 }
 
 /// The largest element of `|a − b|`; NaN if there is one.

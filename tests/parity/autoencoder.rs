@@ -16,7 +16,10 @@ fn case(name: &str) -> (Autoencoder, impl Fn(&str) -> Tensor) {
 /// A latent on the autoencoder's own scale, as the oracle decodes it, on the scale of a diffusion model.
 pub fn normalised(model: &Autoencoder, latent: &Tensor) -> Tensor {
     let c = model.config();
-    affine::forward(latent, Affine { before: -c.shift_factor.unwrap_or(0.0), scale: c.scaling_factor, ..Affine::default() })
+    affine::forward(
+        latent,
+        Affine { before: -c.shift_factor.unwrap_or(0.0), scale: c.scaling_factor, ..Affine::default() },
+    )
 }
 
 /// `[b, c, h, w]`, as the oracle has images, to `[b, h, w, c]`.

@@ -49,9 +49,8 @@ fn a_lora_written_here_is_read_back_bit_for_bit_and_gives_the_same_file_again() 
     let (latent, timestep) = (random(&[2, sizes.channels, 8, 12], 100), [250.0, 800.0]);
     let (prompt_embeds, pooled) = (random(&[2, 5, sizes.text], 101), random(&[2, sizes.pooled], 102));
     let condition = Condition { timestep: &timestep, prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
-    let [velocity, base] = [Some(Slot::Theta), None].map(|slot| {
-        network.forward(&latent, condition, &Adapters { bank: Some(&again), rows: &Rows::all(slot, 2) })
-    });
+    let [velocity, base] = [Some(Slot::Theta), None]
+        .map(|slot| network.forward(&latent, condition, &Adapters { bank: Some(&again), rows: &Rows::all(slot, 2) }));
     assert!(bits(&velocity) != bits(&base));
     let io = [
         ("latent", latent),

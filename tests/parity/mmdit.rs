@@ -145,8 +145,7 @@ impl Step {
         let repeat = |t: &Tensor| copy::concat(&vec![t; slots.len()]);
         let (prompt_embeds, pooled) = (repeat(&self.prompt_embeds), repeat(&self.pooled));
         let timestep = self.timestep.repeat(slots.len());
-        let condition =
-            Condition { timestep: &timestep, prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
+        let condition = Condition { timestep: &timestep, prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
         let rows = Rows::runs(slots.iter().map(|s| (*s, self.points())));
         let adapters = Adapters { bank: Some(&self.bank), rows: &rows };
         match keep {

@@ -2,8 +2,8 @@ use crate::device::Tensor;
 use crate::io::Scope;
 use crate::models::Linear;
 use crate::models::clip::config::HiddenAct;
-use crate::ops::activation::Activation;
 use crate::ops;
+use crate::ops::activation::Activation;
 use crate::ops::attention::{Mask, Part};
 use crate::ops::linear::{self, Then};
 

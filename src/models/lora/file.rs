@@ -94,10 +94,7 @@ pub fn load(path: &Path, modules: &[Module], device: &Device) -> Result<AdapterB
             bail!("{shown}: tensor '{}' is for no layer of this transformer{hint}", short(name));
         };
         let tensor = file.tensor(name, device)?;
-        ensure!(
-            norm::first_non_finite(&tensor).is_none(),
-            "{shown}: tensor '{name}' holds a value that is not finite"
-        );
+        ensure!(norm::first_non_finite(&tensor).is_none(), "{shown}: tensor '{name}' holds a value that is not finite");
         let parts = found.entry(index).or_default();
         let slot = match part {
             Part::A => &mut parts.a,

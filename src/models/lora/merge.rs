@@ -4,13 +4,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
 use super::{AdapterBank, Module, Slot};
 use crate::device::Device;
 use crate::io::safetensors::Entry;
 use crate::io::{TensorFile, output_folder};
 use crate::models::index::ModelIndex;
 use crate::ops::linear;
+use anyhow::{Context, Result, bail};
 
 /// The stem of the transformer's weight files.
 const STEM: &str = "diffusion_pytorch_model";

@@ -7,7 +7,8 @@ use crate::device::Tensor;
 const GRAIN: usize = 1 << 14;
 
 pub(super) fn step(params: &mut Tensor, grads: &Tensor, moments: &mut Moments, n: Numbers) {
-    let state = moments.exp_avg.host_mut().par_chunks_mut(GRAIN).zip(moments.exp_avg_sq.host_mut().par_chunks_mut(GRAIN));
+    let state =
+        moments.exp_avg.host_mut().par_chunks_mut(GRAIN).zip(moments.exp_avg_sq.host_mut().par_chunks_mut(GRAIN));
     let all = params.host_mut().par_chunks_mut(GRAIN).zip(grads.host().par_chunks(GRAIN)).zip(state);
     all.for_each(|((params, grads), (means, squares))| {
         // One rounding where PyTorch's vector loops round once: the results are its bits.

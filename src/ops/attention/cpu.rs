@@ -156,14 +156,7 @@ fn ranges(parts: &[Part]) -> Vec<Range<usize>> {
         .collect()
 }
 
-pub(super) fn forward(
-    out: &mut [Tensor],
-    lse: &mut Tensor,
-    parts: &[Part],
-    heads: usize,
-    scale: f32,
-    mask: Mask,
-) {
+pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], heads: usize, scale: f32, mask: Mask) {
     let (b, n, d) = (lse.dim(0), lse.dim(2), parts[0].q.dim(2) / heads);
     let at = ranges(parts);
     let out: Vec<Shared> = out.iter_mut().map(|t| Shared::new(t.host_mut())).collect();

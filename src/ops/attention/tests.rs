@@ -51,9 +51,8 @@ fn attention_matches_f64_across_tile_edges_with_masks_and_bias() {
 fn cut(x: &Tensor, first: usize) -> [Tensor; 2] {
     let (b, n, w) = (x.dim(0), x.dim(1), x.dim(2));
     [0..first, first..n].map(|rows| {
-        let picked: Vec<f32> = (0..b)
-            .flat_map(|i| x.host()[(i * n + rows.start) * w..(i * n + rows.end) * w].to_vec())
-            .collect();
+        let picked: Vec<f32> =
+            (0..b).flat_map(|i| x.host()[(i * n + rows.start) * w..(i * n + rows.end) * w].to_vec()).collect();
         Tensor::from_slice(&x.device(), &picked, &[b, rows.len(), w])
     })
 }

@@ -8,10 +8,7 @@ fn a_combination_is_the_gradient_of_a_function_of_products() {
     let (rows, per) = (2, 31);
     let [v, r, y] = [1, 2, 3].map(|seed| random(&[rows, per], seed));
     let terms = |w| vec![(Weights::All(1.0), &v), (Weights::All(w), &r)];
-    let differences = [
-        Difference { terms: terms(-1.0) },
-        Difference { terms: vec![(Weights::All(1.0), &y)] },
-    ];
+    let differences = [Difference { terms: terms(-1.0) }, Difference { terms: vec![(Weights::All(1.0), &y)] }];
     // L = Σ_rows (g00² + 3·g01): dL/dv = 4·g00·d0/D + 3·d1/D.
     let g = products::forward(&differences);
     let coefficients = [g.iter().map(|p| 4.0 * p.gram[0][0]).collect(), vec![3.0; rows]];

@@ -18,8 +18,12 @@ pub(super) fn arrange(out: &mut Tensor, w: &Tensor) {
     let (inputs, taps) = (w.dim(1), w.dim(2) * w.dim(3));
     match w.elems() {
         Elems::F32(x) => move_inputs_last(out.host_mut(), x, inputs, taps),
-        Elems::F16(x) => move_inputs_last(bytemuck::cast_slice_mut(out.bytes_mut()), x.reinterpret_cast(), inputs, taps),
-        Elems::Bf16(x) => move_inputs_last(bytemuck::cast_slice_mut(out.bytes_mut()), x.reinterpret_cast(), inputs, taps),
+        Elems::F16(x) => {
+            move_inputs_last(bytemuck::cast_slice_mut(out.bytes_mut()), x.reinterpret_cast(), inputs, taps)
+        }
+        Elems::Bf16(x) => {
+            move_inputs_last(bytemuck::cast_slice_mut(out.bytes_mut()), x.reinterpret_cast(), inputs, taps)
+        }
     }
 }
 

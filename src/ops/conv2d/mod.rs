@@ -59,7 +59,8 @@ pub fn forward(x: &Tensor, w: &Tensor, bias: &Tensor, window: Window, add: Optio
         panic!("conv2d: x {x:?}, weight {w:?}")
     };
     let ([left, right, top, bottom], s) = (window.padding, window.stride);
-    let fits = inputs == per_window && bias.len() == outputs && height + top + bottom >= kh && width + left + right >= kw;
+    let fits =
+        inputs == per_window && bias.len() == outputs && height + top + bottom >= kh && width + left + right >= kw;
     assert!(fits && s > 0, "conv2d: x {x:?}, weight {w:?}, {window:?}");
     let out = [b, (height + top + bottom - kh) / s + 1, (width + left + right - kw) / s + 1, outputs];
     let mut y = x.scratch_like(&out);

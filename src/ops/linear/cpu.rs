@@ -26,7 +26,8 @@ pub(super) fn forward(
         .zip(low.iter())
         .map(|(layer, low)| {
             let each = layer.lora.iter().zip(low.iter());
-            each.map(|(l, low)| Low { rows: rows_of(l), a: Mat::of(low), b: Mat::of(&l.b).t(), scale: l.scale }).collect()
+            each.map(|(l, low)| Low { rows: rows_of(l), a: Mat::of(low), b: Mat::of(&l.b).t(), scale: l.scale })
+                .collect()
         })
         .collect();
     let biases: Vec<_> = layers.iter().map(|l| l.layer.bias.map(|b| b.elems().to_f32())).collect();
@@ -49,11 +50,12 @@ pub(super) fn forward(
             }
         })
         .collect();
-    let products_of = outputs.iter_mut().zip(layers).zip(lows.iter().zip(&finishes)).map(|((y, layer), (low, finish))| {
-        let outputs = layer.layer.weight.dim(0);
-        let b = Mat::weight(layer.layer.weight).t();
-        Product { low, finish: Some(finish), ..Product::new(y.host_mut(), outputs, b) }
-    });
+    let products_of =
+        outputs.iter_mut().zip(layers).zip(lows.iter().zip(&finishes)).map(|((y, layer), (low, finish))| {
+            let outputs = layer.layer.weight.dim(0);
+            let b = Mat::weight(layer.layer.weight).t();
+            Product { low, finish: Some(finish), ..Product::new(y.host_mut(), outputs, b) }
+        });
     products(Mat::new(x.host(), m, width), products_of.collect());
 }
 

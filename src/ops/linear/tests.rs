@@ -72,7 +72,8 @@ fn gradients_are_added_to_what_is_there() {
 fn samples_of_one_batch_go_through_their_own_factors() {
     let (x, weight, bias) = (random(&[5, 3, 40], 1), random(&[33, 40], 2), random(&[33], 3));
     let layer = Layer { weight: &weight, bias: Some(&bias) };
-    let lora = |samples, seed: u64| Lora { samples, a: random(&[4, 40], seed), b: random(&[33, 4], seed + 1), scale: 0.5 };
+    let lora =
+        |samples, seed: u64| Lora { samples, a: random(&[4, 40], seed), b: random(&[33, 4], seed + 1), scale: 0.5 };
     let both = [lora(0..2, 10), lora(4..5, 20)];
     let whole = forward(&x, Adapted { layer, lora: &both }, Then::Nothing);
     let alone = |samples: Range<usize>, lora: Option<Lora>| {

@@ -36,7 +36,6 @@ wide! {
     }
 }
 
-
 /// sin(πρ/2)/ρ and (cos(πρ/2) - 1)/ρ² in powers of ρ².
 const SIN: [u32; 4] = [0x3FC9_0FDB, 0xBF25_5DDD, 0x3DA3_2F63, 0xBB96_CDDC];
 const COS: [u32; 4] = [0xBF9D_E9E6, 0x3E81_E0EF, 0xBCAA_E2F0, 0x3A6C_EABE];

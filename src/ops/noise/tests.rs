@@ -17,16 +17,7 @@ fn numbers_are_those_of_the_definition_bit_for_bit() {
     let key = Key::new(7, Purpose::InitialLatent);
     assert_eq!(key.words(), [0x623A_A92D, 0xEC9F_0537, 0xBB54_C43B, 0xFEA6_ABCA]);
     let first: Vec<u32> = stream(key, 8).iter().map(|v| v.to_bits()).collect();
-    let want = [
-        0x3F4A_64ED,
-        0xBE44_6697,
-        0xBF05_1BD8,
-        0xBEB3_9C1D,
-        0xBFA6_6245,
-        0x3E94_C3B0,
-        0xC002_30D2,
-        0xBF96_708F,
-    ];
+    let want = [0x3F4A_64ED, 0xBE44_6697, 0xBF05_1BD8, 0xBEB3_9C1D, 0xBFA6_6245, 0x3E94_C3B0, 0xC002_30D2, 0xBF96_708F];
     assert_eq!(first, want);
 }
 

@@ -36,7 +36,10 @@ impl Difference<'_> {
             assert!((1..=MOST).contains(&terms.len()), "{} terms, 1 to {MOST}", terms.len());
             for (weights, operand) in terms {
                 let fits = !matches!(weights, Weights::Rows(w) if w.len() != first.dim(0));
-                assert!(fits && operand.shape() == first.shape(), "difference of {operand:?} and {first:?}: {weights:?}");
+                assert!(
+                    fits && operand.shape() == first.shape(),
+                    "difference of {operand:?} and {first:?}: {weights:?}"
+                );
             }
         }
         first

@@ -317,7 +317,8 @@ fn verify(path: &Path) -> Result<Manifest> {
 pub fn load(path: &Path) -> Result<Checkpoint> {
     let state = verify(path)?;
     let file = TensorFile::open(&path.join(TENSORS))?;
-    let tensors = file.names().map(|name| Ok((name.to_string(), file.tensor(name, &Device::Cpu)?))).collect::<Result<_>>()?;
+    let tensors =
+        file.names().map(|name| Ok((name.to_string(), file.tensor(name, &Device::Cpu)?))).collect::<Result<_>>()?;
     Ok(Checkpoint { tensors, meta: state.meta })
 }
 

@@ -1,0 +1,70 @@
+//! What the tests of all algorithms share: points, tensors for their operands, and the specification's golden ones.
+
+use super::{Algorithm, Operand, Point, evaluate};
+use crate::device::philox::{Key, Purpose};
+use crate::device::{Device, Tensor};
+use crate::ops::testing::random;
+
+/// The tensors of some points.
+pub struct Operands {
+    pub theta: Tensor,
+    pub reference: Tensor,
+    pub old: Tensor,
+    pub noise: Tensor,
+    pub x0: Tensor,
+}
+
+impl Operands {
+    /// Random ones of `rows` points with `per` elements.
+    pub fn random(rows: usize, per: usize) -> Self {
+        let [theta, reference, old, noise, x0] = [1, 2, 3, 4, 5].map(|seed| random(&[rows, per], seed));
+        Self { theta, reference, old, noise, x0 }
+    }
+
+    /// Those that the specification's golden losses are of (`losses.md` §6.2): 4 rows of 8.
+    pub fn golden() -> Self {
+        let number =
+            |k: f64, row: usize, j: usize| (1.0 + 2.3 * k + 3.1 * row as f64 + (0.7 + 0.37 * k) * j as f64).sin();
+        let tensor = |k: f64| {
+            let values: Vec<f32> = (0..32).map(|i| number(k, i / 8, i % 8) as f32).collect();
+            Tensor::from_slice(&Device::Cpu, &values, &[4, 8])
+        };
+        Self { x0: tensor(0.0), noise: tensor(1.0), theta: tensor(2.0), reference: tensor(3.0), old: tensor(4.0) }
+    }
+
+    /// Some of the rows.
+    pub fn slice(&self, rows: std::ops::Range<usize>) -> Self {
+        let cut = |t: &Tensor| t.slice(rows.clone());
+        let Self { theta, reference, old, noise, x0 } = self;
+        Self { theta: cut(theta), reference: cut(reference), old: cut(old), noise: cut(noise), x0: cut(x0) }
+    }
+
+    /// Loss and gradient of `points`, which are some of `total`.
+    pub fn evaluate(&self, algorithm: &dyn Algorithm, points: &[Point], total: usize) -> (f64, Tensor) {
+        let of = |operand| match operand {
+            Operand::Theta => &self.theta,
+            Operand::Reference => &self.reference,
+            Operand::Old => &self.old,
+            Operand::Noise => &self.noise,
+            Operand::X0 => &self.x0,
+        };
+        evaluate(algorithm, points, of, total)
+    }
+}
+
+/// Points of these times and advantages.
+pub fn points(times: &[f32], advantages: &[f64]) -> Vec<Point> {
+    let noise = Key::new(0, Purpose::ForwardNoise);
+    let pairs = times.iter().zip(advantages).enumerate();
+    pairs.map(|(image, (t, advantage))| Point { image, t: *t, noise, advantage: *advantage }).collect()
+}
+
+/// Holds loss and gradient against a line of the specification's table: the loss and the gradient at (0,0), (1,0), (3,7).
+pub fn check_golden((loss, dv): (f64, Tensor), want: [f64; 4]) {
+    let dv = dv.to_host();
+    let found = [loss, dv[0].into(), dv[8].into(), dv[31].into()];
+    for (found, want) in found.into_iter().zip(want) {
+        // The specification's inputs are f64.
+        assert!((found - want).abs() <= 2e-6 * want.abs().max(1e-3), "{found} {want}");
+    }
+}
