@@ -3,6 +3,7 @@
 mod random;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use engine::device::Device;
 use engine::models::clip::ClipText;
 
 const WIDTH: usize = 768;
@@ -37,7 +38,7 @@ fn bench(c: &mut Criterion) {
     let config = r#"{"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
         "projection_dim": 768, "eos_token_id": 2}"#;
     let folder = random::folder(config, &tensors());
-    let model = ClipText::load(folder.path()).expect("the model just written");
+    let model = ClipText::load(folder.path(), &Device::Cpu).expect("the model just written");
     let mut group = c.benchmark_group("clip_text");
     group.sample_size(10);
     for prompts in [1, 8] {

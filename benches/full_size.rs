@@ -1,4 +1,4 @@
-//! One forward of Stable Diffusion 3.5 Medium's transformer at its true size: 256x256 pixels, 205 text tokens.
+//! Forwards of Stable Diffusion 3.5 Medium's transformer at its true size: 256x256 and 512x512 pixels, 205 text tokens.
 //!
 //!     python tools/full_size.py --out DIR && cargo bench --bench full_size -- DIR [RUNS]
 
@@ -6,17 +6,18 @@ use std::path::Path;
 use std::time::Instant;
 
 use engine::device::philox::{Key, Purpose};
-use engine::device::{Tensor, pool_stats};
-use engine::models::mmdit::{Condition, Mmdit};
+use engine::device::{Device, Tensor, arena_stats};
+use engine::models::lora::{Adapters, Rows};
+use engine::models::network::{self, Condition};
+use engine::ops::noise;
 
-/// Latent side (256 pixels by a factor of 8) and text tokens (CLIP's 77 and 128 of T5).
-const SIDE: usize = 32;
+/// Sides of latents (pixels by a factor of 8), and text tokens (CLIP's 77 and 128 of T5).
+const SIDES: [usize; 2] = [32, 64];
 const TEXT: usize = 205;
 
 fn random(shape: &[usize], prompt: u32) -> Tensor {
-    let mut t = Tensor::scratch(shape);
-    Key { prompt, ..Key::new(0, Purpose::ForwardNoise) }.normal(t.data_mut());
-    t
+    let key = Key { prompt, ..Key::new(0, Purpose::ForwardNoise) };
+    noise::normal(&Device::Cpu, &[key], shape)
 }
 
 /// A memory figure of this process from /proc, in GB.
@@ -35,26 +36,31 @@ fn main() -> anyhow::Result<()> {
     };
     let runs: usize = args.get(1).map_or(Ok(3), |n| n.parse())?;
     let start = Instant::now();
-    let model = Mmdit::load(Path::new(folder))?;
+    let network = network::load(Path::new(folder), &Device::Cpu, None)?;
     println!("load {:.2} s (every weight is read once, to find what is not finite)", start.elapsed().as_secs_f64());
 
-    let config = &model.config;
-    let latent = random(&[1, config.in_channels, SIDE, SIDE], 0);
-    let prompt_embeds = random(&[1, TEXT, config.joint_attention_dim], 1);
-    let pooled = random(&[1, config.pooled_projection_dim], 2);
-    for _ in 0..runs {
-        let start = Instant::now();
-        let condition = Condition { timestep: &[500.0], prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
-        let velocity = model.forward(&latent, condition, None);
-        let seconds = start.elapsed().as_secs_f64();
-        let rms = (velocity.data().iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / velocity.len() as f64).sqrt();
-        println!("forward {seconds:.3} s (velocity rms {rms:.3})");
+    let sizes = network.sizes();
+    let (prompt_embeds, pooled) = (random(&[1, TEXT, sizes.text], 1), random(&[1, sizes.pooled], 2));
+    let condition = Condition { timestep: &[500.0], prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
+    for side in SIDES {
+        let latent = random(&[1, sizes.channels, side, side], 0);
+        for _ in 0..runs {
+            let start = Instant::now();
+            let velocity = network.forward(&latent, condition, &Adapters::none(&Rows::all(None, 1)));
+            let seconds = start.elapsed().as_secs_f64();
+            let squares = velocity.to_host().iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+            println!(
+                "forward {} {seconds:.3} s (velocity rms {:.3})",
+                8 * side,
+                (squares / velocity.len() as f64).sqrt()
+            );
+        }
     }
     println!(
-        "resident peak {:.2} GB, of which mapped weights {:.2} GB; activation pool peak {:.3} GB",
+        "resident peak {:.2} GB, of which mapped weights {:.2} GB; tensors at most {:.3} GB",
         memory("VmHWM"),
         memory("RssFile"),
-        pool_stats().peak as f64 / 1e9
+        arena_stats().peak as f64 / 1e9
     );
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod random;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use engine::device::Device;
 use engine::models::t5::T5;
 
 const WIDTH: usize = 4096;
@@ -27,7 +28,7 @@ fn bench(c: &mut Criterion) {
     let config = r#"{"d_model": 4096, "d_kv": 64, "num_heads": 64, "d_ff": 10240, "num_layers": 1, "vocab_size": 1000,
         "feed_forward_proj": "gated-gelu"}"#;
     let folder = random::folder(config, &tensors);
-    let model = T5::load(folder.path()).expect("the model just written");
+    let model = T5::load(folder.path(), &Device::Cpu).expect("the model just written");
     let mut group = c.benchmark_group("t5");
     group.sample_size(10);
     for tokens in [77u32, 256] {

@@ -1,11 +1,11 @@
-//! Matrix products at the shapes of the models, in GFLOP/s (criterion's "elements" are floating-point operations).
+//! Matrix products at the shapes of the models, in floating-point operations.
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput};
 use engine::device::Elems;
 use engine::ops::cpu::gemm::{Epilogue, Mat, matmul};
 use half::{bf16, f16};
 
-fn bench(c: &mut Criterion) {
+pub fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("matmul");
     for (m, n, k) in [(2560, 128, 128), (2560, 512, 128), (461, 1536, 1536), (461, 6144, 1536)] {
         let a = vec![0.5f32; m * k];
@@ -24,6 +24,3 @@ fn bench(c: &mut Criterion) {
     }
     group.finish();
 }
-
-criterion_group!(benches, bench);
-criterion_main!(benches);

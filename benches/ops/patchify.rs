@@ -1,14 +1,15 @@
-//! Latents to tokens and back (criterion's "elements" are numbers moved).
+//! Latents to tokens and back.
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use engine::device::Tensor;
+use criterion::{BenchmarkId, Criterion, Throughput};
 use engine::ops::patchify::{Order, Patches, forward, inverse};
 
-fn bench(c: &mut Criterion) {
+use crate::shapes::filled;
+
+pub fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("patchify");
     for (name, b, side) in [("tiny", 32, 4), ("sd3.5", 1, 32)] {
         let patches = Patches { channels: 16, size: 2, grid: (side, side) };
-        let latent = Tensor::zeros(&[b, 16, 2 * side, 2 * side]);
+        let latent = filled(&[b, 16, 2 * side, 2 * side]);
         let tokens = forward(&latent, &patches, Order::ChannelLast);
         group.throughput(Throughput::Elements(latent.len() as u64));
         group.bench_function(BenchmarkId::new("forward", name), |bench| {
@@ -20,6 +21,3 @@ fn bench(c: &mut Criterion) {
     }
     group.finish();
 }
-
-criterion_group!(benches, bench);
-criterion_main!(benches);
