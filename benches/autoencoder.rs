@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use engine::device::{Device, Tensor};
 use engine::models::autoencoder::Autoencoder;
 
@@ -26,4 +26,7 @@ fn bench(c: &mut Criterion) {
 }
 
 criterion_group!(benches, bench);
-criterion_main!(benches);
+// As the commands do: the ops' own threads run the whole.
+fn main() {
+    engine::device::with_threads(0, benches).expect("threads");
+}

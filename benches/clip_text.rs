@@ -2,7 +2,7 @@
 
 mod random;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use engine::device::Device;
 use engine::models::clip::ClipText;
 
@@ -50,4 +50,7 @@ fn bench(c: &mut Criterion) {
 }
 
 criterion_group!(benches, bench);
-criterion_main!(benches);
+// As the commands do: the ops' own threads run the whole.
+fn main() {
+    engine::device::with_threads(0, benches).expect("threads");
+}

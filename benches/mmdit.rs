@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group};
 use engine::device::{DType, Device, Tensor};
 use engine::models::lora::{AdapterBank, Adapters, Layout, Rows, Slot, Trained, select};
 use engine::models::network::{self, Checkpointing, Condition};
@@ -62,4 +62,7 @@ fn bench(c: &mut Criterion) {
 }
 
 criterion_group!(benches, bench);
-criterion_main!(benches);
+// As the commands do: the ops' own threads run the whole.
+fn main() {
+    engine::device::with_threads(0, benches).expect("threads");
+}

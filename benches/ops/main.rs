@@ -40,4 +40,8 @@ criterion::criterion_group!(
     rms_norm::bench,
     step::bench,
 );
-criterion::criterion_main!(benches);
+
+// As the commands do: the ops' own threads run the whole.
+fn main() {
+    engine::device::with_threads(0, benches).expect("threads");
+}

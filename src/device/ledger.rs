@@ -1,6 +1,6 @@
 use std::sync::{Arc, Mutex};
 
-use super::arena;
+use super::{arena, workers};
 
 /// The most memory that was reserved at once during one part of some work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct Books {
     live: u64,
+    /// The most that was live since the innermost [`Ledger::beside`] began.
+    mark: u64,
     phases: Vec<Phase>,
 }
 
@@ -64,6 +66,31 @@ impl Ledger {
         self.books().phases.iter().map(|p| p.mapped).sum()
     }
 
+    /// `f` of every item, one after another, counted as if workers had as many at hand as there are.
+    pub(super) fn side_by_side<I, T>(self: &Arc<Self>, items: Vec<I>, f: impl Fn(I) -> T) -> Vec<T> {
+        let others = workers().min(items.len()).saturating_sub(1) as u64;
+        let mut held = None;
+        let piece = |item| {
+            let (value, beside) = self.beside(|| f(item));
+            held.get_or_insert_with(|| Reserved::exactly(self, others * beside));
+            value
+        };
+        items.into_iter().map(piece).collect()
+    }
+
+    /// What `f` gives, and how many bytes it had at its highest moment beside what is left.
+    fn beside<T>(&self, f: impl FnOnce() -> T) -> (T, u64) {
+        let outer = {
+            let books = &mut *self.books();
+            std::mem::replace(&mut books.mark, books.live)
+        };
+        let value = f();
+        let books = &mut *self.books();
+        let beside = books.mark - books.live;
+        books.mark = books.mark.max(outer);
+        (value, beside)
+    }
+
     pub(super) fn map(&self, bytes: u64) {
         if let Some(phase) = self.books().phases.last_mut() {
             phase.mapped += bytes;
@@ -77,6 +104,7 @@ impl Ledger {
 
 impl Books {
     fn note(&mut self, beside: u64) {
+        self.mark = self.mark.max(self.live);
         if let Some(phase) = self.phases.last_mut() {
             phase.tensors = phase.tensors.max(self.live);
             phase.total = phase.total.max(self.live + beside);
@@ -92,7 +120,10 @@ pub(super) struct Reserved {
 
 impl Reserved {
     pub(super) fn new(ledger: &Arc<Ledger>, bytes: usize) -> Self {
-        let bytes = arena::taken(bytes) as u64;
+        Self::exactly(ledger, arena::taken(bytes) as u64)
+    }
+
+    fn exactly(ledger: &Arc<Ledger>, bytes: u64) -> Self {
         let books = &mut *ledger.books();
         books.live += bytes;
         books.note(0);
@@ -112,7 +143,7 @@ impl Drop for Reserved {
 
 #[cfg(test)]
 mod tests {
-    use crate::device::{Device, Tensor};
+    use crate::device::{Device, Tensor, with_threads};
 
     #[test]
     fn a_phase_counts_what_was_there_before_and_its_own_highest_moment() {
@@ -128,6 +159,24 @@ mod tests {
         let got: Vec<_> = ledger.phases().iter().map(|p| (p.name, p.tensors, p.total)).collect();
         assert_eq!(got, want);
         assert_eq!(ledger.live(), mib(1));
+        drop(kept);
+        assert_eq!(ledger.live(), 0);
+    }
+
+    #[test]
+    fn pieces_side_by_side_are_counted_at_once() {
+        let (device, ledger) = Device::plan();
+        ledger.begin("pieces");
+        let piece = |kept: usize| {
+            drop(Tensor::scratch(&device, &[1 << 18]));
+            Tensor::scratch(&device, &[kept])
+        };
+        let kept = with_threads(3, || device.side_by_side(vec![1 << 16; 4], piece)).unwrap();
+        let quarters = |n: u64| n << 18;
+        assert_eq!(ledger.live(), quarters(4));
+        // Beside the quarter of a MiB that it keeps, each of three pieces has three more for a moment; the last begins when
+        // three have been kept.
+        assert_eq!(ledger.phases()[0].tensors, quarters(3) + 2 * quarters(3) + quarters(4));
         drop(kept);
         assert_eq!(ledger.live(), 0);
     }

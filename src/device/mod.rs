@@ -8,6 +8,7 @@ mod memory;
 pub mod philox;
 mod storage;
 mod tensor;
+mod workers;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ pub use dtype::{DType, Elems};
 pub use ledger::{Ledger, Phase};
 pub use memory::{MachineMemory, machine_memory};
 pub use tensor::{Shape, Tensor};
+pub use workers::{with_threads, workers};
 
 /// Where tensors live and ops run. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -46,18 +48,19 @@ impl Device {
         if self.is_plan() { &pieces[..pieces.len().min(2)] } else { pieces }
     }
 
+    /// `f` of every item: pieces of a batch that do not need one another. The CPU gives each its share of the threads, so
+    /// that small ops need not be divided one by one; a plan counts as many at once as there are threads.
+    pub fn side_by_side<I: Send, T: Send>(&self, items: Vec<I>, f: impl Fn(I) -> T + Sync + Send) -> Vec<T> {
+        match self {
+            Self::Cpu => workers::share(items, f),
+            Self::Plan(ledger) => ledger.side_by_side(items, f),
+        }
+    }
+
     /// Begins a phase of the work, if this is a plan.
     pub fn phase(&self, name: &'static str) {
         if let Self::Plan(ledger) = self {
             ledger.begin(name);
         }
     }
-}
-
-/// Runs `f` on `threads` worker threads (0 = one per core). Results never depend on the number.
-///
-/// # Errors
-/// If the threads cannot be started.
-pub fn with_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(f))
 }

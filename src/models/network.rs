@@ -1,6 +1,7 @@
 //! What sampling and training know of the network that predicts velocities.
 
 use std::any::Any;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::Result;
@@ -49,6 +50,14 @@ pub struct Sizes {
     pub text: usize,
     /// Width of the pooled text embeddings.
     pub pooled: usize,
+}
+
+impl<'a> Condition<'a> {
+    /// That of some of the samples: their times, and views of the tensors, prompt embeddings first.
+    pub fn rows(&self, rows: Range<usize>) -> (&'a [f32], Tensor, Tensor) {
+        let Self { timestep, prompt_embeds, pooled_prompt_embeds } = self;
+        (&timestep[rows.clone()], prompt_embeds.slice(rows.clone()), pooled_prompt_embeds.slice(rows))
+    }
 }
 
 impl Sizes {

@@ -144,34 +144,30 @@ impl Autoencoder {
         let c = &self.config;
         assert_eq!(latent.dim(1), c.latent_channels, "decode: latent {latent:?}");
         let map = Affine { scale: 1.0 / c.scaling_factor, after: c.shift_factor.unwrap_or(0.0), ..Affine::default() };
-        let size = [latent.dim(2) * c.downscale(), latent.dim(3) * c.downscale()];
-        self.in_parts(latent, [size[0], size[1], c.out_channels], size[0] * size[1], |x| {
-            self.decoder.forward(&affine::forward(&pixels_last(x), map))
-        })
+        let pixels = latent.dim(2) * latent.dim(3) * c.downscale().pow(2);
+        self.in_parts(latent, pixels, |x| self.decoder.forward(&affine::forward(&pixels_last(x), map)))
     }
 
     /// The latent distribution of images `[b, H, W, 3]` in -1..1, on the scale of the autoencoder itself.
     pub fn encode(&self, image: &Tensor) -> Posterior {
         let (c, latent) = (&self.config, self.config.latent_channels);
         assert_eq!(image.dim(3), c.in_channels, "encode: image {image:?}");
-        // Halving with one zero row below: every level rounds down.
-        let [h, w] = [1, 2].map(|axis| image.dim(axis) / c.downscale());
         let pixels = image.dim(1) * image.dim(2);
-        let both = self.in_parts(image, [h, w, 2 * latent], pixels, |x| self.encoder.forward(x));
+        let both = self.in_parts(image, pixels, |x| self.encoder.forward(x));
         let part = |first: usize| pixels_first(&copy::columns(&both, first, latent));
         let logvar = affine::forward(&part(latent), Affine { limits: [-30.0, 20.0], ..Affine::default() });
         Posterior { mean: part(0), logvar }
     }
 
     /// Applies `f` to as many entries of `x` at a time as [`AT_ONCE`] says, for images of `pixels`.
-    fn in_parts(&self, x: &Tensor, shape: [usize; 3], pixels: usize, f: impl Fn(&Tensor) -> Tensor) -> Tensor {
-        let mut out = Tensor::scratch(&self.device, &[x.dim(0), shape[0], shape[1], shape[2]]);
-        let count = (AT_ONCE / pixels.max(1)).clamp(1, x.dim(0).max(1));
-        for first in (0..x.dim(0)).step_by(count) {
-            let part = f(&x.slice(first..(first + count).min(x.dim(0))));
-            copy::rows_into(&mut out, first, &part);
-        }
-        out
+    fn in_parts(&self, x: &Tensor, pixels: usize, f: impl Fn(&Tensor) -> Tensor + Sync + Send) -> Tensor {
+        let (images, count) = (x.dim(0), (AT_ONCE / pixels.max(1)).max(1));
+        let parts: Vec<Tensor> =
+            (0..images).step_by(count).map(|first| x.slice(first..(first + count).min(images))).collect();
+        // Large images are work enough for all threads one by one.
+        let done: Vec<Tensor> =
+            if count > 1 { self.device.side_by_side(parts, |x| f(&x)) } else { parts.iter().map(f).collect() };
+        copy::concat(&done.iter().collect::<Vec<_>>())
     }
 }
 

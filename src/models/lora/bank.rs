@@ -232,6 +232,12 @@ impl Rows {
         Self { runs: runs.into_iter().filter(|(_, n)| *n > 0).collect() }
     }
 
+    /// Some of the rows.
+    pub fn slice(&self, rows: std::ops::Range<usize>) -> Self {
+        let within = |run: std::ops::Range<usize>| run.end.min(rows.end).saturating_sub(run.start.max(rows.start));
+        Self::runs(self.ranges().map(|(slot, run)| (slot, within(run))))
+    }
+
     /// Rows in all.
     pub fn count(&self) -> usize {
         self.runs.iter().map(|(_, n)| n).sum()
@@ -333,6 +339,8 @@ mod tests {
         bank.copy(Slot::Old, Slot::Theta);
         let rows = Rows::runs([(Some(Slot::Theta), 2), (None, 3), (Some(Slot::Reference), 0), (Some(Slot::Old), 1)]);
         assert_eq!((rows.count(), rows.trained()), (6, 2));
+        let part = [(Some(Slot::Theta), 1), (None, 3)];
+        assert_eq!(rows.slice(1..5), Rows::runs(part));
         let samples = |a: &Adapters| a.of(0).into_iter().map(|l| l.samples).collect::<Vec<_>>();
         assert_eq!(samples(&Adapters { bank: Some(&bank), rows: &rows }), [0..2, 5..6]);
         assert!(samples(&Adapters::none(&rows)).is_empty());

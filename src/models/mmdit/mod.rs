@@ -9,6 +9,7 @@ mod mlp;
 mod modulation;
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -18,18 +19,20 @@ use self::embed::{PatchEmbed, TimeTextEmbed};
 use super::Linear;
 use super::lora::{Adapters, LoraLinear, Module, Rows, Trained};
 use super::network::{Checkpointing, Condition, Network, Saved, Sizes};
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Device, Tensor, workers};
 use crate::io::{Loader, Scope, TensorFile};
 use crate::ops::adaln::{self, Chunk};
-use crate::ops::copy;
 use crate::ops::linear::{InputGrad, backward};
 use crate::ops::patchify::{self, Order, Patches};
+use crate::ops::{activation, copy};
 
 pub use self::config::Config;
 
 /// The transformer with its frozen weights.
 pub struct Mmdit {
     config: Config,
+    /// Whether its weights are so few that reading them once for every piece of a batch costs nothing.
+    small: bool,
     device: Device,
     patch_embed: PatchEmbed,
     time_text_embed: TimeTextEmbed,
@@ -40,7 +43,14 @@ pub struct Mmdit {
     modules: Vec<Module>,
 }
 
-/// What a forward keeps for its backward.
+/// Bytes of weights that stay in the processor's last cache.
+const SMALL: u64 = 32 << 20;
+/// Rows of a piece of a batch at most, and of all that gradients are added up over: part of the definition of a gradient.
+const PIECE: usize = 16;
+/// Rows that are worth a piece.
+const LEAST: usize = 4;
+
+/// What a forward keeps for its backward, of a piece of the batch.
 struct Kept {
     blocks: Vec<block::Saved>,
     x: Tensor,
@@ -91,12 +101,12 @@ impl Mmdit {
         }
         let file = TensorFile::open_component(folder, "diffusion_pytorch_model")?;
         let loader = Loader::new(&file, &[], device).rounding(compute);
-        let model = Self::build(config, device, &loader.root());
+        let model = Self::build(config, file.bytes() <= SMALL, device, &loader.root());
         loader.finish()?;
         Ok(model)
     }
 
-    fn build(config: Config, device: &Device, root: &Scope) -> Self {
+    fn build(config: Config, small: bool, device: &Device, root: &Scope) -> Self {
         let (modules, d) = (RefCell::default(), config.hidden());
         let blocks = (0..config.num_layers)
             .map(|i| {
@@ -114,6 +124,7 @@ impl Mmdit {
             proj_out: Linear::load(&root.sub("proj_out"), d, width, true),
             modules: modules.into_inner(),
             device: device.clone(),
+            small,
             config,
         }
     }
@@ -127,7 +138,6 @@ impl Mmdit {
         rows: usize,
         policy: Checkpointing,
     ) -> (Tensor, Kept) {
-        assert_eq!(adapters.rows.count(), latent.dim(0), "one adapter per row");
         let p = self.config.patch_size;
         let grid = (latent.dim(2) / p, latent.dim(3) / p);
         let patches = Patches { channels: self.config.in_channels, size: p, grid };
@@ -163,7 +173,7 @@ impl Network for Mmdit {
     }
 
     fn forward(&self, x: &Tensor, condition: Condition, adapters: &Adapters) -> Tensor {
-        self.run(x, condition, adapters, 0, Checkpointing::Block).0
+        self.in_pieces(x, condition, adapters, 0, Checkpointing::Block).0
     }
 
     fn forward_saved(
@@ -173,12 +183,74 @@ impl Network for Mmdit {
         adapters: &Adapters,
         keep: Checkpointing,
     ) -> (Tensor, Saved) {
-        let (velocity, kept) = self.run(x, condition, adapters, adapters.rows.trained(), keep);
+        let (velocity, kept) = self.in_pieces(x, condition, adapters, adapters.rows.trained(), keep);
         (velocity, Saved::new(kept))
     }
 
     fn backward(&self, dvelocity: &Tensor, saved: Saved, trained: &mut Trained, want_dx: bool) -> Option<Tensor> {
-        let Kept { blocks, x, modulation, patches } = saved.take();
+        let mut kept: Vec<Kept> = saved.take();
+        let mut end = 0;
+        let mut next = |kept: Kept| {
+            let start = end;
+            end += kept.x.dim(0);
+            (kept, dvelocity.slice(start..end))
+        };
+        if kept.len() == 1 {
+            let (kept, dvelocity) = next(kept.remove(0));
+            return self.backward_of(&dvelocity, kept, trained, want_dx);
+        }
+        let Trained { bank, slot, grads } = trained;
+        let pieces: Vec<(Kept, Tensor)> = kept.into_iter().map(next).collect();
+        let done = self.device.side_by_side(pieces, |(kept, dvelocity)| {
+            let mut grads = Tensor::zeros(&self.device, grads.shape());
+            let dx = self.backward_of(&dvelocity, kept, &mut Trained { bank, slot: *slot, grads: &mut grads }, want_dx);
+            (grads, dx)
+        });
+        let (of_pieces, dx): (Vec<Tensor>, Vec<Option<Tensor>>) = done.into_iter().unzip();
+        of_pieces.iter().for_each(|g| activation::add(grads, g));
+        let dx: Option<Vec<Tensor>> = dx.into_iter().collect();
+        dx.map(|dx| copy::concat(&dx.iter().collect::<Vec<_>>()))
+    }
+}
+
+impl Mmdit {
+    /// The rows that go through the network together. Where weights are few, ops are too: then the threads divide the batch
+    /// among themselves rather than every op. The first `kept` rows are for a backward, whose gradients must not depend on
+    /// the number of threads.
+    fn pieces(&self, rows: usize, kept: usize) -> Vec<Range<usize>> {
+        if !self.small {
+            return vec![0..rows];
+        }
+        let cut = |from: usize, to: usize, most: usize| (from..to).step_by(most).map(move |i| i..(i + most).min(to));
+        let most = (rows - kept).div_ceil(workers()).clamp(LEAST, PIECE);
+        cut(0, kept, PIECE).chain(cut(kept, rows, most)).collect()
+    }
+
+    /// The velocity, and what `keep` says of the first `kept` samples.
+    fn in_pieces(
+        &self,
+        x: &Tensor,
+        condition: Condition,
+        adapters: &Adapters,
+        kept: usize,
+        policy: Checkpointing,
+    ) -> (Tensor, Vec<Kept>) {
+        assert_eq!(adapters.rows.count(), x.dim(0), "one adapter per row");
+        let done = self.device.side_by_side(self.pieces(x.dim(0), kept), |piece| {
+            let (timestep, prompt_embeds, pooled) = condition.rows(piece.clone());
+            let condition = Condition { timestep, prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
+            let rows = adapters.rows.slice(piece.clone());
+            let adapters = Adapters { rows: &rows, ..*adapters };
+            let kept = kept.saturating_sub(piece.start).min(piece.len());
+            self.run(&x.slice(piece), condition, &adapters, kept, policy)
+        });
+        let (velocities, kept): (Vec<Tensor>, Vec<Kept>) = done.into_iter().unzip();
+        let kept = kept.into_iter().filter(|k| k.x.dim(0) > 0).collect();
+        (copy::concat(&velocities.iter().collect::<Vec<_>>()), kept)
+    }
+
+    fn backward_of(&self, dvelocity: &Tensor, kept: Kept, trained: &mut Trained, want_dx: bool) -> Option<Tensor> {
+        let Kept { blocks, x, modulation, patches } = kept;
         let out = Patches { channels: self.config.velocity_channels(), ..patches };
         let dtokens = patchify::forward(dvelocity, &out, Order::ChannelLast);
         let mut dnormed = x.scratch_like(x.shape());

@@ -2,6 +2,7 @@ use rayon::prelude::*;
 
 use super::Activation;
 use crate::device::Tensor;
+use crate::ops::cpu::at_least;
 use crate::ops::math::{self, wide};
 
 /// Elements per task.
@@ -12,7 +13,8 @@ const ROOT_2_OVER_PI: f32 = 0.797_884_6;
 const CUBIC: f32 = 0.044_715;
 
 pub(super) fn forward(x: &mut Tensor, activation: Activation) {
-    x.host_mut().par_chunks_mut(GRAIN).for_each(|chunk| apply(chunk, activation));
+    let chunks = x.host_mut().par_chunks_mut(GRAIN);
+    chunks.with_min_len(at_least(1)).for_each(|chunk| apply(chunk, activation));
 }
 
 /// The activation of every element of `x`.
@@ -52,7 +54,7 @@ wide! {
 
 pub(super) fn gelu_tanh_backward(d: &mut Tensor, x: &Tensor) {
     let chunks = d.host_mut().par_chunks_mut(GRAIN).zip(x.host().par_chunks(GRAIN));
-    chunks.for_each(|(d, x)| gelu_tanh_gradient(d, x));
+    chunks.with_min_len(at_least(1)).for_each(|(d, x)| gelu_tanh_gradient(d, x));
 }
 
 wide! {
@@ -66,10 +68,10 @@ wide! {
 
 pub(super) fn multiply(x: &mut Tensor, y: &Tensor) {
     let chunks = x.host_mut().par_chunks_mut(GRAIN).zip(y.host().par_chunks(GRAIN));
-    chunks.for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x *= y));
+    chunks.with_min_len(at_least(1)).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x *= y));
 }
 
 pub(super) fn add(x: &mut Tensor, y: &Tensor) {
     let chunks = x.host_mut().par_chunks_mut(GRAIN).zip(y.host().par_chunks(GRAIN));
-    chunks.for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+    chunks.with_min_len(at_least(1)).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
 }

@@ -6,9 +6,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{Mask, OutputGrad, Part, PartGrad};
-use crate::device::{Elems, Tensor};
+use crate::device::{Elems, Tensor, workers};
 use crate::ops::cpu::gemm::{KC, Left, Mat, NR, Panels, pack_f32, tiles};
-use crate::ops::cpu::{Shared, dot, scratch, sum};
+use crate::ops::cpu::{Shared, at_least, dot, scratch, sum};
 use crate::ops::math::{self, wide};
 
 /// Scores of a tile: as many as stay in the second-level cache beside what they are made of.
@@ -162,8 +162,8 @@ pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], head
     let out: Vec<Shared> = out.iter_mut().map(|t| Shared::new(t.host_mut())).collect();
     let lse = Shared::new(lse.host_mut());
     // A sequence is divided among threads only where there are too few heads: every share packs all keys.
-    let shares = (2 * rayon::current_num_threads()).div_ceil(b * heads).clamp(1, n.div_ceil(96));
-    (0..b * heads * shares).into_par_iter().for_each(|task| {
+    let shares = (2 * workers()).div_ceil(b * heads).clamp(1, n.div_ceil(96));
+    (0..b * heads * shares).into_par_iter().with_min_len(at_least(1)).for_each(|task| {
         let (bh, share) = (task / shares, task % shares);
         let (b, h) = (bh / heads, bh % heads);
         let keys: usize = at.iter().map(|r| packed_len(d, r.len())).sum();
@@ -265,7 +265,7 @@ pub(super) fn backward(
             (q, Shared::new(g.k.host_mut()), Shared::new(g.v.host_mut()))
         })
         .collect();
-    (0..b * heads).into_par_iter().for_each(|bh| {
+    (0..b * heads).into_par_iter().with_min_len(at_least(1)).for_each(|bh| {
         let (b, h) = (bh / heads, bh % heads);
         let lse = &lse.host()[bh * n..][..n];
         let rows = tile_rows(2 * n);

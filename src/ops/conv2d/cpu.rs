@@ -5,9 +5,10 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::Window;
-use crate::device::{Elems, Tensor};
+use crate::device::{Elems, Tensor, workers};
 use crate::ops::cpu::gemm::{KC, Left, Mat, NR, Panels, pack_f32, tiles};
-use crate::ops::cpu::{Shared, scratch};
+use crate::ops::cpu::{Shared, at_least, repeated, scratch};
+use crate::ops::math::wide;
 
 /// Output channels whose weights are packed together.
 const COLUMNS: usize = 192;
@@ -113,19 +114,32 @@ impl Job<'_> {
                         }
                     }
                 }
+                // Pixels whose channels are all there and that lie side by side are one line.
+                let together = columns.len() == outputs && self.step[1] == outputs;
+                let (lines, length) =
+                    if together { (1, self.size[1] * outputs) } else { (self.size[1], columns.len()) };
+                let bias = repeated(&self.bias[columns.clone()]);
                 for row in rows.clone() {
-                    for x in 0..self.size[1] {
-                        let at = self.first + row * self.step[0] + x * self.step[1] + column;
+                    for line in 0..lines {
+                        let at = self.first + row * self.step[0] + line * self.step[1] + column;
                         // SAFETY: as above.
-                        let pixel = unsafe { y.slice(base + at, columns.len()) };
-                        pixel.iter_mut().zip(&self.bias[columns.clone()]).for_each(|(v, b)| *v += b);
-                        if let Some(add) = add {
-                            pixel.iter_mut().zip(&add[at..]).for_each(|(v, a)| *v += a);
-                        }
+                        finish(unsafe { y.slice(base + at, length) }, &bias, add.map(|a| &a[at..][..length]));
                     }
                 }
             }
         });
+    }
+}
+
+wide! {
+    /// Adds the bias, [repeated], to some pixels, and then what is to be added.
+    fn finish(pixels: &mut [f32], bias: &[f32], add: Option<&[f32]>) {
+        for several in pixels.chunks_mut(bias.len()) {
+            several.iter_mut().zip(bias).for_each(|(v, b)| *v += b);
+        }
+        if let Some(add) = add {
+            pixels.iter_mut().zip(add).for_each(|(v, a)| *v += a);
+        }
     }
 }
 
@@ -135,10 +149,10 @@ fn run(y: &mut Tensor, x: &Tensor, jobs: &[Job], add: Option<&Tensor>) {
         return;
     }
     let (images, [h, w]) = (x.dim(0), jobs[0].size);
-    let bands = (h * w).div_ceil(WINDOWS).max((2 * rayon::current_num_threads()).div_ceil(images * jobs.len())).min(h);
+    let bands = (h * w).div_ceil(WINDOWS).max((2 * workers()).div_ceil(images * jobs.len())).min(h);
     let (per_x, per_y) = (x.len() / images, y.len() / images);
     let out = Shared::new(y.host_mut());
-    (0..images * jobs.len() * bands).into_par_iter().for_each(|task| {
+    (0..images * jobs.len() * bands).into_par_iter().with_min_len(at_least(1)).for_each(|task| {
         let (image, job, band) = (task / bands / jobs.len(), &jobs[task / bands % jobs.len()], task % bands);
         let add = add.map(|a| &a.host()[image * per_y..][..per_y]);
         let rows = band * h / bands..(band + 1) * h / bands;

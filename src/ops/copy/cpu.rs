@@ -1,6 +1,7 @@
 use rayon::prelude::*;
 
 use crate::device::Tensor;
+use crate::ops::cpu::at_least;
 
 /// Elements per task.
 const GRAIN: usize = 1 << 15;
@@ -9,12 +10,15 @@ pub(super) fn gather(out: &mut Tensor, x: &Tensor, rows: &[usize]) {
     let inner = (x.len() / x.dim(0).max(1)).max(1);
     let x = x.host();
     let lines = out.host_mut().par_chunks_exact_mut(inner).zip(rows);
-    lines.with_min_len(GRAIN / inner + 1).for_each(|(out, row)| out.copy_from_slice(&x[row * inner..][..inner]));
+    lines
+        .with_min_len(at_least(GRAIN / inner + 1))
+        .for_each(|(out, row)| out.copy_from_slice(&x[row * inner..][..inner]));
 }
 
 pub(super) fn flat_into(out: &mut Tensor, first: usize, x: &Tensor) {
     let out = &mut out.host_mut()[first..][..x.len()];
-    out.par_chunks_mut(GRAIN).zip(x.host().par_chunks(GRAIN)).for_each(|(out, x)| out.copy_from_slice(x));
+    let chunks = out.par_chunks_mut(GRAIN).zip(x.host().par_chunks(GRAIN));
+    chunks.with_min_len(at_least(1)).for_each(|(out, x)| out.copy_from_slice(x));
 }
 
 pub(super) fn block_into(out: &mut Tensor, token: usize, column: usize, x: &Tensor) {

@@ -2,6 +2,8 @@
 
 pub mod gemm;
 
+use crate::device::workers;
+
 /// A buffer of which tasks write different parts.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared {
@@ -37,7 +39,18 @@ impl Shared {
 
 /// Rows of width `d` that are worth a task of their own.
 pub(crate) fn rows_per_task(d: usize) -> usize {
-    (1 << 14) / d.max(1) + 1
+    at_least((1 << 14) / d.max(1) + 1)
+}
+
+/// The least length of a task: `n`, or everything where there is nobody to divide the work with.
+pub(crate) fn at_least(n: usize) -> usize {
+    if workers() == 1 { usize::MAX } else { n }
+}
+
+/// `x`, what there is per channel, as often in a row as makes loops over several pixels worth their while.
+pub(crate) fn repeated(x: &[f32]) -> Vec<f32> {
+    const WORTHWHILE: usize = 256;
+    x.repeat(WORTHWHILE.div_ceil(x.len().max(1)))
 }
 
 /// Lanes that a sum is spread over, so that it vectorises; part of the definition of the result.

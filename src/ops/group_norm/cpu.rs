@@ -2,6 +2,7 @@ use rayon::prelude::*;
 
 use super::Norm;
 use crate::device::Tensor;
+use crate::ops::cpu::{at_least, repeated};
 use crate::ops::math::{exp, wide};
 
 /// Pixels whose sums are one term of an image's: part of the definition of the result.
@@ -9,7 +10,7 @@ const BLOCK: usize = 256;
 /// Pixels that are added in single precision.
 const STEPS: usize = 32;
 
-/// A channel's affine map, `y = (x − shift)·scale + bias`.
+/// Every channel's affine map, `y = (x − shift)·scale + bias`, [repeated].
 struct Maps {
     shift: Vec<f32>,
     scale: Vec<f32>,
@@ -39,17 +40,18 @@ pub(super) fn forward(y: &mut Tensor, x: &Tensor, norm: Norm, silu: bool) {
                 let variance = squares[group(c)] - lost(c).powi(2);
                 f64::from(weight[c]) / (variance + f64::from(norm.eps)).sqrt()
             };
+            let all = |f: &dyn Fn(usize) -> f64| repeated(&(0..channels).map(|c| f(c) as f32).collect::<Vec<_>>());
             Maps {
-                scale: (0..channels).map(|c| scale(c) as f32).collect(),
-                bias: (0..channels).map(|c| (f64::from(bias[c]) - lost(c) * scale(c)) as f32).collect(),
-                shift,
+                scale: all(&scale),
+                bias: all(&|c| f64::from(bias[c]) - lost(c) * scale(c)),
+                shift: repeated(&shift),
             }
         })
         .collect();
     let images = y.host_mut().par_chunks_exact_mut(image).zip(x.host().par_chunks_exact(image));
-    images.zip(&maps).for_each(|((y, x), maps)| {
+    images.zip(&maps).with_min_len(at_least(1)).for_each(|((y, x), maps)| {
         let blocks = y.par_chunks_mut(BLOCK * channels).zip(x.par_chunks(BLOCK * channels));
-        blocks.for_each(|(y, x)| apply(y, x, maps, silu));
+        blocks.with_min_len(at_least(1)).for_each(|(y, x)| apply(y, x, maps, silu));
     });
 }
 
@@ -72,6 +74,7 @@ fn group_means(
         .collect();
     let sums: Vec<Vec<f64>> = blocks
         .par_iter()
+        .with_min_len(at_least(1))
         .map(|(block, shift)| {
             let mut sums = vec![0.0; channels];
             add_up(&mut sums, block, shift);
@@ -134,8 +137,8 @@ fn add_up(sums: &mut [f64], block: &[f32], f: impl Fn(f32, f32) -> f32, shift: &
 
 wide! {
     fn apply(y: &mut [f32], x: &[f32], maps: &Maps, silu: bool) {
-        let channels = maps.shift.len();
-        for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+        let several = maps.shift.len();
+        for (y, x) in y.chunks_mut(several).zip(x.chunks(several)) {
             let maps = maps.shift.iter().zip(&maps.scale).zip(&maps.bias);
             for ((y, x), ((shift, scale), bias)) in y.iter_mut().zip(x).zip(maps) {
                 *y = (x - shift).mul_add(*scale, *bias);

@@ -2,7 +2,8 @@ use half::{bf16, f16};
 
 use super::{Adapted, InputGrad, Lora, LoraGrad, Then};
 use crate::device::{DType, Tensor};
-use crate::ops::activation;
+use crate::ops::activation::{self, Activation};
+use crate::ops::adaln::Chunk;
 use crate::ops::cpu::Shared;
 use crate::ops::cpu::gemm::{Epilogue, Low, Mat, Product, matmul, products};
 
@@ -31,22 +32,24 @@ pub(super) fn forward(
         })
         .collect();
     let biases: Vec<_> = layers.iter().map(|l| l.layer.bias.map(|b| b.elems().to_f32())).collect();
-    let kept = hidden.map(|h| (h.rows(), h.width(), Shared::new(h.host_mut())));
+    let kept = hidden.map(|h| (h.rows(), Shared::new(h.host_mut())));
     let finishes: Vec<_> = biases
         .iter()
-        .map(|bias| {
-            let kept = &kept;
+        .zip(layers)
+        .map(|(bias, layer)| {
+            let (kept, width) = (&kept, layer.layer.weight.dim(0));
+            let follow = Follow::new(then, width, per_sample);
             move |i: usize, first: usize, row: &mut [f32]| {
                 if let Some(bias) = bias {
                     row.iter_mut().zip(&bias[first..]).for_each(|(v, b)| *v += b);
                 }
-                if let Some((rows, width, hidden)) = kept
+                if let Some((rows, hidden)) = kept
                     && i < *rows
                 {
                     // SAFETY: this piece of the row belongs to the task that finishes it.
                     unsafe { hidden.slice(i * width + first, row.len()) }.copy_from_slice(row);
                 }
-                follow(then, i, per_sample, first, row);
+                follow.run(row, i, first, width);
             }
         })
         .collect();
@@ -74,20 +77,42 @@ fn project(low: &mut [&mut Vec<Tensor>], x: &Tensor, layers: &[Adapted], per_sam
     }
 }
 
-/// What follows the layer, on columns from `first` on of row `i`.
-fn follow(then: Then, i: usize, per_sample: usize, first: usize, row: &mut [f32]) {
-    match then {
-        Then::Nothing => {}
-        Then::Activate(kind) => activation::apply(row, kind),
-        Then::Add(residual) => {
-            let residual = &residual.host()[i * residual.width() + first..];
-            row.iter_mut().zip(residual).for_each(|(y, r)| *y += r);
+/// [`Then`] with the numbers at hand.
+#[derive(Clone, Copy)]
+enum Follow<'a> {
+    Nothing,
+    Activate(Activation),
+    Add(&'a [f32]),
+    /// The residual, the modulation, its width, where the gate begins in it, and rows per sample.
+    AddGated(&'a [f32], &'a [f32], usize, usize, usize),
+}
+
+impl<'a> Follow<'a> {
+    /// `then` for outputs of `width` columns and `per_sample` rows.
+    fn new(then: Then<'a>, width: usize, per_sample: usize) -> Self {
+        match then {
+            Then::Nothing => Self::Nothing,
+            Then::Activate(kind) => Self::Activate(kind),
+            Then::Add(residual) => Self::Add(residual.host()),
+            Then::AddGated { residual, gate: Chunk { modulation, index } } => {
+                Self::AddGated(residual.host(), modulation.host(), modulation.width(), index * width, per_sample)
+            }
         }
-        Then::AddGated { residual, gate } => {
-            let width = residual.width();
-            let gate = &gate.of(i / per_sample, width)[first..];
-            let residual = &residual.host()[i * width + first..];
-            row.iter_mut().zip(residual).zip(gate).for_each(|((y, r), gate)| *y = r + gate * *y);
+    }
+
+    /// Columns from `first` on of row `i` of `width`.
+    fn run(self, row: &mut [f32], i: usize, first: usize, width: usize) {
+        match self {
+            Self::Nothing => {}
+            Self::Activate(kind) => activation::apply(row, kind),
+            Self::Add(residual) => {
+                row.iter_mut().zip(&residual[i * width + first..]).for_each(|(y, r)| *y += r);
+            }
+            Self::AddGated(residual, modulation, across, at, per_sample) => {
+                let gate = &modulation[i / per_sample * across + at + first..];
+                let residual = &residual[i * width + first..];
+                row.iter_mut().zip(residual).zip(gate).for_each(|((y, r), gate)| *y = r + gate * *y);
+            }
         }
     }
 }

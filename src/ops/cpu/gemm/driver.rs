@@ -8,7 +8,7 @@ use super::detect::{has_avx512, has_bf16};
 use super::pack::{pack_bf16, pack_f32};
 use super::tile::{Left, NR, PANELS, Panels, Store, TileFn, rows_per_tile, tile_bf16, tile_f32};
 use super::{Epilogue, Mat};
-use crate::device::Elems;
+use crate::device::{Elems, workers};
 use crate::ops::cpu::scratch;
 
 /// Length of one uninterrupted chain of multiply-adds. Part of the definition of the result: see the module's
@@ -18,6 +18,9 @@ pub(in crate::ops) const KC: usize = 256;
 const MC: usize = 96;
 /// Below this many multiply-adds a second thread costs more than it brings.
 const PARALLEL_WORK: usize = 1 << 18;
+
+/// With so many rows a task, packing is nothing beside the products.
+const TALL: usize = 256;
 
 /// Columns that are packed together: `KC` steps of them stay in the second-level cache, which is twice as large where
 /// there is AVX-512.
@@ -120,7 +123,7 @@ fn run(a: Mat, products: Vec<Product>, parallel: bool) {
         .collect();
 
     let work: usize = tasks.iter().map(|t| m * t.p.b.cols * k).sum();
-    let threads = if parallel && work >= PARALLEL_WORK { rayon::current_num_threads() } else { 1 };
+    let threads = if parallel && work >= PARALLEL_WORK { workers() } else { 1 };
     if threads == 1 {
         tasks.iter().for_each(|t| t.run(0..m, 0..t.p.b.cols));
         return;
@@ -130,14 +133,17 @@ fn run(a: Mat, products: Vec<Product>, parallel: bool) {
     parts.into_par_iter().for_each(|(task, rows, cols)| task.run(rows, cols));
 }
 
-/// Rows and columns of about equal tasks: whole packed columns first (nothing is packed twice), then rows until every
-/// thread has work.
+/// Rows and columns of about equal tasks. What is packed once serves all rows of a task: tall products are cut into rows
+/// alone, low ones into columns first.
 fn parts(m: usize, n: usize, threads: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     let mr = rows_per_tile();
-    let col_blocks = n.div_ceil(packed_columns()).max(threads.min(n.div_ceil(4 * NR)));
+    let tall = m >= TALL * threads;
+    let wanted = if tall { 1 } else { threads.min(n.div_ceil(4 * NR)) };
+    let col_blocks = n.div_ceil(packed_columns()).max(wanted);
     let col_step = n.div_ceil(col_blocks).next_multiple_of(PANELS * NR);
     let col_blocks = n.div_ceil(col_step);
-    let row_blocks = (2 * threads).div_ceil(col_blocks).min(m.div_ceil(2 * mr)).max(1);
+    let tasks = if tall { threads } else { 2 * threads };
+    let row_blocks = tasks.div_ceil(col_blocks).min(m.div_ceil(2 * mr)).max(1);
     let row_step = m.div_ceil(row_blocks).next_multiple_of(mr);
     let row_blocks = m.div_ceil(row_step);
     (0..row_blocks * col_blocks).map(move |i| {
@@ -163,7 +169,7 @@ pub(in crate::ops) unsafe fn tiles(
     add: bool,
 ) {
     // SAFETY: passed on from the caller.
-    unsafe { tiles_of(tile_f32, size, depth, left, right, to, scale, add) };
+    unsafe { tiles_of(tile_f32(), size, depth, left, right, to, scale, add) };
 }
 
 #[expect(clippy::too_many_arguments, reason = "the loop nest's own coordinates")]
@@ -263,7 +269,7 @@ impl Task<'_> {
 
     fn run_f32(&self, rows: Range<usize>, cols: Range<usize>) {
         let (x, a) = (single(self.a), self.a);
-        self.chunks(a.cols, rows, cols, tile_f32, |packed: &mut [f32], steps, cols| {
+        self.chunks(a.cols, rows, cols, tile_f32(), |packed: &mut [f32], steps, cols| {
             pack_f32(packed, self.p.b, steps.clone(), cols);
             Left { ptr: x[steps.start * a.col_stride..].as_ptr(), row_stride: a.row_stride, step: a.col_stride }
         });

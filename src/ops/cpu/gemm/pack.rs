@@ -104,12 +104,15 @@ fn transpose<'a>(out: &mut [u32], width: usize, depth: usize, line: impl Fn(usiz
             }
         } else if has_avx2() {
             deep = depth / 8 * 8;
+            let apart = NR * (lines[1].as_ptr() as usize).wrapping_sub(lines[0].as_ptr() as usize);
             for k in (0..deep).step_by(8) {
                 let out = &mut out[k * NR..][..8 * NR];
                 for half in [0, 8] {
                     let lines: [*const u32; 8] = std::array::from_fn(|i| lines[half + i].as_ptr().wrapping_add(k));
+                    // The same place in the panel that comes next.
+                    let next = lines.map(|l| l.wrapping_byte_add(apart));
                     // SAFETY: as above, with 8.
-                    unsafe { avx2::transpose(out.as_mut_ptr().add(half), lines) };
+                    unsafe { avx2::transpose(out.as_mut_ptr().add(half), lines, next) };
                 }
             }
         }
@@ -130,16 +133,19 @@ mod avx2 {
 
     use super::NR;
 
-    /// Writes the transposed square of 8 lines of 8 values to rows [`NR`] apart.
+    /// Writes the transposed square of 8 lines of 8 values to rows [`NR`] apart, and fetches what `next` points to.
     ///
     /// # Safety
     /// AVX2 must be there, and the memory behind the pointers.
     #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn transpose(out: *mut u32, lines: [*const u32; 8]) {
+    pub(super) unsafe fn transpose(out: *mut u32, lines: [*const u32; 8], next: [*const u32; 8]) {
         let mut r = [_mm256_setzero_ps(); 8];
-        for (r, line) in r.iter_mut().zip(lines) {
-            // SAFETY: promised by the caller.
-            *r = unsafe { _mm256_loadu_ps(line.cast()) };
+        for ((r, line), next) in r.iter_mut().zip(lines).zip(next) {
+            // SAFETY: promised by the caller; a prefetch may go anywhere.
+            unsafe {
+                *r = _mm256_loadu_ps(line.cast());
+                _mm_prefetch::<_MM_HINT_T0>(next.cast());
+            }
         }
         // Pairs of lines, then fours: each register holds, in its halves, columns c and c+4 of 4 lines.
         let mut fours = [r[0]; 8];

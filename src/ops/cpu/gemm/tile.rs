@@ -30,13 +30,12 @@ impl<T> Clone for Left<T> {
 impl<T> Copy for Left<T> {}
 
 impl<T> Left<T> {
-    /// The tile without its first `rows` rows.
-    ///
-    /// # Safety
-    /// There are as many.
-    unsafe fn skip(self, rows: usize) -> Self {
-        // SAFETY: promised by the caller.
-        Self { ptr: unsafe { self.ptr.add(rows * self.row_stride) }, ..self }
+    /// Pointers to every third row of the tile, from which the others are one or two strides away: addresses that an
+    /// instruction adds up itself, where a pointer that walks from row to row would be a chain of additions as long as the
+    /// products take.
+    #[inline(always)]
+    fn thirds(self) -> [*const T; 4] {
+        [0, 3, 6, 9].map(|row| self.ptr.wrapping_add(row * self.row_stride))
     }
 }
 
@@ -67,46 +66,44 @@ pub(in crate::ops) struct Store {
     pub add: bool,
 }
 
+/// One tile of `height` rows by as many panels as `store.width` needs, over `depth` steps.
+///
+/// It may be called if `left` holds `height` rows of `depth` steps, `right` the panels, and `width` columns of `height` rows
+/// lie inside the result; and with a `height` of at most [`rows_per_tile`].
 pub(super) type TileFn<T> = unsafe fn(usize, usize, Left<T>, Panels<T>, Store);
 
-/// One tile of `height` rows by as many panels as `store.width` needs, over `depth` steps, in single precision.
-///
-/// # Safety
-/// `left` holds `height` rows of `depth` steps, `right` the panels, and `width` columns of `height` rows lie inside the
-/// result.
-pub(in crate::ops) unsafe fn tile_f32(height: usize, depth: usize, left: Left<f32>, right: Panels<f32>, store: Store) {
+impl Store {
+    /// The panels of a tile one by one: the distance of each from the first in columns, and where it goes.
+    fn panels(self) -> impl Iterator<Item = (usize, Self)> {
+        (0..self.width).step_by(NR).map(move |first| {
+            let c = self.c.wrapping_add(first);
+            (first, Self { c, width: (self.width - first).min(NR), ..self })
+        })
+    }
+}
+
+impl<T> Panels<T> {
+    /// Where the panel of column `first` begins.
+    fn at(self, first: usize) -> *const T {
+        self.ptr.wrapping_add(first * self.depth)
+    }
+}
+
+/// The tile in single precision for this machine's vectors.
+pub(super) fn tile_f32() -> TileFn<f32> {
     #[cfg(target_arch = "x86_64")]
     if has_avx512() {
-        // SAFETY: the feature is there; pointers as promised by the caller.
-        unsafe { avx512::tile_f32(height, depth, left, right, store) };
-        return;
+        return avx512::tile_f32;
+    } else if has_avx2() {
+        return avx2::tile_f32;
     }
-    let narrow = |first: usize, left: Left<f32>, height: usize, store: Store| {
-        // SAFETY: a part of the tile.
-        unsafe {
-            let right = Panels { ptr: right.ptr.add(first / NR * right.depth * NR), ..right };
-            let store = Store { c: store.c.add(first), width: (store.width - first).min(NR), ..store };
-            #[cfg(target_arch = "x86_64")]
-            if has_avx2() {
-                avx2::tile(height, depth, left, right.ptr, store);
-                return;
-            }
-            portable_rows(height, depth, left, right.ptr, store);
-        }
-    };
-    for i in (0..height).step_by(6) {
-        // SAFETY: rows `i..` are part of the tile.
-        let (left, store) = unsafe { (left.skip(i), Store { c: store.c.add(i * store.stride), ..store }) };
-        for first in (0..store.width).step_by(NR) {
-            narrow(first, left, (height - i).min(6), store);
-        }
-    }
+    portable_f32
 }
 
 /// One tile of bf16 pairs: a step is two neighbours along `k`.
 ///
 /// # Safety
-/// As [`tile_f32`]; AVX512-BF16 is there.
+/// As [`TileFn`]; AVX512-BF16 is there.
 pub(super) unsafe fn tile_bf16(height: usize, depth: usize, left: Left<u32>, right: Panels<u32>, store: Store) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: as promised by the caller.
@@ -117,22 +114,25 @@ pub(super) unsafe fn tile_bf16(height: usize, depth: usize, left: Left<u32>, rig
     unreachable!("bf16 tiles need AVX512-BF16: {height} {depth} {:?} {:?} {:?}", left.ptr, right.ptr, store.c);
 }
 
-/// Up to six rows by one panel with whatever vectors the program was built for.
-unsafe fn portable_rows(height: usize, depth: usize, left: Left<f32>, panel: *const f32, store: Store) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        match height {
-            1 => portable::<1>(depth, left, panel, store),
-            2 => portable::<2>(depth, left, panel, store),
-            3 => portable::<3>(depth, left, panel, store),
-            4 => portable::<4>(depth, left, panel, store),
-            5 => portable::<5>(depth, left, panel, store),
-            _ => portable::<6>(depth, left, panel, store),
+/// The tile with whatever vectors the program was built for.
+unsafe fn portable_f32(height: usize, depth: usize, left: Left<f32>, right: Panels<f32>, store: Store) {
+    for (first, store) in store.panels() {
+        let panel = right.at(first);
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match height {
+                1 => portable::<1>(depth, left, panel, store),
+                2 => portable::<2>(depth, left, panel, store),
+                3 => portable::<3>(depth, left, panel, store),
+                4 => portable::<4>(depth, left, panel, store),
+                5 => portable::<5>(depth, left, panel, store),
+                _ => portable::<6>(depth, left, panel, store),
+            }
         }
     }
 }
 
-pub(super) unsafe fn portable<const ROWS: usize>(depth: usize, left: Left<f32>, panel: *const f32, store: Store) {
+unsafe fn portable<const ROWS: usize>(depth: usize, left: Left<f32>, panel: *const f32, store: Store) {
     let mut acc = [[0.0f32; NR]; ROWS];
     for k in 0..depth {
         // SAFETY: the panel holds `depth` steps of `NR` values, `left` the tile's rows.
@@ -159,19 +159,22 @@ pub(super) unsafe fn portable<const ROWS: usize>(depth: usize, left: Left<f32>, 
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{Left, NR, Store};
+    use super::{Left, NR, Panels, Store};
 
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn tile(height: usize, depth: usize, left: Left<f32>, panel: *const f32, store: Store) {
-        // SAFETY: passed on from the caller.
-        unsafe {
-            match height {
-                1 => inner::<1>(depth, left, panel, store),
-                2 => inner::<2>(depth, left, panel, store),
-                3 => inner::<3>(depth, left, panel, store),
-                4 => inner::<4>(depth, left, panel, store),
-                5 => inner::<5>(depth, left, panel, store),
-                _ => inner::<6>(depth, left, panel, store),
+    pub(super) unsafe fn tile_f32(height: usize, depth: usize, left: Left<f32>, right: Panels<f32>, store: Store) {
+        for (first, store) in store.panels() {
+            let panel = right.at(first);
+            // SAFETY: passed on from the caller.
+            unsafe {
+                match height {
+                    1 => inner::<1>(depth, left, panel, store),
+                    2 => inner::<2>(depth, left, panel, store),
+                    3 => inner::<3>(depth, left, panel, store),
+                    4 => inner::<4>(depth, left, panel, store),
+                    5 => inner::<5>(depth, left, panel, store),
+                    _ => inner::<6>(depth, left, panel, store),
+                }
             }
         }
     }
@@ -180,42 +183,54 @@ mod avx2 {
     #[target_feature(enable = "avx2,fma")]
     unsafe fn inner<const ROWS: usize>(depth: usize, left: Left<f32>, panel: *const f32, store: Store) {
         let mut acc = [[_mm256_setzero_ps(); 2]; ROWS];
-        let (mut a, mut b) = (left.ptr, panel);
+        let (mut a, mut b) = (left.thirds(), panel);
         for _ in 0..depth {
             // SAFETY: the panel holds `depth` steps of `NR` values, `left` the tile's rows.
             unsafe {
                 let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
                 for (i, row) in acc.iter_mut().enumerate() {
-                    let x = _mm256_broadcast_ss(&*a.add(i * left.row_stride));
+                    let x = _mm256_broadcast_ss(&*a[i / 3].add(i % 3 * left.row_stride));
                     row[0] = _mm256_fmadd_ps(x, b0, row[0]);
                     row[1] = _mm256_fmadd_ps(x, b1, row[1]);
                 }
             }
-            a = a.wrapping_add(left.step);
+            a = a.map(|a| a.wrapping_add(left.step));
             b = b.wrapping_add(NR);
         }
+        if store.width == NR {
+            // SAFETY: sixteen columns of `ROWS` rows lie inside the result.
+            unsafe { write(acc, store) };
+            return;
+        }
+        // At the edge through rows of its own: masked stores are slow on some processors.
+        let mut edge = [[0.0f32; NR]; ROWS];
+        let row = |i: usize| store.c.wrapping_add(i * store.stride);
+        // SAFETY: `width` columns of `ROWS` rows lie inside the result, and `edge` has all.
+        unsafe {
+            if store.add {
+                for (i, edge) in edge.iter_mut().enumerate() {
+                    std::ptr::copy_nonoverlapping(row(i), edge.as_mut_ptr(), store.width);
+                }
+            }
+            write(acc, Store { c: edge.as_mut_ptr().cast(), stride: NR, ..store });
+            for (i, edge) in edge.iter().enumerate() {
+                std::ptr::copy_nonoverlapping(edge.as_ptr(), row(i), store.width);
+            }
+        }
+    }
+
+    /// Writes whole rows.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn write<const ROWS: usize>(acc: [[__m256; 2]; ROWS], store: Store) {
         let scale = _mm256_set1_ps(store.scale);
         for (i, row) in acc.into_iter().enumerate() {
-            let c = store.c.wrapping_add(i * store.stride);
-            let mut edge = [0.0f32; NR];
-            // A tile at the edge goes through a row of its own: masked stores are slow on some processors.
-            let at = if store.width == NR { c } else { edge.as_mut_ptr() };
-            // SAFETY: `width` columns of row `i` lie inside the result, and `edge` has all.
-            unsafe {
-                if store.add && store.width < NR {
-                    std::ptr::copy_nonoverlapping(c, at, store.width);
-                }
-                for (half, v) in row.into_iter().enumerate() {
-                    let at = at.add(8 * half);
-                    let v = if store.add {
-                        _mm256_fmadd_ps(v, scale, _mm256_loadu_ps(at))
-                    } else {
-                        _mm256_mul_ps(v, scale)
-                    };
-                    _mm256_storeu_ps(at, v);
-                }
-                if store.width < NR {
-                    std::ptr::copy_nonoverlapping(at, c, store.width);
+            for (half, v) in row.into_iter().enumerate() {
+                let c = store.c.wrapping_add(i * store.stride + 8 * half);
+                // SAFETY: promised by the caller.
+                unsafe {
+                    let there = if store.add { _mm256_loadu_ps(c) } else { _mm256_setzero_ps() };
+                    let v = if store.add { _mm256_fmadd_ps(v, scale, there) } else { _mm256_mul_ps(v, scale) };
+                    _mm256_storeu_ps(c, v);
                 }
             }
         }
@@ -267,7 +282,7 @@ mod avx512 {
             #[target_feature(enable = $features)]
             unsafe fn $inner<const ROWS: usize>(depth: usize, left: Left<$lane>, right: Panels<$lane>, store: Store) {
                 let mut acc = [[_mm512_setzero_ps(); $panels]; ROWS];
-                let (mut a, mut b) = (left.ptr, right.ptr);
+                let (mut a, mut b) = (left.thirds(), right.ptr);
                 let apart = right.depth * NR;
                 for _ in 0..depth {
                     // SAFETY: each panel holds `depth` steps of `NR` lanes; `left` holds `ROWS` rows of them.
@@ -277,13 +292,13 @@ mod avx512 {
                             *column = $load(b.add(p * apart));
                         }
                         for (i, row) in acc.iter_mut().enumerate() {
-                            let x = $splat(*a.add(i * left.row_stride));
+                            let x = $splat(*a[i / 3].add(i % 3 * left.row_stride));
                             for (v, column) in row.iter_mut().zip(columns) {
                                 *v = $fma(*v, x, column);
                             }
                         }
                     }
-                    a = a.wrapping_add(left.step);
+                    a = a.map(|a| a.wrapping_add(left.step));
                     b = b.wrapping_add(NR);
                 }
                 let scale = _mm512_set1_ps(store.scale);
