@@ -8,8 +8,10 @@ pub mod ram;
 mod testing;
 pub mod time;
 
+use anyhow::Result;
+
 use self::advantage::Advantages;
-use crate::config::raw::{Method, TrainConfig};
+use crate::config::raw::{MethodKeys, TrainConfig};
 use crate::device::Tensor;
 use crate::device::philox::{Key, Purpose};
 use crate::models::lora::{AdapterBank, Slot};
@@ -140,10 +142,13 @@ pub trait Algorithm: Send + Sync {
 }
 
 /// The method that `config` names, with its settings; `schedule` and `steps` are those of the rollout.
-pub fn build(config: &TrainConfig, schedule: &Schedule) -> Box<dyn Algorithm> {
-    match config.algorithm {
-        Method::Ram => Box::new(Ram::new(&config.ram, schedule, config.rollout.num_inference_steps)),
-    }
+///
+/// # Errors
+/// If the config has no settings for it.
+pub fn build(config: &TrainConfig, schedule: &Schedule) -> Result<Box<dyn Algorithm>> {
+    Ok(match config.method()? {
+        MethodKeys::Ram(keys) => Box::new(Ram::new(keys, schedule, config.rollout.num_inference_steps)),
+    })
 }
 
 /// The loss of `points`, which are some of `total`, and its gradient to the trained policy's velocity; `operand` gives the

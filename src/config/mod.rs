@@ -130,9 +130,18 @@ mod tests {
     fn defaults_are_the_published_settings() {
         let c = parse("a.toml", MINIMAL).unwrap();
         assert_eq!((c.rollout.num_prompts_per_epoch, c.rollout.num_images_per_prompt), (48, 24));
-        assert_eq!((c.ram.num_noisings, c.optimizer.lr, c.lora.rank), (8, 3e-4, 32));
+        assert_eq!((c.ram.unwrap().num_noisings, c.optimizer.lr, c.lora.rank), (8, 3e-4, 32));
         assert_eq!((c.rollout.guidance_scale, c.eval.guidance_scale), (2.0, 4.5));
         assert_eq!((c.optimizer.beta1, c.optimizer.beta2, c.ema.interval), (0.9, 0.99, 1));
+    }
+
+    #[test]
+    fn the_algorithm_selects_its_table() {
+        let text = MINIMAL.replace("[ram]\nreward_multiplier = 10.0\n", "");
+        let e = parse("a.toml", &text).unwrap().check().unwrap_err().to_string();
+        assert_eq!(e, "algorithm is 'ram', but there is no table [ram] with its settings");
+        let e = error(&MINIMAL.replace("'ram'", "'rma'"));
+        assert_eq!(e, "a.toml:1: algorithm: unknown value 'rma'; did you mean 'ram'?");
     }
 
     #[test]

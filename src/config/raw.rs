@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::resolved::{at_least_one, within};
 use crate::algorithms::ram::Form;
 use crate::algorithms::time::Grid;
 use crate::device::DType;
@@ -35,8 +37,9 @@ pub struct TrainConfig {
     /// Folders of reward models by the reward's name: another place for `rewards.name.model`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reward_models: BTreeMap<String, PathBuf>,
-    /// Reinforce Adjoint Matching.
-    pub ram: RamKeys,
+    /// Reinforce Adjoint Matching, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ram: Option<RamKeys>,
     /// How the update is computed.
     #[serde(default)]
     pub train: Train,
@@ -79,7 +82,7 @@ impl TrainConfig {
             rollout: Rollout::default(),
             rewards,
             reward_models: BTreeMap::new(),
-            ram,
+            ram: Some(ram),
             train: Train::default(),
             lora: Lora::default(),
             optimizer: Optimizer::default(),
@@ -87,6 +90,21 @@ impl TrainConfig {
             eval: Eval::default(),
             checkpoint: CheckpointKeys::default(),
         }
+    }
+}
+
+impl TrainConfig {
+    /// The training method with its settings: the table that `algorithm` selects.
+    ///
+    /// # Errors
+    /// If there is no such table.
+    pub fn method(&self) -> Result<MethodKeys<'_>> {
+        match self.algorithm {
+            Method::Ram => self.ram.as_ref().map(MethodKeys::Ram),
+        }
+        .with_context(|| {
+            format!("algorithm is '{0}', but there is no table [{0}] with its settings", self.algorithm.name())
+        })
     }
 }
 
@@ -100,6 +118,34 @@ fn seed() -> u64 {
 pub enum Method {
     /// Reinforce Adjoint Matching.
     Ram,
+}
+
+impl Method {
+    /// Its name, also that of its table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ram => "ram",
+        }
+    }
+}
+
+/// A training method and its settings.
+#[derive(Clone, Copy, Debug)]
+pub enum MethodKeys<'a> {
+    /// Reinforce Adjoint Matching.
+    Ram(&'a RamKeys),
+}
+
+impl MethodKeys<'_> {
+    /// Checks what does not depend on anything else.
+    ///
+    /// # Errors
+    /// Names the key, what was found, and what is expected.
+    pub(super) fn check(&self) -> Result<()> {
+        match self {
+            Self::Ram(keys) => keys.check(),
+        }
+    }
 }
 
 /// What a config says about one reward.
@@ -257,6 +303,17 @@ pub struct RamKeys {
 }
 
 impl RamKeys {
+    fn check(&self) -> Result<()> {
+        at_least_one("ram.num_noisings", self.num_noisings)?;
+        within("ram.timestep_power", self.timestep_power.into(), 0.0..=10.0)?;
+        within("ram.old_decay_max", self.old_decay_max.into(), 0.0..=0.9999)?;
+        within("ram.old_decay_rate", self.old_decay_rate.into(), 0.0..=1.0)?;
+        within("ram.advantage_eps", self.advantage_eps, 0.0..=1.0)?;
+        let m = self.reward_multiplier;
+        ensure!(m.is_finite() && m != 0.0, "ram.reward_multiplier is {m}, expected a number other than 0");
+        Ok(())
+    }
+
     fn num_noisings() -> usize {
         8
     }

@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use anyhow::{Result, bail, ensure};
 
 use super::TrainConfig;
@@ -143,15 +145,13 @@ impl TrainConfig {
             ("rollout.num_inference_steps", r.num_inference_steps),
             ("rollout.batch_size", r.batch_size),
             ("train.batch_size", self.train.batch_size),
-            ("ram.num_noisings", self.ram.num_noisings),
             ("lora.rank", self.lora.rank),
             ("ema.interval", self.ema.interval as usize),
             ("eval.num_images_per_prompt", self.eval.num_images_per_prompt),
             ("eval.num_inference_steps", self.eval.num_inference_steps),
             ("checkpoint.keep", self.checkpoint.keep),
         ] {
-            ensure!(value >= 1, "{key} is {value}, expected at least 1");
-            ensure!(value <= MOST, "{key} is {value}, expected at most {MOST}");
+            at_least_one(key, value)?;
         }
         let images_per_prompt = r.num_images_per_prompt;
         ensure!(
@@ -166,10 +166,6 @@ impl TrainConfig {
         for (key, value, range) in [
             ("rollout.guidance_scale", f64::from(r.guidance_scale), 0.0..=100.0),
             ("eval.guidance_scale", f64::from(self.eval.guidance_scale), 0.0..=100.0),
-            ("ram.timestep_power", f64::from(self.ram.timestep_power), 0.0..=10.0),
-            ("ram.old_decay_max", f64::from(self.ram.old_decay_max), 0.0..=0.9999),
-            ("ram.old_decay_rate", f64::from(self.ram.old_decay_rate), 0.0..=1.0),
-            ("ram.advantage_eps", self.ram.advantage_eps, 0.0..=1.0),
             ("ema.decay", f64::from(self.ema.decay), 0.0..=0.99999),
             ("optimizer.lr", self.optimizer.lr, 0.0..=1.0),
             ("optimizer.beta1", self.optimizer.beta1, 0.0..=0.99999),
@@ -179,14 +175,26 @@ impl TrainConfig {
             ("optimizer.max_grad_norm", self.optimizer.max_grad_norm, 0.0..=f64::MAX),
             ("lora.alpha", f64::from(self.lora.alpha), 1e-6..=1e6),
         ] {
-            ensure!(range.contains(&value), "{key} is {value}, expected {} to {}", range.start(), range.end());
+            within(key, value, range)?;
         }
-        let m = self.ram.reward_multiplier;
-        ensure!(m.is_finite() && m != 0.0, "ram.reward_multiplier is {m}, expected a number other than 0");
+        self.method()?.check()?;
         ensure!(!self.rewards.is_empty(), "[rewards] is empty, expected at least one name = weight");
         ensure!(!self.lora.targets.is_empty(), "lora.targets is empty, expected at least one layer name");
         Ok(())
     }
+}
+
+/// Fails unless `value` is a count.
+pub(super) fn at_least_one(key: &str, value: usize) -> Result<()> {
+    ensure!(value >= 1, "{key} is {value}, expected at least 1");
+    ensure!(value <= MOST, "{key} is {value}, expected at most {MOST}");
+    Ok(())
+}
+
+/// Fails unless `value` is in `range`.
+pub(super) fn within(key: &str, value: f64, range: RangeInclusive<f64>) -> Result<()> {
+    ensure!(range.contains(&value), "{key} is {value}, expected {} to {}", range.start(), range.end());
+    Ok(())
 }
 
 /// Fails unless `value` divides `total`, naming the nearest numbers that do.
@@ -211,7 +219,7 @@ mod tests {
         );
         {
             let raw = super::super::parse("c", &text).unwrap();
-            let points = raw.ram.num_noisings;
+            let points = raw.ram.as_ref().expect("given above").num_noisings;
             Resolved::new(raw, Job::Train, SIZES, [100, 10], points)
         }
     }

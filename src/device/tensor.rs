@@ -105,7 +105,7 @@ impl Tensor {
         let mut t = Self::scratch_of(device, DType::U8, shape);
         assert_eq!(data.len(), t.len(), "tensor of shape {shape:?}");
         match device {
-            Device::Cpu => t.bytes_mut().copy_from_slice(data),
+            Device::Cpu => t.host_bytes_mut().copy_from_slice(data),
             Device::Plan(_) => {}
         }
         t
@@ -242,7 +242,7 @@ impl Tensor {
     /// The elements for writing.
     pub(crate) fn host_mut(&mut self) -> &mut [f32] {
         assert_eq!(self.dtype, DType::F32, "{self:?} is not single precision");
-        bytemuck::cast_slice_mut(self.bytes_mut())
+        bytemuck::cast_slice_mut(self.host_bytes_mut())
     }
 
     /// The elements in the type they are stored in, where they lie.
@@ -251,13 +251,13 @@ impl Tensor {
     }
 
     /// The bytes of a tensor of bytes.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub(crate) fn host_bytes(&self) -> &[u8] {
         assert_eq!(self.dtype, DType::U8, "{self:?} holds no bytes");
         &self.storage.bytes()[self.offset..][..self.len()]
     }
 
     /// The bytes for writing, of whatever type.
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn host_bytes_mut(&mut self) -> &mut [u8] {
         let (from, length) = (self.offset * self.dtype.size(), self.len() * self.dtype.size());
         let storage = Arc::get_mut(&mut self.storage).expect("a tensor is written to only while nothing shares it");
         &mut storage.bytes_mut()[from..][..length]

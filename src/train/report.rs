@@ -56,8 +56,8 @@ pub struct EpochReport {
     /// What was not finite, if a step was skipped for it.
     pub skipped: Option<String>,
     /// The largest difference between a velocity of the rollout and the same in training: 0, because a row's result does
-    /// not depend on its batch.
-    pub deviation: f32,
+    /// not depend on its batch. Known from the first optimiser step on.
+    pub deviation: Option<f32>,
     /// Seconds per phase.
     pub seconds: BTreeMap<&'static str, f64>,
 }
@@ -66,14 +66,15 @@ impl EpochReport {
     /// Before the first optimiser step.
     pub fn new(scores: Scores, advantages: Advantages) -> Self {
         let seconds = BTreeMap::new();
-        Self { scores, advantages, loss: 0.0, grad_norm: 0.0, skipped: None, deviation: 0.0, seconds }
+        Self { scores, advantages, loss: 0.0, grad_norm: 0.0, skipped: None, deviation: None, seconds }
     }
 
     /// Takes in an optimiser step.
     pub fn add(&mut self, update: &UpdateReport) {
         (self.loss, self.grad_norm) = (update.loss, update.grad_norm);
         self.skipped = self.skipped.take().or_else(|| update.skipped.clone());
-        self.deviation = self.deviation.max(update.deviation);
+        // Later steps of an epoch train what has moved since.
+        self.deviation = self.deviation.or(update.deviation);
     }
 }
 
@@ -173,7 +174,7 @@ impl Reporter {
             e.advantages.groups,
             e.loss,
             e.grad_norm,
-            e.deviation,
+            e.deviation.unwrap_or(f32::NAN),
             images as f64 / total,
             phases.join(" "),
             clock(per_epoch * f64::from(left)),

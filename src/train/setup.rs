@@ -79,7 +79,7 @@ pub fn check(raw: TrainConfig, job: Job) -> Result<Planned> {
         max_tokens: sizes.most_tokens,
         own_latent: sizes.own_latent,
     };
-    let points_per_image = algorithms::build(&raw, &schedule).points_per_image();
+    let points_per_image = algorithms::build(&raw, &schedule)?.points_per_image();
     let counts = [train.prompts.len(), eval.prompts.len()];
     Ok(Planned { config: Resolved::new(raw, job, model, counts, points_per_image)?, train, eval })
 }
@@ -159,7 +159,7 @@ impl Planned {
             train: self.train,
             eval: self.eval,
             rewards,
-            algorithm: algorithms::build(raw, &pipeline.schedule),
+            algorithm: algorithms::build(raw, &pipeline.schedule)?,
             sampler: Box::new(Euler),
             optimizer: AdamW { lr: o.lr, beta1: o.beta1, beta2: o.beta2, weight_decay: o.weight_decay, eps: o.eps },
             layout: Arc::new(layout),

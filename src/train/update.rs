@@ -121,8 +121,8 @@ pub struct UpdateReport {
     pub grad_norm: f64,
     /// What was not finite, if the step was skipped for it.
     pub skipped: Option<String>,
-    /// The largest difference between a velocity of the rollout and the same in training.
-    pub deviation: f32,
+    /// The largest difference between a velocity of the rollout and the same in training, if it was looked for.
+    pub deviation: Option<f32>,
 }
 
 impl Setup {
@@ -146,7 +146,7 @@ impl Setup {
             bank: &state.bank,
             checkpointing: raw.train.activation_checkpointing,
         };
-        let mut report = UpdateReport { loss: 0.0, grad_norm: 0.0, skipped: None, deviation: 0.0 };
+        let mut report = UpdateReport { loss: 0.0, grad_norm: 0.0, skipped: None, deviation: None };
         let progress = Progress::new("update", points.len() as u64);
         let chunks: Vec<&[Point]> = points.chunks(raw.train.batch_size).collect();
         for (i, points) in self.device.rehearse(&chunks).iter().enumerate() {
@@ -162,7 +162,7 @@ impl Setup {
             let batch = Batch { points, x0, noise, prompts, probe };
             let done = accumulate(policies, &*self.algorithm, &batch, chunks.iter().map(|c| c.len()).sum(), &mut grads);
             report.loss += done.loss;
-            report.deviation = done.deviation.unwrap_or(report.deviation);
+            report.deviation = report.deviation.or(done.deviation);
             progress.step(points.len() as u64);
             interrupt.check()?;
         }

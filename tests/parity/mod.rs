@@ -18,8 +18,10 @@ use engine::device::{Device, Tensor};
 use engine::io::TensorFile;
 use engine::ops::noise;
 
-/// The path of `name` under `tests/fixtures`.
+/// The path of `name` under `tests/fixtures`. From then on fresh tensors hold NaN in this process, so that a number which is
+/// read before it is written is seen in what is compared.
 pub fn fixture(name: impl AsRef<Path>) -> PathBuf {
+    engine::device::poison_scratch();
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 

@@ -20,10 +20,10 @@ pub(super) fn arrange(out: &mut Tensor, w: &Tensor) {
     match w.elems() {
         Elems::F32(x) => move_inputs_last(out.host_mut(), x, inputs, taps),
         Elems::F16(x) => {
-            move_inputs_last(bytemuck::cast_slice_mut(out.bytes_mut()), x.reinterpret_cast(), inputs, taps)
+            move_inputs_last(bytemuck::cast_slice_mut(out.host_bytes_mut()), x.reinterpret_cast(), inputs, taps)
         }
         Elems::Bf16(x) => {
-            move_inputs_last(bytemuck::cast_slice_mut(out.bytes_mut()), x.reinterpret_cast(), inputs, taps)
+            move_inputs_last(bytemuck::cast_slice_mut(out.host_bytes_mut()), x.reinterpret_cast(), inputs, taps)
         }
     }
 }

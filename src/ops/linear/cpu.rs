@@ -163,7 +163,7 @@ pub(super) fn round(out: &mut Tensor, weight: &Tensor) {
 /// Rounds `values` to the type of `out`.
 fn store(out: &mut Tensor, values: &[f32]) {
     let dtype = out.dtype();
-    let bytes = out.bytes_mut();
+    let bytes = out.host_bytes_mut();
     match dtype {
         DType::F32 => bytes.copy_from_slice(bytemuck::cast_slice(values)),
         DType::F16 => {

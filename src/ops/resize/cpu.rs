@@ -18,11 +18,11 @@ pub(super) fn bicubic(out: &mut Tensor, middle: &mut Tensor, images: &Tensor, ro
 fn to_width(out: &mut Tensor, x: &Tensor) {
     let (from, to) = (x.dim(2), out.dim(2));
     if from == to {
-        out.bytes_mut().copy_from_slice(x.bytes());
+        out.host_bytes_mut().copy_from_slice(x.host_bytes());
         return;
     }
     let taps = taps(from, to);
-    let rows = out.bytes_mut().par_chunks_exact_mut(to * 3).zip(x.bytes().par_chunks_exact(from * 3));
+    let rows = out.host_bytes_mut().par_chunks_exact_mut(to * 3).zip(x.host_bytes().par_chunks_exact(from * 3));
     rows.for_each(|(out, row)| {
         out.as_chunks_mut::<3>().0.iter_mut().zip(&taps).for_each(|(pixel, t)| *pixel = t.apply(row, 3));
     });
@@ -31,11 +31,11 @@ fn to_width(out: &mut Tensor, x: &Tensor) {
 fn to_height(out: &mut Tensor, x: &Tensor) {
     let (from, to, row) = (x.dim(1), out.dim(1), x.dim(2) * 3);
     if from == to {
-        out.bytes_mut().copy_from_slice(x.bytes());
+        out.host_bytes_mut().copy_from_slice(x.host_bytes());
         return;
     }
     let taps = taps(from, to);
-    let images = out.bytes_mut().par_chunks_exact_mut(to * row).zip(x.bytes().par_chunks_exact(from * row));
+    let images = out.host_bytes_mut().par_chunks_exact_mut(to * row).zip(x.host_bytes().par_chunks_exact(from * row));
     images.for_each(|(out, x)| {
         for (out, t) in out.chunks_exact_mut(row).zip(&taps) {
             let pixels = out.as_chunks_mut::<3>().0.iter_mut().enumerate();
