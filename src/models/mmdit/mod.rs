@@ -9,6 +9,7 @@ mod mlp;
 mod modulation;
 
 use std::cell::RefCell;
+use std::iter;
 use std::ops::Range;
 use std::path::Path;
 
@@ -219,7 +220,7 @@ impl Mmdit {
     /// the number of threads.
     fn pieces(&self, rows: usize, kept: usize) -> Vec<Range<usize>> {
         if !self.small {
-            return vec![0..rows];
+            return iter::once(0..rows).collect();
         }
         let cut = |from: usize, to: usize, most: usize| (from..to).step_by(most).map(move |i| i..(i + most).min(to));
         let most = (rows - kept).div_ceil(workers()).clamp(LEAST, PIECE);

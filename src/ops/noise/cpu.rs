@@ -4,6 +4,9 @@ use crate::device::Tensor;
 use crate::device::philox::{Key, block};
 use crate::ops::math::{horner, ln, wide};
 
+/// Blocks that are made side by side, so that they vectorise.
+const BLOCKS: usize = 16;
+
 pub(super) fn normal(out: &mut Tensor, keys: &[Key]) {
     let per = out.len() / keys.len().max(1);
     out.host_mut().par_chunks_exact_mut(per.max(1)).zip(keys).for_each(|(row, key)| normals(row, key.words(), 0));
@@ -13,8 +16,6 @@ pub(super) fn normal(out: &mut Tensor, keys: &[Key]) {
 /// `4n + 1`, words 2 and 3 the other two. In a pair the first word gives the radius and the second the angle, and the
 /// cosine comes first (Box and Muller 1958).
 pub(in crate::ops) fn normals(out: &mut [f32], words: [u32; 4], first: u64) {
-    /// Blocks that are made side by side, so that they vectorise.
-    const BLOCKS: usize = 16;
     for (i, out) in out.chunks_mut(4 * BLOCKS).enumerate() {
         let mut made = [[0.0f32; BLOCKS]; 4];
         make(&mut made, words, first + (i * BLOCKS) as u64);
@@ -25,13 +26,12 @@ pub(in crate::ops) fn normals(out: &mut [f32], words: [u32; 4], first: u64) {
 }
 
 wide! {
-    fn make(out: &mut [[f32; 16]; 4], words: [u32; 4], first: u64) {
-        for i in 0..16 {
+    fn make(out: &mut [[f32; BLOCKS]; 4], words: [u32; 4], first: u64) {
+        let [o0, o1, o2, o3] = out;
+        for (i, (((o0, o1), o2), o3)) in o0.iter_mut().zip(o1).zip(o2).zip(o3).enumerate() {
             let [a, b, c, d] = block(words, first + i as u64);
-            let (cos, sin) = pair(a, b);
-            (out[0][i], out[1][i]) = (cos, sin);
-            let (cos, sin) = pair(c, d);
-            (out[2][i], out[3][i]) = (cos, sin);
+            (*o0, *o1) = pair(a, b);
+            (*o2, *o3) = pair(c, d);
         }
     }
 }

@@ -158,7 +158,6 @@ fn parts(m: usize, n: usize, threads: usize) -> impl Iterator<Item = (Range<usiz
 /// # Safety
 /// `left` holds the rows of `depth` steps, `right` the panels of all columns, and the columns of all rows lie inside `C`,
 /// which nobody else has meanwhile.
-#[expect(clippy::too_many_arguments, reason = "the loop nest's own coordinates")]
 pub(in crate::ops) unsafe fn tiles(
     size: [usize; 2],
     depth: usize,
