@@ -2,7 +2,7 @@
 
 use super::activation::{self, Activation};
 use super::adaln::{self, Chunk};
-use super::attention::{self, Mask, OutputGrad, Part};
+use super::attention::{self, Heads, Mask, OutputGrad, Part};
 use super::conv2d::{self, Window};
 use super::group_norm::{self, Norm};
 use super::linear::{self, Adapted, InputGrad, Layer, Lora, Then};
@@ -11,7 +11,7 @@ use super::step::{self, Inputs, Row};
 use super::testing::{check_batch_invariance as check, random};
 use super::{embedding, gate, layer_norm, noise, noising, quantise, resize, rms_norm, timestep};
 use crate::device::philox::{Key, Purpose};
-use crate::device::{Device, Tensor};
+use crate::device::{DType, Device, Tensor};
 
 fn in_place(mut x: Tensor, f: &dyn Fn(&mut Tensor)) -> Tensor {
     f(&mut x);
@@ -114,38 +114,41 @@ fn a_sample_alone_and_in_a_batch_gives_the_same_bits_for_layers_with_and_without
 
 #[test]
 fn a_sample_alone_and_in_a_batch_gives_the_same_bits_for_attention_and_its_gradients() {
-    let (heads, width) = (2, 16);
-    let operand = |n: usize, seed| random(&[9, n, width], seed);
-    let all: Vec<[Tensor; 4]> =
-        [(150, 1), (31, 5)].iter().map(|(n, seed)| [0, 1, 2, 3].map(|i| operand(*n, seed + i))).collect();
-    let parts = |r: std::ops::Range<usize>| -> Vec<[Tensor; 4]> {
-        all.iter().map(|part| part.each_ref().map(|t| t.slice(r.clone()))).collect()
-    };
-    fn views(part: &[Tensor; 4]) -> Part<'_> {
-        Part { q: &part[0], k: &part[1], v: &part[2] }
-    }
-    for i in 0..2 {
-        check("attention", |r| {
-            let parts = parts(r);
-            let views: Vec<Part> = parts.iter().map(views).collect();
-            attention::forward(&views, heads, 0.3, Mask::default()).out.swap_remove(i)
-        });
-    }
-    for which in 0..3 {
-        check("attention backward", |r| {
-            let parts = parts(r);
-            let views: Vec<Part> = parts.iter().map(views).collect();
-            let done = attention::forward(&views, heads, 0.3, Mask::default());
-            let outputs: Vec<Option<OutputGrad>> =
-                done.out.iter().zip(&parts).map(|(out, p)| Some(OutputGrad { out, dout: &p[3] })).collect();
-            let grads = attention::backward(&outputs, &done.lse, &views, heads, 0.3);
-            let grad = grads.into_iter().next().unwrap();
-            match which {
-                0 => grad.q.unwrap(),
-                1 => grad.k,
-                _ => grad.v,
-            }
-        });
+    let width = 16;
+    for compute in [DType::F32, DType::Bf16] {
+        let heads = Heads { count: 2, scale: 0.3, compute };
+        let operand = |n: usize, seed| random(&[9, n, width], seed);
+        let all: Vec<[Tensor; 4]> =
+            [(150, 1), (31, 5)].iter().map(|(n, seed)| [0, 1, 2, 3].map(|i| operand(*n, seed + i))).collect();
+        let parts = |r: std::ops::Range<usize>| -> Vec<[Tensor; 4]> {
+            all.iter().map(|part| part.each_ref().map(|t| t.slice(r.clone()))).collect()
+        };
+        fn views(part: &[Tensor; 4]) -> Part<'_> {
+            Part { q: &part[0], k: &part[1], v: &part[2] }
+        }
+        for i in 0..2 {
+            check("attention", |r| {
+                let parts = parts(r);
+                let views: Vec<Part> = parts.iter().map(views).collect();
+                attention::forward(&views, heads, Mask::default()).out.swap_remove(i)
+            });
+        }
+        for which in 0..3 {
+            check("attention backward", |r| {
+                let parts = parts(r);
+                let views: Vec<Part> = parts.iter().map(views).collect();
+                let done = attention::forward(&views, heads, Mask::default());
+                let outputs: Vec<Option<OutputGrad>> =
+                    done.out.iter().zip(&parts).map(|(out, p)| Some(OutputGrad { out, dout: &p[3] })).collect();
+                let grads = attention::backward(&outputs, &done.lse, &views, heads);
+                let grad = grads.into_iter().next().unwrap();
+                match which {
+                    0 => grad.q.unwrap(),
+                    1 => grad.k,
+                    _ => grad.v,
+                }
+            });
+        }
     }
 }
 

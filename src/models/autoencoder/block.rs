@@ -1,9 +1,9 @@
 use std::sync::OnceLock;
 
 use super::Config;
-use crate::device::Tensor;
+use crate::device::{DType, Tensor};
 use crate::io::Scope;
-use crate::ops::attention::{self, Mask, Part};
+use crate::ops::attention::{self, Heads, Mask, Part};
 use crate::ops::conv2d::{self, Window};
 use crate::ops::group_norm;
 
@@ -148,8 +148,8 @@ impl Attention {
         let normed = self.norm.forward(x, false);
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|conv| conv.forward(&normed, None).reshape(&[b, pixels, c]));
         drop(normed);
-        let (part, scale) = (Part { q: &q, k: &k, v: &v }, 1.0 / (c as f32).sqrt());
-        let mut attention = attention::forward(&[part], 1, scale, Mask::default());
+        let heads = Heads { count: 1, scale: 1.0 / (c as f32).sqrt(), compute: DType::F32 };
+        let mut attention = attention::forward(&[Part { q: &q, k: &k, v: &v }], heads, Mask::default());
         self.out.forward(&attention.out.remove(0).reshape(x.shape()), Some(x))
     }
 }

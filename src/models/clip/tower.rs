@@ -4,7 +4,7 @@ use crate::models::Linear;
 use crate::models::clip::config::HiddenAct;
 use crate::ops;
 use crate::ops::activation::Activation;
-use crate::ops::attention::{Mask, Part};
+use crate::ops::attention::{Heads, Mask, Part};
 use crate::ops::linear::{self, Then};
 
 /// Layer normalisation with scale and shift.
@@ -97,10 +97,11 @@ impl Block {
     /// `y = x + attention(norm1(x))`, then `y + mlp(norm2(y))`.
     fn forward(&self, x: &Tensor, shape: &Shape) -> Tensor {
         let scale = 1.0 / ((shape.width / shape.heads) as f32).sqrt();
+        let heads = Heads { count: shape.heads, scale, compute: self.q.weight.dtype() };
         let y = self.norm1.forward(x);
         let [q, k, v] = linear::forward_each(&y, [&self.q, &self.k, &self.v].map(|l| l.layer().into()));
         let mask = Mask { causal: shape.causal, bias: None };
-        let attended = ops::attention::forward(&[Part { q: &q, k: &k, v: &v }], shape.heads, scale, mask);
+        let attended = ops::attention::forward(&[Part { q: &q, k: &k, v: &v }], heads, mask);
         let x = self.out.then(&attended.out[0], Then::Add(x));
 
         let activation = match shape.act {

@@ -2,7 +2,7 @@
 
 use super::modulation::Modulated;
 use super::{LoraScope, keep};
-use crate::device::Tensor;
+use crate::device::{DType, Tensor};
 use crate::models::lora::{Adapters, LoraLinear, Trained};
 use crate::ops::attention::{OutputGrad, Part, PartGrad};
 use crate::ops::linear::{InputGrad, Then};
@@ -74,6 +74,11 @@ impl Projections {
             norms: head.map(|width| [norm_q, norm_k].map(|name| scope.scope.sub(name).tensor("weight", &[width]))),
             out: has_out.then(|| scope.linear(out, d, d)),
         }
+    }
+
+    /// The type of the weights.
+    pub(super) fn dtype(&self) -> DType {
+        self.qkv[0].base.weight.dtype()
     }
 
     fn covered(&self, adapters: &Adapters) -> bool {

@@ -8,7 +8,7 @@ use super::{Config, LoraScope, keep};
 use crate::device::Tensor;
 use crate::models::lora::{Adapters, Trained};
 use crate::models::network::Checkpointing;
-use crate::ops::attention::{self, Attention, Mask, Part};
+use crate::ops::attention::{self, Attention, Heads, Mask, Part};
 
 /// One kind of token.
 struct Stream {
@@ -22,8 +22,7 @@ pub(super) struct Block {
     context: Stream,
     /// The second attention of the image tokens.
     dual: Option<Projections>,
-    heads: usize,
-    scale: f32,
+    heads: Heads,
 }
 
 /// What a block keeps for its backward. With activation checkpointing some of it is computed again.
@@ -61,10 +60,16 @@ impl Block {
         let context = [["add_q_proj", "add_k_proj", "add_v_proj"], ["norm_added_q", "norm_added_k", "to_add_out"]];
         let (image_kind, context_kind) =
             (if dual { Kind::Dual } else { Kind::Full }, if last { Kind::NormOnly } else { Kind::Full });
+        let image_attention = Projections::load(&joint, d, image, head, true);
+        let heads = Heads {
+            count: config.num_attention_heads,
+            scale: 1.0 / (config.attention_head_dim as f32).sqrt(),
+            compute: image_attention.dtype(),
+        };
         Self {
             image: Stream {
                 modulator: Modulator::load(scope, "norm1.linear", d, image_kind),
-                attention: Projections::load(&joint, d, image, head, true),
+                attention: image_attention,
                 mlp: Some(Mlp::load(&scope.sub("ff"), d)),
             },
             context: Stream {
@@ -73,13 +78,12 @@ impl Block {
                 mlp: (!last).then(|| Mlp::load(&scope.sub("ff_context"), d)),
             },
             dual: dual.then(|| Projections::load(&scope.sub("attn2"), d, image, head, true)),
-            heads: config.num_attention_heads,
-            scale: 1.0 / (config.attention_head_dim as f32).sqrt(),
+            heads,
         }
     }
 
     fn attend(&self, parts: &[Part]) -> Attention {
-        attention::forward(parts, self.heads, self.scale, Mask::default())
+        attention::forward(parts, self.heads, Mask::default())
     }
 
     /// Image tokens `x` `[b, n, d]` and text tokens `context` `[b, l, d]` through the block; `embedding` `[b, d]` is
@@ -197,7 +201,7 @@ impl Block {
             let dout = dual.output_backward(&dx, &saved, image.dual(), trained);
             let operands = dual.operands(&saved);
             let output = [Some(saved.output_grad(&dout))];
-            let d = attention::backward(&output, &lse, &[operands.part()], self.heads, self.scale);
+            let d = attention::backward(&output, &lse, &[operands.part()], self.heads);
             (dual, saved, d)
         });
         let joint = {
@@ -210,7 +214,7 @@ impl Block {
                 text_dout.as_ref().map(|d| rest.context.attention.output_grad(d)),
             ];
             let parts = operands.each_ref().map(|o| o.part());
-            attention::backward(&outputs, &rest.lse, &parts, self.heads, self.scale)
+            attention::backward(&outputs, &rest.lse, &parts, self.heads)
         };
 
         let mut dinputs = want_inputs.then(|| {

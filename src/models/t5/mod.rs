@@ -15,7 +15,7 @@ use crate::io::{Loader, Scope, TensorFile};
 use crate::models::Linear;
 use crate::ops;
 use crate::ops::activation::Activation;
-use crate::ops::attention::{Mask, Part};
+use crate::ops::attention::{Heads, Mask, Part};
 use crate::ops::linear::{self, Then};
 
 pub use config::T5Config;
@@ -112,7 +112,8 @@ impl Block {
         let [q, k, v] = linear::forward_each(&y, [&self.q, &self.k, &self.v].map(|l| l.layer().into()));
         // T5 was trained without the usual 1/√d on the scores.
         let mask = Mask { causal: false, bias: Some(bias) };
-        let attended = ops::attention::forward(&[Part { q: &q, k: &k, v: &v }], config.num_heads, 1.0, mask);
+        let heads = Heads { count: config.num_heads, scale: 1.0, compute: self.q.weight.dtype() };
+        let attended = ops::attention::forward(&[Part { q: &q, k: &k, v: &v }], heads, mask);
         let x = self.o.then(&attended.out[0], Then::Add(x));
 
         let y = ops::rms_norm::forward(&x, &self.norm2, eps);

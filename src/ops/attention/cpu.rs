@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Mask, OutputGrad, Part, PartGrad};
+use super::{Heads, Mask, OutputGrad, Part, PartGrad};
 use crate::device::{Elems, Tensor, workers};
-use crate::ops::cpu::gemm::{KC, Left, Mat, NR, Panels, pack_f32, tiles};
+use crate::ops::cpu::gemm::{Lane, Mat, Packed};
 use crate::ops::cpu::{Shared, at_least, dot, scratch, sum};
 use crate::ops::math::{self, wide};
 
@@ -41,9 +41,8 @@ impl<'a> Head<'a> {
         Mat::strided(Elems::F32(self.data), self.tokens, self.d, self.stride)
     }
 
-    /// From token `first` on as a left operand.
-    fn left(self, first: usize) -> Left<f32> {
-        Left { ptr: self.data[first * self.stride..].as_ptr(), row_stride: self.stride, step: 1 }
+    fn rows(self, tokens: Range<usize>) -> Mat<'a> {
+        self.mat().rows_in(tokens)
     }
 
     fn token(self, i: usize) -> &'a [f32] {
@@ -80,45 +79,6 @@ impl HeadOut {
     }
 }
 
-/// A packed right operand and its number of rows.
-struct Packed<'a> {
-    panels: &'a [f32],
-    depth: usize,
-}
-
-/// Elements that [`Packed`] needs for a matrix of `rows` by `cols`.
-fn packed_len(rows: usize, cols: usize) -> usize {
-    cols.div_ceil(NR) * NR * rows
-}
-
-impl<'a> Packed<'a> {
-    fn new(buffer: &'a mut [f32], m: Mat) -> Self {
-        pack_f32(buffer, m, 0..m.rows(), 0..m.cols());
-        Self { panels: buffer, depth: m.rows() }
-    }
-
-    /// `C = scale·A·self (+ C)` for `size` rows and columns over the first `depth` steps: chains of [`KC`].
-    ///
-    /// # Safety
-    /// As [`tiles`].
-    unsafe fn multiply(
-        &self,
-        size: [usize; 2],
-        depth: usize,
-        left: Left<f32>,
-        to: (*mut f32, usize),
-        scale: f32,
-        add: bool,
-    ) {
-        for first in (0..depth.max(1)).step_by(KC) {
-            let left = Left { ptr: left.ptr.wrapping_add(first * left.step), ..left };
-            let right = Panels { ptr: self.panels[first * NR..].as_ptr(), depth: self.depth };
-            // SAFETY: passed on from the caller.
-            unsafe { tiles(size, KC.min(depth - first), left, right, to, scale, add || first > 0) };
-        }
-    }
-}
-
 /// Cuts `buffer` into pieces of the given lengths.
 fn cut<const N: usize>(mut buffer: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
     lengths.map(|n| {
@@ -131,16 +91,22 @@ fn cut<const N: usize>(mut buffer: &mut [f32], lengths: [usize; N]) -> [&mut [f3
 /// Packs `of(part)` of every part, one after another in `buffer`.
 fn pack_parts<'a, 'b>(
     mut buffer: &'a mut [f32],
+    lane: Lane,
     parts: &[Part<'b>],
     of: impl Fn(&Part<'b>) -> Mat<'b>,
 ) -> Vec<Packed<'a>> {
     let pack = |part| {
         let m: Mat = of(part);
-        let (head, tail) = std::mem::take(&mut buffer).split_at_mut(packed_len(m.rows(), m.cols()));
+        let (head, tail) = std::mem::take(&mut buffer).split_at_mut(lane.room(m.rows(), m.cols()));
         buffer = tail;
-        Packed::new(head, m)
+        Packed::new(head, m, lane)
     };
     parts.iter().map(pack).collect()
+}
+
+/// Scores `columns` of a tile whose rows are `n` long.
+fn part_of(scores: &[f32], n: usize, rows: usize, columns: Range<usize>) -> Mat<'_> {
+    Mat::strided(Elems::F32(&scores[columns.start..]), rows, columns.len(), n)
 }
 
 /// Where each part's tokens lie in the whole sequence.
@@ -156,7 +122,14 @@ fn ranges(parts: &[Part]) -> Vec<Range<usize>> {
         .collect()
 }
 
-pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], heads: usize, scale: f32, mask: Mask) {
+pub(super) fn forward(
+    out: &mut [Tensor],
+    lse: &mut Tensor,
+    parts: &[Part],
+    Heads { count: heads, scale, compute }: Heads,
+    mask: Mask,
+) {
+    let lane = Lane::of(compute);
     let (b, n, d) = (lse.dim(0), lse.dim(2), parts[0].q.dim(2) / heads);
     let at = ranges(parts);
     let out: Vec<Shared> = out.iter_mut().map(|t| Shared::new(t.host_mut())).collect();
@@ -166,13 +139,13 @@ pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], head
     (0..b * heads * shares).into_par_iter().with_min_len(at_least(1)).for_each(|task| {
         let (bh, share) = (task / shares, task % shares);
         let (b, h) = (bh / heads, bh % heads);
-        let keys: usize = at.iter().map(|r| packed_len(d, r.len())).sum();
-        let values: usize = at.iter().map(|r| packed_len(r.len(), d)).sum();
+        let keys: usize = at.iter().map(|r| lane.room(d, r.len())).sum();
+        let values: usize = at.iter().map(|r| lane.room(r.len(), d)).sum();
         let rows = tile_rows(n);
         scratch(keys + values + rows * n, |buffer| {
             let [keys, values, scores] = cut(buffer, [keys, values, rows * n]);
-            let keys = pack_parts(keys, parts, |p| Head::of(p.k, b, h, heads).mat().t());
-            let values = pack_parts(values, parts, |p| Head::of(p.v, b, h, heads).mat());
+            let keys = pack_parts(keys, lane, parts, |p| Head::of(p.k, b, h, heads).mat().t());
+            let values = pack_parts(values, lane, parts, |p| Head::of(p.v, b, h, heads).mat());
             for (p, part) in parts.iter().enumerate() {
                 let q = Head::of(part.q, b, h, heads);
                 let to = HeadOut::of(out[p], part.q, b, h, heads);
@@ -182,10 +155,11 @@ pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], head
                     // A causal tile sees no key beyond its last query.
                     let seen = if mask.causal { first + rows } else { n };
                     for (keys, at) in keys.iter().zip(&at) {
-                        let size = [rows, at.len().min(seen - at.start)];
                         let to = (scores[at.start..].as_mut_ptr(), n);
-                        // SAFETY: the tile's rows lie inside `q`, its columns inside the rows of `scores`.
-                        unsafe { keys.multiply(size, d, q.left(first), to, scale, false) };
+                        // SAFETY: the columns lie inside the rows of `scores`.
+                        unsafe {
+                            keys.multiply(q.rows(first..first + rows), at.len().min(seen - at.start), to, scale, false)
+                        };
                     }
                     for i in 0..rows {
                         let row = &mut scores[i * n..][..seen];
@@ -203,10 +177,9 @@ pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], head
                         scores_total(row, 1.0 / total);
                     }
                     for (p, (values, at)) in values.iter().zip(&at).enumerate() {
-                        let depth = at.len().min(seen - at.start);
-                        let left = Left { ptr: scores[at.start..].as_ptr(), row_stride: n, step: 1 };
-                        // SAFETY: as above; the head's columns of these queries are this task's.
-                        unsafe { values.multiply([rows, d], depth, left, to.to(first), 1.0, p > 0) };
+                        let scores = part_of(scores, n, rows, at.start..at.end.min(seen));
+                        // SAFETY: the head's columns of these queries are this task's.
+                        unsafe { values.multiply(scores, d, to.to(first), 1.0, p > 0) };
                     }
                 }
             }
@@ -253,9 +226,9 @@ pub(super) fn backward(
     outputs: &[Option<OutputGrad>],
     lse: &Tensor,
     parts: &[Part],
-    heads: usize,
-    scale: f32,
+    Heads { count: heads, scale, compute }: Heads,
 ) {
+    let lane = Lane::of(compute);
     let (b, n, d) = (lse.dim(0), lse.dim(2), parts[0].q.dim(2) / heads);
     let at = ranges(parts);
     let shared: Vec<(Option<Shared>, Shared, Shared)> = grads
@@ -269,15 +242,15 @@ pub(super) fn backward(
         let (b, h) = (bh / heads, bh % heads);
         let lse = &lse.host()[bh * n..][..n];
         let rows = tile_rows(2 * n);
-        let across: usize = at.iter().map(|r| packed_len(d, r.len())).sum();
-        let along: usize = at.iter().map(|r| packed_len(r.len(), d)).sum();
-        let (tile, packed) = (rows * n, packed_len(rows, d));
+        let across: usize = at.iter().map(|r| lane.room(d, r.len())).sum();
+        let along: usize = at.iter().map(|r| lane.room(r.len(), d)).sum();
+        let (tile, packed) = (rows * n, lane.room(rows, d));
         scratch(2 * across + along + 2 * tile + 2 * packed, |buffer| {
             let [keys_across, values_across, keys, p, dp, queries, douts] =
                 cut(buffer, [across, across, along, tile, tile, packed, packed]);
-            let keys_across = pack_parts(keys_across, parts, |p| Head::of(p.k, b, h, heads).mat().t());
-            let values_across = pack_parts(values_across, parts, |p| Head::of(p.v, b, h, heads).mat().t());
-            let keys = pack_parts(keys, parts, |p| Head::of(p.k, b, h, heads).mat());
+            let keys_across = pack_parts(keys_across, lane, parts, |p| Head::of(p.k, b, h, heads).mat().t());
+            let values_across = pack_parts(values_across, lane, parts, |p| Head::of(p.v, b, h, heads).mat().t());
+            let keys = pack_parts(keys, lane, parts, |p| Head::of(p.k, b, h, heads).mat());
             let mut add = false;
             for (part, query) in parts.iter().enumerate() {
                 let (Some(OutputGrad { out, dout }), Some(dq)) = (outputs[part], shared[part].0) else { continue };
@@ -285,13 +258,12 @@ pub(super) fn backward(
                 let dq = HeadOut::of(dq, query.q, b, h, heads);
                 for first in (0..q.tokens).step_by(rows) {
                     let rows = rows.min(q.tokens - first);
-                    // SAFETY (all products below): rows of the tile lie inside the operands, columns inside what they are
-                    // written to, and this sample's head of every gradient is this task's.
+                    let [q_rows, dout_rows] = [q, dout].map(|t| t.rows(first..first + rows));
                     for ((keys, values), at) in keys_across.iter().zip(&values_across).zip(&at) {
-                        let size = [rows, at.len()];
+                        // SAFETY: the columns lie inside the rows of `p` and `dp`.
                         unsafe {
-                            keys.multiply(size, d, q.left(first), (p[at.start..].as_mut_ptr(), n), scale, false);
-                            values.multiply(size, d, dout.left(first), (dp[at.start..].as_mut_ptr(), n), 1.0, false);
+                            keys.multiply(q_rows, at.len(), (p[at.start..].as_mut_ptr(), n), scale, false);
+                            values.multiply(dout_rows, at.len(), (dp[at.start..].as_mut_ptr(), n), 1.0, false);
                         }
                     }
                     for i in 0..rows {
@@ -300,21 +272,17 @@ pub(super) fn backward(
                         let delta = dot(out.token(first + i), dout.token(first + i));
                         score_grads(dp, p, delta);
                     }
-                    let packed = |buffer, head: Head<'_>| {
-                        let data = &head.data[first * head.stride..];
-                        Packed::new(buffer, Mat::strided(Elems::F32(data), rows, d, head.stride))
-                    };
-                    let queries = packed(&mut queries[..packed_len(rows, d)], q);
-                    let douts = packed(&mut douts[..packed_len(rows, d)], dout);
+                    let [queries, douts] = [(&mut *queries, q_rows), (&mut *douts, dout_rows)]
+                        .map(|(buffer, m)| Packed::new(&mut buffer[..lane.room(rows, d)], m, lane));
                     for (i, at) in at.iter().enumerate() {
-                        let column = |scores: &[f32]| Left { ptr: scores[at.start..].as_ptr(), row_stride: 1, step: n };
-                        let row = Left { ptr: dp[at.start..].as_ptr(), row_stride: n, step: 1 };
+                        let [p, dp] = [&*p, &*dp].map(|scores| part_of(scores, n, rows, at.clone()));
                         let dk = HeadOut::of(shared[i].1, parts[i].k, b, h, heads);
                         let dv = HeadOut::of(shared[i].2, parts[i].v, b, h, heads);
+                        // SAFETY: this sample's head of every gradient is this task's.
                         unsafe {
-                            douts.multiply([at.len(), d], rows, column(p), dv.to(0), 1.0, add);
-                            queries.multiply([at.len(), d], rows, column(dp), dk.to(0), scale, add);
-                            keys[i].multiply([rows, d], at.len(), row, dq.to(first), scale, i > 0);
+                            douts.multiply(p.t(), d, dv.to(0), 1.0, add);
+                            queries.multiply(dp.t(), d, dk.to(0), scale, add);
+                            keys[i].multiply(dp, d, dq.to(first), scale, i > 0);
                         }
                     }
                     add = true;

@@ -7,7 +7,7 @@ mod cpu;
 mod tests;
 
 use super::dispatch;
-use crate::device::Tensor;
+use crate::device::{DType, Tensor};
 
 /// Queries, keys and values of one part of a sequence, `[b, n, heads·d]` each.
 #[derive(Clone, Copy)]
@@ -18,6 +18,18 @@ pub struct Part<'a> {
     pub k: &'a Tensor,
     /// Values.
     pub v: &'a Tensor,
+}
+
+/// How a width is divided into heads, and how their scores are made.
+#[derive(Clone, Copy)]
+pub struct Heads {
+    /// Number of heads.
+    pub count: usize,
+    /// Factor on the products of queries and keys.
+    pub scale: f32,
+    /// What the products' operands are rounded to where the device multiplies it, with sums in f32: the type of the
+    /// model's weights. Where it does not, and with f32, nothing is rounded.
+    pub compute: DType,
 }
 
 /// What may attend to what, beyond the product of queries and keys. Only for sequences of one part.
@@ -69,28 +81,22 @@ fn check(parts: &[Part], heads: usize) -> usize {
 }
 
 /// `out = softmax(scale·q·kᵀ + bias)·v` per head, over all parts together.
-pub fn forward(parts: &[Part], heads: usize, scale: f32, mask: Mask) -> Attention {
-    let n = check(parts, heads);
+pub fn forward(parts: &[Part], heads: Heads, mask: Mask) -> Attention {
+    let n = check(parts, heads.count);
     assert!(parts.len() == 1 || (!mask.causal && mask.bias.is_none()), "attention: a mask over several parts");
-    assert!(mask.bias.is_none_or(|b| b.shape() == [heads, n, n]), "attention: bias {:?}", mask.bias);
+    assert!(mask.bias.is_none_or(|b| b.shape() == [heads.count, n, n]), "attention: bias {:?}", mask.bias);
     let first = parts[0].q;
     let mut out: Vec<Tensor> = parts.iter().map(|p| p.q.scratch_like(p.q.shape())).collect();
-    let mut lse = first.scratch_like(&[first.dim(0), heads, n]);
-    dispatch!(first, cpu::forward(&mut out, &mut lse, parts, heads, scale, mask));
+    let mut lse = first.scratch_like(&[first.dim(0), heads.count, n]);
+    dispatch!(first, cpu::forward(&mut out, &mut lse, parts, heads, mask));
     Attention { out, lse }
 }
 
 /// The gradients to all operands, one entry per part; `outputs` has one per part, absent where nothing read its result;
 /// `lse` is what the forward gave. No mask.
-pub fn backward(
-    outputs: &[Option<OutputGrad>],
-    lse: &Tensor,
-    parts: &[Part],
-    heads: usize,
-    scale: f32,
-) -> Vec<PartGrad> {
-    let n = check(parts, heads);
-    assert!(lse.shape() == [parts[0].q.dim(0), heads, n] && outputs.len() == parts.len(), "attention backward");
+pub fn backward(outputs: &[Option<OutputGrad>], lse: &Tensor, parts: &[Part], heads: Heads) -> Vec<PartGrad> {
+    let n = check(parts, heads.count);
+    assert!(lse.shape() == [parts[0].q.dim(0), heads.count, n] && outputs.len() == parts.len(), "attention backward");
     let mut grads: Vec<PartGrad> = parts
         .iter()
         .zip(outputs)
@@ -101,6 +107,6 @@ pub fn backward(
             PartGrad { q: output.map(|_| like()), k: like(), v: like() }
         })
         .collect();
-    dispatch!(lse, cpu::backward(&mut grads, outputs, lse, parts, heads, scale));
+    dispatch!(lse, cpu::backward(&mut grads, outputs, lse, parts, heads));
     grads
 }

@@ -1,6 +1,10 @@
 use super::*;
 use crate::ops::testing::{check_gradient, max_error, random, wide};
 
+fn single(count: usize, scale: f32) -> Heads {
+    Heads { count, scale, compute: DType::F32 }
+}
+
 /// Attention in f64 over one sequence `[b, n, heads·d]`; `score` is added to that of (head, query, key).
 fn reference(
     [q, k, v]: [&[f64]; 3],
@@ -35,7 +39,7 @@ fn attention_matches_f64_across_tile_edges_with_masks_and_bias() {
         for causal in [false, true] {
             for with_bias in [false, true] {
                 let mask = Mask { causal, bias: with_bias.then_some(&bias) };
-                let got = forward(&[Part { q: &q, k: &k, v: &v }], heads, 0.3, mask);
+                let got = forward(&[Part { q: &q, k: &k, v: &v }], single(heads, 0.3), mask);
                 let score = |head: usize, i: usize, j: usize| {
                     let b = if with_bias { bias64[(head * n + i) * n + j] } else { 0.0 };
                     if causal && j > i { f64::NEG_INFINITY } else { b }
@@ -72,13 +76,13 @@ fn parts_attend_to_one_another_as_one_sequence_and_so_do_their_gradients() {
         let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| random(&[b, n, heads * d], seed));
         let [qs, ks, vs, douts] = [&q, &k, &v, &dout].map(|t| cut(t, first));
         let parts = [0, 1].map(|i| Part { q: &qs[i], k: &ks[i], v: &vs[i] });
-        let done = forward(&parts, heads, 0.5, Mask::default());
+        let done = forward(&parts, single(heads, 0.5), Mask::default());
         let (q64, k64, v64) = (wide(&q), wide(&k), wide(&v));
         let f = |q: &[f64], k: &[f64], v: &[f64]| reference([q, k, v], [n, heads, d], 0.5, |_, _, _| 0.0);
         assert!(max_error(&joined([&done.out[0], &done.out[1]]), &f(&q64, &k64, &v64)) < 1e-5);
 
         let outputs = [0, 1].map(|i| Some(OutputGrad { out: &done.out[i], dout: &douts[i] }));
-        let grads = backward(&outputs, &done.lse, &parts, heads, 0.5);
+        let grads = backward(&outputs, &done.lse, &parts, single(heads, 0.5));
         let whole = |f: &dyn Fn(&PartGrad) -> &Tensor| joined([f(&grads[0]), f(&grads[1])]);
         check_gradient(&whole(&|g| &g.k), &k64, &dout, |x| f(&q64, x, &v64));
         if n < 100 {
@@ -92,15 +96,43 @@ fn parts_attend_to_one_another_as_one_sequence_and_so_do_their_gradients() {
 fn a_part_whose_result_nothing_reads_counts_as_one_with_gradient_zero() {
     let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| cut(&random(&[2, 11, 8], seed), 7));
     let parts = [0, 1].map(|i| Part { q: &q[i], k: &k[i], v: &v[i] });
-    let done = forward(&parts, 2, 0.5, Mask::default());
+    let done = forward(&parts, single(2, 0.5), Mask::default());
     let read = Some(OutputGrad { out: &done.out[0], dout: &dout[0] });
     let zeros = Tensor::zeros(&v[1].device(), v[1].shape());
     let zero = Some(OutputGrad { out: &done.out[1], dout: &zeros });
-    let [unread, zero] = [None, zero].map(|second| backward(&[read, second], &done.lse, &parts, 2, 0.5));
+    let [unread, zero] = [None, zero].map(|second| backward(&[read, second], &done.lse, &parts, single(2, 0.5)));
     assert!(unread[1].q.is_none());
     for i in 0..2 {
         for (a, b) in [(&unread[i].k, &zero[i].k), (&unread[i].v, &zero[i].v)] {
             assert!(max_error(a, &wide(b)) < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn rounding_operands_to_bf16_moves_results_and_gradients_by_no_more_than_it_must() {
+    // An operand's rounding is at most 2⁻⁹ of it. Two operands per product and two products behind one another add to
+    // less than 2⁻⁷ of the largest result, and the gradients' three to less than 2⁻⁶.
+    for (first, rest, d) in [(9, 5, 8), (130, 71, 16), (64, 700, 5)] {
+        let parts = |seed: u64| [first, rest].map(|n| random(&[2, n, 2 * d], seed + n as u64));
+        let [q, k, v, dout] = [1000, 2000, 3000, 4000].map(parts);
+        let parts = [0, 1].map(|i| Part { q: &q[i], k: &k[i], v: &v[i] });
+        let run = |compute| {
+            let heads = Heads { count: 2, scale: 1.0 / (d as f32).sqrt(), compute };
+            let done = forward(&parts, heads, Mask::default());
+            let outputs = [0, 1].map(|i| Some(OutputGrad { out: &done.out[i], dout: &dout[i] }));
+            let grads = backward(&outputs, &done.lse, &parts, heads);
+            (done.out, grads)
+        };
+        let ((out, grads), (exact, exact_grads)) = (run(DType::Bf16), run(DType::F32));
+        for i in 0..2 {
+            assert!(max_error(&out[i], &wide(&exact[i])) < 1.0 / 128.0);
+            let (got, want) = (&grads[i], &exact_grads[i]);
+            let pairs =
+                [(got.q.as_ref(), want.q.as_ref()), (Some(&got.k), Some(&want.k)), (Some(&got.v), Some(&want.v))];
+            for (got, want) in pairs {
+                assert!(max_error(got.unwrap(), &wide(want.unwrap())) < 1.0 / 64.0, "{first} {rest} {d}");
+            }
         }
     }
 }

@@ -5,11 +5,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::detect::{has_avx512, has_bf16};
-use super::pack::{pack_bf16, pack_f32};
+use super::pack::{pack_f32, pack_pairs, pair_rows};
 use super::tile::{Left, NR, PANELS, Panels, Store, TileFn, rows_per_tile, tile_bf16, tile_f32};
 use super::{Epilogue, Mat};
 use crate::device::{Elems, workers};
-use crate::ops::cpu::scratch;
+use crate::ops::cpu::{at_least, scratch};
 
 /// Length of one uninterrupted chain of multiply-adds. Part of the definition of the result: see the module's
 /// documentation.
@@ -171,8 +171,12 @@ pub(in crate::ops) unsafe fn tiles(
     unsafe { tiles_of(tile_f32(), size, depth, left, right, to, scale, add) };
 }
 
+/// [`tiles`] for any lanes.
+///
+/// # Safety
+/// As [`tiles`].
 #[expect(clippy::too_many_arguments, reason = "the loop nest's own coordinates")]
-unsafe fn tiles_of<T>(
+pub(super) unsafe fn tiles_of<T>(
     tile: TileFn<T>,
     [m, n]: [usize; 2],
     depth: usize,
@@ -210,39 +214,21 @@ fn widen(a: Mat) -> Vec<f32> {
     out
 }
 
-fn single(a: Mat<'_>) -> &[f32] {
+pub(super) fn single(a: Mat<'_>) -> &[f32] {
     let Elems::F32(x) = a.data else { unreachable!("left operands are single precision") };
     x
 }
 
-/// The left operand rounded to bf16, two neighbours along `k` in one word, row-major.
+/// The left operand in pairs, row-major.
 fn round_to_pairs(a: Mat) -> Vec<u32> {
-    let x = single(a);
+    /// Rows that are worth a task of their own.
+    const ROWS: usize = 16;
     let pairs = a.cols.div_ceil(2);
     let mut out = vec![0u32; a.rows * pairs];
-    out.par_chunks_exact_mut(pairs.max(1)).with_min_len(16).enumerate().for_each(|(i, row)| {
-        let at = |j: usize| i * a.row_stride + j * a.col_stride;
-        if a.col_stride == 1 {
-            // In memory a row of pairs is a row of bf16, and this loop becomes vector code.
-            let halves: &mut [u16] = bytemuck::cast_slice_mut(row);
-            halves.iter_mut().zip(&x[at(0)..][..a.cols]).for_each(|(h, v)| *h = round(*v));
-        } else {
-            for (p, v) in row.iter_mut().enumerate() {
-                let high = if 2 * p + 1 < a.cols { u32::from(round(x[at(2 * p + 1)])) << 16 } else { 0 };
-                *v = u32::from(round(x[at(2 * p)])) | high;
-            }
-        }
+    out.par_chunks_mut((ROWS * pairs).max(1)).with_min_len(at_least(1)).enumerate().for_each(|(i, out)| {
+        pair_rows(out, a.rows_in(i * ROWS..((i + 1) * ROWS).min(a.rows)));
     });
     out
-}
-
-/// The bits of the nearest bf16, ties to even; the same as `bf16::from_f32`, without branches.
-#[inline(always)]
-pub(super) fn round(v: f32) -> u16 {
-    let bits = v.to_bits();
-    let quiet = bits | 0x0040_0000;
-    let nearest = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
-    ((if v.is_nan() { quiet } else { nearest }) >> 16) as u16
 }
 
 struct Task<'a> {
@@ -275,10 +261,9 @@ impl Task<'_> {
     }
 
     fn run_bf16(&self, pairs: &[u32], rows: Range<usize>, cols: Range<usize>) {
-        let Elems::Bf16(b) = self.p.b.data else { unreachable!("pairs only for bf16") };
         let per_row = self.a.cols.div_ceil(2);
         self.chunks(per_row, rows, cols, tile_bf16, |packed: &mut [f32], steps, cols| {
-            pack_bf16(bytemuck::cast_slice_mut(packed), self.p.b, b, steps.clone(), cols);
+            pack_pairs(bytemuck::cast_slice_mut(packed), self.p.b, steps.clone(), cols);
             Left { ptr: pairs[steps.start..].as_ptr(), row_stride: per_row, step: 1 }
         });
     }

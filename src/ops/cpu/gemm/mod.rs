@@ -8,14 +8,18 @@
 mod detect;
 mod driver;
 mod pack;
+mod packed;
 #[cfg(test)]
 mod tests;
 mod tile;
+
+use std::ops::Range;
 
 use crate::device::{DType, Elems, Tensor};
 
 pub(in crate::ops) use driver::{KC, Low, Product, products, tiles};
 pub(in crate::ops) use pack::pack_f32;
+pub(in crate::ops) use packed::{Lane, Packed};
 pub(in crate::ops) use tile::{Left, NR, Panels};
 
 /// A matrix operand: element (i, j) is `data[i·row_stride + j·col_stride]`.
@@ -61,6 +65,12 @@ impl<'a> Mat<'a> {
     /// Number of columns.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// Some of the rows.
+    pub(in crate::ops) fn rows_in(self, rows: Range<usize>) -> Self {
+        let first = (rows.start * self.row_stride).min(self.data.len());
+        Self { data: self.data.slice(first..self.data.len()), rows: rows.len(), ..self }
     }
 
     /// The transposed matrix; nothing moves.

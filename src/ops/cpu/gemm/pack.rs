@@ -12,6 +12,7 @@ use super::Mat;
 use super::detect::{has_avx2, has_avx512};
 use super::tile::NR;
 use crate::device::Elems;
+use crate::ops::math::wide;
 
 /// Packs rows `k` of columns `j` in single precision. `out` holds whole panels, one after another.
 pub(in crate::ops) fn pack_f32(out: &mut [f32], b: Mat, k: Range<usize>, j: Range<usize>) {
@@ -62,28 +63,114 @@ pub(in crate::ops) fn pack_f32(out: &mut [f32], b: Mat, k: Range<usize>, j: Rang
     }
 }
 
-/// Packs pairs of rows `2·pairs` of columns `j` of a bf16 matrix.
-pub(super) fn pack_bf16(out: &mut [u32], b: Mat, x: &[bf16], pairs: Range<usize>, j: Range<usize>) {
+/// Packs pairs of rows `2·pairs` of columns `j` of a matrix in bf16, or in single precision that is rounded to it.
+pub(super) fn pack_pairs(out: &mut [u32], b: Mat, pairs: Range<usize>, j: Range<usize>) {
     let depth = pairs.len();
-    let bits = |k: usize, j: usize| {
-        if k < b.rows { u32::from(x[k * b.row_stride + j * b.col_stride].to_bits()) } else { 0 }
-    };
     for (from, panel) in j.clone().step_by(NR).zip(out.chunks_exact_mut((depth * NR).max(1))) {
         let width = NR.min(j.end - from);
-        if b.row_stride == 1 && 2 * pairs.end <= b.rows {
-            let row = |j: usize| {
-                let start = (from + j) * b.col_stride + 2 * pairs.start;
-                bytemuck::try_cast_slice::<bf16, u32>(&x[start..start + 2 * depth])
-            };
-            if (0..width).all(|j| row(j).is_ok()) {
-                transpose(panel, width, depth, |j| row(j).expect("checked above"));
+        let start = |j: usize| (from + j) * b.col_stride + 2 * pairs.start;
+        match b.data {
+            Elems::Bf16(x) if b.row_stride == 1 && 2 * pairs.end <= b.rows => {
+                let row = |j: usize| bytemuck::try_cast_slice::<bf16, u32>(&x[start(j)..][..2 * depth]);
+                if (0..width).all(|j| row(j).is_ok()) {
+                    transpose(panel, width, depth, |j| row(j).expect("checked above"));
+                    continue;
+                }
+            }
+            Elems::F32(x) if b.row_stride == 1 => {
+                /// Pairs that are rounded together, on the stack.
+                const ROUNDED: usize = 64;
+                let mut lines = [[0u32; ROUNDED]; NR];
+                for first in (0..depth).step_by(ROUNDED) {
+                    let depth = ROUNDED.min(depth - first);
+                    let values = (2 * depth).min(b.rows - 2 * (pairs.start + first));
+                    for (j, line) in lines.iter_mut().enumerate().take(width) {
+                        line[depth - 1] = 0;
+                        narrow(bytemuck::cast_slice_mut(line), &x[start(j) + 2 * first..][..values]);
+                    }
+                    transpose(&mut panel[first * NR..][..depth * NR], width, depth, |j| &lines[j][..depth]);
+                }
                 continue;
             }
+            Elems::F32(x) if b.col_stride == 1 => {
+                for (lanes, pair) in panel.as_chunks_mut::<NR>().0.iter_mut().zip(pairs.clone()) {
+                    let row = |k: usize| {
+                        if k < b.rows { &x[k * b.row_stride + from..][..width] } else { &[0.0; NR][..width] }
+                    };
+                    zip_rounded(&mut lanes[..width], row(2 * pair), row(2 * pair + 1));
+                    lanes[width..].fill(0);
+                }
+                continue;
+            }
+            _ => {}
         }
         for (lanes, pair) in panel.as_chunks_mut::<NR>().0.iter_mut().zip(pairs.clone()) {
             for (j, v) in lanes.iter_mut().enumerate() {
-                *v = if j < width { bits(2 * pair, from + j) | bits(2 * pair + 1, from + j) << 16 } else { 0 };
+                *v = if j < width { b.pair([2 * pair, from + j], [2 * pair + 1, from + j]) } else { 0 };
             }
+        }
+    }
+}
+
+/// A left operand rounded to bf16, two neighbours of a row in one lane, row after row.
+pub(super) fn pair_rows(out: &mut [u32], a: Mat) {
+    let per_row = a.cols.div_ceil(2);
+    for (i, row) in out.chunks_exact_mut(per_row.max(1)).enumerate() {
+        match a.data {
+            Elems::F32(x) if a.col_stride == 1 => {
+                row[per_row - 1] = 0;
+                // In memory a row of pairs is a row of bf16.
+                narrow(bytemuck::cast_slice_mut(row), &x[i * a.row_stride..][..a.cols]);
+            }
+            _ => row.iter_mut().enumerate().for_each(|(p, v)| *v = a.pair([i, 2 * p], [i, 2 * p + 1])),
+        }
+    }
+}
+
+/// The same pairs of a left operand whose rows lie side by side, step after step.
+pub(super) fn pair_columns(out: &mut [u32], a: Mat) {
+    let Elems::F32(x) = a.data else { unreachable!("left operands are single precision") };
+    let column = |k: usize| &x[k * a.col_stride..][..a.rows];
+    for (p, lanes) in out.chunks_exact_mut(a.rows.max(1)).enumerate() {
+        if 2 * p + 1 < a.cols {
+            zip_rounded(lanes, column(2 * p), column(2 * p + 1));
+        } else {
+            lanes.iter_mut().zip(column(2 * p)).for_each(|(o, v)| *o = u32::from(round(*v)));
+        }
+    }
+}
+
+impl Mat<'_> {
+    /// Two elements as bf16 in one lane, zero where there is none.
+    fn pair(&self, low: [usize; 2], high: [usize; 2]) -> u32 {
+        let bits = |[i, j]: [usize; 2]| {
+            let inside = i < self.rows && j < self.cols;
+            if inside { u32::from(round(self.data.get(i * self.row_stride + j * self.col_stride))) } else { 0 }
+        };
+        bits(low) | bits(high) << 16
+    }
+}
+
+/// The bits of the nearest bf16, ties to even; the same as `bf16::from_f32`, without branches.
+#[inline(always)]
+pub(super) fn round(v: f32) -> u16 {
+    let bits = v.to_bits();
+    let quiet = bits | 0x0040_0000;
+    let nearest = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
+    ((if v.is_nan() { quiet } else { nearest }) >> 16) as u16
+}
+
+wide! {
+    fn narrow(out: &mut [u16], x: &[f32]) {
+        out.iter_mut().zip(x).for_each(|(o, v)| *o = round(*v));
+    }
+}
+
+wide! {
+    /// One number of `low` and one of `high` per lane.
+    fn zip_rounded(out: &mut [u32], low: &[f32], high: &[f32]) {
+        for ((o, low), high) in out.iter_mut().zip(low).zip(high) {
+            *o = u32::from(round(*low)) | u32::from(round(*high)) << 16;
         }
     }
 }
@@ -233,6 +320,52 @@ mod tests {
             for (at, v) in out.iter().enumerate() {
                 let (k, j) = (at / NR, at % NR);
                 assert_eq!(*v, if j < width { x[j * depth + k] } else { 0 }, "{width}x{depth} at {k},{j}");
+            }
+        }
+    }
+
+    /// Element (i, j) is a number of its own that bf16 cannot hold.
+    fn numbers(rows: usize, cols: usize) -> Vec<f32> {
+        (0..rows * cols).map(|i| 1.001 + i as f32).collect()
+    }
+
+    fn pair(low: f32, high: f32) -> u32 {
+        u32::from(bf16::from_f32(low).to_bits()) | u32::from(bf16::from_f32(high).to_bits()) << 16
+    }
+
+    #[test]
+    fn pairs_hold_two_neighbours_along_the_sum_for_every_layout_type_and_odd_size() {
+        for (k, n) in [(1, 1), (7, 5), (8, 16), (129, 33), (300, 17), (2, 40)] {
+            let (x, halves) = (numbers(k, n), numbers(k, n).iter().map(|v| bf16::from_f32(*v)).collect::<Vec<_>>());
+            for data in [Elems::F32(&x), Elems::Bf16(&halves)] {
+                // The same memory as [k, n] and, transposed, as [n, k].
+                for b in [Mat::strided(data, k, n, n), Mat::strided(data, n, k, k).t()] {
+                    let value = |i: usize, j: usize| {
+                        if i < k && j < n { b.data.get(i * b.row_stride + j * b.col_stride) } else { 0.0 }
+                    };
+                    let pairs = k.div_ceil(2);
+                    let mut out = vec![u32::MAX; pairs * n.next_multiple_of(NR)];
+                    pack_pairs(&mut out, b, 0..pairs, 0..n);
+                    for (at, lane) in out.iter().enumerate() {
+                        let (panel, p, j) = (at / (pairs * NR), at / NR % pairs, at % NR);
+                        let want = pair(value(2 * p, panel * NR + j), value(2 * p + 1, panel * NR + j));
+                        assert_eq!(*lane, want, "{k}x{n} at {at}");
+                    }
+                    if let Elems::F32(_) = data {
+                        let a = b.t();
+                        let mut rows = vec![u32::MAX; n * pairs];
+                        pair_rows(&mut rows, a);
+                        assert!((0..n * pairs).all(|i| {
+                            let (j, p) = (i / pairs, i % pairs);
+                            rows[i] == pair(value(2 * p, j), value(2 * p + 1, j))
+                        }));
+                        if a.row_stride == 1 {
+                            let mut columns = vec![u32::MAX; n * pairs];
+                            pair_columns(&mut columns, a);
+                            assert!((0..n * pairs).all(|i| columns[i] == rows[i % n * pairs + i / n]));
+                        }
+                    }
+                }
             }
         }
     }

@@ -120,6 +120,6 @@ fn rounding_to_bf16_is_that_of_the_half_crate() {
     let special = [0, 1, 0x8000, 0x8001, 0x1_8000, 0x7F7F_8000, 0x7F7F_FFFF, 0x7F80_0000, 0x7F80_0001, 0x7FFF_FFFF];
     for bits in special.into_iter().flat_map(|b| [b, b | 1 << 31]).chain((0..u32::MAX).step_by(65_521)) {
         let v = f32::from_bits(bits);
-        assert_eq!(driver::round(v), bf16::from_f32(v).to_bits(), "{bits:08x}");
+        assert_eq!(pack::round(v), bf16::from_f32(v).to_bits(), "{bits:08x}");
     }
 }
