@@ -74,19 +74,22 @@ fn epilogue_scales_accumulates_and_adds_the_bias() {
 }
 
 #[test]
-fn half_precision_weights_multiply_as_their_values_say() {
-    let (m, n, k) = (14, 37, 801);
-    let a: Vec<f32> = numbers(m * k, 1).iter().map(|v| bf16::from_f32(*v).to_f32()).collect();
-    let b = numbers(n * k, 2);
-    let b16: Vec<bf16> = b.iter().map(|v| bf16::from_f32(*v)).collect();
-    let bf: Vec<f16> = b.iter().map(|v| f16::from_f32(*v)).collect();
-    for data in [Elems::Bf16(&b16), Elems::F16(&bf)] {
-        for b in [Mat::strided(data, n, k, k).t(), Mat::strided(data, k, n, n)] {
-            let a = Mat::new(&a, m, k);
-            let mut c = vec![f32::NAN; m * n];
-            matmul(&mut c, n, a, b, Epilogue::default());
-            for (got, want) in c.iter().zip(product(a, b)) {
-                assert!((f64::from(*got) - want).abs() <= tolerance(k), "{got} {want}");
+fn weights_of_every_type_multiply_as_their_values_say_in_tiles_of_every_height() {
+    for (n, k) in [(37, 801), (16, 16)] {
+        let b = numbers(n * k, 2);
+        let b16: Vec<bf16> = b.iter().map(|v| bf16::from_f32(*v)).collect();
+        let bf: Vec<f16> = b.iter().map(|v| f16::from_f32(*v)).collect();
+        let types = [("f32", Elems::F32(&b)), ("bf16", Elems::Bf16(&b16)), ("f16", Elems::F16(&bf))];
+        for (m, (name, data)) in (1..15).flat_map(|m| types.map(|t| (m, t))) {
+            // What bf16 holds is not rounded where products are of bf16.
+            let a: Vec<f32> = numbers(m * k, 1).iter().map(|v| bf16::from_f32(*v).to_f32()).collect();
+            for b in [Mat::strided(data, n, k, k).t(), Mat::strided(data, k, n, n)] {
+                let a = Mat::new(&a, m, k);
+                let mut c = vec![f32::NAN; m * n];
+                matmul(&mut c, n, a, b, Epilogue::default());
+                for (got, want) in c.iter().zip(product(a, b)) {
+                    assert!((f64::from(*got) - want).abs() <= tolerance(k), "{m}x{n}x{k} of {name}: {got} {want}");
+                }
             }
         }
     }
