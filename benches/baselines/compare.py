@@ -44,8 +44,8 @@ def sample_engine(length):
         return time.perf_counter() - start
 
 
-def sample_torch(length):
-    lines = python("sample.py", MODEL, 28, 4.5, length, 3, *PROMPTS)
+def sample_torch(mode, length):
+    lines = python("sample.py", mode, MODEL, 28, 4.5, length, 3, *PROMPTS)
     return [float(line) for line in lines][1:]
 
 
@@ -58,39 +58,64 @@ def epoch_engine(epochs):
         return [line["seconds"] for line in lines if "seconds" in line][1:]
 
 
-def epoch_torch(epochs):
-    return [json.loads(line) for line in python("ram_epoch.py", CONFIG, epochs)][1:]
+def epoch_torch(mode, epochs):
+    return [json.loads(line) for line in python("ram_epoch.py", mode, CONFIG, epochs)][2:]
 
 
-def row(name, ours, theirs, unit="s"):
-    show = lambda x: f"{statistics.median(x):.3g} {unit} ({min(x):.3g} to {max(x):.3g})"
-    ratio = statistics.median(theirs) / statistics.median(ours)
-    return f"| {name} | {show(ours)} | {show(theirs)} | {ratio:.2f}x |"
+def forward_engine(dtype):
+    """Seconds per iteration in each of criterion's samples."""
+    subprocess.run(["cargo", "bench", "--bench", "mmdit", "--", f"tiny/{dtype}/forward$"], cwd=ROOT, check=True, capture_output=True)
+    sample = json.loads((ROOT / f"target/criterion/mmdit_tiny/{dtype}_forward/new/sample.json").read_text())
+    return [t / n / 1e9 for t, n in zip(sample["times"], sample["iters"])]
+
+
+def forward_torch():
+    lines = [json.loads(line) for line in python("forward.py", MODEL, 30)]
+    return {(line["dtype"], line["mode"]): line["seconds"] for line in lines}
+
+
+class Row:
+    """Times of one piece of work, by who did it."""
+
+    def __init__(self, name):
+        self.name, self.times = name, {"engine": [], "eager": [], "compiled": []}
+
+    def __str__(self):
+        show = lambda x: f"{statistics.median(x):.3g} s ({min(x):.3g} to {max(x):.3g})"
+        ours, *theirs = self.times.values()
+        ratios = [f"{statistics.median(x) / statistics.median(ours):.2f}x" for x in theirs]
+        return f"| {self.name} | {' | '.join(map(show, self.times.values()))} | {' | '.join(ratios)} |"
 
 
 def main():
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    samples = {16: ([], []), 256: ([], [])}
-    epochs = ([], [])
+    forward = {dtype: Row(f"forward of {MODEL}, 32 samples, {dtype}") for dtype in ("f32", "bf16")}
+    sample = {n: Row(f"sample {len(PROMPTS)} images of 64x64, 28 steps, guidance 4.5, {n} T5 tokens, f32") for n in (16, 256)}
+    epoch = {phase: Row(f"RAM epoch ({CONFIG}), f32: {phase}") for phase in [*PHASES, "total"]}
     for _ in range(rounds):
-        for length, (ours, theirs) in samples.items():
-            ours += [sample_engine(length) for _ in range(2)]
-            theirs += sample_torch(length)
-        epochs[0].extend(epoch_engine(3))
-        epochs[1].extend(epoch_torch(3))
+        for dtype, row in forward.items():
+            row.times["engine"] += forward_engine(dtype)
+        for (dtype, mode), seconds in forward_torch().items():
+            forward[dtype].times[mode] += seconds
+        for length, row in sample.items():
+            row.times["engine"] += [sample_engine(length) for _ in range(2)]
+            for mode in ("eager", "compiled"):
+                row.times[mode] += sample_torch(mode, length)
+        for who in ("engine", "eager", "compiled"):
+            for seconds in epoch_engine(3) if who == "engine" else epoch_torch(who, 5):
+                for phase in PHASES:
+                    epoch[phase].times[who].append(seconds[phase])
+                epoch["total"].times[who].append(sum(seconds[phase] for phase in PHASES))
     cpu = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     import torch, diffusers
 
     print(f"# {datetime.date.today()}, {os.cpu_count()} cores {cpu}, {platform.system()}\n")
-    print(f"`python benches/baselines/compare.py {rounds}`; PyTorch {torch.__version__}, diffusers {diffusers.__version__}, f32, all cores.")
+    print(f"`python benches/baselines/compare.py {rounds}`; PyTorch {torch.__version__}, diffusers {diffusers.__version__}, all cores.")
     print("PyTorch's threads spin between operators (OMP_WAIT_POLICY=ACTIVE), which is its fastest here.")
-    print(f"Load average at the end {os.getloadavg()[0]:.1f}. Median (range); the ratio is PyTorch's median over ours.\n")
-    print("| work | engine | PyTorch | ratio |\n|---|---|---|---|")
-    for length, (ours, theirs) in samples.items():
-        print(row(f"sample {len(PROMPTS)} images of 64x64, 28 steps, guidance 4.5, {length} T5 tokens", ours, theirs))
-    for phase in PHASES:
-        print(row(f"RAM epoch ({CONFIG}): {phase}", *([e[phase] for e in side] for side in epochs)))
-    print(row("RAM epoch: total", *([sum(e[p] for p in PHASES) for e in side] for side in epochs)))
+    print(f"Load average at the end {os.getloadavg()[0]:.1f}. Median (range); ratios are PyTorch's median over ours.\n")
+    print("| work | engine | PyTorch eager | PyTorch compiled | over eager | over compiled |\n|---|---|---|---|---|---|")
+    for row in [*forward.values(), *sample.values(), *epoch.values()]:
+        print(row)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The forward of benches/full_size.rs by diffusers in bf16, on the same folder.
+"""The forwards of benches/full_size.rs by diffusers in bf16, eager and compiled, on the same folder.
 
     python benches/baselines/full_size.py DIR [RUNS]
 """
@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from diffusers import SD3Transformer2DModel
 
-SIDE, TEXT = 32, 205
+SIDES, TEXT = (32, 64), 205
 
 
 def memory(key):
@@ -28,16 +28,20 @@ def main():
     print(f"load {time.perf_counter() - start:.2f} s, {torch.get_num_threads()} threads")
     g = torch.Generator().manual_seed(0)
     inputs = {
-        "hidden_states": torch.randn(1, model.config.in_channels, SIDE, SIDE, generator=g).bfloat16(),
         "encoder_hidden_states": torch.randn(1, TEXT, model.config.joint_attention_dim, generator=g).bfloat16(),
         "pooled_projections": torch.randn(1, model.config.pooled_projection_dim, generator=g).bfloat16(),
         "timestep": torch.tensor([500.0]),
     }
-    for _ in range(runs):
-        start = time.perf_counter()
-        velocity = model(**inputs, return_dict=False)[0]
-        seconds = time.perf_counter() - start
-        print(f"forward {seconds:.3f} s (velocity rms {velocity.float().pow(2).mean().sqrt():.3f})")
+    for name, run in (("eager", model), ("compiled", torch.compile(model))):
+        for side in SIDES:
+            latent = torch.randn(1, model.config.in_channels, side, side, generator=g).bfloat16()
+            # The first one compiles.
+            for _ in range(runs + 1):
+                start = time.perf_counter()
+                velocity = run(hidden_states=latent, **inputs, return_dict=False)[0]
+                seconds = time.perf_counter() - start
+                rms = velocity.float().pow(2).mean().sqrt()
+                print(f"{name} forward {8 * side} {seconds:.3f} s (velocity rms {rms:.3f})", flush=True)
     print(f"resident peak {memory('VmHWM'):.2f} GB")
 
 

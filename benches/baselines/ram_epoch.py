@@ -1,7 +1,7 @@
 """One RAM epoch of a tiny config with PyTorch, diffusers and PEFT, phase by phase: what `engine train` does, written as a
 PyTorch user would. Prints one JSON line per epoch with the seconds of each phase.
 
-    python benches/baselines/ram_epoch.py configs/tiny/ram_jpeg.toml EPOCHS
+    python benches/baselines/ram_epoch.py eager|compiled configs/tiny/ram_jpeg.toml EPOCHS
 """
 
 import io
@@ -89,7 +89,7 @@ def update(pipe, optimizer, config, x0, advantage, prompts, pooled):
 
 def main():
     torch.set_num_threads(os.cpu_count())
-    config = tomllib.loads(Path(sys.argv[1]).read_text())
+    config = tomllib.loads(Path(sys.argv[2]).read_text())
     pipe = StableDiffusion3Pipeline.from_pretrained(config["model"])
     pipe.transformer.requires_grad_(False)
     keys = {"rank": 32, "alpha": 64, **config.get("lora", {})}
@@ -102,11 +102,15 @@ def main():
     for name in ("theta", "old"):
         pipe.transformer.add_adapter(lora, adapter_name=name)
     trained = [p for n, p in pipe.transformer.named_parameters() if ".theta." in n]
-    optimizer = torch.optim.AdamW(trained, lr=config["optimizer"]["lr"])
+    optimizer = torch.optim.AdamW(trained, lr=config["optimizer"]["lr"], betas=(0.9, 0.99))
+    if sys.argv[1] == "compiled":
+        # In place: the adapters stay where the training loop looks for them.
+        pipe.transformer.compile()
+        pipe.vae.decode = torch.compile(pipe.vae.decode)
     groups, repeats = config["rollout"]["num_prompts_per_epoch"], config["rollout"]["num_images_per_prompt"]
     lines = Path(config["prompts"]["train"]).read_text().splitlines()
     texts = [json.loads(line)["prompt"] for line in lines]
-    for epoch in range(int(sys.argv[2])):
+    for epoch in range(int(sys.argv[3])):
         with torch.no_grad():
             length = config["prompts"]["max_sequence_length"]
             chosen = texts[epoch * groups : (epoch + 1) * groups]

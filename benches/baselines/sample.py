@@ -1,6 +1,6 @@
 """Samples with diffusers what `engine sample` samples; prints the seconds of each repetition, without imports and loading.
 
-    python benches/baselines/sample.py MODEL STEPS GUIDANCE MAX_SEQUENCE_LENGTH REPETITIONS PROMPT...
+    python benches/baselines/sample.py eager|compiled MODEL STEPS GUIDANCE MAX_SEQUENCE_LENGTH REPETITIONS PROMPT...
 """
 
 import os
@@ -12,10 +12,13 @@ from diffusers import StableDiffusion3Pipeline
 
 
 def main():
-    model, steps, guidance, length, repetitions, *prompts = sys.argv[1:]
+    mode, model, steps, guidance, length, repetitions, *prompts = sys.argv[1:]
     torch.set_num_threads(os.cpu_count())
     pipe = StableDiffusion3Pipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
+    if mode == "compiled":
+        pipe.transformer = torch.compile(pipe.transformer)
+        pipe.vae.decode = torch.compile(pipe.vae.decode)
     for _ in range(int(repetitions)):
         start = time.perf_counter()
         pipe(
