@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use engine::device::philox::{Key, Purpose};
 use engine::device::{Device, Tensor, arena_stats};
+use engine::models::load_network;
 use engine::models::lora::{Adapters, Rows};
-use engine::models::network::{self, Condition};
+use engine::models::network::Condition;
 use engine::ops::noise;
 
 /// Sides of latents (pixels by a factor of 8), and text tokens (CLIP's 77 and 128 of T5).
@@ -36,7 +37,7 @@ fn main() -> anyhow::Result<()> {
     };
     let runs: usize = args.get(1).map_or(Ok(3), |n| n.parse())?;
     let start = Instant::now();
-    let network = network::load(Path::new(folder), &Device::Cpu, None)?;
+    let network = load_network(Path::new(folder), &Device::Cpu, None)?;
     println!("load {:.2} s (every weight is read once, to find what is not finite)", start.elapsed().as_secs_f64());
 
     let sizes = network.sizes();

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group};
 use engine::device::{DType, Device, Tensor};
+use engine::models::load_network;
 use engine::models::lora::{AdapterBank, Adapters, Layout, Rows, Slot, Trained, select};
-use engine::models::network::{self, Checkpointing, Condition};
+use engine::models::network::{Checkpointing, Condition};
 
 const BATCH: usize = 32;
 /// CLIP's 16 and 16 of T5, as in configs/tiny.
@@ -17,7 +18,7 @@ fn bench(c: &mut Criterion) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-sd3/transformer");
     let mut group = c.benchmark_group("mmdit/tiny");
     for (name, compute) in [("f32", None), ("bf16", Some(DType::Bf16))] {
-        let network = network::load(&folder, &Device::Cpu, compute).unwrap();
+        let network = load_network(&folder, &Device::Cpu, compute).unwrap();
         let (sizes, modules) = (network.sizes(), network.modules());
         let zeros = |shape: &[usize]| Tensor::zeros(&Device::Cpu, shape);
         let x = |n: usize| zeros(&[n, sizes.channels, sizes.own_latent, sizes.own_latent]);

@@ -11,7 +11,8 @@ pub mod time;
 use anyhow::Result;
 
 use self::advantage::Advantages;
-use crate::config::raw::{MethodKeys, TrainConfig};
+use crate::config::TrainConfig;
+use crate::config::method::MethodKeys;
 use crate::device::Tensor;
 use crate::device::philox::{Key, Purpose};
 use crate::models::lora::{AdapterBank, Slot};

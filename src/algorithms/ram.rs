@@ -3,28 +3,15 @@
 #[cfg(test)]
 mod tests;
 
-use serde::{Deserialize, Serialize};
-
 use super::advantage::{Advantages, group_centered};
 use super::time::Times;
 use super::{Algorithm, Difference, Loss, Needs, Operand, Point, Scored};
-use crate::config::raw::RamKeys;
+use crate::config::method::{Form, RamKeys};
 use crate::device::philox::Purpose;
 use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::lerp;
 use crate::ops::products::Products;
 use crate::rollout::schedule::Schedule;
-
-/// Which velocity the correction is measured from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Form {
-    /// The lagged policy's: `target = v_ref + m·A·(y − v_old)`, as the released code has it.
-    #[default]
-    Released,
-    /// The trained policy's own, not differentiated: `target = v_ref + m·A·(y − v_θ)` (equation 17).
-    Paper,
-}
 
 /// `L = mean ‖v_θ(x_t) − target‖²` with `y = noise − x0`; the mean is over points and over all axes of a latent.
 pub struct Ram {

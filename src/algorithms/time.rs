@@ -1,24 +1,8 @@
 //! The times of training points.
 
-use serde::{Deserialize, Serialize};
-
+use crate::config::method::Grid;
 use crate::device::philox::Stream;
 use crate::rollout::schedule::Schedule;
-
-/// What times are drawn from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Grid {
-    /// Every time in (0, 1).
-    #[default]
-    Continuous,
-    /// 1/1000, 2/1000, …, 1.
-    Linear1000,
-    /// The noise levels the model was trained with: the same, shifted.
-    Scheduler1000,
-    /// The noise levels that a rollout visits.
-    Rollout,
-}
 
 /// Times of density `p(t) ∝ t^power`, continuous or on a grid whose points have that weight.
 #[derive(Clone, Debug, PartialEq)]

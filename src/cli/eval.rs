@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use engine::config::raw::RewardKeys;
+use engine::config::reward::RewardKeys;
 use engine::config::{Job, TrainConfig};
 use engine::device::Device;
 use engine::io::{image, output_folder, safetensors::write_atomic};

@@ -2,8 +2,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use engine::device::Device;
+use engine::models::load_network;
 use engine::models::lora::{Slot, merge};
-use engine::models::network;
 use engine::train::checkpoint;
 use engine::train::run::export_lora;
 use engine::train::state::{checkpoint_config, saved_average};
@@ -40,7 +40,7 @@ pub fn run(args: Args) -> Result<()> {
 fn export(args: &Args) -> Result<()> {
     let saved = checkpoint::load(&checkpoint::find(&args.checkpoint)?)?;
     let config = checkpoint_config(&saved)?;
-    let network = network::load(&config.model.join("transformer"), &Device::Cpu, None)?;
+    let network = load_network(&config.model.join("transformer"), &Device::Cpu, None)?;
     let modules = network.modules();
     let bank = saved_average(&saved, &config, modules, &Device::Cpu)?;
     match args.format {

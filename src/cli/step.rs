@@ -8,8 +8,8 @@ use engine::config;
 use engine::device::philox::{Key, Purpose};
 use engine::device::{Device, Tensor};
 use engine::io::{TensorFile, output_file, safetensors};
+use engine::models::load_network;
 use engine::models::lora::{AdapterBank, Layout, Module, Slot, named, select};
-use engine::models::network;
 use engine::models::text::PromptEmbeds;
 use engine::ops::copy;
 use engine::rollout::schedule::Schedule;
@@ -51,7 +51,7 @@ fn step(args: &Args) -> Result<()> {
     config.check().with_context(|| args.config.display().to_string())?;
     let device = Device::Cpu;
     let compute = config.train.compute.rounding();
-    let network = network::load(&config.model.join("transformer"), &device, compute)?;
+    let network = load_network(&config.model.join("transformer"), &device, compute)?;
     let schedule = Schedule::load(&config.model.join("scheduler"))?;
     let (file, sizes, modules) = (TensorFile::open(&args.inputs)?, network.sizes(), network.modules());
     let shown = args.inputs.display();

@@ -1,8 +1,10 @@
 //! Training configs: what the TOML says ([`raw`]), checked and completed with derived sizes ([`resolved`]). Read-only once
 //! resolved.
 
+pub mod method;
 pub mod raw;
 pub mod resolved;
+pub mod reward;
 
 use std::path::Path;
 

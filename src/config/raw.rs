@@ -1,17 +1,16 @@
-//! Every key of a training config. Counts are totals across processes.
+//! Every key of a training config but those of [methods](super::method) and [rewards](super::reward). Counts are totals
+//! across processes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
-use super::resolved::{at_least_one, within};
-use crate::algorithms::ram::Form;
-use crate::algorithms::time::Grid;
+use super::method::{Method, MethodKeys, RamKeys};
+use super::reward::RewardKeys;
 use crate::device::DType;
 use crate::models::network::Checkpointing;
-use crate::rewards::Options;
 
 /// A training run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -63,16 +62,6 @@ pub struct TrainConfig {
 impl TrainConfig {
     /// A config of defaults.
     pub fn minimal(model: PathBuf, prompts: Prompts, rewards: BTreeMap<String, RewardKeys>) -> Self {
-        let ram = RamKeys {
-            reward_multiplier: 1.0,
-            num_noisings: RamKeys::num_noisings(),
-            form: Form::default(),
-            timestep_power: RamKeys::timestep_power(),
-            timestep_grid: Grid::default(),
-            advantage_eps: RamKeys::advantage_eps(),
-            old_decay_rate: RamKeys::old_decay_rate(),
-            old_decay_max: RamKeys::old_decay_max(),
-        };
         Self {
             algorithm: Method::Ram,
             model,
@@ -82,7 +71,7 @@ impl TrainConfig {
             rollout: Rollout::default(),
             rewards,
             reward_models: BTreeMap::new(),
-            ram: Some(ram),
+            ram: Some(RamKeys::published(1.0)),
             train: Train::default(),
             lora: Lora::default(),
             optimizer: Optimizer::default(),
@@ -91,9 +80,7 @@ impl TrainConfig {
             checkpoint: CheckpointKeys::default(),
         }
     }
-}
 
-impl TrainConfig {
     /// The training method with its settings: the table that `algorithm` selects.
     ///
     /// # Errors
@@ -110,116 +97,6 @@ impl TrainConfig {
 
 fn seed() -> u64 {
     42
-}
-
-/// The training methods there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Reinforce Adjoint Matching.
-    Ram,
-}
-
-impl Method {
-    /// Its name, also that of its table.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ram => "ram",
-        }
-    }
-}
-
-/// A training method and its settings.
-#[derive(Clone, Copy, Debug)]
-pub enum MethodKeys<'a> {
-    /// Reinforce Adjoint Matching.
-    Ram(&'a RamKeys),
-}
-
-impl MethodKeys<'_> {
-    /// Checks what does not depend on anything else.
-    ///
-    /// # Errors
-    /// Names the key, what was found, and what is expected.
-    pub(super) fn check(&self) -> Result<()> {
-        match self {
-            Self::Ram(keys) => keys.check(),
-        }
-    }
-}
-
-/// What a config says about one reward.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RewardKeys {
-    /// Its share of the sum.
-    pub weight: f64,
-    /// What it needs besides.
-    pub options: Options,
-}
-
-impl RewardKeys {
-    /// A reward that needs nothing.
-    pub fn weight(weight: f64) -> Self {
-        Self { weight, options: Options::default() }
-    }
-}
-
-/// The table form.
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct RewardTable {
-    #[serde(default = "RewardTable::weight")]
-    weight: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    model: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detector: Option<String>,
-}
-
-impl RewardTable {
-    fn weight() -> f64 {
-        1.0
-    }
-}
-
-impl<'de> Deserialize<'de> for RewardKeys {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-
-        impl<'de> serde::de::Visitor<'de> for Either {
-            type Value = RewardKeys;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a weight or a table with weight, model, ...")
-            }
-
-            fn visit_f64<E>(self, weight: f64) -> Result<RewardKeys, E> {
-                Ok(RewardKeys::weight(weight))
-            }
-
-            fn visit_i64<E>(self, weight: i64) -> Result<RewardKeys, E> {
-                Ok(RewardKeys::weight(weight as f64))
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<RewardKeys, A::Error> {
-                let table = RewardTable::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                let RewardTable { weight, model, detector } = table;
-                Ok(RewardKeys { weight, options: Options { model, detector } })
-            }
-        }
-
-        deserializer.deserialize_any(Either)
-    }
-}
-
-impl Serialize for RewardKeys {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Options { model, detector } = self.options.clone();
-        if model.is_none() && detector.is_none() {
-            return self.weight.serialize(serializer);
-        }
-        RewardTable { weight: self.weight, model, detector }.serialize(serializer)
-    }
 }
 
 /// Where prompts come from.
@@ -269,65 +146,6 @@ impl Default for Rollout {
             resolution: 0,
             batch_size: 16,
         }
-    }
-}
-
-/// Reinforce Adjoint Matching (arXiv 2605.10759).
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct RamKeys {
-    /// `m`: how strongly the reward tilts the policy.
-    pub reward_multiplier: f32,
-    /// Training points per image.
-    #[serde(default = "RamKeys::num_noisings")]
-    pub num_noisings: usize,
-    /// `released` measures the correction from the lagged policy, `paper` from the trained one.
-    #[serde(default)]
-    pub form: Form,
-    /// Density of times `p(t) ∝ t^power`.
-    #[serde(default = "RamKeys::timestep_power")]
-    pub timestep_power: f32,
-    /// The times there are: `continuous` is the paper's, the others draw from a grid with that density as weights, as the
-    /// released code does: `linear1000`, `scheduler1000` (the noise levels of training), `rollout` (those of the rollout).
-    #[serde(default)]
-    pub timestep_grid: Grid,
-    /// Added to the standard deviation of the rewards.
-    #[serde(default = "RamKeys::advantage_eps")]
-    pub advantage_eps: f64,
-    /// The lagged policy's decay grows by this each update …
-    #[serde(default = "RamKeys::old_decay_rate")]
-    pub old_decay_rate: f32,
-    /// … up to this.
-    #[serde(default = "RamKeys::old_decay_max")]
-    pub old_decay_max: f32,
-}
-
-impl RamKeys {
-    fn check(&self) -> Result<()> {
-        at_least_one("ram.num_noisings", self.num_noisings)?;
-        within("ram.timestep_power", self.timestep_power.into(), 0.0..=10.0)?;
-        within("ram.old_decay_max", self.old_decay_max.into(), 0.0..=0.9999)?;
-        within("ram.old_decay_rate", self.old_decay_rate.into(), 0.0..=1.0)?;
-        within("ram.advantage_eps", self.advantage_eps, 0.0..=1.0)?;
-        let m = self.reward_multiplier;
-        ensure!(m.is_finite() && m != 0.0, "ram.reward_multiplier is {m}, expected a number other than 0");
-        Ok(())
-    }
-
-    fn num_noisings() -> usize {
-        8
-    }
-    fn timestep_power() -> f32 {
-        1.0
-    }
-    fn advantage_eps() -> f64 {
-        1e-4
-    }
-    fn old_decay_rate() -> f32 {
-        0.01
-    }
-    fn old_decay_max() -> f32 {
-        0.9
     }
 }
 

@@ -2,13 +2,11 @@
 
 use std::any::Any;
 use std::ops::Range;
-use std::path::Path;
 
 use anyhow::Result;
 
 use super::lora::{Adapters, Module, Trained};
-use super::mmdit::Mmdit;
-use crate::device::{DType, Device, Tensor};
+use crate::device::{Device, Tensor};
 use crate::io::check_multiple;
 
 /// What the forward keeps for the backward, and what is computed again; the results are the same bits.
@@ -115,13 +113,4 @@ pub trait Network: Send + Sync {
     /// From the gradient to the velocity of the saved rows, `[rows, channels, h, w]`, to those of the trained factors,
     /// added to what is there, and, if `want_dx`, the gradient to the latent.
     fn backward(&self, dvelocity: &Tensor, saved: Saved, trained: &mut Trained, want_dx: bool) -> Option<Tensor>;
-}
-
-/// Maps the network in `folder` (`transformer/` of a pipeline). With `compute`, matrices stored in single precision are
-/// rounded to that type.
-///
-/// # Errors
-/// If a file is missing or damaged, or a tensor's name, shape, type or content is not what the config asks for.
-pub fn load(folder: &Path, device: &Device, compute: Option<DType>) -> Result<Box<dyn Network>> {
-    Ok(Box::new(Mmdit::load(folder, device, compute)?))
 }

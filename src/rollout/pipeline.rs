@@ -9,7 +9,8 @@ use crate::device::{DType, Device};
 use crate::io::check_multiple;
 use crate::models::autoencoder::Autoencoder;
 use crate::models::index::ModelIndex;
-use crate::models::network::{self, Network};
+use crate::models::load_network;
+use crate::models::network::Network;
 
 /// The parts of a pipeline that sampling needs once prompts are encoded.
 pub struct Pipeline {
@@ -22,7 +23,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Maps transformer, VAE and scheduler of the pipeline in `folder` to `device`; `compute` as for [`network::load`].
+    /// Maps transformer, VAE and scheduler of the pipeline in `folder` to `device`; `compute` as for [`load_network`].
     ///
     /// # Errors
     /// If the folder is not an SD3 pipeline, a file is missing or damaged, or the parts do not fit each other.
@@ -32,7 +33,7 @@ impl Pipeline {
             index.require(component)?;
         }
         let schedule = Schedule::load(&folder.join("scheduler"))?;
-        let network = network::load(&folder.join("transformer"), device, compute)?;
+        let network = load_network(&folder.join("transformer"), device, compute)?;
         let vae = Autoencoder::load(&folder.join("vae"), device)?;
         let colours = (vae.config().in_channels, vae.config().out_channels);
         if colours != (3, 3) {

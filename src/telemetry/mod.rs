@@ -1,10 +1,12 @@
-//! What long work says of itself: [`Progress`] to the person who waits, [`Metrics`] to programs, [`TensorBoard`] to
+//! What long work says of itself, its phases timed by a [`Clock`]: [`Progress`] to the person who waits, [`Metrics`] to programs, [`TensorBoard`] to
 //! that program.
 
+mod clock;
 mod metrics;
 mod progress;
 mod tensorboard;
 
+pub use clock::Clock;
 pub use metrics::Metrics;
 pub use progress::Progress;
 pub use tensorboard::TensorBoard;

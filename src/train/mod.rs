@@ -15,7 +15,7 @@ pub mod update;
 use anyhow::Result;
 
 use self::guard::Interrupt;
-use self::report::{Clock, EpochReport, EvalReport};
+use self::report::{EpochReport, EvalReport};
 use self::rollout::{Job, Order};
 use self::setup::Setup;
 use self::state::State;
@@ -24,6 +24,7 @@ use crate::data::Prompt;
 use crate::data::sampler::{Sample, groups};
 use crate::device::philox::Purpose;
 use crate::models::lora::{AdapterBank, Slot};
+use crate::telemetry::Clock;
 
 /// Random numbers of epoch `e` are keyed by `e + 1`; 0 is for evaluation, whose images are the same at every epoch.
 const EVAL_EPOCH: u32 = 0;

@@ -3,7 +3,6 @@
 use anyhow::Result;
 
 use super::guard::Interrupt;
-use super::report::Clock;
 use super::setup::Setup;
 use crate::data::Prompt;
 use crate::data::sampler::Sample;
@@ -14,7 +13,7 @@ use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::{copy, noise};
 use crate::rewards::{Images, Scores, Scoring};
 use crate::rollout::sample::{self, Path, Policy, Visit};
-use crate::telemetry::Progress;
+use crate::telemetry::{Clock, Progress};
 
 /// Images that are decoded and scored together; changes memory, not results.
 const DECODE_BATCH: usize = 32;

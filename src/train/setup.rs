@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail};
 
 use super::prompts::PromptBank;
 use crate::algorithms::{self, Algorithm};
-use crate::config::raw::{Prompts, RewardKeys};
+use crate::config::raw::Prompts;
 use crate::config::resolved::ModelSizes;
+use crate::config::reward::RewardKeys;
 use crate::config::{Job, Resolved, TrainConfig};
 use crate::data::PromptSet;
 use crate::device::Device;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use engine::device::Device;
-use engine::models::network;
+use engine::models::load_network;
 use half::bf16;
 use safetensors::Dtype;
 
@@ -21,7 +21,7 @@ fn load_error(change: impl FnOnce(&mut Vec<Stored>)) -> String {
     change(&mut tensors);
     std::fs::copy(from.join("config.json"), folder.path().join("config.json")).unwrap();
     std::fs::write(folder.path().join(FILE), serialized(&tensors)).unwrap();
-    let Err(error) = network::load(folder.path(), &Device::Cpu, None) else { panic!("it loads") };
+    let Err(error) = load_network(folder.path(), &Device::Cpu, None) else { panic!("it loads") };
     format!("{error:#}")
 }
 

@@ -3,8 +3,9 @@ use std::sync::Arc;
 
 use engine::device::{Device, Tensor};
 use engine::io::safetensors;
+use engine::models::load_network;
 use engine::models::lora::{AdapterBank, Adapters, Layout, Rows, Slot, file, select};
-use engine::models::network::{self, Condition};
+use engine::models::network::Condition;
 use engine::ops::affine::{self, Affine};
 
 use super::{bits, fixture, random};
@@ -27,7 +28,7 @@ const TARGETS: [&str; 10] = [
 #[test]
 fn a_lora_written_here_is_read_back_bit_for_bit_and_gives_the_same_file_again() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lora_roundtrip");
-    let network = network::load(&fixture("pipeline/no_t5/transformer"), &Device::Cpu, None).unwrap();
+    let network = load_network(&fixture("pipeline/no_t5/transformer"), &Device::Cpu, None).unwrap();
     let (modules, targets) = (network.modules(), TARGETS.map(String::from));
     // A scale that no binary fraction holds.
     let (rank, alpha) = (3, 2.0);

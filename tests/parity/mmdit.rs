@@ -3,8 +3,9 @@ use std::sync::Arc;
 
 use engine::device::{DType, Device, Tensor, with_threads};
 use engine::io::{TensorFile, read_json};
+use engine::models::load_network;
 use engine::models::lora::{AdapterBank, Adapters, Layout, Rows, Slot, Trained, named, select};
-use engine::models::network::{self, Checkpointing, Condition, Network};
+use engine::models::network::{Checkpointing, Condition, Network, Saved};
 use engine::ops::affine::{self, Affine};
 use engine::ops::{activation, copy, noising};
 
@@ -48,7 +49,7 @@ impl Inputs {
 }
 
 fn open(folder: &Path) -> (Box<dyn Network>, TensorFile) {
-    (network::load(folder, &Device::Cpu, None).unwrap(), TensorFile::open(&folder.join("io.safetensors")).unwrap())
+    (load_network(folder, &Device::Cpu, None).unwrap(), TensorFile::open(&folder.join("io.safetensors")).unwrap())
 }
 
 #[test]
@@ -115,7 +116,7 @@ impl Step {
         let folder = fixture("ram_step").join(name);
         let case: Case = read_json(&folder.join("case.json")).unwrap();
         let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
-        let network = network::load(&fixture(&case.model), &Device::Cpu, None).unwrap();
+        let network = load_network(&fixture(&case.model), &Device::Cpu, None).unwrap();
         let modules = network.modules();
         let layout = Layout::selected(modules, &select(modules, &case.targets).unwrap(), case.rank);
         let mut flat = Tensor::scratch(&Device::Cpu, &[layout.len()]);
@@ -141,7 +142,7 @@ impl Step {
     }
 
     /// Velocities with every point once for each run of `slots`.
-    fn forward(&self, slots: &[Option<Slot>], keep: Option<Checkpointing>) -> (Tensor, Option<network::Saved>) {
+    fn forward(&self, slots: &[Option<Slot>], keep: Option<Checkpointing>) -> (Tensor, Option<Saved>) {
         let repeat = |t: &Tensor| copy::concat(&vec![t; slots.len()]);
         let (prompt_embeds, pooled) = (repeat(&self.prompt_embeds), repeat(&self.pooled));
         let timestep = self.timestep.repeat(slots.len());
@@ -158,7 +159,7 @@ impl Step {
     }
 
     /// The gradients of the factors and, if asked for, to the latent, from the oracle's gradient to the velocity.
-    fn backward(&self, saved: network::Saved, want_dx: bool) -> (Tensor, Option<Tensor>) {
+    fn backward(&self, saved: Saved, want_dx: bool) -> (Tensor, Option<Tensor>) {
         let mut grads = Tensor::zeros(&Device::Cpu, &[self.bank.layout().len()]);
         let mut trained = Trained { bank: &self.bank, slot: Slot::Theta, grads: &mut grads };
         let dx = self.network.backward(&read(&self.io, "dbg.dv"), saved, &mut trained, want_dx);
@@ -276,7 +277,7 @@ fn matrices_rounded_on_loading_err_no_more_than_those_stored_rounded() {
     let folder = fixture("mmdit/sd35");
     let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
     let exact = read(&io, "square.velocity");
-    let rounded = network::load(&folder, &Device::Cpu, Some(DType::Bf16)).unwrap();
+    let rounded = load_network(&folder, &Device::Cpu, Some(DType::Bf16)).unwrap();
     let error = relative_error(&Inputs::load(&io, "square").velocity(&*rounded), &exact);
     let bf16 = TensorFile::open(&fixture("mmdit/sd35_bf16/io.safetensors")).unwrap();
     let theirs = relative_error(&read(&bf16, "square.velocity_bf16"), &read(&bf16, "square.velocity_f32"));

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::super::testing::{Operands, check_golden, points};
 use super::*;
-use crate::algorithms::time::Grid;
+use crate::config::method::Grid;
 use crate::device::philox::Key;
 use crate::device::{Device, Tensor};
 use crate::models::lora::{Layout, Module};

@@ -93,7 +93,7 @@ impl Mmdit {
     /// Maps the transformer in `folder` (`config.json`, `diffusion_pytorch_model*.safetensors`).
     ///
     /// # Errors
-    /// As [`super::network::load`]; also if its velocity has other channels than its latent.
+    /// As [`super::load_network`]; also if its velocity has other channels than its latent.
     pub fn load(folder: &Path, device: &Device, compute: Option<DType>) -> Result<Self> {
         let config = Config::load(folder)?;
         let (channels, velocity) = (config.in_channels, config.velocity_channels());
