@@ -31,7 +31,9 @@ def python(script, *args):
     # Threads that spin between operators: on a machine to itself PyTorch takes half the time it takes without.
     env = {**os.environ, "OMP_WAIT_POLICY": "ACTIVE"}
     command = [sys.executable, HERE / script, *map(str, args)]
-    out = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    out = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    if out.returncode != 0:
+        sys.exit(f"{script} {' '.join(map(str, args))}: {out.stderr[-2000:]}")
     return out.stdout.splitlines()
 
 
@@ -102,7 +104,7 @@ def main():
             for mode in ("eager", "compiled"):
                 row.times[mode] += sample_torch(mode, length)
         for who in ("engine", "eager", "compiled"):
-            for seconds in epoch_engine(3) if who == "engine" else epoch_torch(who, 5):
+            for seconds in epoch_engine(3) if who == "engine" else epoch_torch(who, 4):
                 for phase in PHASES:
                     epoch[phase].times[who].append(seconds[phase])
                 epoch["total"].times[who].append(sum(seconds[phase] for phase in PHASES))

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use engine::config::reward::RewardKeys;
 use engine::config::{Job, TrainConfig};
 use engine::device::Device;
-use engine::io::{image, output_folder, safetensors::write_atomic};
+use engine::io::{image, output_folder, write_atomic};
 use engine::models::lora::{AdapterBank, Slot, file};
 use engine::train::checkpoint;
 use engine::train::guard::Interrupt;
@@ -88,15 +88,16 @@ fn evaluate(args: &Args) -> Result<()> {
         "reward_stderr".into(),
         standard_error(&report.scores.weighted, setup.config.raw.eval.num_images_per_prompt),
     );
-    println!("RESULT images={}", report.images.len());
-    for (key, value) in &results {
-        println!("RESULT {key}={value:.6}");
-    }
+    // Files first: whoever reads the lines may have gone.
     if let Some(out) = &args.out {
         for (i, picture) in report.images.iter().enumerate() {
             image::write_png(&out.join(format!("{i}.png")), picture)?;
         }
         write_atomic(&out.join("results.json"), format!("{:#}\n", json!(results)).as_bytes())?;
+    }
+    println!("RESULT images={}", report.images.len());
+    for (key, value) in &results {
+        println!("RESULT {key}={value:.6}");
     }
     Ok(())
 }

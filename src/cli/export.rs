@@ -4,6 +4,7 @@ use anyhow::Result;
 use engine::device::Device;
 use engine::models::load_network;
 use engine::models::lora::{Slot, merge};
+use engine::telemetry::say;
 use engine::train::checkpoint;
 use engine::train::run::export_lora;
 use engine::train::state::{checkpoint_config, saved_average};
@@ -47,6 +48,6 @@ fn export(args: &Args) -> Result<()> {
         Format::Diffusers => export_lora(&*network, &bank, Slot::Average, &config.lora, &args.out)?,
         Format::Merged => merge::pipeline(&config.model, modules, &bank, Slot::Average, &args.out)?,
     }
-    println!("wrote {}", args.out.display());
+    say(&format!("wrote {}", args.out.display()));
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use engine::io::{TensorFile, read_json, require_folder};
+use engine::models::index::ModelIndex;
 use engine::telemetry::bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -63,13 +64,13 @@ struct Report {
     path: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<String>,
-    parts: Vec<Part>,
+    parts: Vec<Component>,
     total: Sizes,
 }
 
 /// One component or file.
 #[derive(Serialize)]
-struct Part {
+struct Component {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<String>,
@@ -138,7 +139,7 @@ fn inspect(path: &Path) -> Result<Report> {
     } else if path.is_dir() {
         (None, folder(path)?)
     } else {
-        (None, vec![Part::new(file_name(path), &TensorFile::open(path)?, true)])
+        (None, vec![Component::new(file_name(path), &TensorFile::open(path)?, true)])
     };
     let mut total = Sizes::default();
     parts.iter().filter_map(|p| p.sizes.as_ref()).for_each(|s| total.add(s));
@@ -150,25 +151,22 @@ fn file_name(path: &Path) -> String {
 }
 
 /// All components that `model_index.json` names, in its order of names.
-fn pipeline(path: &Path) -> Result<(Option<String>, Vec<Part>)> {
-    let index: Map<String, Value> = read_json(&path.join("model_index.json"))?;
-    let class = index.get("_class_name").and_then(Value::as_str).map(str::to_string);
+fn pipeline(path: &Path) -> Result<(Option<String>, Vec<Component>)> {
+    let index = ModelIndex::of_any(path)?;
     let mut parts = Vec::new();
-    for (name, value) in &index {
-        // A component is [library, class]; one that the pipeline was saved without is [null, null].
-        let Some(class) = value.get(1).and_then(Value::as_str) else { continue };
+    for (name, class) in index.classes() {
         let folder = path.join(name);
         require_folder(&folder, &format!("component '{name}' of model_index.json"))?;
         let weights = ["diffusion_pytorch_model", "model"].into_iter().find(|stem| has_weights(&folder, stem));
         let mut part = match weights {
-            Some(stem) => Part::new(name.clone(), &TensorFile::open_component(&folder, stem)?, false),
-            None => Part::without_tensors(name.clone()),
+            Some(stem) => Component::new(name.to_string(), &TensorFile::open_component(&folder, stem)?, false),
+            None => Component::without_tensors(name.to_string()),
         };
         part.configure(&folder)?;
         part.class = Some(class.to_string());
         parts.push(part);
     }
-    Ok((class, parts))
+    Ok((index.class().map(str::to_string), parts))
 }
 
 fn has_weights(folder: &Path, stem: &str) -> bool {
@@ -176,22 +174,22 @@ fn has_weights(folder: &Path, stem: &str) -> bool {
 }
 
 /// The weights in a component or checkpoint folder, shards of one model together, and its JSON files.
-fn folder(path: &Path) -> Result<Vec<Part>> {
+fn folder(path: &Path) -> Result<Vec<Component>> {
     let mut names: Vec<String> = std::fs::read_dir(path)
         .and_then(|entries| entries.map(|e| Ok(file_name(&e?.path()))).collect())
         .with_context(|| format!("cannot read {}", path.display()))?;
     names.sort();
     let mut parts = Vec::new();
     for stem in names.iter().filter_map(|n| n.strip_suffix(".safetensors.index.json")) {
-        parts.push(Part::new(stem.to_string(), &TensorFile::open_component(path, stem)?, true));
+        parts.push(Component::new(stem.to_string(), &TensorFile::open_component(path, stem)?, true));
     }
     let is_shard = |name: &str| parts.iter().any(|p| name.starts_with(&format!("{}-", p.name)));
     let single: Vec<&String> = names.iter().filter(|n| n.ends_with(".safetensors") && !is_shard(n)).collect();
     for name in single {
-        parts.push(Part::new(name.clone(), &TensorFile::open(&path.join(name))?, true));
+        parts.push(Component::new(name.clone(), &TensorFile::open(&path.join(name))?, true));
     }
     for name in names.iter().filter(|n| n.ends_with(".json") && !n.ends_with(".index.json")) {
-        let mut part = Part::without_tensors(name.clone());
+        let mut part = Component::without_tensors(name.clone());
         part.read_config(&path.join(name))?;
         if !part.config.is_empty() || part.class.is_some() {
             parts.push(part);
@@ -203,7 +201,7 @@ fn folder(path: &Path) -> Result<Vec<Part>> {
     Ok(parts)
 }
 
-impl Part {
+impl Component {
     fn without_tensors(name: String) -> Self {
         Self { name, class: None, config: Map::new(), sizes: None, metadata: BTreeMap::new(), tensors: Vec::new() }
     }
@@ -254,29 +252,30 @@ fn table(report: &Report) -> String {
         out.push('\n');
     };
     line(match &report.class {
-        Some(class) => format!("{class} in {}", report.path.display()),
+        Some(class) => format!("{} in {}", cut(class), report.path.display()),
         None => report.path.display().to_string(),
     });
-    let name_width = report.parts.iter().map(|p| p.name.len()).max().unwrap_or(0).max(5);
+    let name_width = report.parts.iter().map(|p| cut(&p.name).chars().count()).max().unwrap_or(0).max(5);
     for part in &report.parts {
-        let class = part.class.as_deref().unwrap_or_default();
+        let class = part.class.as_deref().map(cut).unwrap_or_default();
         let sizes = part.sizes.as_ref().map(sizes_text).unwrap_or_default();
         line(format!(
             "\n{:name_width$}  {class}{}{sizes}",
-            part.name,
+            cut(&part.name),
             if class.is_empty() || sizes.is_empty() { "" } else { ": " }
         ));
         for (key, value) in &part.config {
-            line(format!("  {key} = {}", short(value)));
+            line(format!("  {} = {}", cut(key), short(value)));
         }
         for (key, value) in &part.metadata {
-            line(format!("  [{key}] {}", cut(value)));
+            line(format!("  [{}] {}", cut(key), cut(value)));
         }
         let width = |f: fn(&TensorInfo) -> usize| part.tensors.iter().map(f).max().unwrap_or(0);
-        let (names, shapes) = (width(|t| t.name.len()), width(|t| shape_text(&t.shape).len()));
+        let (names, shapes) =
+            (width(|t| cut(&t.name).chars().count()), width(|t| shape_text(&t.shape).chars().count()));
         for t in &part.tensors {
             let size = bytes(t.bytes as u64);
-            line(format!("  {:names$}  {:4}  {:shapes$}  {size:>9}", t.name, t.dtype, shape_text(&t.shape)));
+            line(format!("  {:names$}  {:4}  {:shapes$}  {size:>9}", cut(&t.name), t.dtype, shape_text(&t.shape)));
         }
     }
     if report.parts.iter().filter(|p| p.sizes.is_some()).count() > 1 {
@@ -295,7 +294,7 @@ fn sizes_text(s: &Sizes) -> String {
 }
 
 fn shape_text(shape: &[usize]) -> String {
-    format!("{shape:?}")
+    cut(&format!("{shape:?}"))
 }
 
 fn short(value: &Value) -> String {

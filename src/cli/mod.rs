@@ -1,7 +1,8 @@
 //! The command line. A subcommand is one file with `pub struct Args` (its doc comment is the help text) and
 //! `pub fn run(Args) -> Result<()>`; it parses, calls the library and prints.
 //!
-//! Exit codes: 0 done, 2 a mistake of the user (one line on stderr), 101 a mistake of this program.
+//! Exit codes: 0 done, 2 a mistake of the user (one line on stderr), 101 a mistake of this program, 128 and the number of the
+//! signal that ended it.
 
 mod cuda;
 mod doctor;
@@ -14,13 +15,15 @@ mod score;
 mod step;
 mod train;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use engine::device::with_threads;
 use engine::models::text::{LONGEST_SEQUENCE, PromptEmbeds, TextEncoders, describe_truncated};
 use engine::telemetry::{Progress, warn};
+use engine::train::guard::Interrupted;
 
 /// Exit code for whatever a user can mend; the same as clap's.
 const USER_MISTAKE: u8 = 2;
@@ -115,25 +118,78 @@ fn encode_prompts(text: &TextEncoders, prompts: &[String], max_sequence_length: 
 /// Parses the command line, runs the subcommand and reports.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| on_panic(&panic.to_string())));
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(with_dashes(std::env::args_os(), &Cli::command())) {
         Ok(cli) => cli,
         Err(e) => return on_usage(&e),
     };
     match cli.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if is_closed_pipe(&e) => ExitCode::SUCCESS,
-        Err(e) => fail(&format!("{e:#}")),
+        Err(e) => match e.downcast_ref::<Interrupted>() {
+            Some(Interrupted(code)) => ExitCode::from(*code),
+            None => fail(&format!("{e:#}")),
+        },
     }
 }
 
+/// Flags whose values are free text, which may begin with a dash, and whether they take several.
+const FREE_TEXT: [(&str, bool); 2] = [("--prompt", true), ("--negative-prompt", false)];
+
+/// The arguments with `--prompt=-1 girl` for `--prompt "-1 girl"`, which clap would take for a flag. What follows the flag is
+/// text unless it is one of this program's; of what comes later, what begins with a dash is text if it has a space.
+fn with_dashes(args: impl Iterator<Item = OsString>, cli: &clap::Command) -> Vec<OsString> {
+    let flags = cli.get_subcommands().flat_map(clap::Command::get_arguments).filter_map(clap::Arg::get_long);
+    let flags: Vec<String> = flags.chain(["help"]).map(|name| format!("--{name}")).collect();
+    let is_flag = |text: &str| flags.iter().any(|f| text.split('=').next() == Some(f));
+    let mut out: Vec<OsString> = Vec::new();
+    // The free-text flag whose values come, whether it takes several, whether it has one.
+    let mut of: Option<(&str, bool, bool)> = None;
+    for arg in args {
+        let text = arg.to_string_lossy().into_owned();
+        if let Some((flag, several, has_one)) = of {
+            let is_text = match text.starts_with('-') {
+                true => !is_flag(&text) && (!has_one || several && text.contains(' ')),
+                false => !has_one || several,
+            };
+            if is_text {
+                let mut whole = OsString::from(format!("{flag}="));
+                whole.push(&arg);
+                out.push(whole);
+                of = Some((flag, several, true));
+                continue;
+            }
+            out.extend((!has_one).then(|| flag.into()));
+            of = None;
+        }
+        match FREE_TEXT.iter().find(|(flag, _)| text == *flag) {
+            Some((flag, several)) => of = Some((flag, *several, false)),
+            None => out.push(arg),
+        }
+    }
+    out.extend(of.filter(|(.., has_one)| !has_one).map(|(flag, ..)| flag.into()));
+    out
+}
+
 fn fail(message: &str) -> ExitCode {
-    eprintln!("error: {}", one_line(message));
+    complain(&format!("error: {}", one_line(message)));
     ExitCode::from(USER_MISTAKE)
 }
 
-/// The words of `text` without line breaks.
+/// A line on stderr, if it can be written: a full disk there changes no exit code.
+fn complain(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// The words of `text` without line breaks, and without what a terminal would obey: names may come from a download.
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
+    let line = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
+    printable(&line)
+}
+
+/// `text` with a replacement character for every control character.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Whether all that happened is that a reader such as `head` has seen enough.
@@ -163,6 +219,42 @@ fn on_panic(panic: &str) {
         }
         std::process::exit(if broken { 0 } else { USER_MISTAKE.into() });
     }
-    eprintln!("internal error: {}, please report", one_line(panic));
+    complain(&format!("internal error: {}, please report", one_line(panic)));
     std::process::exit(101);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewritten(args: &str) -> String {
+        let args = args.split('|').map(OsString::from);
+        with_dashes(args, &Cli::command()).join("|".as_ref()).into_string().unwrap()
+    }
+
+    #[test]
+    fn texts_may_begin_with_a_dash_and_flags_that_follow_are_flags() {
+        for (given, want) in [
+            ("engine|sample|--prompt|-1 girl|--steps|3", "engine|sample|--prompt=-1 girl|--steps|3"),
+            ("--prompt|-blurry|-- a|b|--out|o", "--prompt=-blurry|--prompt=-- a|--prompt=b|--out|o"),
+            ("--negative-prompt|-x|y|--prompt|--|--seed=1", "--negative-prompt=-x|y|--prompt=--|--seed=1"),
+            // Mistakes stay mistakes.
+            ("--prompt|--steps|3", "--prompt|--steps|3"),
+            ("--prompt|a|--stpes|3", "--prompt=a|--stpes|3"),
+            ("--prompt", "--prompt"),
+            ("--prompt=-1 girl|-x", "--prompt=-1 girl|-x"),
+        ] {
+            assert_eq!(rewritten(given), want);
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_not_printed() {
+        assert_eq!(one_line("a\n  b\u{1b}[31m\u{7}c\r\n"), "a b\u{fffd}[31m\u{fffd}c");
+    }
 }

@@ -10,8 +10,9 @@ use engine::ops::{copy, noise, norm};
 use engine::rewards::Images;
 use engine::rollout::sample::{self, Path, Policy, Visit};
 use engine::rollout::sampler::{Euler, Sampler};
+use engine::rollout::schedule::check_steps;
 use engine::rollout::{Pipeline, initial_keys};
-use engine::telemetry::Progress;
+use engine::telemetry::{Progress, say};
 
 use super::{DeviceArg, encode_prompts, sequence_length};
 
@@ -75,7 +76,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn sample(args: &Args) -> Result<()> {
-    ensure!(args.steps > 0, "--steps is 0, expected at least 1");
+    check_steps("--steps", args.steps)?;
     ensure!(args.guidance.is_finite() && args.guidance >= 0.0, "--guidance is {}, expected 0 or more", args.guidance);
     let device = Device::Cpu;
     let pipeline = Pipeline::load(&args.model, &device, None)?;
@@ -120,7 +121,7 @@ fn sample(args: &Args) -> Result<()> {
     if let Some(path) = &args.save_latents {
         safetensors::save(path, [("latents".to_string(), latents)], &BTreeMap::new())?;
     }
-    println!("wrote {count} image{} to {}", if count == 1 { "" } else { "s" }, args.out.display());
+    say(&format!("wrote {count} image{} to {}", if count == 1 { "" } else { "s" }, args.out.display()));
     Ok(())
 }
 

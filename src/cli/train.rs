@@ -59,8 +59,9 @@ fn start(args: &Args) -> Result<()> {
     if args.dry_run {
         return Ok(());
     }
-    if let Outcome::Interrupted(epoch) = train(planned, &output, &resume)? {
+    if let Outcome::Interrupted(epoch, by) = train(planned, &output, &resume)? {
         say(&format!("interrupted after epoch {epoch}; everything is saved, the same command resumes"));
+        return Err(by.into());
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
-use crate::io::{did_you_mean, nearest};
+use crate::io::{did_you_mean, nearest, read, short};
 pub use raw::TrainConfig;
 pub use resolved::{Job, Resolved};
 
@@ -20,8 +20,8 @@ pub use resolved::{Job, Resolved};
 /// # Errors
 /// One line naming the file and line, or the override, with the key, what was found, and the nearest valid name.
 pub fn load(path: &Path, overrides: &[String]) -> Result<TrainConfig> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the config {}{}", path.display(), neighbour(path)))?;
+    let text =
+        read::text(path).with_context(|| format!("cannot read the config {}{}", path.display(), neighbour(path)))?;
     let config: TrainConfig =
         toml::from_str(&text).map_err(|e| anyhow!("{}", explain(&path.display().to_string(), &text, &e)))?;
     if overrides.is_empty() {
@@ -31,7 +31,8 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<TrainConfig> {
     for one in overrides {
         apply(&mut table, one)?;
         // Checked one by one, so that the error can name the override that caused it.
-        TrainConfig::deserialize(table.clone()).map_err(|e| anyhow!("--set {one}: {}", reword(e.message())))?;
+        TrainConfig::deserialize(table.clone())
+            .map_err(|e| anyhow!("--set {}: {}", short(one), reword(e.message())))?;
     }
     Ok(TrainConfig::deserialize(table)?)
 }
@@ -57,9 +58,15 @@ pub fn parse(name: &str, text: &str) -> Result<TrainConfig> {
 
 /// Sets one `key.path=value` in `table`. A value that is not TOML is taken as a string.
 fn apply(table: &mut toml::Table, assignment: &str) -> Result<()> {
+    /// More than any key has.
+    const DEEPEST: usize = 8;
+    let shown = short(assignment);
     let Some((path, value)) = assignment.split_once('=') else {
-        bail!("--set {assignment}: expected key.path=value");
+        bail!("--set {shown}: expected key.path=value");
     };
+    if path.matches('.').count() >= DEEPEST {
+        bail!("--set {shown}: a key of {} parts; none has more than {DEEPEST}", path.matches('.').count() + 1);
+    }
     let value = value.trim();
     let value = toml::from_str::<toml::Table>(&format!("v = {value}"))
         .ok()
@@ -72,7 +79,7 @@ fn apply(table: &mut toml::Table, assignment: &str) -> Result<()> {
         let entry = at.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         at = match entry {
             toml::Value::Table(t) => t,
-            other => bail!("--set {assignment}: '{key}' is {}, not a table", other.type_str()),
+            other => bail!("--set {shown}: '{key}' is {}, not a table", other.type_str()),
         };
     }
     at.insert(last.to_string(), value);

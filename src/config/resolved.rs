@@ -5,6 +5,7 @@ use anyhow::{Result, bail, ensure};
 use super::TrainConfig;
 use crate::io::check_multiple;
 use crate::models::text::LONGEST_SEQUENCE;
+use crate::rollout::schedule::check_steps;
 
 /// What a config is resolved for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,17 +143,18 @@ impl TrainConfig {
         for (key, value) in [
             ("num_epochs", self.num_epochs as usize),
             ("rollout.num_prompts_per_epoch", r.num_prompts_per_epoch),
-            ("rollout.num_inference_steps", r.num_inference_steps),
+            ("rollout.num_images_per_prompt", r.num_images_per_prompt),
             ("rollout.batch_size", r.batch_size),
             ("train.batch_size", self.train.batch_size),
             ("lora.rank", self.lora.rank),
             ("ema.interval", self.ema.interval as usize),
             ("eval.num_images_per_prompt", self.eval.num_images_per_prompt),
-            ("eval.num_inference_steps", self.eval.num_inference_steps),
             ("checkpoint.keep", self.checkpoint.keep),
         ] {
             at_least_one(key, value)?;
         }
+        check_steps("rollout.num_inference_steps", r.num_inference_steps)?;
+        check_steps("eval.num_inference_steps", self.eval.num_inference_steps)?;
         let images_per_prompt = r.num_images_per_prompt;
         ensure!(
             images_per_prompt >= 2,
@@ -247,6 +249,11 @@ mod tests {
             ),
             ("rollout={num_prompts_per_epoch=101}", "rollout.num_prompts_per_epoch is 101, but t has only 100 prompts"),
             ("rollout={num_images_per_prompt=1}", "rollout.num_images_per_prompt is 1, expected at least 2"),
+            (
+                "rollout={num_images_per_prompt=4611686018427387904}",
+                "rollout.num_images_per_prompt is 4611686018427387904, expected at most 1048576",
+            ),
+            ("eval={num_inference_steps=1000000}", "eval.num_inference_steps is 1000000, expected 1 to 10000"),
             ("train={batch_size=0}", "train.batch_size is 0, expected at least 1"),
             ("lora={rank=0}", "lora.rank is 0, expected at least 1"),
             (

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::io::did_you_mean;
+use crate::io::{did_you_mean, nearest, read, short};
 
 /// One prompt and what its picture should show.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,8 +110,7 @@ impl PromptSet {
             Some("jsonl") => record,
             _ => bail!("prompts {}: expected a .txt or .jsonl file", path.display()),
         };
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read prompts {}", path.display()))?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let text = read::text(path).context("prompts")?;
         let mut prompts = Vec::new();
         for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
             let prompt = parse(line.trim()).map_err(|e| anyhow!("{}:{}: {e}", path.display(), i + 1))?;
@@ -169,11 +168,13 @@ const KEYS: [&str; 4] = ["prompt", "tag", "include", "exclude"];
 
 fn record(line: &str) -> Result<Prompt> {
     let value: Value = serde_json::from_str(line).map_err(plainly)?;
-    // Other keys may be other tools' metadata; one that is nearly ours is a misspelling that would drop a condition.
-    for key in value.as_object().into_iter().flat_map(|o| o.keys()).filter(|k| !KEYS.contains(&k.as_str())) {
-        let hint = did_you_mean(key, KEYS);
-        if !hint.is_empty() {
-            bail!("unknown key '{key}'{hint}");
+    // Other keys are other tools' metadata. But one that is nearly ours, where ours is missing, is a misspelling that would
+    // drop a condition.
+    if let Some(object) = value.as_object() {
+        for key in object.keys().filter(|k| !KEYS.contains(&k.as_str())) {
+            if let Some(meant) = nearest(key, KEYS).filter(|meant| !object.contains_key(*meant)) {
+                bail!("unknown key '{}'; did you mean '{meant}'?", short(key));
+            }
         }
     }
     let raw: RawRecord = serde_json::from_str(line).map_err(plainly)?;

@@ -16,12 +16,16 @@ pub fn workers() -> usize {
     }
 }
 
-/// Runs `f` on `threads` worker threads (0 = one per core). Results never depend on the number.
+/// Runs `f` on `threads` worker threads (0 = one per core); more than help are not started. Results never depend on the
+/// number.
 ///
 /// # Errors
 /// If the threads cannot be started.
 pub fn with_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(f))
+    /// However few cores there are, so many are started when they are asked for.
+    const ALWAYS: usize = 8;
+    let most = std::thread::available_parallelism().map_or(ALWAYS, |n| n.get().max(ALWAYS));
+    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads.min(most)).build()?.install(f))
 }
 
 /// `f` of every item, each on its share of the threads.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::safetensors::write_atomic;
+use super::write_atomic;
 
 /// Pixels between the images of a grid, and around them.
 const GAP: usize = 2;

@@ -3,24 +3,19 @@
 mod damage;
 pub mod image;
 pub mod loader;
+pub mod read;
 pub mod safetensors;
+pub mod write;
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 pub(crate) use damage::short;
 pub use loader::{Loader, Scope};
+pub use read::read_json;
 pub use safetensors::TensorFile;
-
-/// Reads a JSON file into `T`.
-///
-/// # Errors
-/// Names the file when it is missing, unreadable or not what was expected.
-pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{}: not the JSON that was expected", path.display()))
-}
+pub use write::{output_file, output_folder, write_atomic};
 
 /// Fails unless `path` is an existing folder, saying what was looked for.
 ///
@@ -34,29 +29,6 @@ pub fn require_folder(path: &Path, what: &str) -> Result<()> {
         bail!("{what}: {} is a file, expected a folder", path.display());
     }
     Ok(())
-}
-
-/// Makes sure that `path` is a folder that can be written to; makes it if it is not there.
-///
-/// # Errors
-/// Names the folder if it cannot be made or written to.
-pub fn output_folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).with_context(|| format!("cannot create the output folder {}", path.display()))?;
-    let probe = path.join(format!(".engine-{}.tmp", std::process::id()));
-    std::fs::write(&probe, b"").with_context(|| format!("cannot write to the output folder {}", path.display()))?;
-    std::fs::remove_file(&probe).with_context(|| format!("cannot write to the output folder {}", path.display()))?;
-    Ok(())
-}
-
-/// As [`output_folder`], for the folder that the file `path` is to be in.
-///
-/// # Errors
-/// As [`output_folder`], or if `path` is a folder itself.
-pub fn output_file(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        bail!("cannot write {}: it is a folder, expected a file", path.display());
-    }
-    output_folder(path.parent().unwrap_or(Path::new("")))
 }
 
 /// Fails unless `value` is a multiple of `step`, at least 1 and at most `most` of them.

@@ -1,7 +1,6 @@
 //! Memory-mapped safetensors: single files and sharded ones.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,8 +10,9 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::device::{DType, Device, Tensor};
-use crate::io::damage::explain;
-use crate::io::{did_you_mean, read_json};
+use crate::io::damage::{explain, short};
+use crate::io::write::write_atomic_with;
+use crate::io::{did_you_mean, read, read_json};
 
 /// The tensors of one safetensors file, or of all shards of one model component.
 pub struct TensorFile {
@@ -90,18 +90,20 @@ impl TensorFile {
         Ok(file)
     }
 
-    /// Maps the weights of a model component: `<stem>.safetensors`, or the shards that
-    /// `<stem>.safetensors.index.json` lists.
+    /// Maps the weights of a model component: the shards that `<stem>.safetensors.index.json` lists, or
+    /// `<stem>.safetensors` where there is no index or, beside that file, not all of its shards. As in diffusers, an index
+    /// with all its shards comes first: it is the newer one when a model is saved again in the same folder.
     ///
     /// # Errors
-    /// As [`TensorFile::open`]; also if neither file exists, or a shard lacks a tensor the index promises.
+    /// As [`TensorFile::open`]; also if neither file exists, the index names a file elsewhere, or a shard lacks a tensor
+    /// that the index puts there.
     pub fn open_component(folder: &Path, stem: &str) -> Result<Self> {
         let single = folder.join(format!("{stem}.safetensors"));
         let index = folder.join(format!("{stem}.safetensors.index.json"));
-        if single.exists() {
-            return Self::open(&single);
-        }
         if !index.exists() {
+            if single.exists() {
+                return Self::open(&single);
+            }
             bail!("{}: no weights: looked for {stem}.safetensors and {stem}.safetensors.index.json", folder.display());
         }
         #[derive(serde::Deserialize)]
@@ -109,31 +111,41 @@ impl TensorFile {
             weight_map: BTreeMap<String, String>,
         }
         let Index { weight_map } = read_json(&index)?;
-        let mut file = Self::empty(&index);
         let shards: std::collections::BTreeSet<&String> = weight_map.values().collect();
+        if let Some(shard) = shards.iter().find(|shard| !read::is_plain_name(shard)) {
+            bail!("{}: lists '{}', expected the name of a file beside it", index.display(), short(shard));
+        }
+        if single.exists() && !shards.iter().all(|shard| folder.join(shard).exists()) {
+            return Self::open(&single);
+        }
+        let mut file = Self::empty(&index);
         for shard in shards {
-            file.map(&folder.join(shard)).with_context(|| format!("{}: lists {shard}", index.display()))?;
+            let mut one = Self::empty(&index);
+            one.map(&folder.join(shard)).with_context(|| format!("{}: lists {shard}", index.display()))?;
+            // A tensor comes from the shard that the index names, whatever else holds one of that name.
+            one.tensors.retain(|name, _| weight_map.get(name).is_none_or(|of| of == shard));
+            file.tensors.extend(one.tensors);
+            file.metadata.extend(one.metadata);
+            file.files += 1;
         }
         for (name, shard) in &weight_map {
             if !file.tensors.contains_key(name) {
-                bail!("{}: tensor '{name}' is not in {shard}, where the index puts it", index.display());
+                bail!("{}: tensor '{}' is not in {shard}, where the index puts it", index.display(), short(name));
             }
         }
         Ok(file)
     }
 
     fn map(&mut self, path: &Path) -> Result<()> {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = read::open(path)?;
         let length = file.metadata().with_context(|| format!("cannot read {}", path.display()))?.len();
-        if file.metadata().is_ok_and(|m| m.is_dir()) {
-            bail!("{} is a folder, expected a safetensors file", path.display());
-        }
         if length < 8 {
             bail!("{}: not a safetensors file: {length} bytes, the header's length alone takes 8", path.display());
         }
         // SAFETY: the mapping is read-only; as every program that maps weights, we rely on nobody truncating the
         // file while it is in use.
         let map = Arc::new(unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?);
+        read::check_is_not_lfs_pointer(path, &map)?;
         let parsed =
             SafeTensors::deserialize(&map).map_err(|e| anyhow!("{}: {}", path.display(), explain(&map, &e)))?;
         let base = map.as_ptr().addr();
@@ -216,8 +228,8 @@ impl TensorFile {
     }
 }
 
-/// Writes single-precision tensors to a safetensors file: to a temporary name, synced, then renamed. No more than one
-/// tensor at a time is in this process's memory for it.
+/// Writes single-precision tensors to a safetensors file. No more than one tensor at a time is in this process's memory for
+/// it.
 ///
 /// # Errors
 /// Names the file if it cannot be written.
@@ -227,50 +239,57 @@ pub fn save(
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
     let tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
+    let heads = tensors.iter().map(|(name, t)| (name.as_str(), Dtype::F32, t.shape()));
+    write(path, heads, metadata, |file| {
+        Ok(tensors.values().try_for_each(|t| file.write_all(bytemuck::cast_slice(&t.to_host())))?)
+    })
+}
+
+/// Writes the tensors of `file` as they are stored, but for the bytes that `replaced` has of some.
+///
+/// # Errors
+/// Names the file if it cannot be written.
+pub fn save_stored(
+    path: &Path,
+    file: &TensorFile,
+    replaced: &BTreeMap<String, Vec<u8>>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    // Wide types first, as the library has it: then every element lies at a multiple of its size.
+    let mut entries: Vec<(&str, &Entry)> = file.entries().collect();
+    entries.sort_by_key(|(_, e)| std::cmp::Reverse(e.dtype().bitsize()));
+    let heads = entries.iter().map(|(name, e)| (*name, e.dtype(), e.shape()));
+    write(path, heads, metadata, |out| {
+        Ok(entries
+            .iter()
+            .try_for_each(|(name, e)| out.write_all(replaced.get(*name).map_or(e.raw(), Vec::as_slice)))?)
+    })
+}
+
+/// Writes the header of tensors that follow one another, then `data`.
+fn write<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'a str, Dtype, &'a [usize])>,
+    metadata: &BTreeMap<String, String>,
+    data: impl FnOnce(&mut std::fs::File) -> Result<()>,
+) -> Result<()> {
     // The library would write the metadata in the order of a hash map; here the same content gives the same bytes.
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
         header.insert("__metadata__".into(), serde_json::json!(metadata));
     }
     let mut end = 0;
-    for (name, t) in &tensors {
+    for (name, dtype, shape) in tensors {
         let start = end;
-        end += t.len() * DType::F32.size();
-        header.insert(
-            name.clone(),
-            serde_json::json!({ "dtype": "F32", "shape": t.shape(), "data_offsets": [start, end] }),
-        );
+        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        let head = serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] });
+        header.insert(name.to_string(), head);
     }
     let mut header = serde_json::to_string(&header)?;
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
     write_atomic_with(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(header.as_bytes())?;
-        tensors.values().try_for_each(|t| file.write_all(bytemuck::cast_slice(&t.to_host())))
+        data(file)
     })
-}
-
-/// Writes a whole file under a temporary name in the same folder, syncs it and renames it into place.
-///
-/// # Errors
-/// Names the file if it cannot be written; nothing is left behind then.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_atomic_with(path, |file| file.write_all(bytes))
-}
-
-fn write_atomic_with(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
-    let temporary = path.with_file_name(format!(
-        ".{}.{}.tmp",
-        path.file_name().and_then(|n| n.to_str()).unwrap_or("file"),
-        std::process::id()
-    ));
-    let written = File::create(&temporary).and_then(|mut f| {
-        write(&mut f)?;
-        f.sync_all()
-    });
-    if let Err(e) = written.and_then(|()| std::fs::rename(&temporary, path)) {
-        let _ = std::fs::remove_file(&temporary);
-        return Err(e).with_context(|| format!("cannot write {}", path.display()));
-    }
-    Ok(())
 }

@@ -1,10 +1,11 @@
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use serde_json::{Map, Value};
 
-use crate::io::{did_you_mean, read_json, require_folder};
+use crate::io::read::is_plain_name;
+use crate::io::{did_you_mean, read_json, require_folder, short};
 
 /// The only pipeline whose folder layout the engine knows.
 const CLASS: &str = "StableDiffusion3Pipeline";
@@ -12,38 +13,65 @@ const CLASS: &str = "StableDiffusion3Pipeline";
 /// `model_index.json`: which components a pipeline folder has.
 pub struct ModelIndex {
     path: PathBuf,
-    present: BTreeSet<String>,
+    class: Option<String>,
+    /// Classes by name.
+    present: BTreeMap<String, String>,
 }
 
 impl ModelIndex {
     /// Reads `model_index.json` of the pipeline in `folder`.
     ///
     /// # Errors
-    /// Names the file if it is missing or not JSON, and the class if it is another pipeline's.
+    /// As [`ModelIndex::of_any`]; also names the class if it is another pipeline's.
     pub fn load(folder: &Path) -> Result<Self> {
+        let index = Self::of_any(folder)?;
+        match index.class.as_deref() {
+            Some(CLASS) => Ok(index),
+            Some(other) => bail!("{}: _class_name is {}, expected {CLASS}", index.path.display(), short(other)),
+            None => bail!("{}: no _class_name, expected {CLASS}", index.path.display()),
+        }
+    }
+
+    /// Reads `model_index.json` in `folder`, whatever pipeline it is of.
+    ///
+    /// # Errors
+    /// Names the file if it is missing or not JSON, and a component that lies elsewhere.
+    pub fn of_any(folder: &Path) -> Result<Self> {
         require_folder(folder, "model")?;
         let path = folder.join("model_index.json");
         let entries: Map<String, Value> = read_json(&path)?;
-        match entries.get("_class_name").and_then(Value::as_str) {
-            Some(CLASS) => {}
-            Some(other) => bail!("{}: _class_name is {other}, expected {CLASS}", path.display()),
-            None => bail!("{}: no _class_name, expected {CLASS}", path.display()),
+        let class = entries.get("_class_name").and_then(Value::as_str).map(str::to_string);
+        let mut present = BTreeMap::new();
+        for (name, value) in entries.into_iter().filter(|(name, _)| !name.starts_with('_')) {
+            if !is_plain_name(&name) {
+                bail!("{}: component '{}', expected the name of a folder beside it", path.display(), short(&name));
+            }
+            // A component is [library, class]; one that was left out is [null, null].
+            if let Some(class) = value.get(1).and_then(Value::as_str) {
+                present.insert(name, class.to_string());
+            }
         }
-        // A component is [library, class]; one that was left out is [null, null].
-        let is_present = |v: &Value| v.as_array().is_some_and(|pair| pair.iter().any(|p| !p.is_null()));
-        let present = entries.iter().filter(|(k, v)| !k.starts_with('_') && is_present(v));
-        let present = present.map(|(k, _)| k.clone()).collect();
-        Ok(Self { path, present })
+        Ok(Self { path, class, present })
+    }
+
+    /// The pipeline's class, if the file says.
+    pub fn class(&self) -> Option<&str> {
+        self.class.as_deref()
+    }
+
+    /// All components and their classes.
+    pub fn classes(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.present.iter().map(|(name, class)| (name.as_str(), class.as_str()))
     }
 
     /// The names of all components, which are those of their folders.
     pub fn components(&self) -> impl Iterator<Item = &str> {
-        self.present.iter().map(String::as_str)
+        self.present.keys().map(String::as_str)
     }
 
     /// Whether the pipeline has component `name`.
     pub fn has(&self, name: &str) -> bool {
-        self.present.contains(name)
+        self.present.contains_key(name)
     }
 
     /// Fails unless the pipeline has component `name`.
@@ -51,7 +79,7 @@ impl ModelIndex {
     /// # Errors
     /// Names the file and the component.
     pub fn require(&self, name: &str) -> Result<()> {
-        let hint = || did_you_mean(name, self.present.iter().map(String::as_str));
+        let hint = || did_you_mean(name, self.present.keys().map(String::as_str));
         ensure!(self.has(name), "{}: the pipeline has no '{name}'{}", self.path.display(), hint());
         Ok(())
     }
@@ -78,6 +106,16 @@ mod tests {
         assert!(!index.has("text_encoder_3") && !index.has("tokenizer"));
         let message = index.require("text_encoder_3").unwrap_err().to_string();
         assert!(message.contains("model_index.json: the pipeline has no 'text_encoder_3'"), "{message}");
+    }
+
+    #[test]
+    fn a_component_that_lies_elsewhere_is_refused_by_name() {
+        for name in ["../vae", "/etc", "a/b", ".."] {
+            let text =
+                format!(r#"{{"_class_name": "StableDiffusion3Pipeline", "{name}": ["diffusers", "AutoencoderKL"]}}"#);
+            let message = load(&text).err().unwrap().to_string();
+            assert!(message.contains(&format!("model_index.json: component '{name}', expected")), "{message}");
+        }
     }
 
     #[test]

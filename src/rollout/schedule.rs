@@ -7,6 +7,18 @@ use serde_json::Value;
 
 use crate::io::read_json;
 
+/// More than any sampler needs: the models were trained with 1000 noise levels.
+const MOST_STEPS: usize = 10_000;
+
+/// Fails unless a sampler can take this many `steps`; `what` says where they were asked for.
+///
+/// # Errors
+/// Names `what`, what was found, and what is possible.
+pub fn check_steps(what: &str, steps: usize) -> Result<()> {
+    ensure!((1..=MOST_STEPS).contains(&steps), "{what} is {steps}, expected 1 to {MOST_STEPS}");
+    Ok(())
+}
+
 /// The flow-matching Euler schedule of SD3 (`FlowMatchEulerDiscreteScheduler` of diffusers) with a static shift.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {

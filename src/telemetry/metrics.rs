@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::io::safetensors::write_atomic;
+use crate::io::write_atomic;
 
 /// The open log of a run.
 pub struct Metrics {

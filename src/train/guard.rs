@@ -4,15 +4,24 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
+
+use crate::telemetry::warn;
 
 /// The right to write to an output folder; ends when dropped, or with the process in whatever way.
 pub struct OutputLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for OutputLock {
+    fn drop(&mut self) {
+        // Closing alone leaves the lock to a child that another thread has forked and that has not yet begun its program.
+        let _ = self.file.unlock();
+    }
 }
 
 impl OutputLock {
@@ -24,7 +33,11 @@ impl OutputLock {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let path = folder.join(".lock");
         let cannot = || format!("cannot write {}", path.display());
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).clone();
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        // A link here could lead to any file of its owner's, which is then written to.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, rustix::fs::OFlags::NOFOLLOW.bits() as i32);
         let mut file = options.open(&path).with_context(cannot)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -34,43 +47,57 @@ impl OutputLock {
                 let holder = pid.trim().parse::<u32>().map(|pid| format!(", process {pid}")).unwrap_or_default();
                 bail!("{} is in use by another run{holder}; choose another output folder", folder.display());
             }
-            Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("cannot lock {}", path.display())),
+            // Some file systems know no locks (NFS without lockd, Lustre without -o flock): no reason not to train.
+            Err(TryLockError::Error(e)) => {
+                warn(&format!("cannot lock {} ({e}): a second run in this folder would not be noticed", path.display()))
+            }
         }
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).with_context(cannot)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
-/// The user asked the run to stop.
-#[derive(Debug, thiserror::Error)]
+/// A signal asked for the end; holds the exit code that says which: 128 and its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted")]
-pub struct Interrupted;
+pub struct Interrupted(pub u8);
 
-/// Whether the user asked the run to stop.
+/// Whether the user, or who runs the machine, asked the run to stop.
 #[derive(Clone)]
 pub struct Interrupt {
     flag: Arc<AtomicBool>,
+    /// The signal that came first.
+    signal: Arc<AtomicUsize>,
 }
 
+/// What asks a run to stop: Ctrl-C, `kill`, a terminal or connection that goes, and what batch systems send before the time is
+/// up.
+const SIGNALS: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGUSR1];
+
 impl Interrupt {
-    /// From now on the first SIGINT or SIGTERM only makes [`Interrupt::requested`] true; the second ends the process at
-    /// once with exit code 130.
+    /// From now on the first of [`SIGNALS`] only makes [`Interrupt::requested`] true; a second SIGINT or SIGTERM ends the
+    /// process at once with exit code 128 and its number.
     ///
     /// # Errors
     /// If the system refuses the handlers.
     pub fn install() -> Result<Self> {
-        let flag = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            // Handlers run in this order: the first signal finds the flag still down.
-            flag::register_conditional_shutdown(signal, 130, flag.clone()).context("cannot handle signals")?;
-            flag::register(signal, flag.clone()).context("cannot handle signals")?;
+        let (flag, first) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        for signal in SIGNALS {
+            let cannot = "cannot handle signals";
+            // Handlers run in this order: the first signal finds the flag still down. A connection that goes may send
+            // SIGHUP and SIGTERM, and several times: only who insists ends what is being saved.
+            if [SIGINT, SIGTERM].contains(&signal) {
+                flag::register_conditional_shutdown(signal, 128 + signal, flag.clone()).context(cannot)?;
+            }
+            flag::register_usize(signal, first.clone(), signal as usize).context(cannot)?;
+            flag::register(signal, flag.clone()).context(cannot)?;
         }
-        Ok(Self { flag })
+        Ok(Self { flag, signal: first })
     }
 
     /// One that no signal reaches, for use as a library.
     pub fn never() -> Self {
-        Self { flag: Arc::default() }
+        Self { flag: Arc::default(), signal: Arc::default() }
     }
 
     /// Whether a signal has come: finish the step, save and exit.
@@ -83,7 +110,7 @@ impl Interrupt {
     /// # Errors
     /// [`Interrupted`] once a signal has come.
     pub fn check(&self) -> Result<()> {
-        if self.requested() { Err(Interrupted.into()) } else { Ok(()) }
+        if self.requested() { Err(Interrupted(128 + self.signal.load(Ordering::Relaxed) as u8).into()) } else { Ok(()) }
     }
 }
 

@@ -204,7 +204,7 @@ impl Reporter {
             let path = self.samples.join(format!("epoch-{epoch:06}.png"));
             let grid = image::grid(&eval.images[..shown], GRID_COLUMNS.min(shown));
             let png = image::png(&grid)?;
-            crate::io::safetensors::write_atomic(&path, &png)?;
+            crate::io::write_atomic(&path, &png)?;
             self.board.image(u64::from(epoch), "eval/samples", &grid, &png)?;
             picture = format!("  {}", path.display());
         }

@@ -12,7 +12,7 @@ use super::state::State;
 use crate::config::raw::Lora as LoraKeys;
 use crate::device::philox::{Key, Purpose};
 use crate::device::{Device, Tensor};
-use crate::io::{output_folder, safetensors::write_atomic};
+use crate::io::write::{output_folder, remove_leftovers, write_atomic};
 use crate::models::lora::{AdapterBank, Adapters, Rows, Slot, file};
 use crate::models::network::{Condition, Network};
 use crate::ops::noise;
@@ -35,7 +35,7 @@ pub enum Outcome {
     /// All epochs are done.
     Finished,
     /// A signal stopped it after this many epochs; everything is saved.
-    Interrupted(u32),
+    Interrupted(u32, Interrupted),
 }
 
 /// Trains until the config's last epoch, saving everything under `output`.
@@ -54,6 +54,9 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> 
     let _lock = OutputLock::acquire(output)?;
     let interrupt = Interrupt::install()?;
     let checkpoints = output.join("checkpoints");
+    for folder in ["", "checkpoints", "samples", "lora", "tensorboard"] {
+        remove_leftovers(&output.join(folder));
+    }
     let start = match (given, resume) {
         (Some(given), _) => Some(given),
         (None, resume) => match checkpoint::latest(&checkpoints)? {
@@ -79,11 +82,11 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> 
     let kept = run.save();
     match ended {
         Ok(()) => kept?,
-        Err(e) if e.is::<Interrupted>() => {
-            kept?;
-            return Ok(Outcome::Interrupted(run.state.epoch));
-        }
         Err(e) => {
+            if let Some(interrupted) = e.downcast_ref::<Interrupted>() {
+                kept?;
+                return Ok(Outcome::Interrupted(run.state.epoch, *interrupted));
+            }
             return Err(match kept {
                 Ok(()) => e,
                 Err(k) => anyhow!("{e:#}; and the state could not be saved: {k:#}"),

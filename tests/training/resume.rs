@@ -68,10 +68,12 @@ fn kill_at_any_moment_loses_nothing_that_was_saved() {
 
 #[test]
 fn a_signal_saves_and_exits_cleanly_and_the_same_command_goes_on() {
-    ["-TERM", "-INT"].into_iter().for_each(signal_saves);
+    [("-TERM", 143), ("-INT", 130), ("-HUP", 129), ("-USR1", 138)]
+        .into_iter()
+        .for_each(|(s, code)| signal_saves(s, code));
 }
 
-fn signal_saves(signal: &str) {
+fn signal_saves(signal: &str, code: i32) {
     let dir = tempfile::tempdir().unwrap();
     let config = write_config(dir.path(), "");
     let run = dir.path().join("run");
@@ -91,7 +93,7 @@ fn signal_saves(signal: &str) {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    assert!(status.success(), "{rest:?}");
+    assert_eq!(status.code(), Some(code), "{rest:?}");
     assert!(rest.iter().any(|l| l.starts_with("interrupted after epoch")), "{rest:?}");
     let again = train(&config, &run, &["--set", "num_epochs=1"]);
     assert!(String::from_utf8_lossy(&again.stdout).contains("resumed from"));

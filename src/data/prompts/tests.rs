@@ -48,7 +48,7 @@ fn a_record_may_be_a_prompt_alone_or_carry_foreign_keys() {
 #[test]
 fn errors_name_file_line_and_what_was_expected() {
     let missing = PromptSet::load(Path::new("/nowhere/p.txt")).unwrap_err();
-    assert!(missing.to_string().contains("/nowhere/p.txt"));
+    assert!(format!("{missing:#}").contains("/nowhere/p.txt"));
     assert!(error("p.csv", "a").contains("expected a .txt or .jsonl"));
     assert!(error("p.txt", "\n \n").contains("no prompt in it"));
     let good = "{\"prompt\": \"a\"}\n";

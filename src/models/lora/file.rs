@@ -97,9 +97,9 @@ pub fn load(path: &Path, modules: &[Module], device: &Device) -> Result<AdapterB
         ensure!(norm::first_non_finite(&tensor).is_none(), "{shown}: tensor '{name}' holds a value that is not finite");
         let parts = found.entry(index).or_default();
         let slot = match part {
-            Part::A => &mut parts.a,
-            Part::B => &mut parts.b,
-            Part::Alpha => &mut parts.alpha,
+            Entry::A => &mut parts.a,
+            Entry::B => &mut parts.b,
+            Entry::Alpha => &mut parts.alpha,
         };
         ensure!(slot.replace(tensor).is_none(), "{shown}: tensor '{name}' comes twice, under two prefixes");
     }
@@ -160,20 +160,21 @@ fn find(path: &Path) -> Result<PathBuf> {
     inside.with_context(|| format!("LoRA: {} has neither {FILE} nor {PEFT_FILE}", path.display()))
 }
 
-enum Part {
+/// What a tensor of a LoRA file is.
+enum Entry {
     A,
     B,
     Alpha,
 }
 
-fn split_key(name: &str) -> Option<(&str, Part)> {
+fn split_key(name: &str) -> Option<(&str, Entry)> {
     let a = [".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight"];
     let b = [".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight"];
     let strip = |tails: &[&str]| tails.iter().find_map(|t| name.strip_suffix(t));
     strip(&a)
-        .map(|m| (m, Part::A))
-        .or_else(|| strip(&b).map(|m| (m, Part::B)))
-        .or_else(|| name.strip_suffix(".alpha").map(|m| (m, Part::Alpha)))
+        .map(|m| (m, Entry::A))
+        .or_else(|| strip(&b).map(|m| (m, Entry::B)))
+        .or_else(|| name.strip_suffix(".alpha").map(|m| (m, Entry::Alpha)))
 }
 
 fn find_module(name: &str, modules: &[Module]) -> Option<usize> {

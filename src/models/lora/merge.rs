@@ -1,13 +1,12 @@
 //! A model folder with an adapter folded into its weights.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{AdapterBank, Module, Slot};
 use crate::device::Device;
-use crate::io::safetensors::Entry;
-use crate::io::{TensorFile, output_folder};
+use crate::io::write::write_atomic_with;
+use crate::io::{TensorFile, output_folder, read, safetensors};
 use crate::models::index::ModelIndex;
 use crate::ops::linear;
 use anyhow::{Context, Result, bail};
@@ -30,7 +29,7 @@ pub fn pipeline(model: &Path, modules: &[Module], bank: &AdapterBank, slot: Slot
     for component in index.components() {
         copy_folder(&model.join(component), &out.join(component), &|name| {
             // These are written anew.
-            component == "transformer" && name.starts_with(STEM)
+            component == "transformer" && is_weights(name)
         })?;
     }
     let file = TensorFile::open_component(&model.join("transformer"), STEM)?;
@@ -42,42 +41,28 @@ pub fn pipeline(model: &Path, modules: &[Module], bank: &AdapterBank, slot: Slot
         let stored = stored.with_context(|| format!("{}: no tensor '{name}'", file.path().display()))?;
         merged.insert(name, linear::merge(&stored, &factor.a, &factor.b, bank.scale()).to_raw());
     }
-    let tensors = file
-        .entries()
-        .map(|(name, entry)| {
-            let data = merged.get(name).map_or(Cow::Borrowed(entry.raw()), |m| Cow::Borrowed(m.as_slice()));
-            (name.to_string(), Stored { entry, data })
-        })
-        .collect::<Vec<_>>();
-    let path = out.join("transformer").join(format!("{STEM}.safetensors"));
-    let temporary = path.with_extension("tmp");
-    let metadata = [("format".to_string(), "pt".to_string())].into();
-    safetensors::serialize_to_file(tensors, Some(metadata), &temporary)
-        .map_err(anyhow::Error::from)
-        .and_then(|()| Ok(std::fs::File::open(&temporary)?.sync_all()?))
-        .and_then(|()| Ok(std::fs::rename(&temporary, &path)?))
-        .with_context(|| format!("cannot write {}", path.display()))
+    let folder = out.join("transformer");
+    let path = folder.join(format!("{STEM}.safetensors"));
+    safetensors::save_stored(&path, &file, &merged, &[("format".to_string(), "pt".to_string())].into())?;
+    // An index of an earlier export would come before the new file.
+    for name in names_in(&folder)? {
+        if is_weights(&name) && !path.ends_with(&name) {
+            let old = folder.join(&name);
+            std::fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
+        }
+    }
+    Ok(())
 }
 
-/// A tensor to be written as it is stored.
-struct Stored<'a> {
-    entry: &'a Entry,
-    data: Cow<'a, [u8]>,
+/// Whether a file of the transformer's folder holds weights or lists those that do.
+fn is_weights(name: &str) -> bool {
+    name.starts_with(STEM) && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
 }
 
-impl safetensors::View for Stored<'_> {
-    fn dtype(&self) -> safetensors::Dtype {
-        self.entry.dtype()
-    }
-    fn shape(&self) -> &[usize] {
-        self.entry.shape()
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.data)
-    }
-    fn data_len(&self) -> usize {
-        self.data.len()
-    }
+fn names_in(folder: &Path) -> Result<Vec<String>> {
+    let names = std::fs::read_dir(folder)
+        .and_then(|entries| entries.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect());
+    names.with_context(|| format!("cannot read {}", folder.display()))
 }
 
 /// Whether `path`, which need not exist, is `folder` or below it.
@@ -88,20 +73,21 @@ fn lies_in(path: &Path, folder: &Path) -> Result<bool> {
     Ok(real(existing)?.starts_with(real(folder)?))
 }
 
+/// Copies a file under a fresh name: one that is there may be a link to the very file that is read.
 fn copy_file(from: &Path, to: &Path) -> Result<()> {
-    std::fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
-    Ok(())
+    let mut source = read::open(from)?;
+    write_atomic_with(to, |file| std::io::copy(&mut source, file).map(|_| ()).context("cannot copy"))
+        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }
 
 /// Copies a folder, leaving out the files whose name `skip` says.
 fn copy_folder(from: &Path, to: &Path, skip: &dyn Fn(&str) -> bool) -> Result<()> {
     std::fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
-    for entry in std::fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
-        let entry = entry?;
-        let (path, target) = (entry.path(), to.join(entry.file_name()));
+    for name in names_in(from)? {
+        let (path, target) = (from.join(&name), to.join(&name));
         if path.is_dir() {
             copy_folder(&path, &target, skip)?;
-        } else if !skip(&entry.file_name().to_string_lossy()) {
+        } else if !skip(&name) {
             copy_file(&path, &target)?;
         }
     }

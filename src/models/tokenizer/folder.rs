@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
 use super::Tokenizer;
-use crate::io::{read_json, require_folder};
+use crate::io::{read, read_json, require_folder};
 
 /// Lengths beyond this mean "no limit": transformers writes 1e30 where none is known.
 const LARGEST_LENGTH: f64 = 1e20;
@@ -84,7 +84,7 @@ fn read_model(folder: &Path) -> Result<(std::path::PathBuf, Value)> {
         bail!("{}: no tokenizer: looked for tokenizer.json, and for vocab.json with merges.txt", folder.display());
     }
     let words: Map<String, Value> = read_json(&vocab)?;
-    let text = std::fs::read_to_string(&merges).with_context(|| format!("cannot read {}", merges.display()))?;
+    let text = read::text(&merges)?;
     let mut pairs = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.starts_with("#version")) {
         let [left, right] = line.split(' ').collect::<Vec<_>>()[..] else {

@@ -109,17 +109,17 @@ wide! {
 #[inline(always)]
 fn add_up(sums: &mut [f64], block: &[f32], f: impl Fn(f32, f32) -> f32, shift: &[f32]) {
     /// Channels at a time.
-    const LANES: usize = 16;
+    const TOGETHER: usize = 16;
     let channels = sums.len();
-    for first in (0..channels).step_by(LANES) {
-        let n = LANES.min(channels - first);
+    for first in (0..channels).step_by(TOGETHER) {
+        let n = TOGETHER.min(channels - first);
         for pixels in block.chunks(STEPS * channels) {
-            let mut lanes = [0.0f32; LANES];
-            if n == LANES {
-                let shift: &[f32; LANES] = shift[first..][..LANES].try_into().expect("as many lanes");
+            let mut lanes = [0.0f32; TOGETHER];
+            if n == TOGETHER {
+                let shift: &[f32; TOGETHER] = shift[first..][..TOGETHER].try_into().expect("as many lanes");
                 for pixel in pixels.chunks_exact(channels) {
-                    let pixel: &[f32; LANES] = pixel[first..][..LANES].try_into().expect("as many lanes");
-                    for i in 0..LANES {
+                    let pixel: &[f32; TOGETHER] = pixel[first..][..TOGETHER].try_into().expect("as many lanes");
+                    for i in 0..TOGETHER {
                         lanes[i] += f(pixel[i], shift[i]);
                     }
                 }

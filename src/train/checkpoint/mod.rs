@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::device::{Device, Tensor};
-use crate::io::safetensors::{TensorFile, save as save_tensors, write_atomic};
+use crate::io::safetensors::{TensorFile, save as save_tensors};
+use crate::io::write::{sync_folder, write_atomic};
 use crate::models::lora::{self, Layout, Module};
 use crate::ops::copy;
 
@@ -133,11 +134,7 @@ fn names_in(folder: &Path) -> Result<Vec<String>> {
 
 /// Makes the renames in `folder` survive a power failure.
 fn sync(folder: &Path) -> Result<()> {
-    // Only unix lets a folder be opened and synced.
-    if cfg!(unix) {
-        File::open(folder).and_then(|f| f.sync_all()).with_context(|| format!("cannot sync {}", folder.display()))?;
-    }
-    Ok(())
+    sync_folder(folder).with_context(|| format!("cannot sync {}", folder.display()))
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {
@@ -161,7 +158,6 @@ pub fn save(folder: &Path, epoch: u64, checkpoint: &Checkpoint, keep: usize) -> 
     }
     written?;
     write_atomic(&folder.join(LATEST), format!("{name}\n").as_bytes())?;
-    sync(folder)?;
     prune(folder, epoch, keep)?;
     Ok(path)
 }
