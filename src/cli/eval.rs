@@ -6,7 +6,8 @@ use engine::config::reward::RewardKeys;
 use engine::config::{Job, TrainConfig};
 use engine::device::Device;
 use engine::io::{image, output_folder, write_atomic};
-use engine::models::lora::{AdapterBank, Slot, file};
+use engine::models::lora::file::{LoraFile, TRANSFORMER};
+use engine::models::lora::{AdapterBank, Slot};
 use engine::train::checkpoint;
 use engine::train::guard::Interrupt;
 use engine::train::plan::MemoryPlan;
@@ -21,16 +22,16 @@ use super::{DeviceArg, sequence_length};
 ///
 /// With --checkpoint, model and settings come from the config the checkpoint was trained with.
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("what").required(true).args(["checkpoint", "model"])))]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["checkpoint", "model"])))]
 pub struct Args {
     /// A checkpoint, or the output folder of a run for its latest; its averaged adapter is evaluated.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// Model folder in the layout of diffusers.
+    /// Model folder in the layout of diffusers; with --checkpoint, if it is no longer where the run had it.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// LoRA to evaluate on --model.
-    #[arg(long, value_name = "PATH", requires = "model")]
+    #[arg(long, value_name = "PATH", requires = "model", conflicts_with = "checkpoint")]
     lora: Option<PathBuf>,
     /// Prompts: .txt or .jsonl.
     #[arg(long, value_name = "FILE")]
@@ -118,14 +119,17 @@ fn prepare(args: &Args) -> Result<(Setup, Option<(AdapterBank, Slot)>)> {
         (Some(path), _) => {
             let saved = checkpoint::load(&checkpoint::find(path)?)?;
             let trained = checkpoint_config(&saved)?;
-            let setup = load(evaluation_config(&trained.model, &args.prompts, rewards, Some(&trained))?, args)?;
+            let model = args.model.as_ref().unwrap_or(&trained.model);
+            let setup = load(evaluation_config(model, &args.prompts, rewards, Some(&trained))?, args)?;
             let bank = saved_average(&saved, &trained, setup.pipeline.network.modules(), &setup.device)?;
             Ok((setup, Some((bank, Slot::Average))))
         }
         (None, Some(model)) => {
-            let setup = load(evaluation_config(model, &args.prompts, rewards, None)?, args)?;
-            let load = |path| file::load(path, setup.pipeline.network.modules(), &setup.device);
-            let bank = args.lora.as_deref().map(load).transpose()?;
+            let mut setup = load(evaluation_config(model, &args.prompts, rewards, None)?, args)?;
+            let Some(path) = &args.lora else { return Ok((setup, None)) };
+            let lora = LoraFile::open(path)?;
+            setup.prompts.merge(&lora)?;
+            let bank = lora.bank(TRANSFORMER, setup.pipeline.network.modules(), &setup.device)?;
             Ok((setup, bank.map(|bank| (bank, Slot::Theta))))
         }
         (None, None) => bail!("--checkpoint or --model is needed"),

@@ -3,11 +3,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use engine::device::Device;
 use engine::models::load_network;
-use engine::models::lora::{Slot, merge};
+use engine::models::lora::{Module, Slot, merge};
 use engine::telemetry::say;
 use engine::train::checkpoint;
 use engine::train::run::export_lora;
-use engine::train::state::{checkpoint_config, saved_average};
+use engine::train::state::{checkpoint_config, modules_of, saved_average};
 
 use super::DeviceArg;
 
@@ -20,6 +20,9 @@ pub struct Args {
     /// diffusers: a LoRA for load_lora_weights. merged: a whole model folder with the LoRA in its weights.
     #[arg(long, value_enum, default_value = "diffusers")]
     format: Format,
+    /// Model folder for merged, if it is no longer where the run had it.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
     /// Folder to write.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -41,12 +44,19 @@ pub fn run(args: Args) -> Result<()> {
 fn export(args: &Args) -> Result<()> {
     let saved = checkpoint::load(&checkpoint::find(&args.checkpoint)?)?;
     let config = checkpoint_config(&saved)?;
-    let network = load_network(&config.model.join("transformer"), &Device::Cpu, None)?;
-    let modules = network.modules();
-    let bank = saved_average(&saved, &config, modules, &Device::Cpu)?;
+    let average = |modules: &[Module]| saved_average(&saved, &config, modules, &Device::Cpu);
     match args.format {
-        Format::Diffusers => export_lora(&*network, &bank, Slot::Average, &config.lora, &args.out)?,
-        Format::Merged => merge::pipeline(&config.model, modules, &bank, Slot::Average, &args.out)?,
+        Format::Diffusers => {
+            // The checkpoint says all that is needed of the model.
+            let modules = modules_of(&saved);
+            export_lora(&modules, &average(&modules)?, Slot::Average, &config.lora, &args.out)?;
+        }
+        Format::Merged => {
+            let model = args.model.as_ref().unwrap_or(&config.model);
+            let network = load_network(&model.join("transformer"), &Device::Cpu, None)?;
+            let modules = network.modules();
+            merge::pipeline(model, modules, &average(modules)?, Slot::Average, &args.out)?;
+        }
     }
     say(&format!("wrote {}", args.out.display()));
     Ok(())

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use engine::device::{Device, Tensor};
 use engine::io::{TensorFile, image, output_file, output_folder, safetensors};
-use engine::models::lora::{Slot, file};
+use engine::models::lora::Slot;
+use engine::models::lora::file::{LoraFile, TRANSFORMER};
 use engine::models::text::TextEncoders;
 use engine::ops::{copy, noise, norm};
 use engine::rewards::Images;
@@ -81,8 +82,15 @@ fn sample(args: &Args) -> Result<()> {
     let device = Device::Cpu;
     let pipeline = Pipeline::load(&args.model, &device, None)?;
     let noise = starting_noise(args, &pipeline, &device)?;
-    let bank = args.lora.as_deref().map(|path| file::load(path, pipeline.network.modules(), &device)).transpose()?;
-    let text = TextEncoders::load(&args.model, &device)?;
+    let mut text = TextEncoders::load(&args.model, &device)?;
+    let bank = match &args.lora {
+        Some(path) => {
+            let lora = LoraFile::open(path)?;
+            text.merge(&lora)?;
+            lora.bank(TRANSFORMER, pipeline.network.modules(), &device)?
+        }
+        None => None,
+    };
     args.save_latents.as_deref().map(output_file).transpose()?;
     output_folder(&args.out)?;
 
@@ -111,6 +119,7 @@ fn sample(args: &Args) -> Result<()> {
             Ok(())
         };
         let batch = sample::sample(policy, path, noise, &embeds.rows(rows), negative.as_ref(), on_step)?;
+        sample::check_finite(&batch, |i| &args.prompt[rows[i]])?;
         for (picture, row) in Images::decoded(pipeline.vae.decode(&batch)).pictures().iter().zip(rows) {
             image::write_png(&args.out.join(format!("{row}.png")), picture)?;
         }

@@ -3,6 +3,7 @@
 pub mod autoencoder;
 pub mod clip;
 mod config;
+pub mod identity;
 pub mod index;
 mod linear;
 pub mod lora;

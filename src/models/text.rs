@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::clip::{ClipText, ClipTextOutput};
 use super::index::ModelIndex;
+use super::lora::file::{LoraFile, TEXT_ENCODERS};
 use super::mmdit;
 use super::network::Condition;
 use super::t5::T5;
@@ -110,6 +111,14 @@ impl TextEncoders {
             folder.display()
         );
         Ok(text)
+    }
+
+    /// Adds the factors that `lora` has for the CLIP encoders to their weights.
+    ///
+    /// # Errors
+    /// As [`LoraFile::bank`].
+    pub fn merge(&mut self, lora: &LoraFile) -> Result<()> {
+        self.clip.iter_mut().zip(TEXT_ENCODERS).try_for_each(|((_, clip), component)| clip.merge(lora, component))
     }
 
     fn load_for(folder: &Path, index: &ModelIndex, joint_attention_dim: usize, device: &Device) -> Result<Self> {

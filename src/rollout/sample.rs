@@ -1,6 +1,6 @@
 //! From noise and prompts to latents.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::sampler::Step;
 use super::schedule::Schedule;
@@ -8,8 +8,8 @@ use crate::device::Tensor;
 use crate::models::lora::{AdapterBank, Adapters, Rows, Slot};
 use crate::models::network::Network;
 use crate::models::text::PromptEmbeds;
-use crate::ops::copy;
 use crate::ops::step::{self, Inputs};
+use crate::ops::{copy, norm};
 
 /// Who samples: a network, perhaps with an adapter.
 #[derive(Clone, Copy)]
@@ -46,6 +46,19 @@ pub struct Visit<'a> {
     pub x: &'a Tensor,
     /// The conditional velocity there.
     pub velocity: Tensor,
+}
+
+/// Fails if one of `latents` `[b, ..]` holds what is not a number, which would be decoded to a black picture; `prompt` gives
+/// each sample's.
+///
+/// # Errors
+/// Names the sample's prompt.
+pub fn check_finite<'a>(latents: &Tensor, prompt: impl Fn(usize) -> &'a str) -> Result<()> {
+    let Some((at, value)) = norm::first_non_finite(latents) else { return Ok(()) };
+    bail!(
+        "the latent of {:?} holds {value}: the model's numbers overflow on it",
+        prompt(at * latents.dim(0) / latents.len())
+    )
 }
 
 /// Goes along `path` from `noise` `[b, channels, h, w]`, sample `i` conditioned on row `i` of `prompts`. `negative`, one

@@ -17,19 +17,18 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Creates a new event file in `folder` for a run that continues after `epoch` epochs. TensorBoard is told to
-    /// forget what earlier files in the folder say of later epochs; a run from the beginning (0) forgets everything.
+    /// Creates a new event file in `folder`. TensorBoard is told to forget what earlier files in the folder say of step
+    /// `forget` and later ones.
     ///
     /// # Errors
     /// Names the file or folder if it cannot be written.
-    pub fn open(folder: &Path, epoch: u64) -> Result<Self> {
+    pub fn open(folder: &Path, forget: u64) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let (path, file) = create(folder)?;
         let mut board = Self { path, file: BufWriter::new(file) };
         board.event(0, &Message::default().bytes(event::FILE_VERSION, b"brain.Event:2"))?;
         let start = Message::default().number(session_log::STATUS, session_log::START);
-        let forget_from = if epoch == 0 { 0 } else { epoch + 1 };
-        board.event(forget_from, &Message::default().bytes(event::SESSION_LOG, &start.0))?;
+        board.event(forget, &Message::default().bytes(event::SESSION_LOG, &start.0))?;
         board.flush()?;
         Ok(board)
     }
@@ -304,7 +303,7 @@ mod tests {
         let number = |n: u64| n.to_le_bytes().to_vec();
         assert_eq!(event(&records[0]), (0, vec![(3, bytes("brain.Event:2"))]));
         let (step, start) = event(&records[1]);
-        assert_eq!((step, start[0].0, fields(&start[0].1)), (4, 7, vec![(1, number(1))]));
+        assert_eq!((step, start[0].0, fields(&start[0].1)), (3, 7, vec![(1, number(1))]));
 
         let value_of = |record: &[u8]| {
             let (step, content) = event(record);

@@ -50,7 +50,7 @@ mod tests {
 
     /// A bank whose average is drawn with seed 1.
     fn bank() -> AdapterBank {
-        let modules = [Module { name: "m".into(), inputs: 5, outputs: 4 }];
+        let modules = [Module { name: "m".into(), inputs: 5, outputs: 4, trainable: true }];
         let mut bank = AdapterBank::new(Arc::new(Layout::new(&modules, [Some(3)])), 2.0);
         bank.set(Slot::Average, random(&[27], 1));
         bank

@@ -37,6 +37,7 @@ impl Setup {
     pub fn train_epoch(&mut self, state: &mut State, interrupt: &Interrupt) -> Result<EpochReport> {
         let (raw, epoch) = (self.config.raw.clone(), state.epoch);
         let mut clock = Clock::start();
+        self.prompts.next_round();
         let key = |samples: &[Sample], purpose: Purpose, image: usize, draw: u32| {
             samples[image].key(raw.seed, purpose, epoch + 1, draw)
         };
@@ -82,6 +83,7 @@ impl Setup {
     /// As [`Setup::train_epoch`].
     pub fn evaluate(&mut self, adapter: Option<(&AdapterBank, Slot)>, interrupt: &Interrupt) -> Result<EvalReport> {
         let eval = self.config.raw.eval.clone();
+        self.prompts.next_round();
         let prompts = if eval.num_prompts == 0 { self.eval.prompts.len() } else { eval.num_prompts };
         let samples: Vec<Sample> = (0..prompts)
             .flat_map(|prompt| (0..eval.num_images_per_prompt as u32).map(move |repeat| Sample { prompt, repeat }))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::setup::Setup;
@@ -101,6 +101,22 @@ fn clock(seconds: f64) -> String {
     if s >= 3600 { format!("{}h{:02}m", s / 3600, s / 60 % 60) } else { format!("{}m{:02}s", s / 60, s % 60) }
 }
 
+/// Puts what a line of the log says of an epoch on the board.
+fn draw_epoch(board: &mut TensorBoard, line: &Value) -> Result<()> {
+    let step = line["epoch"].as_u64().unwrap_or_default();
+    let keys = ["reward_std", "zero_variance_groups", "loss", "grad_norm"];
+    let plain = keys.into_iter().map(|key| (format!("train/{key}"), &line[key]));
+    let speed = [("time/images_per_second".to_string(), &line["images_per_second"])];
+    let table = |under: &'static str, key: &str| {
+        line[key].as_object().into_iter().flatten().map(move |(k, v)| (format!("{under}/{k}"), v))
+    };
+    for (tag, value) in plain.chain(speed).chain(table("train", "rewards")).chain(table("time", "seconds")) {
+        // A number that is not finite is null in the log.
+        board.scalar(step, &tag, value.as_f64().unwrap_or(f64::NAN) as f32)?;
+    }
+    board.flush()
+}
+
 impl Reporter {
     /// Opens the reports of the run in `output`, which continues after `epoch`.
     ///
@@ -111,10 +127,20 @@ impl Reporter {
         let eval = |line: &Value| Some((line["epoch"].as_u64()?, line["eval"]["reward"].as_f64()?));
         let evals: Vec<(u64, f64)> = metrics.earlier().iter().filter_map(eval).collect();
         let samples = output.join("samples");
-        std::fs::create_dir_all(&samples)?;
+        std::fs::create_dir_all(&samples).with_context(|| format!("cannot create {}", samples.display()))?;
+        let epoch = u64::from(epoch);
+        let last = |e: &&Value| e["epoch"] == epoch;
+        let is_evaluated = evals.last().is_some_and(|(e, _)| *e == epoch);
+        // An evaluation that is on the board but not in the log is made again: then the board forgets its epoch too.
+        let forget = if is_evaluated { epoch + 1 } else { epoch };
+        let mut board = TensorBoard::open(&output.join("tensorboard"), forget)?;
+        if !is_evaluated && let Some(line) = metrics.earlier().iter().filter(last).find(|line| line["loss"].is_number())
+        {
+            draw_epoch(&mut board, line)?;
+        }
         Ok(Self {
             samples,
-            board: TensorBoard::open(&output.join("tensorboard"), u64::from(epoch))?,
+            board,
             metrics,
             started: Instant::now(),
             done: 0,
@@ -157,7 +183,7 @@ impl Reporter {
         ));
         let seconds: Map<String, Value> = e.seconds.iter().map(|(k, v)| (k.to_string(), json!(v))).collect();
         let rewards: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-        self.metrics.write(&json!({
+        let line = json!({
             "epoch": state.epoch,
             "reward_mean": mean["reward"],
             "reward_std": std,
@@ -171,21 +197,10 @@ impl Reporter {
             "arena_peak_bytes": arena_stats().peak,
             "images_per_second": images as f64 / total,
             "seconds": seconds,
-        }))?;
-        let step = u64::from(state.epoch);
-        let scalars = mean.iter().map(|(k, v)| (format!("train/{k}"), *v));
-        let scalars = scalars.chain([
-            ("train/reward_std".into(), std),
-            ("train/zero_variance_groups".into(), e.advantages.zero_variance_groups as f64),
-            ("train/loss".into(), e.loss),
-            ("train/grad_norm".into(), e.grad_norm),
-            ("time/images_per_second".into(), images as f64 / total),
-        ]);
-        let seconds = e.seconds.iter().map(|(k, v)| (format!("time/{k}"), *v));
-        for (tag, value) in scalars.chain(seconds) {
-            self.board.scalar(step, &tag, value as f32)?;
-        }
-        self.board.flush()
+        });
+        draw_epoch(&mut self.board, &line)?;
+        // The line in the log is what says that all of it happened: it comes last.
+        self.metrics.write(&line)
     }
 
     /// Reports an evaluation after `epoch` epochs and writes its sample grid.
@@ -214,12 +229,13 @@ impl Reporter {
             "eval after epoch {epoch}: held-out reward {reward:.4} (at the start {start:.4})  {}{picture}",
             rest.join("  ")
         ));
-        let values: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-        self.metrics.write(&json!({ "epoch": epoch, "eval": values }))?;
         for (key, value) in &mean {
             self.board.scalar(u64::from(epoch), &format!("eval/{key}"), *value as f32)?;
         }
-        self.board.flush()
+        // The line in the log is what says that all of it happened: it comes last.
+        self.board.flush()?;
+        let values: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+        self.metrics.write(&json!({ "epoch": epoch, "eval": values }))
     }
 
     /// Says where everything is.

@@ -14,10 +14,11 @@ use crate::config::reward::RewardKeys;
 use crate::config::{Job, Resolved, TrainConfig};
 use crate::data::PromptSet;
 use crate::device::Device;
+use crate::io::read;
 use crate::models::index::ModelIndex;
 use crate::models::lora::{Layout, select};
 use crate::models::text::{TextEncoders, describe_truncated};
-use crate::models::{autoencoder, mmdit};
+use crate::models::{autoencoder, identity, mmdit};
 use crate::ops::adamw::AdamW;
 use crate::rewards::{self, Options, WeightedSum};
 use crate::rollout::Pipeline;
@@ -49,6 +50,8 @@ pub struct Setup {
     pub optimizer: AdamW,
     /// Which of the network's modules are adapted.
     pub layout: Arc<Layout>,
+    /// Checksums of what the run learns from, by the key that names it: the same at another path is the same run.
+    pub inputs: BTreeMap<String, String>,
 }
 
 /// A config checked against its files, before any weight is touched.
@@ -101,7 +104,7 @@ pub fn evaluation_config(
                     reward.options.detector = reward.options.detector.take().or(options.detector);
                 }
             }
-            TrainConfig { reward_models: BTreeMap::new(), rewards, ..trained.clone() }
+            TrainConfig { model: model.into(), reward_models: BTreeMap::new(), rewards, ..trained.clone() }
         }
         None => TrainConfig::minimal(model.into(), paths(Prompts::max_sequence_length()), rewards),
     };
@@ -131,6 +134,22 @@ fn terms(raw: &TrainConfig) -> Result<Vec<(String, Options, f64)>> {
     Ok(raw.rewards.iter().map(term).collect())
 }
 
+/// What identifies the inputs of a run.
+fn inputs(raw: &TrainConfig, terms: &[(String, Options, f64)]) -> Result<BTreeMap<String, String>> {
+    let of_file = |path: &Path| Ok::<_, anyhow::Error>(format!("{:08x}", crc32fast::hash(&read::bytes(path)?)));
+    let mut inputs = BTreeMap::from([
+        ("model".to_string(), identity::of_pipeline(&raw.model)?),
+        ("prompts.train".to_string(), of_file(&raw.prompts.train)?),
+        ("prompts.eval".to_string(), of_file(&raw.prompts.eval)?),
+    ]);
+    for (name, options, _) in terms {
+        if let Some(model) = &options.model {
+            inputs.insert(format!("rewards.{name}.model"), identity::of_component(model)?);
+        }
+    }
+    Ok(inputs)
+}
+
 impl Planned {
     /// Loads the models and rewards to `device`.
     ///
@@ -139,8 +158,9 @@ impl Planned {
     pub fn load(self, device: &Device) -> Result<Setup> {
         let raw = &self.config.raw;
         device.phase("load rewards");
-        let rewards = terms(raw)?;
-        let rewards = rewards.iter().map(|(name, o, weight)| Ok((rewards::build(name, o, device)?, *weight)));
+        let terms = terms(raw)?;
+        let inputs = if device.is_plan() { BTreeMap::new() } else { inputs(raw, &terms)? };
+        let rewards = terms.iter().map(|(name, o, weight)| Ok((rewards::build(name, o, device)?, *weight)));
         let rewards = WeightedSum::new(rewards.collect::<Result<_>>()?)?;
         device.phase("load model");
         let pipeline = Pipeline::load(&raw.model, device, raw.train.compute.rounding())?;
@@ -164,6 +184,7 @@ impl Planned {
             sampler: Box::new(Euler),
             optimizer: AdamW { lr: o.lr, beta1: o.beta1, beta2: o.beta2, weight_decay: o.weight_decay, eps: o.eps },
             layout: Arc::new(layout),
+            inputs,
             device: device.clone(),
             pipeline,
             config: self.config,

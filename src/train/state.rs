@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::checkpoint::Checkpoint;
 use super::ema::EvalEma;
@@ -58,6 +58,7 @@ impl State {
             "optimizer_steps": self.moments.steps,
             "ema_steps": self.ema.steps,
             "config": toml::to_string(&setup.config.raw)?,
+            "inputs": setup.inputs,
         });
         let mut checkpoint = Checkpoint { tensors: BTreeMap::new(), meta };
         for (slot, numbers) in self.bank.slots() {
@@ -71,9 +72,10 @@ impl State {
     /// The state that `checkpoint` holds.
     ///
     /// # Errors
-    /// If the checkpoint is of another config (naming the first key that differs) or lacks something.
+    /// If the checkpoint is of another config or other inputs (naming the first key that differs) or lacks something.
     pub fn from_checkpoint(setup: &Setup, checkpoint: &Checkpoint) -> Result<Self> {
         check_same_run(&checkpoint_config(checkpoint)?, &setup.config.raw)?;
+        check_same_inputs(&checkpoint.meta["inputs"], setup)?;
         let mut state = Self::new(setup);
         let number = |key: &str| {
             checkpoint.meta[key].as_u64().with_context(|| format!("the checkpoint's state.json has no number '{key}'"))
@@ -115,6 +117,18 @@ pub fn saved_average(
     Ok(bank)
 }
 
+/// The modules that the checkpoint has averaged factors for, as far as they can be told from these.
+pub fn modules_of(checkpoint: &Checkpoint) -> Vec<Module> {
+    let prefix = format!("{}.", Slot::Average.name());
+    let module = |(name, a): (&String, &Tensor)| {
+        let name = name.strip_prefix(&prefix)?.strip_suffix(".lora_A.weight")?;
+        let b = checkpoint.tensors.get(&format!("{prefix}{name}.lora_B.weight"))?;
+        let [&inputs, &outputs] = [a.shape().get(1)?, b.shape().first()?];
+        Some(Module { name: name.to_string(), inputs, outputs, trainable: true })
+    };
+    checkpoint.tensors.iter().filter_map(module).collect()
+}
+
 /// The config a checkpoint was made with.
 ///
 /// # Errors
@@ -132,13 +146,36 @@ const FREE: [&str; 5] = ["num_epochs", "eval", "checkpoint", "rollout.batch_size
 /// # Errors
 /// Names the first key that differs and both values.
 fn check_same_run(saved: &TrainConfig, now: &TrainConfig) -> Result<()> {
-    let (saved, now) = (toml::Value::try_from(saved)?, toml::Value::try_from(now)?);
+    let (saved, now) = (toml::Value::try_from(without_paths(saved))?, toml::Value::try_from(without_paths(now))?);
     match difference("", &saved, &now) {
         None => Ok(()),
         Some((key, before, after)) => bail!(
             "the checkpoint is of another config: {key} was {before}, now it is {after}; restore it, or choose another --output-dir"
         ),
     }
+}
+
+/// A config without the places of its inputs, whose content is what counts.
+fn without_paths(config: &TrainConfig) -> TrainConfig {
+    let mut config = config.clone();
+    (config.model, config.prompts.train, config.prompts.eval) = Default::default();
+    config.reward_models.clear();
+    config.rewards.values_mut().for_each(|reward| reward.options.model = None);
+    config
+}
+
+/// Fails if an input has other content than when the run began. Checkpoints of earlier versions do not say.
+fn check_same_inputs(saved: &Value, setup: &Setup) -> Result<()> {
+    for (key, now) in &setup.inputs {
+        if let Some(before) = saved[key].as_str()
+            && before != now
+        {
+            bail!(
+                "the checkpoint was trained with another {key}: its content has changed since; restore it, or choose another --output-dir"
+            );
+        }
+    }
+    Ok(())
 }
 
 fn difference(path: &str, a: &toml::Value, b: &toml::Value) -> Option<(String, String, String)> {

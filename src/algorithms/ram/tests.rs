@@ -155,7 +155,7 @@ fn an_epoch_is_one_update_of_points_whose_numbers_depend_on_image_and_draw_alone
 /// T12: `Σ w_i x_i`, where `w` are the weights that successive decays leave to the start and to each policy.
 #[test]
 fn t12_the_lagged_policy_matches_its_closed_form() {
-    let modules = [Module { name: "m".into(), inputs: 5, outputs: 4 }];
+    let modules = [Module { name: "m".into(), inputs: 5, outputs: 4, trainable: true }];
     let mut bank = AdapterBank::new(Arc::new(Layout::new(&modules, [Some(3)])), 2.0);
     bank.set(Slot::Old, random(&[27], 1));
     let mut want = wide(bank.numbers(Slot::Old));

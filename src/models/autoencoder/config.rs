@@ -73,7 +73,11 @@ impl Config {
             );
         }
         let scale = config.scaling_factor;
-        ensure!(scale.is_finite() && scale > 0.0, "{file}: scaling_factor is {scale}, expected a positive number");
+        // Latents are divided by it.
+        let is_factor = scale > 0.0 && scale.is_finite() && scale.recip().is_finite();
+        ensure!(is_factor, "{file}: scaling_factor is {scale}, expected a positive number that f32 can divide by");
+        let shift = config.shift_factor.unwrap_or(0.0);
+        ensure!(shift.is_finite(), "{file}: shift_factor is {shift} in f32, expected a finite number");
         if let Some(act) = &config.act_fn {
             ensure!(act == "silu" || act == "swish", "{file}: act_fn is '{act}', expected 'silu'");
         }

@@ -7,6 +7,8 @@ use super::tower::{Hidden, LayerNorm, Shape, Tower};
 use crate::device::{Device, Tensor};
 use crate::io::{Loader, Scope, TensorFile};
 use crate::models::Linear;
+use crate::models::lora::file::LoraFile;
+use crate::models::lora::{Module, Slot};
 use crate::ops;
 
 /// The id that `eos_token_id` has in files older than transformers 4.31, whatever the tokenizer says.
@@ -101,6 +103,29 @@ impl ClipText {
         let projection = Linear::load(&root.sub("text_projection"), config.hidden_size, config.projection_dim, false);
         loader.finish()?;
         Ok(Self { config, tower, projection })
+    }
+
+    /// Adds the factors that `lora` has for the encoder, which is `component` of its pipeline, to the weights.
+    ///
+    /// # Errors
+    /// As [`LoraFile::bank`].
+    pub fn merge(&mut self, lora: &LoraFile, component: &str) -> Result<()> {
+        let blocks = self.tower.tower.linears().map(|(name, l)| (format!("text_model.encoder.{name}"), l));
+        let linears: Vec<(String, &mut Linear)> =
+            blocks.chain([("text_projection".to_string(), &mut self.projection)]).collect();
+        let module = |(name, l): &(String, &mut Linear)| {
+            let (outputs, inputs) = (l.weight.dim(0), l.weight.dim(1));
+            Module { name: name.clone(), inputs, outputs, trainable: false }
+        };
+        let modules: Vec<Module> = linears.iter().map(module).collect();
+        let device = self.tower.tokens.device();
+        let Some(bank) = lora.bank(component, &modules, &device)? else { return Ok(()) };
+        for (i, (_, linear)) in linears.into_iter().enumerate() {
+            if let Some(factor) = bank.factor(Slot::Theta, i) {
+                linear.weight = ops::linear::merge(&linear.weight, &factor.a, &factor.b, bank.scale());
+            }
+        }
+        Ok(())
     }
 
     /// What the encoder was built from.

@@ -83,6 +83,18 @@ impl Tower {
         Self { blocks: (0..shape.layers).map(block).collect(), shape }
     }
 
+    /// All linear layers, with their names under that of the tower.
+    pub fn linears(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
+        self.blocks.iter_mut().enumerate().flat_map(|(i, block)| {
+            let Block { q, k, v, out, fc1, fc2, .. } = block;
+            let attention = [("q_proj", q), ("k_proj", k), ("v_proj", v), ("out_proj", out)];
+            let attention = attention.map(|(name, linear)| (format!("layers.{i}.self_attn.{name}"), linear));
+            attention
+                .into_iter()
+                .chain([("fc1", fc1), ("fc2", fc2)].map(|(name, l)| (format!("layers.{i}.mlp.{name}"), l)))
+        })
+    }
+
     /// All blocks over `x` `[b, n, width]`.
     pub fn forward(&self, mut x: Tensor) -> Hidden {
         let (last, before) = self.blocks.split_last().expect("the config has at least one layer");

@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     fn modules() -> Vec<Module> {
-        let module = |name: &str, inputs, outputs| Module { name: name.into(), inputs, outputs };
+        let module = |name: &str, inputs, outputs| Module { name: name.into(), inputs, outputs, trainable: true };
         vec![module("a", 3, 2), module("b", 5, 4), module("c", 2, 6)]
     }
 

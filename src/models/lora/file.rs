@@ -8,21 +8,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
-use super::{AdapterBank, Layout, Module, Slot, matches};
+use super::settings::Settings;
+use super::{AdapterBank, Layout, Module, Slot};
 use crate::device::{Device, Tensor};
 use crate::io::safetensors::save as save_tensors;
-use crate::io::{TensorFile, did_you_mean, output_folder, read_json, short};
+use crate::io::{TensorFile, did_you_mean, output_folder, short};
 use crate::ops::affine::{self, Affine};
 use crate::ops::{copy, norm};
 
 /// The file's name in a folder.
 pub const FILE: &str = "pytorch_lora_weights.safetensors";
-const METADATA: &str = "lora_adapter_metadata";
-/// What PEFT's `save_pretrained` writes instead, and its settings beside it.
-const PEFT_FILE: &str = "adapter_model.safetensors";
-const PEFT_SETTINGS: &str = "adapter_config.json";
+/// Where its header has PEFT's settings.
+pub(super) const METADATA: &str = "lora_adapter_metadata";
+/// What PEFT's `save_pretrained` writes instead.
+pub(super) const PEFT_FILE: &str = "adapter_model.safetensors";
+/// The transformer, as diffusers prefixes names and settings.
+pub const TRANSFORMER: &str = "transformer";
+/// The CLIP encoders, likewise.
+pub const TEXT_ENCODERS: [&str; 2] = ["text_encoder", "text_encoder_2"];
 /// What other programs put before a module's name.
 const PREFIXES: [&str; 4] = ["transformer.", "base_model.model.transformer.", "base_model.model.", ""];
 
@@ -61,94 +66,140 @@ pub fn save(
     save_tensors(&folder.join(FILE), tensors, &metadata)
 }
 
-/// The factors of one module while a file is read.
-#[derive(Default)]
-struct Parts {
-    a: Option<Tensor>,
-    b: Option<Tensor>,
-    alpha: Option<Tensor>,
+/// The names of one layer's tensors in a file.
+#[derive(Clone, Default)]
+struct Names {
+    a: Option<String>,
+    b: Option<String>,
+    alpha: Option<String>,
 }
 
-/// Reads the adapter in `path`, a file or a folder that holds [`FILE`] or what PEFT saves, as [`Slot::Theta`] of a bank. A
-/// scale of a layer's own goes into its `B`.
+/// A LoRA file whose names are understood.
+pub struct LoraFile {
+    file: TensorFile,
+    /// By component of the pipeline and layer.
+    layers: BTreeMap<&'static str, BTreeMap<String, Names>>,
+}
+
+/// The adapter of the transformer in `path`, which has nothing for other components; see [`LoraFile`].
 ///
 /// # Errors
-/// If there is no such file, it holds no LoRA for these `modules`, a key names no module (the nearest is offered), a
-/// factor lacks its partner, has the wrong shape or comes twice, the settings contradict it or are of another method,
-/// or a value is not finite.
+/// As [`LoraFile::open`] and [`LoraFile::bank`].
 pub fn load(path: &Path, modules: &[Module], device: &Device) -> Result<AdapterBank> {
-    let path = find(path)?;
-    let file = TensorFile::open(&path)?;
-    let shown = path.display();
-    let mut found: BTreeMap<usize, Parts> = BTreeMap::new();
-    for name in file.names() {
-        let Some((module, part)) = split_key(name) else {
-            bail!(
-                "{shown}: tensor '{}' is not part of a LoRA: expected names ending in .lora_A.weight or .lora_B.weight",
+    let file = LoraFile::open(path)?;
+    let bank = file.bank(TRANSFORMER, modules, device)?;
+    bank.with_context(|| format!("{}: holds nothing for the transformer", file.file.path().display()))
+}
+
+impl LoraFile {
+    /// Opens `path`, a file or a folder that holds [`FILE`] or what PEFT saves.
+    ///
+    /// # Errors
+    /// If there is no such file, a name is not that of a LoRA's tensor, or a tensor comes twice.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = TensorFile::open(&find(path)?)?;
+        let shown = file.path().display();
+        let mut layers: BTreeMap<&str, BTreeMap<String, Names>> = BTreeMap::new();
+        for name in file.names() {
+            let Some((layer, entry)) = split_key(name) else {
+                bail!(
+                    "{shown}: tensor '{}' is not part of a LoRA: expected names ending in .lora_A.weight or .lora_B.weight",
+                    short(name)
+                );
+            };
+            let (component, layer) = component_of(layer);
+            ensure!(
+                component != "text_encoder_3",
+                "{shown}: tensor '{}' is for T5, on which adapters are not supported",
                 short(name)
             );
-        };
-        let Some(index) = find_module(module, modules) else {
-            let bare = PREFIXES.iter().find_map(|p| module.strip_prefix(p)).unwrap_or(module);
-            let hint = did_you_mean(bare, modules.iter().map(|m| m.name.as_str()));
-            bail!("{shown}: tensor '{}' is for no layer of this transformer{hint}", short(name));
-        };
-        let tensor = file.tensor(name, device)?;
-        ensure!(norm::first_non_finite(&tensor).is_none(), "{shown}: tensor '{name}' holds a value that is not finite");
-        let parts = found.entry(index).or_default();
-        let slot = match part {
-            Entry::A => &mut parts.a,
-            Entry::B => &mut parts.b,
-            Entry::Alpha => &mut parts.alpha,
-        };
-        ensure!(slot.replace(tensor).is_none(), "{shown}: tensor '{name}' comes twice, under two prefixes");
+            let names = layers.entry(component).or_default().entry(layer.to_string()).or_default();
+            let place = match entry {
+                Entry::A => &mut names.a,
+                Entry::B => &mut names.b,
+                Entry::Alpha => &mut names.alpha,
+            };
+            let before = place.replace(name.to_string());
+            ensure!(before.is_none(), "{shown}: tensor '{}' comes twice, under two prefixes", short(name));
+        }
+        ensure!(!layers.is_empty(), "{shown}: holds no tensors");
+        Ok(Self { file, layers })
     }
-    ensure!(!found.is_empty(), "{shown}: holds no tensors");
-    let settings = Settings::read(&file, modules)?;
 
-    /// One layer's factors and its scale.
-    struct Read {
-        a: Tensor,
-        b: Tensor,
-        scale: f32,
+    /// Whether it has factors for `component`.
+    pub fn has(&self, component: &str) -> bool {
+        self.layers.contains_key(component)
     }
-    let mut read: Vec<Option<Read>> = modules.iter().map(|_| None).collect();
-    for (index, parts) in found {
-        let module = &modules[index];
-        let name = &module.name;
-        let a = parts.a.with_context(|| format!("{shown}: '{name}' has no lora_A"))?;
-        let b = parts.b.with_context(|| format!("{shown}: '{name}' has no lora_B"))?;
-        let rank = a.shape().first().copied().unwrap_or(0);
-        ensure!(rank > 0, "{shown}: '{name}' lora_A has shape {:?}, expected [rank, {}]", a.shape(), module.inputs);
-        for (what, tensor, want) in [("lora_A", &a, [rank, module.inputs]), ("lora_B", &b, [module.outputs, rank])] {
+
+    /// The factors for `component`, one of [`TRANSFORMER`] and [`TEXT_ENCODERS`], as [`Slot::Theta`] of a bank of its
+    /// `modules`; nothing if it has none. A scale of a layer's own goes into its `B`.
+    ///
+    /// # Errors
+    /// If a name is of none of `modules` (the nearest is offered), a factor lacks its partner or has the wrong shape, the
+    /// settings contradict it or are of another method, or a value is not finite.
+    pub fn bank(&self, component: &str, modules: &[Module], device: &Device) -> Result<Option<AdapterBank>> {
+        let shown = self.file.path().display();
+        let Some(layers) = self.layers.get(component) else { return Ok(None) };
+        let settings = Settings::read(&self.file, component)?;
+        let tensor = |name: &String| {
+            let tensor = self.file.tensor(name, device)?;
+            let finite = norm::first_non_finite(&tensor).is_none();
+            ensure!(finite, "{shown}: tensor '{name}' holds a value that is not finite");
+            Ok(tensor)
+        };
+        /// One layer's factors and its scale.
+        struct Read {
+            a: Tensor,
+            b: Tensor,
+            scale: f32,
+        }
+        let mut read: Vec<Option<Read>> = modules.iter().map(|_| None).collect();
+        for (layer, names) in layers {
+            let Some(index) = modules.iter().position(|m| m.name == *layer) else {
+                let hint = did_you_mean(layer, modules.iter().map(|m| m.name.as_str()));
+                bail!("{shown}: '{}' is no layer of {component} that an adapter can be on{hint}", short(layer));
+            };
+            let module = &modules[index];
+            let a = tensor(names.a.as_ref().with_context(|| format!("{shown}: '{layer}' has no lora_A"))?)?;
+            let b = tensor(names.b.as_ref().with_context(|| format!("{shown}: '{layer}' has no lora_B"))?)?;
+            let rank = a.shape().first().copied().unwrap_or(0);
             ensure!(
-                tensor.shape() == want,
-                "{shown}: '{name}' {what} has shape {:?}, expected {want:?}",
-                tensor.shape()
+                rank > 0,
+                "{shown}: '{layer}' lora_A has shape {:?}, expected [rank, {}]",
+                a.shape(),
+                module.inputs
             );
+            for (what, tensor, want) in [("lora_A", &a, [rank, module.inputs]), ("lora_B", &b, [module.outputs, rank])]
+            {
+                ensure!(
+                    tensor.shape() == want,
+                    "{shown}: '{layer}' {what} has shape {:?}, expected {want:?}",
+                    tensor.shape()
+                );
+            }
+            if let Some(r) = settings.rank(layer) {
+                ensure!(r == rank as f32, "{shown}: '{layer}' has rank {rank}, its settings say {r}");
+            }
+            let own = names.alpha.as_ref().map(tensor).transpose()?.and_then(|t| t.to_host().first().copied());
+            let alpha = own.or(settings.alpha(layer)).unwrap_or(rank as f32);
+            ensure!(alpha.is_finite(), "{shown}: '{layer}' has alpha {alpha}");
+            let scale = if settings.rslora { alpha / (rank as f32).sqrt() } else { alpha / rank as f32 };
+            read[index] = Some(Read { a, b, scale });
         }
-        if let Some(r) = settings.rank(name) {
-            ensure!(r == rank as f32, "{shown}: '{name}' has rank {rank}, its settings say {r}");
+        // One scale for the whole adapter; where a layer's own differs, the difference goes into its B.
+        let scale = read.iter().flatten().map(|r| r.scale).find(|s| *s != 0.0).unwrap_or(1.0);
+        let layout = Layout::new(modules, read.iter().map(|r| r.as_ref().map(|r| r.a.dim(0))));
+        let mut flat = Tensor::scratch(device, &[layout.len()]);
+        for (index, r) in read.iter().enumerate() {
+            let (Some(r), Some(place)) = (r, layout.place(index)) else { continue };
+            let b = affine::forward(&r.b, Affine { scale: r.scale / scale, ..Affine::default() });
+            copy::flat_into(&mut flat, place.a, &r.a);
+            copy::flat_into(&mut flat, place.b, &b);
         }
-        let own = parts.alpha.and_then(|t| t.to_host().first().copied());
-        let alpha = own.or(settings.alpha(name)).unwrap_or(rank as f32);
-        ensure!(alpha.is_finite(), "{shown}: '{name}' has alpha {alpha}");
-        let scale = if settings.rslora { alpha / (rank as f32).sqrt() } else { alpha / rank as f32 };
-        read[index] = Some(Read { a, b, scale });
+        let mut bank = AdapterBank::new(Arc::new(layout), scale);
+        bank.set(Slot::Theta, flat);
+        Ok(Some(bank))
     }
-    // One scale for the whole adapter; where a layer's own differs, the difference goes into its B.
-    let scale = read.iter().flatten().map(|r| r.scale).find(|s| *s != 0.0).unwrap_or(1.0);
-    let layout = Layout::new(modules, read.iter().map(|r| r.as_ref().map(|r| r.a.dim(0))));
-    let mut flat = Tensor::scratch(device, &[layout.len()]);
-    for (index, r) in read.iter().enumerate() {
-        let (Some(r), Some(place)) = (r, layout.place(index)) else { continue };
-        let b = affine::forward(&r.b, Affine { scale: r.scale / scale, ..Affine::default() });
-        copy::flat_into(&mut flat, place.a, &r.a);
-        copy::flat_into(&mut flat, place.b, &b);
-    }
-    let mut bank = AdapterBank::new(Arc::new(layout), scale);
-    bank.set(Slot::Theta, flat);
-    Ok(bank)
 }
 
 fn find(path: &Path) -> Result<PathBuf> {
@@ -168,8 +219,8 @@ enum Entry {
 }
 
 fn split_key(name: &str) -> Option<(&str, Entry)> {
-    let a = [".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight"];
-    let b = [".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight"];
+    let a = [".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", ".lora_linear_layer.down.weight"];
+    let b = [".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight", ".lora_linear_layer.up.weight"];
     let strip = |tails: &[&str]| tails.iter().find_map(|t| name.strip_suffix(t));
     strip(&a)
         .map(|m| (m, Entry::A))
@@ -177,80 +228,27 @@ fn split_key(name: &str) -> Option<(&str, Entry)> {
         .or_else(|| name.strip_suffix(".alpha").map(|m| (m, Entry::Alpha)))
 }
 
-fn find_module(name: &str, modules: &[Module]) -> Option<usize> {
-    PREFIXES.iter().filter_map(|p| name.strip_prefix(p)).find_map(|n| modules.iter().position(|m| m.name == n))
-}
-
-/// What PEFT's settings say about rank and scaling.
-#[derive(Default)]
-struct Settings {
-    rank: Option<f32>,
-    alpha: Option<f32>,
-    rank_pattern: Vec<(String, f32)>,
-    alpha_pattern: Vec<(String, f32)>,
-    rslora: bool,
-}
-
-impl Settings {
-    /// The settings in the header of `file` or beside it.
-    fn read(file: &TensorFile, modules: &[Module]) -> Result<Self> {
-        let mut shown = file.path().display().to_string();
-        let beside = file.path().with_file_name(PEFT_SETTINGS);
-        let all: Map<String, Value> = match file.metadata().get(METADATA) {
-            Some(text) => serde_json::from_str(text).with_context(|| format!("{shown}: header {METADATA}"))?,
-            None if file.path().ends_with(PEFT_FILE) && beside.exists() => {
-                shown = beside.display().to_string();
-                read_json(&beside)?
-            }
-            None => return Ok(Self::default()),
-        };
-        let get = |key: &str| all.get(&format!("transformer.{key}")).or_else(|| all.get(key));
-        let flag = |key: &str| get(key).and_then(Value::as_bool).unwrap_or(false);
-        ensure!(!flag("use_dora"), "{shown}: is a DoRA, which is not supported");
-        let number = |key: &str| get(key).and_then(Value::as_f64).map(|v| v as f32);
-        let pattern = |key: &str| -> Result<Vec<(String, f32)>> {
-            let entries = get(key).and_then(Value::as_object).into_iter().flatten();
-            let read = |(target, value): (&String, &Value)| {
-                // PEFT takes regular expressions; diffusers writes names, anchored at their start.
-                let target = target.trim_start_matches('^').trim_end_matches('$');
-                let known = modules.iter().any(|m| matches(&m.name, target));
-                ensure!(known, "{shown}: {key} '{target}' is no layer of this transformer");
-                let value = value.as_f64().with_context(|| format!("{shown}: {key} '{target}' is not a number"))?;
-                Ok((target.to_string(), value as f32))
-            };
-            entries.map(read).collect()
-        };
-        Ok(Self {
-            rank: number("r"),
-            alpha: number("lora_alpha"),
-            rank_pattern: pattern("rank_pattern")?,
-            alpha_pattern: pattern("alpha_pattern")?,
-            rslora: flag("use_rslora"),
-        })
+/// The component that a layer is of, and its name there.
+fn component_of(name: &str) -> (&'static str, &str) {
+    for component in TEXT_ENCODERS.into_iter().chain(["text_encoder_3"]) {
+        if let Some(layer) = name.strip_prefix(component).and_then(|rest| rest.strip_prefix('.')) {
+            return (component, layer);
+        }
     }
-
-    /// `r` of module `name`.
-    fn rank(&self, name: &str) -> Option<f32> {
-        find_pattern(&self.rank_pattern, name).or(self.rank)
-    }
-
-    /// `alpha` of module `name`.
-    fn alpha(&self, name: &str) -> Option<f32> {
-        find_pattern(&self.alpha_pattern, name).or(self.alpha)
-    }
-}
-
-fn find_pattern(patterns: &[(String, f32)], name: &str) -> Option<f32> {
-    patterns.iter().find(|(target, _)| matches(name, target)).map(|(_, value)| *value)
+    (TRANSFORMER, PREFIXES.iter().find_map(|p| name.strip_prefix(p)).unwrap_or(name))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::ops::testing::random;
 
+    const PEFT_SETTINGS: &str = "adapter_config.json";
+
     fn modules() -> Vec<Module> {
-        let module = |name: &str, inputs, outputs| Module { name: name.into(), inputs, outputs };
+        let module = |name: &str, inputs, outputs| Module { name: name.into(), inputs, outputs, trainable: true };
         vec![module("blocks.0.attn.to_q", 6, 5), module("blocks.0.ff.net.2", 7, 4)]
     }
 
@@ -315,7 +313,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let settings = json!({
             "transformer.r": 2, "transformer.lora_alpha": 8, "transformer.rank_pattern": {"^blocks.0.ff.net.2": 2},
-            "transformer.alpha_pattern": {"^blocks.0.ff.net.2": 2},
+            "transformer.alpha_pattern": {"ff.net.[0-9]+": 2, "^ff.net.2": 100, "net": 100},
         });
         let loaded = load(&write(dir.path(), &BOTH, &header(&settings))).unwrap();
         assert_eq!(loaded.scale(), 4.0);
@@ -348,12 +346,48 @@ mod tests {
     }
 
     #[test]
+    fn what_peft_saved_without_its_settings_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::rename(write(dir.path(), &TO_Q, &BTreeMap::new()), dir.path().join(PEFT_FILE)).unwrap();
+        let error = load(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("there is no adapter_config.json beside it"), "{error}");
+    }
+
+    #[test]
+    fn factors_go_to_the_component_that_their_prefix_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = [
+            TO_Q[0],
+            TO_Q[1],
+            "text_encoder_2.fc1.lora_linear_layer.down.weight",
+            "text_encoder_2.fc1.lora_linear_layer.up.weight",
+        ];
+        let settings = json!({ "transformer.lora_alpha": 2, "text_encoder_2.lora_alpha": 8 });
+        let file = LoraFile::open(&write(dir.path(), &names, &header(&settings))).unwrap();
+        let fc1 = [Module { name: "fc1".into(), ..modules().remove(1) }];
+        assert_eq!(file.bank(TRANSFORMER, &modules(), &Device::Cpu).unwrap().unwrap().scale(), 1.0);
+        assert_eq!(file.bank("text_encoder_2", &fc1, &Device::Cpu).unwrap().unwrap().scale(), 4.0);
+        assert!(file.bank("text_encoder", &fc1, &Device::Cpu).unwrap().is_none());
+        let names = ["text_encoder_3.a.lora_A.weight"];
+        assert!(
+            LoraFile::open(&write(dir.path(), &names, &BTreeMap::new()))
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("is for T5")
+        );
+    }
+
+    #[test]
     fn settings_that_contradict_the_file_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         for (settings, want) in [
             (json!({ "transformer.r": 3 }), "'blocks.0.attn.to_q' has rank 2, its settings say 3"),
             (json!({ "transformer.use_dora": true }), "is a DoRA, which is not supported"),
-            (json!({ "transformer.alpha_pattern": {"up.*": 4} }), "alpha_pattern 'up.*' is no layer"),
+            (json!({ "transformer.alpha_pattern": {"(?=up)": 4} }), "alpha_pattern '(?=up)' is not understood"),
+            (json!({ "transformer.init_lora_weights": "pissa_niter_4" }), "init_lora_weights is 'pissa_niter_4'"),
+            (json!({ "transformer.bias": "lora_only" }), "bias is 'lora_only'"),
+            (json!({ "transformer.modules_to_save": ["proj_out"] }), "modules_to_save"),
         ] {
             let error = load(&write(dir.path(), &TO_Q, &header(&settings))).err().unwrap().to_string();
             assert!(error.contains(want), "{error}");
@@ -372,7 +406,7 @@ mod tests {
             (&["transformer.blocks.0.attn.to_q.lora_A.weight"], "'blocks.0.attn.to_q' has no lora_B"),
             (
                 &["transformer.blocks.0.attn.to_qq.lora_A.weight"],
-                "is for no layer of this transformer; did you mean 'blocks.0.attn.to_q'?",
+                "is no layer of transformer that an adapter can be on; did you mean 'blocks.0.attn.to_q'?",
             ),
             (&["something"], "tensor 'something' is not part of a LoRA"),
             (

@@ -4,6 +4,7 @@
 mod bank;
 pub mod file;
 pub mod merge;
+mod settings;
 
 use anyhow::{Result, bail};
 
@@ -24,6 +25,8 @@ pub struct Module {
     pub inputs: usize,
     /// Output width.
     pub outputs: usize,
+    /// Whether gradients reach its factors; an adapter that was trained elsewhere may be on any layer.
+    pub trainable: bool,
 }
 
 /// A frozen linear layer with its place in the list of [`Module`]s.
@@ -100,12 +103,16 @@ pub(crate) fn matches(name: &str, target: &str) -> bool {
 /// For each module whether one of `targets` names it.
 ///
 /// # Errors
-/// If a target names no module; offers the nearest.
+/// If a target names no module, offering the nearest, or one that cannot be trained.
 pub fn select(modules: &[Module], targets: &[String]) -> Result<Vec<bool>> {
     for target in targets {
-        if !modules.iter().any(|m| matches(&m.name, target)) {
-            let tails = modules.iter().filter_map(|m| m.name.splitn(3, '.').nth(2));
+        let named = || modules.iter().filter(|m| matches(&m.name, target));
+        if named().next().is_none() {
+            let tails = modules.iter().filter(|m| m.trainable).filter_map(|m| m.name.splitn(3, '.').nth(2));
             bail!("LoRA target '{target}' names no layer of the transformer{}", did_you_mean(target, tails));
+        }
+        if let Some(module) = named().find(|m| !m.trainable) {
+            bail!("LoRA target '{target}' names {}, which an adapter can be on but not trained", module.name);
         }
     }
     Ok(modules.iter().map(|m| targets.iter().any(|t| matches(&m.name, t))).collect())

@@ -97,7 +97,7 @@ impl Block {
         adapters: &Adapters,
         (rows, policy): (usize, Checkpointing),
     ) -> (Tensor, Tensor, Option<Saved>) {
-        let modulation = [self.image.modulator.forward(embedding), self.context.modulator.forward(embedding)];
+        let modulation = [&self.image, &self.context].map(|stream| stream.modulator.forward(embedding, adapters));
         let inner = if policy == Checkpointing::Block { 0 } else { rows };
         let (y, c, rest) = self.run(&x, &context, &modulation, adapters, inner);
         let saved = (rows > 0).then(|| Saved {

@@ -1,9 +1,10 @@
 //! What surrounds the blocks: latents to tokens and back, positions, time and pooled text.
 
-use super::Config;
+use super::{Config, LoraScope};
 use crate::device::Tensor;
 use crate::io::Scope;
 use crate::models::Linear;
+use crate::models::lora::{Adapters, LoraLinear};
 use crate::ops::activation::Activation;
 use crate::ops::linear::{InputGrad, Then};
 use crate::ops::patchify::{self, Order, Patches};
@@ -56,16 +57,16 @@ impl PatchEmbed {
 
 /// Time and pooled text to the vector that modulates every block.
 pub(super) struct TimeTextEmbed {
-    time: [Linear; 2],
-    text: [Linear; 2],
+    time: [LoraLinear; 2],
+    text: [LoraLinear; 2],
 }
 
 impl TimeTextEmbed {
-    pub(super) fn load(scope: &Scope, config: &Config) -> Self {
+    pub(super) fn load(scope: &LoraScope, config: &Config) -> Self {
         let d = config.hidden();
         let pair = |name: &str, inputs| {
             let scope = scope.sub(name);
-            [Linear::load(&scope.sub("linear_1"), inputs, d, true), Linear::load(&scope.sub("linear_2"), d, d, true)]
+            [scope.outer("linear_1", inputs, d), scope.outer("linear_2", d, d)]
         };
         Self {
             time: pair("timestep_embedder", TIME_CHANNELS),
@@ -75,11 +76,11 @@ impl TimeTextEmbed {
 
     /// `timestep` `[b]` (1000·sigma) and `pooled` `[b, pooled]` to `silu(embedding)` `[b, hidden]`: every user of the
     /// embedding applies that first.
-    pub(super) fn forward(&self, timestep: &[f32], pooled: &Tensor) -> Tensor {
+    pub(super) fn forward(&self, timestep: &[f32], pooled: &Tensor, adapters: &Adapters) -> Tensor {
         let times = ops::timestep::forward(&pooled.device(), timestep, TIME_CHANNELS);
-        let inner = |first: &Linear, x: &Tensor| first.then(x, Then::Activate(Activation::Silu));
-        let time = self.time[1].forward(&inner(&self.time[0], &times));
-        let mut out = self.text[1].then(&inner(&self.text[0], pooled), Then::Add(&time));
+        let inner = |first: &LoraLinear, x: &Tensor| first.forward(x, adapters, Then::Activate(Activation::Silu));
+        let time = self.time[1].forward(&inner(&self.time[0], &times), adapters, Then::Nothing);
+        let mut out = self.text[1].forward(&inner(&self.text[0], pooled), adapters, Then::Add(&time));
         ops::activation::forward(&mut out, Activation::Silu);
         out
     }

@@ -23,7 +23,7 @@ use super::network::{Checkpointing, Condition, Network, Saved, Sizes};
 use crate::device::{DType, Device, Tensor, workers};
 use crate::io::{Loader, Scope, TensorFile};
 use crate::ops::adaln::{self, Chunk};
-use crate::ops::linear::{InputGrad, backward};
+use crate::ops::linear::{InputGrad, Then, backward};
 use crate::ops::patchify::{self, Order, Patches};
 use crate::ops::{activation, copy};
 
@@ -37,10 +37,10 @@ pub struct Mmdit {
     device: Device,
     patch_embed: PatchEmbed,
     time_text_embed: TimeTextEmbed,
-    context_embedder: Linear,
+    context_embedder: LoraLinear,
     blocks: Vec<Block>,
-    norm_out: Linear,
-    proj_out: Linear,
+    norm_out: LoraLinear,
+    proj_out: LoraLinear,
     modules: Vec<Module>,
 }
 
@@ -81,10 +81,20 @@ impl LoraScope<'_> {
         Self { scope: self.scope.sub(name), modules: self.modules }
     }
 
+    /// A layer whose factors the backward reaches.
     fn linear(&self, name: &str, inputs: usize, outputs: usize) -> LoraLinear {
+        self.load(name, inputs, outputs, true)
+    }
+
+    /// A layer whose factors it does not reach.
+    fn outer(&self, name: &str, inputs: usize, outputs: usize) -> LoraLinear {
+        self.load(name, inputs, outputs, false)
+    }
+
+    fn load(&self, name: &str, inputs: usize, outputs: usize, trainable: bool) -> LoraLinear {
         let scope = self.scope.sub(name);
         let mut modules = self.modules.borrow_mut();
-        modules.push(Module { name: scope.name().to_string(), inputs, outputs });
+        modules.push(Module { name: scope.name().to_string(), inputs, outputs, trainable });
         LoraLinear { base: Linear::load(&scope, inputs, outputs, true), index: modules.len() - 1 }
     }
 }
@@ -109,20 +119,18 @@ impl Mmdit {
 
     fn build(config: Config, small: bool, device: &Device, root: &Scope) -> Self {
         let (modules, d) = (RefCell::default(), config.hidden());
+        let scope = LoraScope { scope: root.clone(), modules: &modules };
         let blocks = (0..config.num_layers)
-            .map(|i| {
-                let scope = root.sub("transformer_blocks").sub(i);
-                Block::load(&LoraScope { scope, modules: &modules }, &config, i)
-            })
+            .map(|i| Block::load(&scope.sub("transformer_blocks").sub(&i.to_string()), &config, i))
             .collect();
         let width = config.patch_size * config.patch_size * config.velocity_channels();
         Self {
             patch_embed: PatchEmbed::load(&root.sub("pos_embed"), &config),
-            time_text_embed: TimeTextEmbed::load(&root.sub("time_text_embed"), &config),
-            context_embedder: Linear::load(&root.sub("context_embedder"), config.joint_attention_dim, d, true),
+            time_text_embed: TimeTextEmbed::load(&scope.sub("time_text_embed"), &config),
+            context_embedder: scope.outer("context_embedder", config.joint_attention_dim, d),
             blocks,
-            norm_out: Linear::load(&root.sub("norm_out.linear"), d, 2 * d, true),
-            proj_out: Linear::load(&root.sub("proj_out"), d, width, true),
+            norm_out: scope.outer("norm_out.linear", d, 2 * d),
+            proj_out: scope.outer("proj_out", d, width),
             modules: modules.into_inner(),
             device: device.clone(),
             small,
@@ -143,19 +151,20 @@ impl Mmdit {
         let grid = (latent.dim(2) / p, latent.dim(3) / p);
         let patches = Patches { channels: self.config.in_channels, size: p, grid };
         let mut x = self.patch_embed.forward(latent, &patches);
-        let embedding = self.time_text_embed.forward(condition.timestep, condition.pooled_prompt_embeds);
-        let mut context = self.context_embedder.forward(condition.prompt_embeds);
+        let embedding = self.time_text_embed.forward(condition.timestep, condition.pooled_prompt_embeds, adapters);
+        let mut context = self.context_embedder.forward(condition.prompt_embeds, adapters, Then::Nothing);
         let mut blocks = Vec::with_capacity(if rows > 0 { self.blocks.len() } else { 0 });
         for block in &self.blocks {
             let saved;
             (x, context, saved) = block.forward(x, context, &embedding, adapters, (rows, policy));
             blocks.extend(saved);
         }
-        let modulation = self.norm_out.forward(&embedding);
+        let modulation = self.norm_out.forward(&embedding, adapters, Then::Nothing);
         let [scale, shift] = [0, 1].map(|index| Chunk { modulation: &modulation, index });
         let normed = adaln::forward(&x, shift, scale);
         let out = Patches { channels: self.config.velocity_channels(), ..patches };
-        let velocity = patchify::inverse(&self.proj_out.forward(&normed), &out, Order::ChannelLast);
+        let tokens = self.proj_out.forward(&normed, adapters, Then::Nothing);
+        let velocity = patchify::inverse(&tokens, &out, Order::ChannelLast);
         (velocity, Kept { blocks, x: keep(&x, rows), modulation: keep(&modulation, rows), patches })
     }
 }
@@ -255,7 +264,7 @@ impl Mmdit {
         let out = Patches { channels: self.config.velocity_channels(), ..patches };
         let dtokens = patchify::forward(dvelocity, &out, Order::ChannelLast);
         let mut dnormed = x.scratch_like(x.shape());
-        backward(&dtokens, &self.proj_out.weight, None, None, None, InputGrad::Overwrite(&mut dnormed));
+        backward(&dtokens, &self.proj_out.base.weight, None, None, None, InputGrad::Overwrite(&mut dnormed));
         let mut dx = Tensor::zeros(&self.device, x.shape());
         adaln::backward(&mut dx, &dnormed, &x, Chunk { modulation: &modulation, index: 0 });
         drop((dnormed, dtokens, x));

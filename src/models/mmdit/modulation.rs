@@ -2,8 +2,9 @@
 
 use super::LoraScope;
 use crate::device::Tensor;
-use crate::models::Linear;
+use crate::models::lora::{Adapters, LoraLinear};
 use crate::ops::adaln::Chunk;
+use crate::ops::linear::Then;
 
 /// Which vectors a stream has, in the order of diffusers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,18 +39,18 @@ pub(super) struct Modulated<'a> {
 
 /// The layer that makes a stream's modulation of the embedding.
 pub(super) struct Modulator {
-    layer: Linear,
+    layer: LoraLinear,
     kind: Kind,
 }
 
 impl Modulator {
     pub(super) fn load(scope: &LoraScope, name: &str, d: usize, kind: Kind) -> Self {
-        Self { layer: Linear::load(&scope.scope.sub(name), d, kind.vectors() * d, true), kind }
+        Self { layer: scope.outer(name, d, kind.vectors() * d), kind }
     }
 
     /// `embedding` `[b, d]`.
-    pub(super) fn forward(&self, embedding: &Tensor) -> Modulation {
-        Modulation { vectors: self.layer.forward(embedding), kind: self.kind }
+    pub(super) fn forward(&self, embedding: &Tensor, adapters: &Adapters) -> Modulation {
+        Modulation { vectors: self.layer.forward(embedding, adapters, Then::Nothing), kind: self.kind }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::ops::linear::{self, Then};
 pub use config::T5Config;
 
 /// A copy of `shared.weight` that some files hold.
-const IGNORED: &[&str] = &["encoder.embed_tokens.weight"];
+const IGNORED: &[&str] = &["shared.weight", "encoder.embed_tokens.weight"];
 
 /// The encoder.
 pub struct T5 {
@@ -56,9 +56,11 @@ impl T5 {
         let loader = Loader::new(&file, IGNORED, device);
         let root = loader.root();
         let encoder = root.sub("encoder");
+        // One table with two names, of which repacked files keep either.
+        let tokens = if root.has("shared.weight") { root.sub("shared") } else { encoder.sub("embed_tokens") };
         let first = encoder.sub("block.0.layer.0.SelfAttention.relative_attention_bias");
         let t5 = Self {
-            tokens: root.sub("shared").tensor("weight", &[config.vocab_size, config.d_model]),
+            tokens: tokens.tensor("weight", &[config.vocab_size, config.d_model]),
             distances: first.tensor("weight", &[config.relative_attention_num_buckets, config.num_heads]),
             blocks: (0..config.num_layers).map(|i| Block::load(&encoder.sub("block").sub(i), &config)).collect(),
             norm: encoder.sub("final_layer_norm").tensor("weight", &[config.d_model]),

@@ -162,6 +162,20 @@ pub fn save(folder: &Path, epoch: u64, checkpoint: &Checkpoint, keep: usize) -> 
     Ok(path)
 }
 
+/// Makes the checkpoint at `path` the latest of `folder`, if it is one of those there; says whether it is.
+///
+/// # Errors
+/// If that cannot be written.
+pub fn make_latest(folder: &Path, path: &Path) -> Result<bool> {
+    let real = |p: &Path| p.canonicalize().ok();
+    let name = path.file_name().and_then(|n| n.to_str()).filter(|n| epoch_of(n).is_some());
+    let Some(name) = name.filter(|_| path.parent().and_then(real).is_some_and(|of| Some(of) == real(folder))) else {
+        return Ok(false);
+    };
+    write_atomic(&folder.join(LATEST), format!("{name}\n").as_bytes())?;
+    Ok(true)
+}
+
 /// Removes what a crash or a full disk left behind, and puts back a checkpoint that was on its way to be replaced.
 fn tidy(folder: &Path) -> Result<()> {
     for name in names_in(folder)? {

@@ -57,7 +57,7 @@ fn a_checkpoint_comes_back_bit_for_bit_and_the_same_state_gives_the_same_bytes()
 
 #[test]
 fn adapters_are_stored_by_name_and_checked_against_the_config() {
-    let module = |name: &str, outputs| Module { name: name.into(), inputs: 3, outputs };
+    let module = |name: &str, outputs| Module { name: name.into(), inputs: 3, outputs, trainable: true };
     let modules = [module("l", 4), module("m", 4)];
     let layout = Layout::selected(&modules, &[false, true], 2);
     let numbers = random(&[layout.len()], 1);

@@ -1,0 +1,124 @@
+//! What a model is, wherever it lies: checksums of what is read from its folder. They tell a change from a copy; they are no
+//! protection against someone who means to deceive.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+use serde_json::Value;
+
+use super::index::ModelIndex;
+use crate::io::{TensorFile, read, read_json};
+
+/// The stems of weight files.
+const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
+/// Files of tokenizers that are not JSON.
+const TOKENIZERS: [&str; 2] = ["merges.txt", "spiece.model"];
+/// Bytes that one thread sums up at a time.
+const CHUNK: usize = 1 << 24;
+
+/// The checksum of the pipeline in `folder`: of every component's name and [content](of_component).
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn of_pipeline(folder: &Path) -> Result<String> {
+    let index = ModelIndex::load(folder)?;
+    let mut sum = crc32fast::Hasher::new();
+    for component in index.components() {
+        sum.update(component.as_bytes());
+        sum.update(of_component(&folder.join(component))?.as_bytes());
+    }
+    Ok(format!("{:08x}", sum.finalize()))
+}
+
+/// The checksum of the model or tokenizer in `folder`: its tensors by name, in whatever files they are, and its settings but for
+/// those that begin with an underscore, which say where a file comes from.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn of_component(folder: &Path) -> Result<String> {
+    let mut sum = crc32fast::Hasher::new();
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut names: Vec<String> = entries
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|n| !n.starts_with('.'))
+        .collect();
+    names.sort();
+    let has = |name: String| names.contains(&name);
+    for stem in STEMS {
+        if has(format!("{stem}.safetensors")) || has(format!("{stem}.safetensors.index.json")) {
+            sum.update(&of_tensors(&TensorFile::open_component(folder, stem)?).to_le_bytes());
+        }
+    }
+    for name in names.iter().filter(|n| n.ends_with(".json") && !n.ends_with(".index.json")) {
+        let mut settings: Value = read_json(&folder.join(name))?;
+        if let Some(object) = settings.as_object_mut() {
+            object.retain(|key, _| !key.starts_with('_') || key == "_class_name");
+            // As text in an order of its own: serde_json may keep the file's.
+            let sorted: std::collections::BTreeMap<String, Value> = std::mem::take(object).into_iter().collect();
+            object.extend(sorted);
+        }
+        sum.update(name.as_bytes());
+        sum.update(settings.to_string().as_bytes());
+    }
+    for name in TOKENIZERS.iter().filter(|name| has(name.to_string())) {
+        sum.update(&read::bytes(&folder.join(name))?);
+    }
+    Ok(format!("{:08x}", sum.finalize()))
+}
+
+fn of_tensors(file: &TensorFile) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    for (name, entry) in file.entries() {
+        sum.update(format!("{name} {} {:?}", entry.dtype_name(), entry.shape()).as_bytes());
+        let of_chunk = |chunk: &[u8]| {
+            let mut sum = crc32fast::Hasher::new();
+            sum.update(chunk);
+            sum
+        };
+        let chunks: Vec<crc32fast::Hasher> = entry.raw().par_chunks(CHUNK).map(of_chunk).collect();
+        chunks.iter().for_each(|chunk| sum.combine(chunk));
+    }
+    sum.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::device::{Device, Tensor};
+    use crate::io::safetensors::save;
+
+    fn tensor(x: f32) -> Tensor {
+        Tensor::from_slice(&Device::Cpu, &[x, 1.0], &[2])
+    }
+
+    #[test]
+    fn it_is_that_of_the_content_and_not_of_where_or_how_it_is_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = |name: &str, b: f32, config: &str| {
+            let folder = dir.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            let tensors = [("a".to_string(), tensor(0.0)), ("b".to_string(), tensor(b))];
+            save(&folder.join("model.safetensors"), tensors, &BTreeMap::new()).unwrap();
+            std::fs::write(folder.join("config.json"), config).unwrap();
+            folder
+        };
+        let sum = |folder: &Path| of_component(folder).unwrap();
+        let one = sum(&folder("one", 2.0, r#"{"layers": 3, "width": 4, "_name_or_path": "x"}"#));
+        assert_eq!(one, sum(&folder("same", 2.0, r#"{ "width": 4, "layers": 3 }"#)));
+        assert_ne!(one, sum(&folder("other weights", -2.0, r#"{"layers": 3, "width": 4}"#)));
+        assert_ne!(one, sum(&folder("other settings", 2.0, r#"{"layers": 3, "width": 5}"#)));
+
+        let shards = folder("shards", 2.0, r#"{"layers": 3, "width": 4}"#);
+        std::fs::remove_file(shards.join("model.safetensors")).unwrap();
+        for (file, name, x) in [("one.safetensors", "a", 0.0), ("two.safetensors", "b", 2.0)] {
+            save(&shards.join(file), [(name.to_string(), tensor(x))], &BTreeMap::new()).unwrap();
+        }
+        let index = r#"{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#;
+        std::fs::write(shards.join("model.safetensors.index.json"), index).unwrap();
+        assert_eq!(one, sum(&shards));
+    }
+}
