@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
-use engine::device::with_threads;
+use engine::device::{check_mapped, with_threads};
 use engine::models::text::{LONGEST_SEQUENCE, PromptEmbeds, TextEncoders, describe_truncated};
 use engine::telemetry::{Progress, warn};
 use engine::train::guard::Interrupted;
@@ -94,7 +94,11 @@ impl DeviceArg {
     /// Runs `f` where the arguments say.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         match self.device {
-            Device::Cpu => with_threads(self.threads, f).context("cannot start worker threads")?,
+            Device::Cpu => {
+                let result = with_threads(self.threads, f).context("cannot start worker threads")?;
+                // Whatever came of a file that changed meanwhile is not worth reporting.
+                check_mapped().and(result)
+            }
         }
     }
 }

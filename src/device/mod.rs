@@ -4,6 +4,7 @@
 mod arena;
 mod dtype;
 mod ledger;
+mod mapped;
 mod memory;
 pub mod philox;
 mod storage;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 pub use arena::{ArenaStats, poison_scratch, stats as arena_stats};
 pub use dtype::{DType, Elems};
 pub use ledger::{Ledger, Phase};
+pub use mapped::{MappedFile, check_mapped};
 pub use memory::{MachineMemory, machine_memory};
 pub use tensor::{Shape, Tensor};
 pub use workers::{with_threads, workers};

@@ -1,17 +1,15 @@
 use std::sync::Arc;
 
-use memmap2::Mmap;
-
 use super::arena::Buffer;
 use super::ledger::Reserved;
-use super::{DType, Device, Elems};
+use super::{DType, Device, Elems, MappedFile};
 
 /// Bytes on a device. Several tensors may be views of one storage; it is written only while one is.
 pub(super) enum Storage {
     Host(Buffer),
     /// A read-only part of a file.
     Mapped {
-        file: Arc<Mmap>,
+        file: Arc<MappedFile>,
         start: usize,
         bytes: usize,
     },

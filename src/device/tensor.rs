@@ -2,11 +2,10 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use memmap2::Mmap;
 
 use super::ledger::Reserved;
 use super::storage::Storage;
-use super::{DType, Device, Elems, Ledger};
+use super::{DType, Device, Elems, Ledger, MappedFile};
 
 /// Most axes a tensor has.
 const MOST_AXES: usize = 6;
@@ -114,7 +113,7 @@ impl Tensor {
     /// A view of `bytes` of a mapped file. The caller has checked that the range lies inside the file and has exactly the
     /// bytes that `shape` and `dtype` need. Data that the file does not align to its element size is copied (and
     /// widened), because it cannot be borrowed as numbers.
-    pub fn mapped(file: &Arc<Mmap>, bytes: Range<usize>, dtype: DType, shape: &[usize]) -> Self {
+    pub fn mapped(file: &Arc<MappedFile>, bytes: Range<usize>, dtype: DType, shape: &[usize]) -> Self {
         let raw = &file[bytes.clone()];
         if raw.as_ptr().align_offset(dtype.size()) != 0 {
             let widened: Vec<f32> = match dtype {

@@ -3,9 +3,11 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
-use super::write_atomic;
+use super::{read, write_atomic};
 
 /// Pixels between the images of a grid, and around them.
 const GAP: usize = 2;
@@ -51,16 +53,91 @@ pub fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
     write_atomic(path, &bytes)
 }
 
-/// Reads a PNG or JPEG file, told apart by its content; transparency is dropped.
+/// Most pixels of a picture that is read, as in Pillow (`Image.MAX_IMAGE_PIXELS`, twice).
+const MOST_PIXELS: u64 = 178_956_970;
+/// A picture's longer side in shorter ones: beyond it, resizing the shorter one to a model's size takes all memory.
+const MOST_OBLONG: u32 = 200;
+
+/// Reads a PNG or JPEG file, told apart by its content, as Pillow and transformers see it: JPEG decoded as libjpeg does,
+/// turned as its EXIF data says, transparency on white, the high bytes of 16-bit colours, grey of 16 bits clipped at 255.
 ///
 /// # Errors
-/// Names the file if it is missing, damaged or of another kind.
+/// Names the file if it is missing, damaged, of another kind, or too large or too oblong to be looked at.
 pub fn read_rgb(path: &Path) -> Result<RgbImage> {
-    let reader = image::ImageReader::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let reader = reader.with_guessed_format().with_context(|| format!("cannot read {}", path.display()))?;
-    let image = reader.decode().with_context(|| format!("{}: not a readable PNG or JPEG", path.display()))?.into_rgb8();
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    Ok(RgbImage { width, height, data: image.into_raw() })
+    let bytes = read::bytes(path)?;
+    let unreadable = || format!("{}: not a readable PNG or JPEG", path.display());
+    let reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().with_context(unreadable)?;
+    let format = reader.format();
+    let mut decoder = reader.into_decoder().with_context(unreadable)?;
+    let (width, height) = decoder.dimensions();
+    ensure!(
+        u64::from(width) * u64::from(height) <= MOST_PIXELS && width.max(height) / MOST_OBLONG <= width.min(height),
+        "{}: a picture of {width}x{height} pixels, expected at most {MOST_PIXELS} and sides at most {MOST_OBLONG} to 1",
+        path.display()
+    );
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    // This decoder notices what is missing from a file; libjpeg, whose pixels count, fills it with grey.
+    let image = DynamicImage::from_decoder(decoder).with_context(unreadable)?;
+    let mut image = match format {
+        Some(ImageFormat::Jpeg) => jpeg(&bytes).unwrap_or(image),
+        _ => rgb(image),
+    };
+    image.apply_orientation(orientation);
+    let image = image.into_rgb8();
+    Ok(RgbImage { width: image.width() as usize, height: image.height() as usize, data: image.into_raw() })
+}
+
+/// A JPEG as libjpeg decodes it; nothing if it has colours that this does not turn into RGB, such as CMYK.
+fn jpeg(bytes: &[u8]) -> Option<DynamicImage> {
+    // The library's fatal errors are panics.
+    let decode = || -> std::io::Result<(usize, usize, Vec<[u8; 3]>)> {
+        let mut started = mozjpeg::Decompress::new_mem(bytes)?.rgb()?;
+        let pixels = started.read_scanlines()?;
+        Ok((started.width(), started.height(), pixels))
+    };
+    let (width, height, pixels) = std::panic::catch_unwind(decode).ok()?.ok()?;
+    let data = bytemuck::cast_slice(&pixels).to_vec();
+    image::RgbImage::from_raw(width as u32, height as u32, data).map(DynamicImage::ImageRgb8)
+}
+
+/// Pillow's `convert("RGB")`, with what is transparent on white as transformers has it (`convert_to_rgb`).
+fn rgb(image: DynamicImage) -> DynamicImage {
+    let high = |v: u16| (v >> 8) as u8;
+    let rgba = match image {
+        DynamicImage::ImageLuma16(grey) => {
+            let clipped = grey.pixels().flat_map(|p| [p.0[0].min(255) as u8; 3]).collect();
+            let image = image::RgbImage::from_raw(grey.width(), grey.height(), clipped);
+            return DynamicImage::ImageRgb8(image.expect("three bytes a pixel"));
+        }
+        DynamicImage::ImageRgb16(image) => {
+            let data = image.iter().map(|v| high(*v)).collect();
+            let image = image::RgbImage::from_raw(image.width(), image.height(), data);
+            return DynamicImage::ImageRgb8(image.expect("three bytes a pixel"));
+        }
+        DynamicImage::ImageLumaA16(_) | DynamicImage::ImageRgba16(_) => {
+            let image = image.into_rgba16();
+            let data = image.iter().map(|v| high(*v)).collect();
+            image::RgbaImage::from_raw(image.width(), image.height(), data).expect("four bytes a pixel")
+        }
+        _ if image.color().has_alpha() => image.into_rgba8(),
+        _ => return image,
+    };
+    let on_white = rgba.pixels().flat_map(|p| {
+        let [r, g, b, alpha] = p.0;
+        [r, g, b].map(|v| over_white(v, alpha))
+    });
+    let image = image::RgbImage::from_raw(rgba.width(), rgba.height(), on_white.collect());
+    DynamicImage::ImageRgb8(image.expect("three bytes a pixel"))
+}
+
+/// Pillow's `alpha_composite` of `v` over opaque white, in its whole numbers.
+fn over_white(v: u8, alpha: u8) -> u8 {
+    const BITS: u32 = 7;
+    let (v, alpha) = (u32::from(v), u32::from(alpha));
+    // The result is opaque: what is divided by there is 255 squared.
+    let share = alpha * 255 * 255 * (1 << BITS) / (255 * 255);
+    let sum = v * share + 255 * (255 * (1 << BITS) - share) + (0x80 << BITS);
+    ((((sum >> 8) + sum) >> 8) >> BITS) as u8
 }
 
 /// The images (all of the same size) in rows of `columns` on white.

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Device, MappedFile, Tensor};
 use crate::io::damage::{explain, short};
 use crate::io::write::write_atomic_with;
 use crate::io::{did_you_mean, read, read_json};
@@ -25,7 +24,7 @@ pub struct TensorFile {
 /// Where one tensor is stored.
 #[derive(Clone)]
 pub struct Entry {
-    file: Arc<Mmap>,
+    file: Arc<MappedFile>,
     bytes: std::ops::Range<usize>,
     dtype: Dtype,
     shape: Vec<usize>,
@@ -142,9 +141,8 @@ impl TensorFile {
         if length < 8 {
             bail!("{}: not a safetensors file: {length} bytes, the header's length alone takes 8", path.display());
         }
-        // SAFETY: the mapping is read-only; as every program that maps weights, we rely on nobody truncating the
-        // file while it is in use.
-        let map = Arc::new(unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {}", path.display()))?);
+        let map = MappedFile::new(&file, path).with_context(|| format!("cannot map {}", path.display()))?;
+        let map = Arc::new(map);
         read::check_is_not_lfs_pointer(path, &map)?;
         let parsed =
             SafeTensors::deserialize(&map).map_err(|e| anyhow!("{}: {}", path.display(), explain(&map, &e)))?;

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -10,11 +10,13 @@ use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 
+use crate::device::check_mapped;
 use crate::telemetry::warn;
 
 /// The right to write to an output folder; ends when dropped, or with the process in whatever way.
 pub struct OutputLock {
     file: File,
+    path: PathBuf,
 }
 
 impl Drop for OutputLock {
@@ -28,7 +30,8 @@ impl OutputLock {
     /// Creates `folder` if need be and locks it, by an advisory lock on the file `.lock` in it.
     ///
     /// # Errors
-    /// If another run holds the lock, naming its process; or if the folder cannot be written to.
+    /// If another run holds the lock, naming its process; or if the folder cannot be written to. Warns where the file system
+    /// has no locks.
     pub fn acquire(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let path = folder.join(".lock");
@@ -53,7 +56,26 @@ impl OutputLock {
             }
         }
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).with_context(cannot)?;
-        Ok(Self { file })
+        Ok(Self { file, path })
+    }
+
+    /// Fails if the folder is no longer the one that was locked: everything written from now on would be lost, or another
+    /// run's.
+    ///
+    /// # Errors
+    /// Names the folder.
+    pub fn check(&self) -> Result<()> {
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            let id = |m: std::fs::Metadata| (m.dev(), m.ino());
+            let there = std::fs::symlink_metadata(&self.path).map(id).ok();
+            if there.is_none() || there != self.file.metadata().map(id).ok() {
+                bail!("the output folder {} was removed or replaced while the run was writing to it", folder.display());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -105,11 +127,12 @@ impl Interrupt {
         self.flag.load(Ordering::Relaxed)
     }
 
-    /// For use between two steps of long work.
+    /// For use between two steps of long work, before its result counts.
     ///
     /// # Errors
-    /// [`Interrupted`] once a signal has come.
+    /// [`Interrupted`] once a signal has come; or if a file that is in use has changed.
     pub fn check(&self) -> Result<()> {
+        check_mapped()?;
         if self.requested() { Err(Interrupted(128 + self.signal.load(Ordering::Relaxed) as u8).into()) } else { Ok(()) }
     }
 }

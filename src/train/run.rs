@@ -49,7 +49,7 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> 
         Resume::Auto | Resume::Never => None,
     };
     output_folder(output)?;
-    let _lock = OutputLock::acquire(output)?;
+    let lock = OutputLock::acquire(output)?;
     let interrupt = Interrupt::install()?;
     let checkpoints = output.join("checkpoints");
     for folder in ["", "checkpoints", "samples", "lora", "tensorboard"] {
@@ -81,7 +81,7 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> 
         say(&format!("resumed from {} after epoch {}", path.display(), state.epoch));
     }
     let state = start.map_or_else(|| State::new(&setup), |(state, _)| state);
-    let mut run = Run { setup, state, report: &mut report, checkpoints, saved };
+    let mut run = Run { setup, state, report: &mut report, checkpoints, saved, lock: &lock };
     let ended = run.epochs(&interrupt);
     // However it ended: what was earned is kept.
     let kept = run.save();
@@ -124,6 +124,7 @@ struct Run<'a> {
     checkpoints: PathBuf,
     /// The epoch whose state is on disk.
     saved: Option<u32>,
+    lock: &'a OutputLock,
 }
 
 impl Run<'_> {
@@ -133,6 +134,7 @@ impl Run<'_> {
             // Also after a resume, if the run was stopped between saving and evaluating.
             if self.is_eval_due() && !self.report.has_eval(self.state.epoch) {
                 let eval = self.setup.evaluate(Some((&self.state.bank, Slot::Average)), interrupt)?;
+                self.lock.check()?;
                 self.report.eval(&self.setup, self.state.epoch, &eval)?;
             }
             if self.is_done() {
@@ -140,6 +142,7 @@ impl Run<'_> {
             }
             interrupt.check()?;
             let epoch = self.setup.train_epoch(&mut self.state, interrupt)?;
+            self.lock.check()?;
             self.report.epoch(&self.setup, &self.state, &epoch)?;
             if self.is_done() || is_due(self.setup.config.raw.checkpoint.every, self.state.epoch) {
                 self.save()?;
@@ -159,6 +162,7 @@ impl Run<'_> {
     fn save(&mut self) -> Result<()> {
         let epoch = self.state.epoch;
         if epoch > 0 && self.saved != Some(epoch) {
+            self.lock.check()?;
             let keep = self.setup.config.raw.checkpoint.keep;
             checkpoint::save(&self.checkpoints, u64::from(epoch), &self.state.to_checkpoint(&self.setup)?, keep)?;
             self.saved = Some(epoch);

@@ -6,6 +6,7 @@ mod bf16;
 mod clip;
 mod lora;
 mod mmdit;
+mod pictures;
 mod pipeline;
 mod t5;
 mod text;
