@@ -164,15 +164,17 @@ struct RawExclusion {
     count: usize,
 }
 
-const KEYS: [&str; 4] = ["prompt", "tag", "include", "exclude"];
+/// Keys without which a record says something else.
+const CONDITIONS: [&str; 3] = ["prompt", "include", "exclude"];
 
 fn record(line: &str) -> Result<Prompt> {
     let value: Value = serde_json::from_str(line).map_err(plainly)?;
-    // Other keys are other tools' metadata. But one that is nearly ours, where ours is missing, is a misspelling that would
-    // drop a condition.
+    // Other keys are other tools' metadata. But one that is nearly one of these, where that is missing, is a misspelling that
+    // would drop a condition.
     if let Some(object) = value.as_object() {
-        for key in object.keys().filter(|k| !KEYS.contains(&k.as_str())) {
-            if let Some(meant) = nearest(key, KEYS).filter(|meant| !object.contains_key(*meant)) {
+        for key in object.keys() {
+            let meant = nearest(key, CONDITIONS).filter(|meant| !object.contains_key(*meant));
+            if let Some(meant) = meant {
                 bail!("unknown key '{}'; did you mean '{meant}'?", short(key));
             }
         }

@@ -86,30 +86,40 @@ pub fn check_mapped() -> Result<()> {
 
 #[cfg(unix)]
 mod handler {
+    use std::mem::zeroed;
+    use std::ptr::null_mut;
     use std::sync::OnceLock;
 
+    use libc::{SA_ONSTACK, SA_SIGINFO, SIG_DFL, SIGBUS, c_int, c_void, sigaction, siginfo_t};
     use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-    use signal_hook::consts::SIGBUS;
 
     use super::{FAULT, Ordering, PLACES};
 
     static PAGE: OnceLock<Option<usize>> = OnceLock::new();
 
-    /// Whether faults are caught; installs the handler at the first call.
+    /// Whether faults are caught; installs the handler at the first call. It takes the place of the one of Rust's library,
+    /// which gives up at the first fault.
     pub fn is_watching() -> bool {
         let page = PAGE.get_or_init(|| {
-            // SAFETY: the handler only reads atomics, maps memory and restores the default: all of it may be done there.
-            let installed =
-                unsafe { signal_hook_registry::register_sigaction(SIGBUS, |info| on_fault(info.si_addr() as usize)) };
-            installed.is_ok().then(rustix::param::page_size)
+            // SAFETY: a zeroed action without a mask is a valid one, and the handler has the signature that its flags ask
+            // for.
+            let installed = unsafe {
+                let mut action: sigaction = zeroed();
+                action.sa_sigaction = on_fault as *const () as usize;
+                action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+                sigaction(SIGBUS, &action, null_mut())
+            };
+            (installed == 0).then(rustix::param::page_size)
         });
         page.is_some()
     }
 
-    /// Puts zeros in the place of what cannot be read, from the page of `address` to the end of its file's map; the
-    /// instruction is then tried again.
-    fn on_fault(address: usize) {
+    /// Puts zeros in the place of what cannot be read, from the page of the address to the end of its file's map; the
+    /// instruction is then tried again. Reads atomics and makes system calls only: all that a handler may do.
+    extern "C" fn on_fault(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
         let page = PAGE.get().copied().flatten().unwrap_or(4096);
+        // SAFETY: the system passes what happened.
+        let address = unsafe { (*info).si_addr() } as usize;
         for (i, place) in PLACES.iter().enumerate() {
             let (start, end) = (place.start.load(Ordering::SeqCst), place.end.load(Ordering::SeqCst));
             if start <= 1 || !(start..end).contains(&address) {
@@ -117,16 +127,20 @@ mod handler {
             }
             let first = address / page * page;
             let length = end.next_multiple_of(page) - first;
+            let flags = MapFlags::PRIVATE | MapFlags::FIXED;
             // SAFETY: these pages belong to the map of this place, which nothing but its owner takes away.
-            let zeros = unsafe {
-                mmap_anonymous(first as *mut _, length, ProtFlags::READ, MapFlags::PRIVATE | MapFlags::FIXED)
-            };
-            if zeros.is_ok() {
+            if unsafe { mmap_anonymous(first as *mut _, length, ProtFlags::READ, flags) }.is_ok() {
                 FAULT.store(i + 1, Ordering::SeqCst);
                 return;
             }
         }
-        let _ = signal_hook::low_level::emulate_default_handler(SIGBUS);
+        // Not one of ours: as if there were no handler, when the instruction is tried again.
+        // SAFETY: a zeroed action with the default handler is a valid one.
+        unsafe {
+            let mut action: sigaction = zeroed();
+            action.sa_sigaction = SIG_DFL;
+            sigaction(SIGBUS, &action, null_mut());
+        }
     }
 }
 #[cfg(unix)]
@@ -135,4 +149,41 @@ use handler::is_watching;
 #[cfg(not(unix))]
 fn is_watching() -> bool {
     false
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const FOLDER: &str = "ENGINE_TEST_MAPPED";
+
+    #[test]
+    #[ignore = "runs only as a child of the test below"]
+    fn child_whose_file_shrinks() {
+        let Some(folder) = std::env::var_os(FOLDER) else { return };
+        let path = Path::new(&folder).join("weights");
+        std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+        let map = MappedFile::new(&File::open(&path).unwrap(), &path).unwrap();
+        check_mapped().unwrap();
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(10).unwrap();
+        // Not in the order of addresses: each lies before what was found unreadable last.
+        let read: Vec<u8> = [900_000, 500_000, 100_000, 3].map(|at| map[at]).to_vec();
+        assert_eq!(read, [0, 0, 0, 7]);
+        let error = check_mapped().unwrap_err().to_string();
+        assert!(error.ends_with("weights was changed or became unreadable while it was in use"), "{error}");
+        std::fs::write(Path::new(&folder).join("survived"), "").unwrap();
+    }
+
+    #[test]
+    fn a_mapped_file_that_shrinks_reads_as_zeros_and_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "device::mapped::tests::child_whose_file_shrinks"])
+            .env(FOLDER, dir.path())
+            .output()
+            .unwrap();
+        assert!(child.status.success() && dir.path().join("survived").exists(), "{child:?}");
+    }
 }
