@@ -154,6 +154,15 @@ mod tests {
     }
 
     #[test]
+    fn an_override_deeper_than_any_key_is_refused_in_a_short_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), MINIMAL).unwrap();
+        let deep = format!("a{}=1", ".a".repeat(30_000));
+        let e = load(file.path(), &[deep]).unwrap_err().to_string();
+        assert!(e.contains("a key of 30001 parts") && e.len() < 300, "{e}");
+    }
+
+    #[test]
     fn overrides_reach_nested_keys_and_their_mistakes_are_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), MINIMAL).unwrap();

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use engine::device::{Device, Tensor};
 use engine::io::safetensors;
 use engine::models::load_network;
-use engine::models::lora::{AdapterBank, Adapters, Layout, Rows, Slot, file, select};
-use engine::models::network::Condition;
+use engine::models::lora::{AdapterBank, Adapters, Layout, Rows, Slot, file, merge, select};
+use engine::models::network::{Condition, Network};
 use engine::ops::affine::{self, Affine};
 
-use super::{bits, fixture, random};
+use super::{bits, fixture, random, relative_error};
 
 /// Attention and MLP layers of both streams, and the second attention.
 const TARGETS: [&str; 10] = [
@@ -63,4 +63,30 @@ fn a_lora_written_here_is_read_back_bit_for_bit_and_gives_the_same_file_again() 
     ];
     let named = io.map(|(name, t)| (name.to_string(), t));
     safetensors::save(&folder.join("io.safetensors"), named, &Default::default()).unwrap();
+}
+
+#[test]
+fn an_adapter_on_every_linear_layer_gives_what_the_merged_weights_give() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, merged) = (fixture("pipeline/no_t5"), dir.path().join("merged"));
+    let load = |folder: &Path| load_network(&folder.join("transformer"), &Device::Cpu, None).unwrap();
+    let network = load(&model);
+    let (modules, sizes) = (network.modules(), network.sizes());
+    let outer = ["context_embedder", "norm_out.linear", "proj_out", "norm1.linear", "text_embedder.linear_2"];
+    assert!(outer.iter().all(|name| modules.iter().any(|m| m.name.ends_with(name) && !m.trainable)));
+    let layout = Arc::new(Layout::new(modules, modules.iter().map(|_| Some(2))));
+    let mut bank = AdapterBank::new(layout.clone(), 0.5);
+    bank.set(Slot::Theta, affine::forward(&random(&[layout.len()], 1), Affine { scale: 0.2, ..Affine::default() }));
+    merge::pipeline(&model, modules, &bank, Slot::Theta, &merged).unwrap();
+
+    let (latent, timestep) = (random(&[2, sizes.channels, 8, 12], 100), [250.0, 800.0]);
+    let (prompt_embeds, pooled) = (random(&[2, 5, sizes.text], 101), random(&[2, sizes.pooled], 102));
+    let condition = Condition { timestep: &timestep, prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
+    let velocity = |network: &dyn Network, bank: Option<&AdapterBank>| {
+        let rows = Rows::all(bank.map(|_| Slot::Theta), 2);
+        network.forward(&latent, condition, &Adapters { bank, rows: &rows })
+    };
+    let (adapted, want) = (velocity(&*network, Some(&bank)), velocity(&*load(&merged), None));
+    let (error, change) = (relative_error(&adapted, &want), relative_error(&velocity(&*network, None), &want));
+    assert!(error < 1e-5 && change > 1e-2, "{error:e}, without the adapter {change:e}");
 }

@@ -104,3 +104,32 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn a_merged_model_written_over_links_to_its_model_leaves_that_alone_and_replaces_older_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, run) = (write_config(dir.path(), ""), dir.path().join("run"));
+    assert_success(&train(&config, &run, &["--set", "num_epochs=1"]));
+    let base = fixture("pipeline/no_t5");
+    let out = dir.path().join("merged");
+    let mut files = vec![base.join("model_index.json")];
+    for folder in std::fs::read_dir(&base).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()) {
+        files.extend(std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()));
+    }
+    let before: Vec<Vec<u8>> = files.iter().map(|f| std::fs::read(f).unwrap()).collect();
+    for (i, file) in files.iter().enumerate() {
+        let link = out.join(file.strip_prefix(&base).unwrap());
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        // Hard links do not cross file systems.
+        if i % 2 == 0 || std::fs::hard_link(file, &link).is_err() {
+            std::os::unix::fs::symlink(file, &link).unwrap();
+        }
+    }
+    let index = out.join("transformer/diffusion_pytorch_model.safetensors.index.json");
+    std::fs::write(&index, r#"{"weight_map": {}}"#).unwrap();
+    assert_success(&export(&run, "merged", &out));
+    assert!(files.iter().zip(before).all(|(file, bytes)| std::fs::read(file).unwrap() == bytes));
+    assert!(!index.exists());
+    assert!(out.join("transformer/diffusion_pytorch_model.safetensors").symlink_metadata().unwrap().is_file());
+}

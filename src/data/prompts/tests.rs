@@ -72,3 +72,11 @@ fn errors_name_file_line_and_what_was_expected() {
         assert!(found.contains(expected), "{text}\ngave  {found}\nnot   {expected}");
     }
 }
+
+#[test]
+fn keys_of_other_tools_are_no_mistake_beside_ours() {
+    let line = r#"{"prompt": "a cat", "include": [], "exclude": [], "prompt_id": 3, "prompt_en": "x", "prompts": [], "includes": 1, "tags": ["a"]}"#;
+    let file = tempfile::NamedTempFile::with_suffix(".jsonl").unwrap();
+    std::fs::write(file.path(), line).unwrap();
+    assert_eq!(PromptSet::load(file.path()).unwrap().prompts[0].text, "a cat");
+}
