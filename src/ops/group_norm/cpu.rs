@@ -24,71 +24,44 @@ pub(super) fn forward(y: &mut Tensor, x: &Tensor, norm: Norm, silu: bool) {
     let channels = x.width();
     let image = x.len() / x.dim(0);
     let (weight, bias) = (norm.weight.elems().to_f32(), norm.bias.elems().to_f32());
-    let images: Vec<&[f32]> = x.host().chunks_exact(image).collect();
-    let means = group_means(&images, norm.groups, &vec![vec![0.0; channels]; images.len()], sums);
-    // The mean is subtracted rounded, so what it lost is corrected for.
-    let shifts: Vec<Vec<f32>> = means.iter().map(|m| per_channel(m, channels, |v| v as f32)).collect();
-    let squares = group_means(&images, norm.groups, &shifts, sums_of_squares);
-    let maps: Vec<Maps> = means
-        .iter()
-        .zip(squares)
-        .zip(shifts)
-        .map(|((means, squares), shift)| {
-            let group = |c: usize| c / (channels / norm.groups);
-            let lost = |c: usize| means[group(c)] - f64::from(shift[c]);
-            let scale = |c: usize| {
-                let variance = squares[group(c)] - lost(c).powi(2);
-                f64::from(weight[c]) / (variance + f64::from(norm.eps)).sqrt()
-            };
-            let all = |f: &dyn Fn(usize) -> f64| repeated(&(0..channels).map(|c| f(c) as f32).collect::<Vec<_>>());
-            Maps {
-                scale: all(&scale),
-                bias: all(&|c| f64::from(bias[c]) - lost(c) * scale(c)),
-                shift: repeated(&shift),
-            }
-        })
-        .collect();
+    // An image is gone over three times: by one thread, as far as there are images for all, while it is in cache.
     let images = y.host_mut().par_chunks_exact_mut(image).zip(x.host().par_chunks_exact(image));
-    images.zip(&maps).with_min_len(at_least(1)).for_each(|((y, x), maps)| {
+    images.with_min_len(at_least(1)).for_each(|(y, x)| {
+        let maps = Maps::new(x, channels, [&weight, &bias], norm);
         let blocks = y.par_chunks_mut(BLOCK * channels).zip(x.par_chunks(BLOCK * channels));
-        blocks.with_min_len(at_least(1)).for_each(|(y, x)| apply(y, x, maps, silu));
+        blocks.with_min_len(at_least(1)).for_each(|(y, x)| apply(y, x, &maps, silu));
     });
 }
 
-fn per_channel<T>(groups: &[f64], channels: usize, f: impl Fn(f64) -> T) -> Vec<T> {
-    (0..channels).map(|c| f(groups[c / (channels / groups.len())])).collect()
+impl Maps {
+    fn new(image: &[f32], channels: usize, [weight, bias]: [&[f32]; 2], norm: Norm) -> Self {
+        let group = |c: usize| c / (channels / norm.groups);
+        let means = group_means(image, norm.groups, &vec![0.0; channels], sums);
+        // The mean is subtracted rounded, so what it lost is corrected for.
+        let shift: Vec<f32> = (0..channels).map(|c| means[group(c)] as f32).collect();
+        let squares = group_means(image, norm.groups, &shift, sums_of_squares);
+        let lost = |c: usize| means[group(c)] - f64::from(shift[c]);
+        let scale = |c: usize| {
+            let variance = squares[group(c)] - lost(c).powi(2);
+            f64::from(weight[c]) / (variance + f64::from(norm.eps)).sqrt()
+        };
+        let all = |f: &dyn Fn(usize) -> f64| repeated(&(0..channels).map(|c| f(c) as f32).collect::<Vec<_>>());
+        Self { scale: all(&scale), bias: all(&|c| f64::from(bias[c]) - lost(c) * scale(c)), shift: repeated(&shift) }
+    }
 }
 
-/// The mean over each group of every image of what `add_up` adds up per channel of a block of pixels.
-fn group_means(
-    images: &[&[f32]],
-    groups: usize,
-    shifts: &[Vec<f32>],
-    add_up: fn(&mut [f64], &[f32], &[f32]),
-) -> Vec<Vec<f64>> {
-    let channels = shifts[0].len();
-    let blocks: Vec<(&[f32], &[f32])> = images
-        .iter()
-        .zip(shifts)
-        .flat_map(|(image, shift)| image.chunks(BLOCK * channels).map(move |block| (block, shift.as_slice())))
-        .collect();
-    let sums: Vec<Vec<f64>> = blocks
-        .par_iter()
-        .with_min_len(at_least(1))
-        .map(|(block, shift)| {
-            let mut sums = vec![0.0; channels];
-            add_up(&mut sums, block, shift);
-            sums
-        })
-        .collect();
-    let per_image = blocks.len() / images.len();
-    let size = (images[0].len() / groups) as f64;
-    sums.chunks_exact(per_image)
-        .map(|blocks| {
-            let group = |g: usize| g * channels / groups..(g + 1) * channels / groups;
-            (0..groups).map(|g| blocks.iter().flat_map(|sums| &sums[group(g)]).sum::<f64>() / size).collect()
-        })
-        .collect()
+/// The mean over each group of what `add_up` adds up per channel of a block of pixels.
+fn group_means(image: &[f32], groups: usize, shift: &[f32], add_up: fn(&mut [f64], &[f32], &[f32])) -> Vec<f64> {
+    let channels = shift.len();
+    let of_block = |block: &[f32]| {
+        let mut sums = vec![0.0; channels];
+        add_up(&mut sums, block, shift);
+        sums
+    };
+    let blocks: Vec<Vec<f64>> = image.par_chunks(BLOCK * channels).with_min_len(at_least(1)).map(of_block).collect();
+    let size = (image.len() / groups) as f64;
+    let group = |g: usize| g * channels / groups..(g + 1) * channels / groups;
+    (0..groups).map(|g| blocks.iter().flat_map(|sums| &sums[group(g)]).sum::<f64>() / size).collect()
 }
 
 wide! {
