@@ -6,7 +6,7 @@ use engine::device::Device;
 use engine::io::{output_file, safetensors};
 use engine::models::text::TextEncoders;
 
-use super::{DeviceArg, encode_prompts, sequence_length};
+use super::{DeviceArg, encode_prompts, model_folder, sequence_length};
 
 /// Encode prompts with the model's text encoders and save the embeddings.
 ///
@@ -15,7 +15,7 @@ use super::{DeviceArg, encode_prompts, sequence_length};
 #[derive(clap::Args)]
 pub struct Args {
     /// Model folder in the layout of diffusers.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = model_folder)]
     model: PathBuf,
     /// Prompt; may be given several times.
     #[arg(long, value_name = "TEXT", required = true, num_args = 1..)]

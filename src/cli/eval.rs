@@ -16,7 +16,7 @@ use engine::train::setup::{Setup, check, evaluation_config};
 use engine::train::state::{checkpoint_config, saved_average};
 use serde_json::json;
 
-use super::{DeviceArg, sequence_length};
+use super::{DeviceArg, model_folder, sequence_length};
 
 /// Sample held-out prompts and print the mean rewards as lines `RESULT key=value`.
 ///
@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
     /// Model folder in the layout of diffusers; with --checkpoint, if it is no longer where the run had it.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = model_folder)]
     model: Option<PathBuf>,
     /// LoRA to evaluate on --model.
     #[arg(long, value_name = "PATH", requires = "model", conflicts_with = "checkpoint")]

@@ -9,7 +9,7 @@ use engine::train::checkpoint;
 use engine::train::run::export_lora;
 use engine::train::state::{checkpoint_config, modules_of, saved_average};
 
-use super::DeviceArg;
+use super::{DeviceArg, model_folder};
 
 /// Export what a run has learnt for use elsewhere.
 #[derive(clap::Args)]
@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "diffusers")]
     format: Format,
     /// Model folder for merged, if it is no longer where the run had it.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = model_folder)]
     model: Option<PathBuf>,
     /// Folder to write.
     #[arg(long, value_name = "DIR")]

@@ -9,6 +9,8 @@ use engine::telemetry::bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::model_folder;
+
 /// Say what is in a model folder, a checkpoint or a safetensors file.
 ///
 /// Tensors, shapes, types, sizes and configuration. Only headers are read, so that the answer comes at once however
@@ -16,6 +18,7 @@ use serde_json::{Map, Value};
 #[derive(clap::Args)]
 pub struct Args {
     /// Pipeline folder (with model_index.json), component or checkpoint folder, or .safetensors file.
+    #[arg(value_parser = model_folder)]
     path: PathBuf,
     /// Print JSON.
     #[arg(long)]
@@ -170,7 +173,9 @@ fn pipeline(path: &Path) -> Result<(Option<String>, Vec<Component>)> {
 }
 
 fn has_weights(folder: &Path, stem: &str) -> bool {
-    ["safetensors", "safetensors.index.json"].iter().any(|ext| folder.join(format!("{stem}.{ext}")).exists())
+    let names =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    names.into_iter().any(|n| n.starts_with(&format!("{stem}.")) && n.contains(".safetensors"))
 }
 
 /// The weights in a component or checkpoint folder, shards of one model together, and its JSON files.

@@ -16,11 +16,13 @@ mod step;
 mod train;
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use engine::device::{check_mapped, with_threads};
+use engine::models::index;
 use engine::models::text::{LONGEST_SEQUENCE, PromptEmbeds, TextEncoders, describe_truncated};
 use engine::telemetry::{Progress, warn};
 use engine::train::guard::Interrupted;
@@ -101,6 +103,11 @@ impl DeviceArg {
             }
         }
     }
+}
+
+/// The value of `--model`: a folder, or the root of one in the hub's cache.
+fn model_folder(text: &str) -> Result<PathBuf, String> {
+    Ok(index::folder(Path::new(text)))
 }
 
 /// The value of `--max-sequence-length`.

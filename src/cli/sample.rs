@@ -15,7 +15,7 @@ use engine::rollout::schedule::check_steps;
 use engine::rollout::{Pipeline, initial_keys};
 use engine::telemetry::{Progress, say};
 
-use super::{DeviceArg, encode_prompts, sequence_length};
+use super::{DeviceArg, encode_prompts, model_folder, sequence_length};
 
 /// Images that go through the model together; results do not depend on it.
 const BATCH: usize = 8;
@@ -27,7 +27,7 @@ const BATCH: usize = 8;
 #[derive(clap::Args)]
 pub struct Args {
     /// Model folder in the layout of diffusers.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = model_folder)]
     model: PathBuf,
     /// LoRA file or folder in the format of PEFT and diffusers.
     #[arg(long, value_name = "PATH")]

@@ -91,19 +91,18 @@ impl TensorFile {
 
     /// Maps the weights of a model component: the shards that `<stem>.safetensors.index.json` lists, or
     /// `<stem>.safetensors` where there is no index or, beside that file, not all of its shards. As in diffusers, an index
-    /// with all its shards comes first: it is the newer one when a model is saved again in the same folder.
+    /// with all its shards comes first: it is the newer one when a model is saved again in the same folder. Where there is
+    /// neither, the only variant, such as `<stem>.fp16.safetensors`.
     ///
     /// # Errors
     /// As [`TensorFile::open`]; also if neither file exists, the index names a file elsewhere, or a shard lacks a tensor
     /// that the index puts there.
     pub fn open_component(folder: &Path, stem: &str) -> Result<Self> {
-        let single = folder.join(format!("{stem}.safetensors"));
-        let index = folder.join(format!("{stem}.safetensors.index.json"));
+        let plain = Weights { single: format!("{stem}.safetensors"), index: format!("{stem}.safetensors.index.json") };
+        let Weights { single, index } = if plain.are_in(folder) { plain } else { only_variant(folder, stem)? };
+        let (single, index) = (folder.join(single), folder.join(index));
         if !index.exists() {
-            if single.exists() {
-                return Self::open(&single);
-            }
-            bail!("{}: no weights: looked for {stem}.safetensors and {stem}.safetensors.index.json", folder.display());
+            return Self::open(&single);
         }
         #[derive(serde::Deserialize)]
         struct Index {
@@ -207,8 +206,14 @@ impl TensorFile {
         let entry = self.entry(name).with_context(|| {
             format!("{}: no tensor '{name}'{}", self.path.display(), did_you_mean(name, self.names()))
         })?;
+        if entry.dtype == Dtype::F64 {
+            let values: Vec<f64> = bytemuck::pod_collect_to_vec(entry.raw());
+            let narrowed: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+            return Ok(Tensor::from_slice(device, &narrowed, &entry.shape));
+        }
         let mapped = entry.tensor(&Device::Cpu).with_context(|| {
-            format!("{}: tensor '{name}' is {}, expected F32, F16 or BF16", self.path.display(), entry.dtype_name())
+            let (file, found) = (self.path.display(), entry.dtype_name());
+            format!("{file}: tensor '{name}' is {found}, expected F64, F32, F16 or BF16")
         })?;
         Ok(Tensor::from_slice(device, &mapped.elems().to_f32(), mapped.shape()))
     }
@@ -223,6 +228,44 @@ impl TensorFile {
             bail!("{}: tensor '{name}' has shape {:?}, expected {shape:?}", self.path.display(), t.shape());
         }
         Ok(t)
+    }
+}
+
+/// The names that a component's weights may have.
+struct Weights {
+    single: String,
+    index: String,
+}
+
+impl Weights {
+    fn are_in(&self, folder: &Path) -> bool {
+        folder.join(&self.single).exists() || folder.join(&self.index).exists()
+    }
+}
+
+/// The weights of the one variant that `folder` has of `stem`, by diffusers' names.
+fn only_variant(folder: &Path, stem: &str) -> Result<Weights> {
+    let names = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let variant = |name: &str| {
+        let rest = name.strip_prefix(stem)?;
+        let single = rest.strip_prefix('.').and_then(|r| r.strip_suffix(".safetensors"));
+        let index = rest.strip_prefix(".safetensors.index.").and_then(|r| r.strip_suffix(".json"));
+        single.or(index).filter(|v| !v.is_empty() && !v.contains(['.', '-'])).map(str::to_string)
+    };
+    let found: std::collections::BTreeSet<String> =
+        names.flatten().filter_map(|e| variant(&e.file_name().to_string_lossy())).collect();
+    let found: Vec<String> = found.into_iter().collect();
+    let shown = folder.display();
+    match &found[..] {
+        [v] => Ok(Weights {
+            single: format!("{stem}.{v}.safetensors"),
+            index: format!("{stem}.safetensors.index.{v}.json"),
+        }),
+        [] => bail!("{shown}: no weights: looked for {stem}.safetensors and {stem}.safetensors.index.json"),
+        several => bail!(
+            "{shown}: the weights {stem} are there as {}; leave one, or rename it to {stem}.safetensors",
+            several.join(" and ")
+        ),
     }
 }
 

@@ -47,11 +47,11 @@ pub fn of_component(folder: &Path) -> Result<String> {
     names.sort();
     let has = |name: String| names.contains(&name);
     for stem in STEMS {
-        if has(format!("{stem}.safetensors")) || has(format!("{stem}.safetensors.index.json")) {
+        if names.iter().any(|n| n.starts_with(&format!("{stem}.")) && n.contains(".safetensors")) {
             sum.update(&of_tensors(&TensorFile::open_component(folder, stem)?).to_le_bytes());
         }
     }
-    for name in names.iter().filter(|n| n.ends_with(".json") && !n.ends_with(".index.json")) {
+    for name in names.iter().filter(|n| n.ends_with(".json") && !n.contains(".index.")) {
         let mut settings: Value = read_json(&folder.join(name))?;
         if let Some(object) = settings.as_object_mut() {
             object.retain(|key, _| !key.starts_with('_') || key == "_class_name");

@@ -7,8 +7,21 @@ use serde_json::{Map, Value};
 use crate::io::read::is_plain_name;
 use crate::io::{did_you_mean, read_json, require_folder, short};
 
-/// The only pipeline whose folder layout the engine knows.
+/// The pipeline whose folder layout the engine knows.
 const CLASS: &str = "StableDiffusion3Pipeline";
+/// Others of diffusers that are made of the same parts.
+const SIBLINGS: [&str; 2] = ["StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"];
+
+/// The model that is meant by `path`: itself, or, if that is a model's root in the cache of Hugging Face's hub
+/// (`models--<owner>--<name>`), the snapshot that its branch `main` is at.
+pub fn folder(path: &Path) -> PathBuf {
+    let snapshot = || {
+        let name = std::fs::read_to_string(path.join("refs/main")).ok()?;
+        let folder = path.join("snapshots").join(name.trim());
+        (is_plain_name(name.trim()) && folder.is_dir()).then_some(folder)
+    };
+    if path.join("model_index.json").exists() { None } else { snapshot() }.unwrap_or_else(|| path.to_path_buf())
+}
 
 /// `model_index.json`: which components a pipeline folder has.
 pub struct ModelIndex {
@@ -26,7 +39,7 @@ impl ModelIndex {
     pub fn load(folder: &Path) -> Result<Self> {
         let index = Self::of_any(folder)?;
         match index.class.as_deref() {
-            Some(CLASS) => Ok(index),
+            Some(class) if class == CLASS || SIBLINGS.contains(&class) => Ok(index),
             Some(other) => bail!("{}: _class_name is {}, expected {CLASS}", index.path.display(), short(other)),
             None => bail!("{}: no _class_name, expected {CLASS}", index.path.display()),
         }
@@ -115,6 +128,22 @@ mod tests {
                 format!(r#"{{"_class_name": "StableDiffusion3Pipeline", "{name}": ["diffusers", "AutoencoderKL"]}}"#);
             let message = load(&text).err().unwrap().to_string();
             assert!(message.contains(&format!("model_index.json: component '{name}', expected")), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_root_of_a_hub_cache_stands_for_its_main_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let snapshot = dir.path().join("snapshots/abc123");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        std::fs::create_dir(dir.path().join("refs")).unwrap();
+        let points_to = |name: &str| std::fs::write(dir.path().join("refs/main"), name).unwrap();
+        points_to("abc123");
+        assert_eq!(folder(dir.path()), snapshot);
+        assert_eq!(folder(&snapshot), snapshot);
+        for elsewhere in ["missing", "../..", ""] {
+            points_to(elsewhere);
+            assert_eq!(folder(dir.path()), dir.path());
         }
     }
 

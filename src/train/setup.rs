@@ -15,7 +15,7 @@ use crate::config::{Job, Resolved, TrainConfig};
 use crate::data::PromptSet;
 use crate::device::Device;
 use crate::io::read;
-use crate::models::index::ModelIndex;
+use crate::models::index::{self, ModelIndex};
 use crate::models::lora::{Layout, select};
 use crate::models::text::{TextEncoders, describe_truncated};
 use crate::models::{autoencoder, identity, mmdit};
@@ -67,7 +67,8 @@ pub struct Planned {
 ///
 /// # Errors
 /// One line naming the key or file, what was found, and the nearest that works.
-pub fn check(raw: TrainConfig, job: Job) -> Result<Planned> {
+pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
+    raw.model = index::folder(&raw.model);
     for (name, options, _) in terms(&raw)? {
         rewards::check(&name, &options)?;
     }

@@ -136,3 +136,21 @@ fn more_threads_than_help_are_not_started_and_texts_may_begin_with_a_dash() {
     assert!(latents("1", "a.safetensors") == latents("100000", "b.safetensors"));
     assert!(dir.path().join("0.png").exists() && !dir.path().join("1.png").exists());
 }
+
+#[test]
+fn a_variant_is_taken_where_it_is_alone_and_several_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = raw_file(r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#, 1);
+    let open = || TensorFile::open_component(dir.path(), "model").map(|f| f.path().display().to_string());
+    std::fs::write(dir.path().join("model.fp16.safetensors"), &file).unwrap();
+    assert!(open().unwrap().ends_with("model.fp16.safetensors"));
+    std::fs::write(dir.path().join("model.bf16-00001-of-00001.safetensors"), &file).unwrap();
+    let index = r#"{"weight_map": {"a": "model.bf16-00001-of-00001.safetensors"}}"#;
+    std::fs::write(dir.path().join("model.safetensors.index.bf16.json"), index).unwrap();
+    let error = open().err().unwrap().to_string();
+    assert!(error.contains("the weights model are there as bf16 and fp16"), "{error}");
+    std::fs::remove_file(dir.path().join("model.fp16.safetensors")).unwrap();
+    assert!(open().unwrap().ends_with("model.safetensors.index.bf16.json"));
+    std::fs::write(dir.path().join("model.safetensors"), &file).unwrap();
+    assert!(open().unwrap().ends_with("model.safetensors"));
+}

@@ -99,7 +99,9 @@ impl ClipText {
         let file = TensorFile::open_component(folder, "model")?;
         let loader = Loader::new(&file, super::IGNORED, device);
         let root = loader.root();
-        let tower = TextTower::load(&root.sub("text_model"), &config);
+        // Some versions of transformers write the tower's names without their first part.
+        let bare = root.has("embeddings.token_embedding.weight");
+        let tower = TextTower::load(&if bare { root.clone() } else { root.sub("text_model") }, &config);
         let projection = Linear::load(&root.sub("text_projection"), config.hidden_size, config.projection_dim, false);
         loader.finish()?;
         Ok(Self { config, tower, projection })

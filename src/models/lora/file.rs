@@ -15,6 +15,7 @@ use super::{AdapterBank, Layout, Module, Slot};
 use crate::device::{Device, Tensor};
 use crate::io::safetensors::save as save_tensors;
 use crate::io::{TensorFile, did_you_mean, output_folder, short};
+use crate::models::mmdit::original::{self, Original};
 use crate::ops::affine::{self, Affine};
 use crate::ops::{copy, norm};
 
@@ -29,7 +30,27 @@ pub const TRANSFORMER: &str = "transformer";
 /// The CLIP encoders, likewise.
 pub const TEXT_ENCODERS: [&str; 2] = ["text_encoder", "text_encoder_2"];
 /// What other programs put before a module's name.
-const PREFIXES: [&str; 4] = ["transformer.", "base_model.model.transformer.", "base_model.model.", ""];
+const PREFIXES: [&str; 7] = [
+    "transformer.",
+    "base_model.model.transformer.",
+    "base_model.model.",
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "lora_unet_",
+    "",
+];
+/// What sd-scripts puts before the layers of the encoders, whose names have no dots there.
+const FLAT_ENCODERS: [(&str, &str); 3] =
+    [("lora_te1_", TEXT_ENCODERS[0]), ("lora_te2_", TEXT_ENCODERS[1]), ("lora_te3_", T5)];
+const T5: &str = "text_encoder_3";
+/// What the names of other methods' tensors hold.
+const OTHER_METHODS: [(&str, &str); 5] = [
+    ("dora_scale", "DoRA"),
+    ("lora_magnitude_vector", "DoRA"),
+    ("hada_", "LoHa"),
+    ("lokr_", "LoKr"),
+    ("lora_embedding_", "an adapter of embeddings"),
+];
 
 /// Writes `slot` of `bank` into `folder`. `rank`, `alpha` and `targets` are those it was made with.
 ///
@@ -102,6 +123,9 @@ impl LoraFile {
         let mut layers: BTreeMap<&str, BTreeMap<String, Names>> = BTreeMap::new();
         for name in file.names() {
             let Some((layer, entry)) = split_key(name) else {
+                if let Some((_, method)) = OTHER_METHODS.iter().find(|(mark, _)| name.contains(mark)) {
+                    bail!("{shown}: tensor '{}' is of {method}, which is not supported", short(name));
+                }
                 bail!(
                     "{shown}: tensor '{}' is not part of a LoRA: expected names ending in .lora_A.weight or .lora_B.weight",
                     short(name)
@@ -109,7 +133,7 @@ impl LoraFile {
             };
             let (component, layer) = component_of(layer);
             ensure!(
-                component != "text_encoder_3",
+                component != T5,
                 "{shown}: tensor '{}' is for T5, on which adapters are not supported",
                 short(name)
             );
@@ -155,22 +179,18 @@ impl LoraFile {
         }
         let mut read: Vec<Option<Read>> = modules.iter().map(|_| None).collect();
         for (layer, names) in layers {
-            let Some(index) = modules.iter().position(|m| m.name == *layer) else {
+            let targets = targets(layer, modules);
+            if targets.is_empty() {
                 let hint = did_you_mean(layer, modules.iter().map(|m| m.name.as_str()));
                 bail!("{shown}: '{}' is no layer of {component} that an adapter can be on{hint}", short(layer));
-            };
-            let module = &modules[index];
+            }
+            let inputs = modules[targets[0].index].inputs;
+            let outputs: usize = targets.iter().map(|t| modules[t.index].outputs).sum();
             let a = tensor(names.a.as_ref().with_context(|| format!("{shown}: '{layer}' has no lora_A"))?)?;
             let b = tensor(names.b.as_ref().with_context(|| format!("{shown}: '{layer}' has no lora_B"))?)?;
             let rank = a.shape().first().copied().unwrap_or(0);
-            ensure!(
-                rank > 0,
-                "{shown}: '{layer}' lora_A has shape {:?}, expected [rank, {}]",
-                a.shape(),
-                module.inputs
-            );
-            for (what, tensor, want) in [("lora_A", &a, [rank, module.inputs]), ("lora_B", &b, [module.outputs, rank])]
-            {
+            ensure!(rank > 0, "{shown}: '{layer}' lora_A has shape {:?}, expected [rank, {inputs}]", a.shape());
+            for (what, tensor, want) in [("lora_A", &a, [rank, inputs]), ("lora_B", &b, [outputs, rank])] {
                 ensure!(
                     tensor.shape() == want,
                     "{shown}: '{layer}' {what} has shape {:?}, expected {want:?}",
@@ -184,7 +204,18 @@ impl LoraFile {
             let alpha = own.or(settings.alpha(layer)).unwrap_or(rank as f32);
             ensure!(alpha.is_finite(), "{shown}: '{layer}' has alpha {alpha}");
             let scale = if settings.rslora { alpha / (rank as f32).sqrt() } else { alpha / rank as f32 };
-            read[index] = Some(Read { a, b, scale });
+            let mut first = 0;
+            for Target { index, swapped } in targets {
+                let rows = first..first + modules[index].outputs;
+                first = rows.end;
+                let mut part = b.slice(rows);
+                if swapped {
+                    let half = part.dim(0) / 2;
+                    part = copy::concat(&[&part.slice(half..2 * half), &part.slice(0..half)]);
+                }
+                let before = read[index].replace(Read { a: a.clone(), b: part, scale });
+                ensure!(before.is_none(), "{shown}: '{layer}' comes twice, under two names");
+            }
         }
         // One scale for the whole adapter; where a layer's own differs, the difference goes into its B.
         let scale = read.iter().flatten().map(|r| r.scale).find(|s| *s != 0.0).unwrap_or(1.0);
@@ -202,13 +233,43 @@ impl LoraFile {
     }
 }
 
+/// A module that a layer of a file is or is a part of.
+struct Target {
+    index: usize,
+    /// Whether the halves of its outputs are the other way round in the file.
+    swapped: bool,
+}
+
+/// The modules that `layer` is called by anyone's name of it, in the order of its outputs.
+fn targets(layer: &str, modules: &[Module]) -> Vec<Target> {
+    let is_layer = |name: &str| name == layer || name.replace('.', "_") == layer;
+    if let Some(index) = modules.iter().position(|m| is_layer(&m.name)) {
+        return vec![Target { index, swapped: false }];
+    }
+    let originals = modules.iter().enumerate().filter_map(|(index, m)| Some((index, original::of(m)?)));
+    let mut parts: Vec<(usize, Original)> = originals.filter(|(_, o)| is_layer(&o.name)).collect();
+    parts.sort_by_key(|(_, o)| o.part);
+    if parts.first().is_none_or(|(_, o)| o.part.1 != parts.len()) {
+        return Vec::new();
+    }
+    parts.into_iter().map(|(index, o)| Target { index, swapped: o.swapped }).collect()
+}
+
 fn find(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         ensure!(path.exists(), "LoRA: no such file or folder: {}", path.display());
         return Ok(path.to_path_buf());
     }
-    let inside = [FILE, PEFT_FILE].map(|name| path.join(name)).into_iter().find(|p| p.exists());
-    inside.with_context(|| format!("LoRA: {} has neither {FILE} nor {PEFT_FILE}", path.display()))
+    // A run has what it exported in a folder of its own.
+    let places = [path.join(FILE), path.join(PEFT_FILE), path.join("lora").join(FILE)];
+    if let Some(found) = places.into_iter().find(|p| p.exists()) {
+        return Ok(found);
+    }
+    let shown = path.display();
+    if path.join("state.json").exists() || path.join("checkpoints").exists() {
+        bail!("LoRA: {shown} is a checkpoint or a run without a LoRA; 'engine export --checkpoint {shown}' makes one");
+    }
+    bail!("LoRA: {shown} has neither {FILE} nor {PEFT_FILE}")
 }
 
 /// What a tensor of a LoRA file is.
@@ -219,9 +280,12 @@ enum Entry {
 }
 
 fn split_key(name: &str) -> Option<(&str, Entry)> {
-    let a = [".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", ".lora_linear_layer.down.weight"];
-    let b = [".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight", ".lora_linear_layer.up.weight"];
-    let strip = |tails: &[&str]| tails.iter().find_map(|t| name.strip_suffix(t));
+    let a = ["lora_A", "lora_A.default", "lora.down", "lora_linear_layer.down", "lora_down"];
+    let b = ["lora_B", "lora_B.default", "lora.up", "lora_linear_layer.up", "lora_up"];
+    let strip = |tails: &[&str]| {
+        let name = name.strip_suffix(".weight")?;
+        tails.iter().find_map(|t| name.strip_suffix(t)?.strip_suffix('.'))
+    };
     strip(&a)
         .map(|m| (m, Entry::A))
         .or_else(|| strip(&b).map(|m| (m, Entry::B)))
@@ -230,7 +294,12 @@ fn split_key(name: &str) -> Option<(&str, Entry)> {
 
 /// The component that a layer is of, and its name there.
 fn component_of(name: &str) -> (&'static str, &str) {
-    for component in TEXT_ENCODERS.into_iter().chain(["text_encoder_3"]) {
+    for (prefix, component) in FLAT_ENCODERS {
+        if let Some(layer) = name.strip_prefix(prefix) {
+            return (component, layer);
+        }
+    }
+    for component in TEXT_ENCODERS.into_iter().chain([T5]) {
         if let Some(layer) = name.strip_prefix(component).and_then(|rest| rest.strip_prefix('.')) {
             return (component, layer);
         }
@@ -343,6 +412,66 @@ mod tests {
         std::fs::write(dir.path().join(PEFT_SETTINGS), r#"{"r": 2, "lora_alpha": 6, "use_dora": false}"#).unwrap();
         assert_eq!(load(dir.path()).unwrap().scale(), 3.0);
         assert_eq!(load(&dir.path().join(PEFT_FILE)).unwrap().scale(), 3.0);
+    }
+
+    #[test]
+    fn a_layer_is_found_by_every_name_it_has_and_fused_ones_are_taken_apart() {
+        let module = |name: &str, outputs| Module { name: name.into(), inputs: 6, outputs, trainable: true };
+        let block = |layer: &str| format!("transformer_blocks.0.{layer}");
+        let modules = [
+            module(&block("attn.to_q"), 6),
+            module(&block("attn.to_k"), 6),
+            module(&block("attn.to_v"), 6),
+            module(&block("ff.net.0.proj"), 24),
+            module("norm_out.linear", 12),
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let bank = |tensors: Vec<(String, Tensor)>| {
+            let path = dir.path().join("lora.safetensors");
+            save_tensors(&path, tensors, &BTreeMap::new()).unwrap();
+            super::load(&path, &modules, &Device::Cpu)
+        };
+        let a = |seed: u64| random(&[2, 6], seed);
+        let [q, k, v, up, norm] =
+            [(6, 11), (6, 12), (6, 13), (24, 14), (12, 15)].map(|(n, seed)| random(&[n, 2], seed));
+        let named = |layer: String, a: Tensor, b: &Tensor| {
+            [
+                (format!("transformer.{layer}.lora_A.weight"), a),
+                (format!("transformer.{layer}.lora_B.weight"), b.clone()),
+            ]
+        };
+        let diffusers = [
+            named(block("attn.to_q"), a(1), &q),
+            named(block("attn.to_k"), a(1), &k),
+            named(block("attn.to_v"), a(1), &v),
+            named(block("ff.net.0.proj"), a(2), &up),
+            named("norm_out.linear".into(), a(3), &norm),
+        ];
+        let want = bank(diffusers.concat()).unwrap();
+        let fused = copy::concat(&[&q, &k, &v]);
+        // Scale and shift here, shift and scale in the original.
+        let swapped = copy::concat(&[&norm.slice(6..12), &norm.slice(0..6)]);
+        let styles = [
+            ("diffusion_model.", ".", [".lora_A.weight", ".lora_B.weight"]),
+            ("model.diffusion_model.", ".", [".lora_down.weight", ".lora_up.weight"]),
+            ("lora_unet_", "_", [".lora_down.weight", ".lora_up.weight"]),
+        ];
+        for (prefix, dot, ends) in styles {
+            let original = [
+                ("joint_blocks.0.x_block.attn.qkv", a(1), &fused),
+                ("joint_blocks.0.x_block.mlp.fc1", a(2), &up),
+                ("final_layer.adaLN_modulation.1", a(3), &swapped),
+            ];
+            let tensors = original.into_iter().flat_map(|(name, a, b)| {
+                let name = format!("{prefix}{}", name.replace('.', dot));
+                [(format!("{name}{}", ends[0]), a), (format!("{name}{}", ends[1]), b.clone())]
+            });
+            let got = bank(tensors.collect()).unwrap();
+            assert_eq!(got.layout(), want.layout());
+            assert_eq!(got.numbers(Slot::Theta).host(), want.numbers(Slot::Theta).host(), "{prefix}");
+        }
+        let error = bank(vec![("lora_unet_proj_out.hada_w1_a".into(), a(1))]).err().unwrap().to_string();
+        assert!(error.contains("is of LoHa, which is not supported"), "{error}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod config;
 mod embed;
 mod mlp;
 mod modulation;
+pub(crate) mod original;
 
 use std::cell::RefCell;
 use std::iter;

@@ -20,8 +20,8 @@ use crate::ops::linear::{self, Then};
 
 pub use config::T5Config;
 
-/// A copy of `shared.weight` that some files hold.
-const IGNORED: &[&str] = &["shared.weight", "encoder.embed_tokens.weight"];
+/// The second name of the table of tokens, and what a whole T5 has besides its encoder.
+const IGNORED: &[&str] = &["shared.weight", "encoder.embed_tokens.weight", "decoder.", "lm_head."];
 
 /// The encoder.
 pub struct T5 {
