@@ -14,16 +14,19 @@ pub struct Metrics {
     path: PathBuf,
     file: File,
     earlier: Vec<Value>,
+    /// Lines that could not be written.
+    unwritten: String,
 }
 
 impl Metrics {
     /// Opens `metrics.jsonl` in `folder` for a run that continues after `epoch` epochs. Lines of later epochs, which
     /// will be run again, are dropped, and so is a line that a crash cut short; a run from the beginning (0) keeps
-    /// nothing. Either the old file or the new one is there at any moment.
+    /// nothing. Lines of `unwritten`, what an earlier process [could not write](Metrics::unwritten), are made up for.
+    /// Either the old file or the new one is there at any moment.
     ///
     /// # Errors
     /// Names the file if it cannot be read or written.
-    pub fn open(folder: &Path, epoch: u64) -> Result<Self> {
+    pub fn open(folder: &Path, epoch: u64, unwritten: &str) -> Result<Self> {
         let path = folder.join("metrics.jsonl");
         let old = match std::fs::read(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -32,7 +35,8 @@ impl Metrics {
         };
         let (mut kept, mut earlier) = (String::new(), Vec::new());
         // Text is kept as it is, so that numbers stay as they were written.
-        for line in old.split_inclusive('\n').filter(|line| epoch > 0 && line.ends_with('\n')) {
+        let missing = unwritten.split_inclusive('\n').filter(|line| !old.contains(line));
+        for line in old.split_inclusive('\n').chain(missing).filter(|line| epoch > 0 && line.ends_with('\n')) {
             if let Ok(value) = serde_json::from_str::<Value>(line)
                 && value["epoch"].as_u64().is_some_and(|e| e <= epoch)
             {
@@ -45,7 +49,7 @@ impl Metrics {
         }
         let file = OpenOptions::new().append(true).create(true).open(&path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { path, file, earlier })
+        Ok(Self { path, file, earlier, unwritten: String::new() })
     }
 
     /// The lines that were there and stay.
@@ -53,16 +57,29 @@ impl Metrics {
         &self.earlier
     }
 
-    /// Appends `line`, an object with `epoch`. Numbers that are not finite become null.
+    /// The lines that could not be written, for whoever can still save them elsewhere.
+    pub fn unwritten(&self) -> &str {
+        &self.unwritten
+    }
+
+    /// Appends `line`, an object with `epoch`, after those that could not be written before. Numbers that are not finite
+    /// become null.
     ///
     /// # Errors
-    /// Names the file if it cannot be written.
+    /// Names the file if it cannot be written; the line is then among the [unwritten](Metrics::unwritten) ones.
     pub fn write(&mut self, line: &Value) -> Result<()> {
         debug_assert!(line["epoch"].is_u64(), "{line}: Metrics::open will look for the epoch");
+        self.unwritten += &format!("{line}\n");
+        let length = self.file.metadata().map(|m| m.len());
         // One write per line: a reader that follows the file sees whole lines.
-        self.file
-            .write_all(format!("{line}\n").as_bytes())
-            .with_context(|| format!("cannot write {}", self.path.display()))
+        let written = self.file.write_all(self.unwritten.as_bytes());
+        match (&written, length) {
+            (Ok(()), _) => self.unwritten.clear(),
+            // Half a line would spoil the next.
+            (Err(_), Ok(length)) => _ = self.file.set_len(length),
+            (Err(_), Err(_)) => {}
+        }
+        written.with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
 
@@ -87,17 +104,17 @@ mod tests {
                 }
             }
         };
-        write(&mut Metrics::open(dir.path(), 0).unwrap(), 1..=6);
+        write(&mut Metrics::open(dir.path(), 0, "").unwrap(), 1..=6);
         let whole = text(dir.path());
         for epoch in [4, 5, 1, 6] {
-            let mut metrics = Metrics::open(dir.path(), u64::from(epoch)).unwrap();
+            let mut metrics = Metrics::open(dir.path(), u64::from(epoch), "").unwrap();
             let lines = (epoch + epoch / 2) as usize;
             assert_eq!(metrics.earlier().len(), lines);
             assert_eq!(text(dir.path()), whole.split_inclusive('\n').take(lines).collect::<String>());
             write(&mut metrics, epoch + 1..=6);
             assert_eq!(text(dir.path()), whole);
         }
-        assert!(Metrics::open(dir.path(), 0).unwrap().earlier().is_empty());
+        assert!(Metrics::open(dir.path(), 0, "").unwrap().earlier().is_empty());
         assert_eq!(text(dir.path()), "");
     }
 
@@ -107,16 +124,36 @@ mod tests {
         let whole = "{\"epoch\":1,\"loss\":0.10}\n";
         for torn in ["{\"epoch\":2,\"lo", "{\"epoch\":2}", "{\"epoch\":2,\n", "\0\0\0", "\u{fffd}", "[]\n", "3\n"] {
             std::fs::write(dir.path().join("metrics.jsonl"), format!("{whole}{torn}")).unwrap();
-            let metrics = Metrics::open(dir.path(), 2).unwrap();
+            let metrics = Metrics::open(dir.path(), 2, "").unwrap();
             assert_eq!(metrics.earlier(), [json!({ "epoch": 1, "loss": 0.1 })], "{torn:?}");
             assert_eq!(text(dir.path()), whole);
         }
     }
 
     #[test]
+    fn lines_that_could_not_be_written_are_made_up_for_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = |epoch: u32| format!("{{\"epoch\":{epoch},\"loss\":1.0}}\n");
+        std::fs::write(dir.path().join("metrics.jsonl"), line(1)).unwrap();
+        let unwritten = line(2) + &line(3);
+        for _ in 0..2 {
+            assert_eq!(Metrics::open(dir.path(), 2, &unwritten).unwrap().earlier().len(), 2);
+            assert_eq!(text(dir.path()), line(1) + &line(2));
+        }
+        // A file that is open for reading alone stands for a full disk.
+        let mut metrics = Metrics::open(dir.path(), 2, "").unwrap();
+        let writable = std::mem::replace(&mut metrics.file, File::open(dir.path().join("metrics.jsonl")).unwrap());
+        assert!(metrics.write(&json!({ "epoch": 3, "loss": 1.0 })).is_err());
+        assert_eq!(metrics.unwritten(), line(3));
+        metrics.file = writable;
+        metrics.write(&json!({ "epoch": 4, "loss": 1.0 })).unwrap();
+        assert_eq!((metrics.unwritten(), text(dir.path())), ("", (1..=4).map(line).collect()));
+    }
+
+    #[test]
     fn a_log_that_cannot_be_written_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Metrics::open(&dir.path().join("missing"), 0).err().unwrap().to_string();
+        let error = Metrics::open(&dir.path().join("missing"), 0, "").err().unwrap().to_string();
         assert!(error.starts_with("cannot write ") && error.ends_with("missing/metrics.jsonl"), "{error}");
     }
 }

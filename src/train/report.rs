@@ -118,12 +118,12 @@ fn draw_epoch(board: &mut TensorBoard, line: &Value) -> Result<()> {
 }
 
 impl Reporter {
-    /// Opens the reports of the run in `output`, which continues after `epoch`.
+    /// Opens the reports of the run in `output`, which continues after `epoch`; `unwritten` are lines that its log lacks.
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn open(output: &Path, epoch: u32) -> Result<Self> {
-        let metrics = Metrics::open(output, u64::from(epoch))?;
+    pub fn open(output: &Path, epoch: u32, unwritten: &str) -> Result<Self> {
+        let metrics = Metrics::open(output, u64::from(epoch), unwritten)?;
         let eval = |line: &Value| Some((line["epoch"].as_u64()?, line["eval"]["reward"].as_f64()?));
         let evals: Vec<(u64, f64)> = metrics.earlier().iter().filter_map(eval).collect();
         let samples = output.join("samples");
@@ -134,7 +134,8 @@ impl Reporter {
         // An evaluation that is on the board but not in the log is made again: then the board forgets its epoch too.
         let forget = if is_evaluated { epoch + 1 } else { epoch };
         let mut board = TensorBoard::open(&output.join("tensorboard"), forget)?;
-        if !is_evaluated && let Some(line) = metrics.earlier().iter().filter(last).find(|line| line["loss"].is_number())
+        if !is_evaluated
+            && let Some(line) = metrics.earlier().iter().filter(last).find(|line| line.get("loss").is_some())
         {
             draw_epoch(&mut board, line)?;
         }
@@ -148,6 +149,11 @@ impl Reporter {
             last_eval: evals.last().map(|(_, reward)| *reward),
             last_eval_epoch: evals.last().map(|(epoch, _)| *epoch),
         })
+    }
+
+    /// Lines that the log lacks because they could not be written.
+    pub fn unwritten(&self) -> &str {
+        self.metrics.unwritten()
     }
 
     /// Whether the state after `epoch` epochs has been evaluated, by this process or an earlier one.

@@ -16,6 +16,9 @@ use crate::models::lora::{AdapterBank, Module, Slot, file};
 use crate::ops::norm;
 use crate::telemetry::{say, warn};
 
+/// The file of a checkpoint with lines that the log could not take: state and log are complete only together.
+const UNWRITTEN: &str = "unwritten.jsonl";
+
 /// Where a run continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resume {
@@ -76,7 +79,8 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> 
 
     write_atomic(&output.join("config.toml"), toml::to_string(&setup.config.raw)?.as_bytes())?;
     let saved = start.as_ref().map(|(state, _)| state.epoch);
-    let mut report = Reporter::open(output, saved.unwrap_or(0))?;
+    let unwritten = start.as_ref().and_then(|(_, path)| std::fs::read_to_string(path.join(UNWRITTEN)).ok());
+    let mut report = Reporter::open(output, saved.unwrap_or(0), &unwritten.unwrap_or_default())?;
     if let Some((state, path)) = &start {
         say(&format!("resumed from {} after epoch {}", path.display(), state.epoch));
     }
@@ -164,7 +168,11 @@ impl Run<'_> {
         if epoch > 0 && self.saved != Some(epoch) {
             self.lock.check()?;
             let keep = self.setup.config.raw.checkpoint.keep;
-            checkpoint::save(&self.checkpoints, u64::from(epoch), &self.state.to_checkpoint(&self.setup)?, keep)?;
+            let saved = self.state.to_checkpoint(&self.setup)?;
+            let path = checkpoint::save(&self.checkpoints, u64::from(epoch), &saved, keep)?;
+            if !self.report.unwritten().is_empty() {
+                write_atomic(&path.join(UNWRITTEN), self.report.unwritten().as_bytes())?;
+            }
             self.saved = Some(epoch);
         }
         Ok(())
