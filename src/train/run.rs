@@ -92,6 +92,8 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> 
     match ended {
         Ok(()) => kept?,
         Err(e) => {
+            // Where the folder is gone, whatever failed did so because of that.
+            lock.check()?;
             if let Some(interrupted) = e.downcast_ref::<Interrupted>() {
                 kept?;
                 return Ok(Outcome::Interrupted(run.state.epoch, *interrupted));

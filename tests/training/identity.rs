@@ -127,7 +127,7 @@ fn resuming_an_older_checkpoint_takes_the_run_there_whatever_ends_it() {
 fn an_output_folder_that_is_removed_ends_the_run_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let (config, run) = (write_config(dir.path(), ""), dir.path().join("run"));
-    let child = running(&config, &run, &["--set", "num_epochs=100000", "checkpoint.every=0"], " 1/");
+    let child = running(&config, &run, &["--set", "num_epochs=100000", "checkpoint.every=0", "eval.every=0"], " 1/");
     std::fs::remove_dir_all(&run).unwrap();
     let output = child.wait_with_output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -143,7 +143,8 @@ fn weights_that_shrink_under_a_run_are_named_and_what_it_has_learnt_is_saved() {
     let (config, run) = (write_config(dir.path(), ""), dir.path().join("run"));
     let model = model_in(&dir.path().join("model"));
     let key = format!("model={}", model.display());
-    let child = running(&config, &run, &["--set", "num_epochs=100000", "checkpoint.every=0", &key], " 2/");
+    let child =
+        running(&config, &run, &["--set", "num_epochs=100000", "checkpoint.every=0", "eval.every=0", &key], " 2/");
     let weights = model.join("transformer/diffusion_pytorch_model.safetensors");
     std::fs::OpenOptions::new().write(true).open(&weights).unwrap().set_len(20_000).unwrap();
     let output = child.wait_with_output().unwrap();
