@@ -29,7 +29,7 @@ pub struct Args {
     /// Model folder in the layout of diffusers.
     #[arg(long, value_name = "DIR", value_parser = model_folder)]
     model: PathBuf,
-    /// LoRA file or folder in the format of PEFT and diffusers.
+    /// LoRA of diffusers, PEFT, sd-scripts or ComfyUI: a file, its folder, or the output folder of a run.
     #[arg(long, value_name = "PATH")]
     lora: Option<PathBuf>,
     /// Prompt; may be given several times, one image each.

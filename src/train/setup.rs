@@ -160,7 +160,8 @@ impl Planned {
         let raw = &self.config.raw;
         device.phase("load rewards");
         let terms = terms(raw)?;
-        let inputs = if device.is_plan() { BTreeMap::new() } else { inputs(raw, &terms)? };
+        let is_run = self.config.job == Job::Train && !device.is_plan();
+        let inputs = if is_run { inputs(raw, &terms)? } else { BTreeMap::new() };
         let rewards = terms.iter().map(|(name, o, weight)| Ok((rewards::build(name, o, device)?, *weight)));
         let rewards = WeightedSum::new(rewards.collect::<Result<_>>()?)?;
         device.phase("load model");
