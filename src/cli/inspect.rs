@@ -111,7 +111,7 @@ impl Sizes {
             sizes.tensors += 1;
             sizes.parameters += entry.shape().iter().product::<usize>();
             sizes.bytes += entry.size();
-            *sizes.dtypes.entry(entry.dtype_name()).or_default() += entry.size();
+            *sizes.dtypes.entry(entry.stored().name()).or_default() += entry.size();
         }
         sizes
     }
@@ -214,7 +214,7 @@ impl Component {
     fn new(name: String, file: &TensorFile, list: bool) -> Self {
         let tensors = file.entries().filter(|_| list).map(|(name, entry)| TensorInfo {
             name: name.to_string(),
-            dtype: entry.dtype_name(),
+            dtype: entry.stored().name(),
             shape: entry.shape().to_vec(),
             bytes: entry.size(),
         });

@@ -4,6 +4,8 @@ use std::ops::Range;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::Blocks;
+
 /// How a number is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DType {
@@ -15,15 +17,31 @@ pub enum DType {
     Bf16,
     /// A byte, for pictures.
     U8,
+    /// Smaller than anything is computed with: weights as a file has them, decoded by
+    /// [`ops::dequantise`](crate::ops::dequantise) where they are used.
+    Blocks(Blocks),
 }
 
 impl DType {
-    /// Bytes per element.
-    pub fn size(self) -> usize {
+    /// Bytes of so many elements; of blocks, these are whole ones.
+    pub fn bytes(self, elements: usize) -> usize {
+        match self {
+            DType::F32 => 4 * elements,
+            DType::F16 | DType::Bf16 => 2 * elements,
+            DType::U8 => elements,
+            DType::Blocks(blocks) => {
+                assert!(elements.is_multiple_of(blocks.elements()), "{elements} elements of {}", blocks.name());
+                elements / blocks.elements() * blocks.bytes()
+            }
+        }
+    }
+
+    /// What the address of an element is a multiple of.
+    pub(super) fn align(self) -> usize {
         match self {
             DType::F32 => 4,
             DType::F16 | DType::Bf16 => 2,
-            DType::U8 => 1,
+            DType::U8 | DType::Blocks(_) => 1,
         }
     }
 }
@@ -47,6 +65,7 @@ impl<'a> Elems<'a> {
             DType::F16 => Elems::F16(bytemuck::cast_slice(bytes)),
             DType::Bf16 => Elems::Bf16(bytemuck::cast_slice(bytes)),
             DType::U8 => panic!("bytes are not floating-point numbers"),
+            DType::Blocks(blocks) => panic!("{} is decoded before it is used", blocks.name()),
         }
     }
 

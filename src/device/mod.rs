@@ -2,6 +2,7 @@
 //! that are made there.
 
 mod arena;
+mod blocks;
 mod dtype;
 mod ledger;
 mod mapped;
@@ -14,11 +15,12 @@ mod workers;
 use std::sync::Arc;
 
 pub use arena::{ArenaStats, poison_scratch, stats as arena_stats};
+pub use blocks::Blocks;
 pub use dtype::{DType, Elems};
 pub use ledger::{Ledger, Phase};
 pub use mapped::{MappedFile, check_mapped};
 pub use memory::{MachineMemory, machine_memory};
-pub use tensor::{Shape, Tensor};
+pub use tensor::{MOST_AXES, Shape, Tensor};
 pub use workers::{with_threads, workers};
 
 /// Where tensors live and ops run. Cheap to clone.

@@ -7,11 +7,12 @@ use super::{DType, Device, Elems, MappedFile};
 /// Bytes on a device. Several tensors may be views of one storage; it is written only while one is.
 pub(super) enum Storage {
     Host(Buffer),
-    /// A read-only part of a file.
+    /// A read-only part of a file, whose numbers are times `scale` if they are in blocks.
     Mapped {
         file: Arc<MappedFile>,
         start: usize,
         bytes: usize,
+        scale: f32,
     },
     Plan(Reserved),
 }
@@ -35,8 +36,16 @@ impl Storage {
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Host(buffer) => buffer.bytes(),
-            Self::Mapped { file, start, bytes } => &file[*start..start + bytes],
+            Self::Mapped { file, start, bytes, .. } => &file[*start..start + bytes],
             Self::Plan(_) => panic!("a planned tensor has no content"),
+        }
+    }
+
+    /// What decoded blocks are times.
+    pub(super) fn scale(&self) -> f32 {
+        match self {
+            Self::Mapped { scale, .. } => *scale,
+            Self::Host(_) | Self::Plan(_) => 1.0,
         }
     }
 

@@ -5,10 +5,10 @@ use half::{bf16, f16};
 
 use super::ledger::Reserved;
 use super::storage::Storage;
-use super::{DType, Device, Elems, Ledger, MappedFile};
+use super::{Blocks, DType, Device, Elems, Ledger, MappedFile};
 
 /// Most axes a tensor has.
-const MOST_AXES: usize = 6;
+pub const MOST_AXES: usize = 6;
 
 /// The sizes of a tensor's axes, outermost first.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Tensor {
     /// As [`Tensor::scratch`], of another type.
     pub fn scratch_of(device: &Device, dtype: DType, shape: &[usize]) -> Self {
         let shape = Shape::new(shape);
-        let storage = Arc::new(Storage::new(device, shape.elements() * dtype.size()));
+        let storage = Arc::new(Storage::new(device, dtype.bytes(shape.elements())));
         Self { storage, dtype, offset: 0, shape }
     }
 
@@ -110,28 +110,28 @@ impl Tensor {
         t
     }
 
-    /// A view of `bytes` of a mapped file. The caller has checked that the range lies inside the file and has exactly the
-    /// bytes that `shape` and `dtype` need. Data that the file does not align to its element size is copied (and
-    /// widened), because it cannot be borrowed as numbers.
-    pub fn mapped(file: &Arc<MappedFile>, bytes: Range<usize>, dtype: DType, shape: &[usize]) -> Self {
+    /// A view of `bytes` of a mapped file, whose numbers are times `scale` if they are in blocks. The caller has checked that
+    /// the range lies inside the file and has exactly the bytes that `shape` and `dtype` need. Data that the file does not
+    /// align to its element size is copied (and widened), because it cannot be borrowed as numbers.
+    pub fn mapped(file: &Arc<MappedFile>, bytes: Range<usize>, dtype: DType, scale: f32, shape: &[usize]) -> Self {
         let raw = &file[bytes.clone()];
-        if raw.as_ptr().align_offset(dtype.size()) != 0 {
+        if raw.as_ptr().align_offset(dtype.align()) != 0 {
             let widened: Vec<f32> = match dtype {
                 DType::F32 => bytemuck::pod_collect_to_vec(raw),
                 DType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(raw).iter().map(|v| v.to_f32()).collect(),
                 DType::Bf16 => bytemuck::pod_collect_to_vec::<u8, bf16>(raw).iter().map(|v| v.to_f32()).collect(),
-                DType::U8 => unreachable!("bytes are always aligned"),
+                DType::U8 | DType::Blocks(_) => unreachable!("bytes are always aligned"),
             };
             return Self::from_slice(&Device::Cpu, &widened, shape);
         }
-        let storage = Storage::Mapped { file: file.clone(), start: bytes.start, bytes: bytes.len() };
+        let storage = Storage::Mapped { file: file.clone(), start: bytes.start, bytes: bytes.len(), scale };
         Self { storage: Arc::new(storage), dtype, offset: 0, shape: Shape::new(shape) }
     }
 
     /// What stands for a mapped part of a file on a device that only counts: it takes no memory of its own.
     pub fn planned(ledger: &Arc<Ledger>, dtype: DType, shape: &[usize]) -> Self {
         let (storage, shape) = (Storage::Plan(Reserved::new(ledger, 0)), Shape::new(shape));
-        ledger.map((shape.elements() * dtype.size()) as u64);
+        ledger.map(dtype.bytes(shape.elements()) as u64);
         Self { storage: Arc::new(storage), dtype, offset: 0, shape }
     }
 
@@ -220,7 +220,7 @@ impl Tensor {
 
     /// A copy of the elements in this process's memory as they are stored, in its byte order. A plan gives zeros.
     pub fn to_raw(&self) -> Vec<u8> {
-        let (from, length) = (self.offset * self.dtype.size(), self.len() * self.dtype.size());
+        let (from, length) = (self.dtype.bytes(self.offset), self.dtype.bytes(self.len()));
         match self.device() {
             Device::Cpu => self.storage.bytes()[from..][..length].to_vec(),
             Device::Plan(ledger) => {
@@ -249,6 +249,13 @@ impl Tensor {
         self.storage.elems(self.dtype).slice(self.offset..self.offset + self.len())
     }
 
+    /// The blocks of a tensor that is stored in them, and what their numbers are times.
+    pub(crate) fn blocks(&self) -> Option<(Blocks, &[u8], f32)> {
+        let DType::Blocks(blocks) = self.dtype else { return None };
+        let (from, length) = (self.dtype.bytes(self.offset), self.dtype.bytes(self.len()));
+        Some((blocks, &self.storage.bytes()[from..][..length], self.storage.scale()))
+    }
+
     /// The bytes of a tensor of bytes.
     pub(crate) fn host_bytes(&self) -> &[u8] {
         assert_eq!(self.dtype, DType::U8, "{self:?} holds no bytes");
@@ -257,7 +264,7 @@ impl Tensor {
 
     /// The bytes for writing, of whatever type.
     pub(crate) fn host_bytes_mut(&mut self) -> &mut [u8] {
-        let (from, length) = (self.offset * self.dtype.size(), self.len() * self.dtype.size());
+        let (from, length) = (self.dtype.bytes(self.offset), self.dtype.bytes(self.len()));
         let storage = Arc::get_mut(&mut self.storage).expect("a tensor is written to only while nothing shares it");
         &mut storage.bytes_mut()[from..][..length]
     }

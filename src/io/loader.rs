@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use rayon::prelude::*;
 
 use super::damage::short;
-use super::{TensorFile, nearest};
+use super::{Entry, TensorFile, nearest};
 use crate::device::{DType, Device, Tensor};
 
 /// How many problems are listed before the rest is only counted.
@@ -66,9 +66,8 @@ impl<'a> Loader<'a> {
             problems = names
                 .par_iter()
                 .filter_map(|name| {
-                    let stored = self.file.entry(name)?.tensor(&Device::Cpu)?;
-                    let at = stored.elems().first_non_finite()?;
-                    Some(Problem::Other(format!("tensor '{name}' holds {} at element {at}", stored.elems().get(at))))
+                    let (at, found) = self.file.entry(name)?.first_non_finite()?;
+                    Some(Problem::Other(format!("tensor '{name}' holds {found} at element {at}")))
                 })
                 .collect();
         }
@@ -137,9 +136,22 @@ impl Scope<'_> {
         self.loader.rounding
     }
 
-    /// The tensor `name` with exactly `shape`. A problem is kept for [`Loader::finish`]; what is returned then stands for
-    /// the tensor and has no content.
+    /// The tensor `name` with exactly `shape`, decoded if it is stored in blocks. A problem is kept for [`Loader::finish`];
+    /// what is returned then stands for the tensor and has no content.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Tensor {
+        let stored = self.stored(name, shape);
+        match (stored.dtype(), &self.loader.device) {
+            (DType::Blocks(_), Device::Plan(_)) => stored.scratch_like(shape),
+            (DType::Blocks(_), device) => {
+                let values = self.loader.file.entry(&self.path(name)).and_then(Entry::to_f32);
+                Tensor::from_slice(device, &values.expect("blocks are numbers"), shape)
+            }
+            _ => stored,
+        }
+    }
+
+    /// As [`Scope::tensor`], but as it is stored, for what is decoded where it is used.
+    pub fn stored(&self, name: &str, shape: &[usize]) -> Tensor {
         let path = self.path(name);
         let problem = match self.loader.file.entry(&path) {
             None => Problem::Missing(path.clone(), shape.to_vec()),
@@ -147,7 +159,10 @@ impl Scope<'_> {
                 Problem::Other(format!("tensor '{path}' has shape {:?}, the config asks for {shape:?}", entry.shape()))
             }
             Some(entry) => match entry.tensor(&self.loader.device) {
-                None => Problem::Other(format!("tensor '{path}' is {}, expected F32, F16 or BF16", entry.dtype_name())),
+                None => Problem::Other(format!(
+                    "tensor '{path}' is {}, expected floating-point numbers",
+                    entry.stored().name()
+                )),
                 Some(tensor) => {
                     self.loader.taken.borrow_mut().insert(path);
                     return tensor;

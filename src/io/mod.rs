@@ -1,10 +1,13 @@
 //! Files: mapped safetensors with every tensor checked before use, and what is written back.
 
 mod damage;
+mod entry;
+mod gguf;
 pub mod image;
 pub mod loader;
 pub mod read;
 pub mod safetensors;
+mod scaled;
 pub mod write;
 
 use std::path::Path;
@@ -12,9 +15,11 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 pub(crate) use damage::short;
+pub use entry::{Entry, Stored};
 pub use loader::{Loader, Scope};
 pub use read::read_json;
 pub use safetensors::TensorFile;
+pub use scaled::with_factors;
 pub use write::{output_file, output_folder, write_atomic};
 
 /// Fails unless `path` is an existing folder, saying what was looked for.

@@ -1,75 +1,27 @@
-//! Memory-mapped safetensors: single files and sharded ones.
+//! Memory-mapped tensors: single files, safetensors or GGUF, and sharded ones.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::device::{DType, Device, MappedFile, Tensor};
+use super::entry::{Entry, Stored};
+use super::gguf;
+use crate::device::{Device, MOST_AXES, MappedFile, Tensor};
 use crate::io::damage::{explain, short};
 use crate::io::write::write_atomic_with;
 use crate::io::{did_you_mean, read, read_json};
 
-/// The tensors of one safetensors file, or of all shards of one model component.
+/// The tensors of one file, of all shards of one model component, or some of them under other names.
+#[derive(Clone)]
 pub struct TensorFile {
     path: PathBuf,
     files: usize,
     tensors: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
-}
-
-/// Where one tensor is stored.
-#[derive(Clone)]
-pub struct Entry {
-    file: Arc<MappedFile>,
-    bytes: std::ops::Range<usize>,
-    dtype: Dtype,
-    shape: Vec<usize>,
-}
-
-impl Entry {
-    /// The sizes of the axes, outermost first.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    /// The stored type.
-    pub fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    /// The stored type, by its safetensors name.
-    pub fn dtype_name(&self) -> String {
-        format!("{:?}", self.dtype)
-    }
-
-    /// Bytes in the file.
-    pub fn size(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// The tensor where `device` has it, in the type it is stored in, if the engine computes with that type. On the CPU
-    /// it is a view of the mapped file.
-    pub fn tensor(&self, device: &Device) -> Option<Tensor> {
-        let dtype = match self.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::Bf16,
-            _ => return None,
-        };
-        Some(match device {
-            Device::Cpu => Tensor::mapped(&self.file, self.bytes.clone(), dtype, &self.shape),
-            Device::Plan(ledger) => Tensor::planned(ledger, dtype, &self.shape),
-        })
-    }
-
-    /// The raw little-endian bytes.
-    pub fn raw(&self) -> &[u8] {
-        &self.file[self.bytes.clone()]
-    }
 }
 
 impl TensorFile {
@@ -78,7 +30,7 @@ impl TensorFile {
         Self { path: path.to_path_buf(), files: 0, tensors: BTreeMap::new(), metadata: BTreeMap::new() }
     }
 
-    /// Maps one safetensors file.
+    /// Maps one safetensors or GGUF file.
     ///
     /// # Errors
     /// Names the file and what is wrong with it: missing, truncated, header longer than the file, offsets that
@@ -143,18 +95,20 @@ impl TensorFile {
         let map = MappedFile::new(&file, path).with_context(|| format!("cannot map {}", path.display()))?;
         let map = Arc::new(map);
         read::check_is_not_lfs_pointer(path, &map)?;
+        if gguf::is_gguf(&map) {
+            let (tensors, metadata) = gguf::read(&map).with_context(|| path.display().to_string())?;
+            self.tensors.extend(tensors);
+            self.metadata.extend(metadata);
+            self.files += 1;
+            return Ok(());
+        }
         let parsed =
             SafeTensors::deserialize(&map).map_err(|e| anyhow!("{}: {}", path.display(), explain(&map, &e)))?;
         let base = map.as_ptr().addr();
         for (name, view) in parsed.iter() {
             let start = view.data().as_ptr().addr() - base;
-            let entry = Entry {
-                file: map.clone(),
-                bytes: start..start + view.data().len(),
-                dtype: view.dtype(),
-                shape: view.shape().to_vec(),
-            };
-            self.tensors.insert(name.to_string(), entry);
+            let bytes = start..start + view.data().len();
+            self.tensors.insert(name.to_string(), Entry::new(&map, bytes, Stored::of(view.dtype()), view.shape()));
         }
         if let Ok((_, header)) = SafeTensors::read_metadata(&map) {
             self.metadata.extend(header.metadata().clone().unwrap_or_default());
@@ -193,6 +147,11 @@ impl TensorFile {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// The file with `tensors` in the place of its own.
+    pub fn with(&self, tensors: BTreeMap<String, Entry>) -> Self {
+        Self { tensors, ..self.clone() }
+    }
+
     /// The tensor `name`, if there is one.
     pub fn entry(&self, name: &str) -> Option<&Entry> {
         self.tensors.get(name)
@@ -206,16 +165,13 @@ impl TensorFile {
         let entry = self.entry(name).with_context(|| {
             format!("{}: no tensor '{name}'{}", self.path.display(), did_you_mean(name, self.names()))
         })?;
-        if entry.dtype == Dtype::F64 {
-            let values: Vec<f64> = bytemuck::pod_collect_to_vec(entry.raw());
-            let narrowed: Vec<f32> = values.iter().map(|v| *v as f32).collect();
-            return Ok(Tensor::from_slice(device, &narrowed, &entry.shape));
-        }
-        let mapped = entry.tensor(&Device::Cpu).with_context(|| {
-            let (file, found) = (self.path.display(), entry.dtype_name());
-            format!("{file}: tensor '{name}' is {found}, expected F64, F32, F16 or BF16")
+        let axes = entry.shape().len();
+        ensure!(axes <= MOST_AXES, "{}: tensor '{name}' has {axes} axes", self.path.display());
+        let values = entry.to_f32().with_context(|| {
+            let (file, found) = (self.path.display(), entry.stored().name());
+            format!("{file}: tensor '{name}' is {found}, expected floating-point numbers")
         })?;
-        Ok(Tensor::from_slice(device, &mapped.elems().to_f32(), mapped.shape()))
+        Ok(Tensor::from_slice(device, &values, entry.shape()))
     }
 
     /// As [`TensorFile::tensor`], but also checks the shape.
@@ -289,21 +245,31 @@ pub fn save(
 /// Writes the tensors of `file` as they are stored, but for the bytes that `replaced` has of some.
 ///
 /// # Errors
-/// Names the file if it cannot be written.
+/// Names the file if it cannot be written, or the tensor that safetensors has no type for.
 pub fn save_stored(
     path: &Path,
     file: &TensorFile,
     replaced: &BTreeMap<String, Vec<u8>>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
+    let mut entries: Vec<(&str, &Entry, Dtype)> = Vec::new();
+    for (name, entry) in file.entries() {
+        let dtype = entry.stored().dtype().with_context(|| {
+            format!(
+                "{}: tensor '{name}' is {}, which safetensors has not",
+                file.path().display(),
+                entry.stored().name()
+            )
+        })?;
+        entries.push((name, entry, dtype));
+    }
     // Wide types first, as the library has it: then every element lies at a multiple of its size.
-    let mut entries: Vec<(&str, &Entry)> = file.entries().collect();
-    entries.sort_by_key(|(_, e)| std::cmp::Reverse(e.dtype().bitsize()));
-    let heads = entries.iter().map(|(name, e)| (*name, e.dtype(), e.shape()));
+    entries.sort_by_key(|(_, _, dtype)| std::cmp::Reverse(dtype.bitsize()));
+    let heads = entries.iter().map(|(name, e, dtype)| (*name, *dtype, e.shape()));
     write(path, heads, metadata, |out| {
         Ok(entries
             .iter()
-            .try_for_each(|(name, e)| out.write_all(replaced.get(*name).map_or(e.raw(), Vec::as_slice)))?)
+            .try_for_each(|(name, e, _)| out.write_all(replaced.get(*name).map_or(e.raw(), Vec::as_slice)))?)
     })
 }
 

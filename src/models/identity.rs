@@ -71,7 +71,8 @@ pub fn of_component(folder: &Path) -> Result<String> {
 fn of_tensors(file: &TensorFile) -> u32 {
     let mut sum = crc32fast::Hasher::new();
     for (name, entry) in file.entries() {
-        sum.update(format!("{name} {} {:?}", entry.dtype_name(), entry.shape()).as_bytes());
+        let scale = if entry.scale() == 1.0 { String::new() } else { format!(" {:08x}", entry.scale().to_bits()) };
+        sum.update(format!("{name} {} {:?}{scale}", entry.stored().name(), entry.shape()).as_bytes());
         let of_chunk = |chunk: &[u8]| {
             let mut sum = crc32fast::Hasher::new();
             sum.update(chunk);

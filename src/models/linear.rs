@@ -11,13 +11,16 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// The layer under `scope`: `weight` `[outputs, inputs]`, rounded if the scope asks for it, and `bias` `[outputs]` if
+    /// The layer under `scope`: `weight` `[outputs, inputs]`, rounded if the scope asks for it and it is in single precision or
+    /// in blocks, and `bias` `[outputs]` if
     /// there is to be one.
     pub fn load(scope: &Scope, inputs: usize, outputs: usize, bias: bool) -> Self {
-        let stored = scope.tensor("weight", &[outputs, inputs]);
+        let stored = scope.stored("weight", &[outputs, inputs]);
         Self {
             weight: match scope.rounding() {
-                Some(dtype) if stored.dtype() == DType::F32 => linear::rounded(&stored, dtype),
+                Some(dtype) if matches!(stored.dtype(), DType::F32 | DType::Blocks(_)) => {
+                    linear::rounded(&stored, dtype)
+                }
                 _ => stored,
             },
             bias: bias.then(|| scope.tensor("bias", &[outputs])),

@@ -53,7 +53,7 @@ impl PromptEmbeds {
 
     /// Bytes they take.
     pub fn bytes(&self) -> usize {
-        let bytes = |t: &Tensor| t.len() * t.dtype().size();
+        let bytes = |t: &Tensor| t.dtype().bytes(t.len());
         bytes(&self.prompt_embeds) + bytes(&self.pooled_prompt_embeds)
     }
 

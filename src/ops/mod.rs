@@ -12,6 +12,7 @@ pub mod combine;
 pub mod conv2d;
 pub mod copy;
 pub mod cpu;
+pub mod dequantise;
 pub mod embedding;
 pub mod gate;
 pub mod group_norm;

@@ -2,6 +2,7 @@
 
 mod block;
 mod config;
+pub(super) mod original;
 
 use std::path::Path;
 

@@ -37,7 +37,7 @@ impl TextTower {
             causal: true,
         };
         Self {
-            tokens: embeddings.sub("token_embedding").tensor("weight", &[config.vocab_size, width]),
+            tokens: embeddings.sub("token_embedding").stored("weight", &[config.vocab_size, width]),
             positions: embeddings.sub("position_embedding").tensor("weight", &[config.max_position_embeddings, width]),
             tower: Tower::load(&scope.sub("encoder"), shape),
             norm: LayerNorm::load(&scope.sub("final_layer_norm"), width, config.layer_norm_eps),

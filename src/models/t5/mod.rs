@@ -2,6 +2,7 @@
 //! encoder. No attention mask: as in diffusers, padding is attended to.
 
 mod config;
+pub(super) mod original;
 mod position;
 #[cfg(test)]
 mod tests;
@@ -60,7 +61,7 @@ impl T5 {
         let tokens = if root.has("shared.weight") { root.sub("shared") } else { encoder.sub("embed_tokens") };
         let first = encoder.sub("block.0.layer.0.SelfAttention.relative_attention_bias");
         let t5 = Self {
-            tokens: tokens.tensor("weight", &[config.vocab_size, config.d_model]),
+            tokens: tokens.stored("weight", &[config.vocab_size, config.d_model]),
             distances: first.tensor("weight", &[config.relative_attention_num_buckets, config.num_heads]),
             blocks: (0..config.num_layers).map(|i| Block::load(&encoder.sub("block").sub(i), &config)).collect(),
             norm: encoder.sub("final_layer_norm").tensor("weight", &[config.d_model]),

@@ -7,8 +7,11 @@ pub(super) fn forward(y: &mut Tensor, ids: &[u32], table: &Tensor) {
     let d = table.dim(1);
     let out = y.host_mut().par_chunks_exact_mut(d).zip(ids);
     out.with_min_len(rows_per_task(d)).for_each(|(y, &id)| {
-        let id = id as usize;
-        table.elems().slice(id * d..(id + 1) * d).widen_into(y);
+        let row = table.slice(id as usize..id as usize + 1);
+        match row.blocks() {
+            Some((blocks, bytes, scale)) => blocks.decode(bytes, scale, y),
+            None => row.elems().widen_into(y),
+        }
     });
 }
 

@@ -7,7 +7,7 @@ mod tests;
 use super::dispatch;
 use crate::device::Tensor;
 
-/// `y[i] = table[ids[i]]`, widened to single precision. `table` `[rows, d]`; returns `[ids, d]`.
+/// `y[i] = table[ids[i]]`, widened or decoded to single precision. `table` `[rows, d]`; returns `[ids, d]`.
 pub fn forward(ids: &[u32], table: &Tensor) -> Tensor {
     let (rows, d) = (table.dim(0), table.dim(1));
     if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {

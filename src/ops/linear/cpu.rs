@@ -174,6 +174,6 @@ fn store(out: &mut Tensor, values: &[f32]) {
             let out: &mut [bf16] = bytemuck::cast_slice_mut(bytes);
             out.iter_mut().zip(values).for_each(|(o, v)| *o = bf16::from_f32(*v));
         }
-        DType::U8 => unreachable!("weights are not bytes"),
+        DType::U8 | DType::Blocks(_) => unreachable!("nothing is rounded to bytes"),
     }
 }

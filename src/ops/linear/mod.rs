@@ -9,13 +9,13 @@ use std::ops::Range;
 
 use super::activation::Activation;
 use super::adaln::Chunk;
-use super::dispatch;
+use super::{dequantise, dispatch};
 use crate::device::{DType, Tensor};
 
 /// A frozen layer.
 #[derive(Clone, Copy)]
 pub struct Layer<'a> {
-    /// `W`, `[out, in]`.
+    /// `W`, `[out, in]`; decoded for as long as an op runs if it is stored in blocks.
     pub weight: &'a Tensor,
     /// `b`, `[out]`.
     pub bias: Option<&'a Tensor>,
@@ -68,7 +68,15 @@ impl<'a> From<Layer<'a>> for Adapted<'a> {
     }
 }
 
-impl Adapted<'_> {
+impl<'a> Adapted<'a> {
+    /// The same layer with `weight` in the place of its own.
+    fn with<'b>(self, weight: &'b Tensor) -> Adapted<'b>
+    where
+        'a: 'b,
+    {
+        Adapted { layer: Layer { weight, bias: self.layer.bias }, lora: self.lora }
+    }
+
     fn check(&self, x: &Tensor) {
         let (inputs, outputs) = (self.layer.weight.dim(1), self.layer.weight.dim(0));
         assert_eq!(x.width(), inputs, "linear: x {x:?}, weight {:?}", self.layer.weight);
@@ -98,6 +106,8 @@ fn with_width(x: &Tensor, width: usize) -> Tensor {
 /// Weights in bf16 are multiplied in bf16 and summed in f32 where the device can; other halves are widened.
 pub fn forward<'a>(x: &Tensor, layer: impl Into<Adapted<'a>>, then: Then) -> Tensor {
     let layer = layer.into();
+    let weight = dequantise::forward(layer.layer.weight);
+    let layer = layer.with(&weight);
     layer.check(x);
     let mut y = with_width(x, layer.layer.weight.dim(0));
     match then {
@@ -115,6 +125,8 @@ pub fn forward<'a>(x: &Tensor, layer: impl Into<Adapted<'a>>, then: Then) -> Ten
 
 /// Several layers of one input, which is read once: queries, keys and values.
 pub fn forward_each<const N: usize>(x: &Tensor, layers: [Adapted; N]) -> [Tensor; N] {
+    let weights = layers.map(|l| dequantise::forward(l.layer.weight));
+    let layers: [Adapted; N] = std::array::from_fn(|i| layers[i].with(&weights[i]));
     layers.iter().for_each(|l| l.check(x));
     let mut y = layers.map(|l| with_width(x, l.layer.weight.dim(0)));
     let mut low = layers.map(|l| l.low(x));
@@ -126,6 +138,8 @@ pub fn forward_each<const N: usize>(x: &Tensor, layers: [Adapted; N]) -> [Tensor
 
 /// `(activation(h), h of the first kept samples)` with `h` as in [`forward`].
 pub fn forward_activated(x: &Tensor, layer: Adapted, activation: Activation, kept: usize) -> (Tensor, Tensor) {
+    let weight = dequantise::forward(layer.layer.weight);
+    let layer = layer.with(&weight);
     layer.check(x);
     let mut y = with_width(x, layer.layer.weight.dim(0));
     let mut shape = y.shape().to_vec();
@@ -182,22 +196,29 @@ pub fn backward(
         (low(), grad.is_some().then(low))
     });
     let x = x.filter(|_| grad.is_some());
+    let weight = match dx {
+        // Not looked at.
+        InputGrad::Skip => weight.clone(),
+        _ => dequantise::forward(weight),
+    };
     assert!(grad.is_none() || x.is_some(), "linear backward: the input is saved wherever a LoRA is trained");
-    dispatch!(dy, cpu::backward(dy, weight, x, lora.zip(low.as_mut()), grad, dx));
+    dispatch!(dy, cpu::backward(dy, &weight, x, lora.zip(low.as_mut()), grad, dx));
 }
 
-/// `W + s·B·A` in the type of `W`; forms no gradient.
+/// `W + s·B·A` in the type of `W`, or in f32 if that is stored in blocks; forms no gradient.
 pub fn merge(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f32) -> Tensor {
     let (outputs, inputs, rank) = (weight.dim(0), weight.dim(1), a.dim(0));
     assert!(a.shape() == [rank, inputs] && b.shape() == [outputs, rank], "merge: {weight:?}, a {a:?}, b {b:?}");
+    let weight = dequantise::forward(weight);
     let mut merged = Tensor::scratch_of(&weight.device(), weight.dtype(), weight.shape());
-    dispatch!(weight, cpu::merge(&mut merged, weight, a, b, scale));
+    dispatch!(weight, cpu::merge(&mut merged, &weight, a, b, scale));
     merged
 }
 
 /// `weight` rounded to another floating-point type.
 pub fn rounded(weight: &Tensor, dtype: DType) -> Tensor {
+    let weight = dequantise::forward(weight);
     let mut out = Tensor::scratch_of(&weight.device(), dtype, weight.shape());
-    dispatch!(weight, cpu::round(&mut out, weight));
+    dispatch!(weight, cpu::round(&mut out, &weight));
     out
 }

@@ -115,8 +115,8 @@ pub fn path(dtype: DType) -> &'static str {
         (DType::Bf16 | DType::F16, true, _) => "widened to f32, AVX-512",
         (DType::Bf16 | DType::F16, false, true) => "widened to f32, AVX2",
         (DType::Bf16 | DType::F16, false, false) => "widened to f32, the vectors the program was built for",
-        (DType::F32 | DType::U8, true, _) => "AVX-512",
-        (DType::F32 | DType::U8, false, true) => "AVX2",
-        (DType::F32 | DType::U8, false, false) => "the vectors the program was built for",
+        (_, true, _) => "AVX-512",
+        (_, false, true) => "AVX2",
+        (_, false, false) => "the vectors the program was built for",
     }
 }

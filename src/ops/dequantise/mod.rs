@@ -1,0 +1,18 @@
+//! Weights as a file stores them, to numbers that can be multiplied.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use super::dispatch;
+use crate::device::{DType, Tensor};
+
+/// `x` in single precision if it is stored in [blocks](crate::device::Blocks), `x` itself if it is not.
+pub fn forward(x: &Tensor) -> Tensor {
+    if !matches!(x.dtype(), DType::Blocks(_)) {
+        return x.clone();
+    }
+    let mut y = x.scratch_like(x.shape());
+    dispatch!(x, cpu::forward(&mut y, x));
+    y
+}

@@ -1,0 +1,65 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::device::{Blocks, Device, MappedFile};
+use crate::io::TensorFile;
+use crate::ops::testing::random;
+use crate::ops::{embedding, linear};
+
+/// `rows` equal rows of the fixture's blocks, and what they stand for (`tools/oracle/blocks.py`).
+fn fixture(blocks: Blocks, rows: usize, scale: f32) -> (Tensor, Vec<f32>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/blocks.safetensors");
+    let file = TensorFile::open(&path).unwrap();
+    let bytes = file.entry(&format!("{}.bytes", blocks.name())).unwrap().raw().repeat(rows);
+    let values = file.entry(&format!("{}.values", blocks.name())).unwrap().to_f32().unwrap().repeat(rows);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("blocks");
+    std::fs::write(&path, &bytes).unwrap();
+    let map = Arc::new(MappedFile::new(&std::fs::File::open(&path).unwrap(), &path).unwrap());
+    let shape = [rows, values.len() / rows];
+    (Tensor::mapped(&map, 0..bytes.len(), DType::Blocks(blocks), scale, &shape), values)
+}
+
+#[test]
+fn every_format_gives_the_values_of_the_gguf_package_and_of_pytorch() {
+    for blocks in Blocks::ALL {
+        let (x, want) = fixture(blocks, 1, 1.0);
+        let y = forward(&x);
+        let differs = |(got, want): &(&f32, &f32)| got.to_bits() != want.to_bits() && !(got.is_nan() && want.is_nan());
+        let wrong = y.host().iter().zip(&want).position(|pair| differs(&pair));
+        assert_eq!((wrong, y.len()), (None, want.len()), "{}", blocks.name());
+    }
+}
+
+#[test]
+fn many_rows_are_decoded_as_one_is_and_are_times_the_scale() {
+    // Several tasks, and no whole number of them.
+    for blocks in [Blocks::F8E5M2, Blocks::Q8_0, Blocks::Q6K] {
+        let (x, want) = fixture(blocks, 211, -0.5);
+        let y = forward(&x);
+        assert!(y.host().iter().zip(&want).all(|(y, w)| *y == -0.5 * w || w.is_nan()), "{}", blocks.name());
+    }
+}
+
+#[test]
+fn what_is_not_in_blocks_is_handed_on() {
+    let x = random(&[2, 3], 1);
+    assert_eq!(forward(&x).host().as_ptr(), x.host().as_ptr());
+}
+
+#[test]
+fn layers_and_tables_use_what_their_blocks_stand_for() {
+    let (weight, values) = fixture(Blocks::Q4K, 7, 1.0);
+    let plain = Tensor::from_slice(&Device::Cpu, &values, weight.shape());
+    let x = random(&[5, weight.width()], 3);
+    let through = |weight: &Tensor| {
+        let layer = linear::Layer { weight, bias: None };
+        let y = linear::forward(&x, layer, linear::Then::Nothing);
+        let mut dx = x.scratch_like(x.shape());
+        linear::backward(&y, weight, None, None, None, linear::InputGrad::Overwrite(&mut dx));
+        let [each] = linear::forward_each(&x, [layer.into()]);
+        [y.to_host(), dx.to_host(), each.to_host(), embedding::forward(&[6, 0, 3], weight).to_host()]
+    };
+    assert_eq!(through(&weight), through(&plain));
+}
