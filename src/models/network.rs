@@ -59,6 +59,11 @@ impl<'a> Condition<'a> {
 }
 
 impl Sizes {
+    /// Tokens of a latent of `height` by `width`.
+    pub fn tokens(&self, height: usize, width: usize) -> usize {
+        (height / self.patch) * (width / self.patch)
+    }
+
     /// Checks that a latent of `height` by `width` can be cut into tokens that have positions.
     ///
     /// # Errors
