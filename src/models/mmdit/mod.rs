@@ -8,6 +8,7 @@ mod embed;
 mod mlp;
 mod modulation;
 pub(crate) mod original;
+mod positions;
 
 use std::cell::RefCell;
 use std::iter;
