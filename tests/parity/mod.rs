@@ -5,6 +5,7 @@ mod autoencoder;
 mod bf16;
 mod clip;
 mod lora;
+mod lora_kinds;
 mod mmdit;
 mod pictures;
 mod pipeline;
