@@ -27,7 +27,7 @@ pub enum Checkpointing {
 pub struct Condition<'a> {
     /// The network's time input per sample, `[b]`.
     pub timestep: &'a [f32],
-    /// `[b, l, text width]`.
+    /// `[b, l, text width]`, in any floating-point type; so is the pooled one.
     pub prompt_embeds: &'a Tensor,
     /// `[b, pooled width]`.
     pub pooled_prompt_embeds: &'a Tensor,

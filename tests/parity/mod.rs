@@ -4,6 +4,7 @@ mod adamw;
 mod autoencoder;
 mod bf16;
 mod clip;
+mod half_prompts;
 mod lora;
 mod lora_kinds;
 mod mmdit;

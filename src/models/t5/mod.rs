@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::device::{Device, Tensor};
+use crate::device::{DType, Device, Tensor};
 use crate::io::{Loader, Scope, TensorFile};
 use crate::models::Linear;
 use crate::ops;
@@ -68,6 +68,11 @@ impl T5 {
         };
         loader.finish()?;
         Ok(t5)
+    }
+
+    /// What its weights are stored in, as its table of tokens is.
+    pub fn dtype(&self) -> DType {
+        self.tokens.dtype()
     }
 
     /// What the encoder was built from.
