@@ -10,7 +10,8 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The methods that give a tensor's memory itself. `to_host` and `to_raw`, which copy and wait for the device, are for all.
-const HOST_ACCESS: [&str; 5] = [".host()", ".host_mut()", ".host_bytes()", ".host_bytes_mut()", ".elems()"];
+const HOST_ACCESS: [&str; 6] =
+    [".host()", ".host_mut()", ".host_bytes()", ".host_bytes_mut()", ".stored_bytes()", ".elems()"];
 
 /// Where the processor's memory is at home: the device, the rooms of the ops that run on it, and files.
 fn is_at_home(file: &str) -> bool {

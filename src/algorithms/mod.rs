@@ -142,13 +142,13 @@ pub trait Algorithm: Send + Sync {
     fn follow(&self, bank: &mut AdapterBank, update: u64);
 }
 
-/// The method that `config` names, with its settings; `schedule` and `steps` are those of the rollout.
+/// The method that `config` names, with its settings, for rollouts on `schedule` of images of `tokens`.
 ///
 /// # Errors
-/// If the config has no settings for it.
-pub fn build(config: &TrainConfig, schedule: &Schedule) -> Result<Box<dyn Algorithm>> {
+/// If the config has no settings for it, or the schedule no such rollout.
+pub fn build(config: &TrainConfig, schedule: &Schedule, tokens: usize) -> Result<Box<dyn Algorithm>> {
     Ok(match config.method()? {
-        MethodKeys::Ram(keys) => Box::new(Ram::new(keys, schedule, config.rollout.num_inference_steps)),
+        MethodKeys::Ram(keys) => Box::new(Ram::new(keys, schedule, config.rollout.num_inference_steps, tokens)?),
     })
 }
 

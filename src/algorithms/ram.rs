@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod tests;
 
+use anyhow::Result;
+
 use super::advantage::{Advantages, group_centered};
 use super::time::Times;
 use super::{Algorithm, Difference, Loss, Needs, Operand, Point, Scored};
@@ -20,10 +22,13 @@ pub struct Ram {
 }
 
 impl Ram {
-    /// With the settings of a config, for rollouts of `steps` steps on `schedule`.
-    pub fn new(keys: &RamKeys, schedule: &Schedule, steps: usize) -> Self {
-        let times = Times::new(keys.timestep_power, keys.timestep_grid, schedule, steps);
-        Self { keys: keys.clone(), times }
+    /// With the settings of a config, for rollouts of `steps` steps on `schedule` of images of `tokens`.
+    ///
+    /// # Errors
+    /// If the schedule has no such rollout.
+    pub fn new(keys: &RamKeys, schedule: &Schedule, steps: usize, tokens: usize) -> Result<Self> {
+        let times = Times::new(keys.timestep_power, keys.timestep_grid, schedule, steps, tokens)?;
+        Ok(Self { keys: keys.clone(), times })
     }
 }
 

@@ -1,5 +1,7 @@
 //! The times of training points.
 
+use anyhow::Result;
+
 use crate::config::method::Grid;
 use crate::device::philox::Stream;
 use crate::rollout::schedule::Schedule;
@@ -13,21 +15,24 @@ pub struct Times {
 }
 
 impl Times {
-    /// Times on `grid`, for rollouts of `steps` steps on `schedule`.
-    pub fn new(power: f32, grid: Grid, schedule: &Schedule, steps: usize) -> Self {
+    /// Times on `grid`, for rollouts of `steps` steps on `schedule` of images of `tokens`.
+    ///
+    /// # Errors
+    /// If the schedule has no such rollout.
+    pub fn new(power: f32, grid: Grid, schedule: &Schedule, steps: usize, tokens: usize) -> Result<Self> {
         let linear = || (1..=1000).map(|i| f64::from(i) / 1000.0);
         let times: Vec<f32> = match grid {
             Grid::Continuous => Vec::new(),
             Grid::Linear1000 => linear().map(|t| t as f32).collect(),
-            Grid::Scheduler1000 => linear().map(|t| schedule.shifted(t) as f32).collect(),
-            Grid::Rollout => schedule.sigmas(steps).into_iter().filter(|t| *t > 0.0).collect(),
+            Grid::Scheduler1000 => linear().map(|t| schedule.trained(t) as f32).collect(),
+            Grid::Rollout => schedule.sigmas(steps, tokens)?.into_iter().filter(|t| *t > 0.0).collect(),
         };
         let mut sum = 0.0;
         let weighted = times.into_iter().map(|t| {
             sum += f64::from(t).powf(f64::from(power));
             (t, sum)
         });
-        Self { power, grid: weighted.collect() }
+        Ok(Self { power, grid: weighted.collect() })
     }
 
     /// The next time of `stream`.
@@ -55,16 +60,19 @@ mod tests {
         [1, 2].map(|n| t.iter().map(|t| t.powi(n)).sum::<f64>() / N as f64)
     }
 
-    const SD3: Schedule = Schedule { shift: 3.0, train_steps: 1000 };
+    fn times(power: f32, grid: Grid, steps: usize) -> Times {
+        Times::new(power, grid, &Schedule::with_shift(3.0), steps, 1024).unwrap()
+    }
+
     /// Four standard errors of a mean of 100,000 times.
     const ERROR: f64 = 4.0 * 0.3 / 316.0;
 
     /// Density 2t has mean 2/3 and second moment 1/2.
     #[test]
     fn times_have_the_density_two_t() {
-        let [mean, square] = moments(&Times::new(1.0, Grid::Continuous, &SD3, 20));
+        let [mean, square] = moments(&times(1.0, Grid::Continuous, 20));
         assert!((mean - 2.0 / 3.0).abs() < ERROR && (square - 0.5).abs() < ERROR, "{mean} {square}");
-        let [mean, _] = moments(&Times::new(3.0, Grid::Continuous, &SD3, 20));
+        let [mean, _] = moments(&times(3.0, Grid::Continuous, 20));
         assert!((mean - 0.8).abs() < ERROR);
     }
 
@@ -72,15 +80,15 @@ mod tests {
     #[test]
     fn means_on_the_grids_are_the_published_ones() {
         for (grid, want) in [(Grid::Linear1000, 0.667), (Grid::Scheduler1000, 0.781), (Grid::Rollout, 0.79)] {
-            let [mean, _] = moments(&Times::new(1.0, grid, &SD3, 20));
+            let [mean, _] = moments(&times(1.0, grid, 20));
             assert!((mean - want).abs() < ERROR + 5e-3, "{grid:?}: {mean}");
         }
     }
 
     #[test]
     fn only_times_of_the_grid_are_drawn() {
-        let grid = SD3.sigmas(5);
-        let times = Times::new(1.0, Grid::Rollout, &SD3, 5);
+        let grid = Schedule::with_shift(3.0).sigmas(5, 1024).unwrap();
+        let times = times(1.0, Grid::Rollout, 5);
         let mut stream = Key::new(1, Purpose::Timestep).stream();
         let drawn: Vec<f32> = (0..1000).map(|_| times.draw(&mut stream)).collect();
         assert!(drawn.iter().all(|t| grid[..5].contains(t)));

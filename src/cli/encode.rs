@@ -11,7 +11,7 @@ use super::{DeviceArg, encode_prompts, model_folder, sequence_length};
 /// Encode prompts with the model's text encoders and save the embeddings.
 ///
 /// Writes `prompt_embeds` [prompts, tokens, width] and `pooled_prompt_embeds` [prompts, width], as
-/// StableDiffusion3Pipeline.encode_prompt of diffusers gives them.
+/// StableDiffusion3Pipeline.encode_prompt of diffusers gives them, in the type of the encoders' weights.
 #[derive(clap::Args)]
 pub struct Args {
     /// Model folder in the layout of diffusers.

@@ -99,7 +99,8 @@ fn sample(args: &Args) -> Result<()> {
         schedule: &pipeline.schedule,
         adapter: bank.as_ref().map(|bank| (bank, Slot::Theta)),
     };
-    let steps = Euler.steps(&pipeline.schedule.sigmas(args.steps));
+    let tokens = pipeline.network.sizes().tokens(noise.dim(2), noise.dim(3));
+    let steps = Euler.steps(&pipeline.schedule.sigmas(args.steps, tokens)?);
     let path = Path { steps: &steps, guidance: args.guidance };
     let count = args.prompt.len();
     let mut texts = args.prompt.clone();

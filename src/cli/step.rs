@@ -79,7 +79,7 @@ fn step(args: &Args) -> Result<()> {
         bank.set(slot, read_adapter(&file, prefix, modules, &layout, &device)?);
     }
 
-    let algorithm = algorithms::build(&config, &schedule)?;
+    let algorithm = algorithms::build(&config, &schedule, sizes.tokens(x0.dim(2), x0.dim(3)))?;
     output_file(&args.outputs)?;
     let policies = Policies {
         network: &*network,

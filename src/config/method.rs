@@ -134,7 +134,7 @@ pub enum Grid {
     Continuous,
     /// 1/1000, 2/1000, …, 1.
     Linear1000,
-    /// The noise levels the model was trained with: the same, shifted.
+    /// The noise levels the model was trained with: the same, moved by the scheduler's static shift.
     Scheduler1000,
     /// The noise levels that a rollout visits.
     Rollout,

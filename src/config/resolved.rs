@@ -51,6 +51,19 @@ pub struct ModelSizes {
     pub own_latent: usize,
 }
 
+impl ModelSizes {
+    /// Height and width in pixels of the images of a run.
+    ///
+    /// # Errors
+    /// If the config asks for a size that the model cannot make: names the nearest that it can.
+    pub fn resolution(&self, raw: &TrainConfig) -> Result<usize> {
+        let asked = raw.rollout.resolution;
+        let resolution = if asked == 0 { self.own_latent * self.downscale } else { asked };
+        check_multiple("rollout.resolution", resolution, self.downscale * self.patch, self.max_tokens)?;
+        Ok(resolution)
+    }
+}
+
 impl Resolved {
     /// Checks `raw` and derives the sizes.
     ///
@@ -77,8 +90,7 @@ impl Resolved {
             raw.eval.num_prompts,
             raw.prompts.eval.display()
         );
-        let resolution = if r.resolution == 0 { sizes.own_latent * sizes.downscale } else { r.resolution };
-        check_multiple("rollout.resolution", resolution, sizes.downscale * sizes.patch, sizes.max_tokens)?;
+        let resolution = sizes.resolution(&raw)?;
         let images = prompts * r.num_images_per_prompt;
         let points = images * points_per_image;
         if job == Job::Train {

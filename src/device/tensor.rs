@@ -262,6 +262,12 @@ impl Tensor {
         &self.storage.bytes()[self.offset..][..self.len()]
     }
 
+    /// The bytes as they are stored, of whatever type.
+    pub(crate) fn stored_bytes(&self) -> &[u8] {
+        let (from, length) = (self.offset * self.dtype.size(), self.len() * self.dtype.size());
+        &self.storage.bytes()[from..][..length]
+    }
+
     /// The bytes for writing, of whatever type.
     pub(crate) fn host_bytes_mut(&mut self) -> &mut [u8] {
         let (from, length) = (self.dtype.bytes(self.offset), self.dtype.bytes(self.len()));

@@ -225,7 +225,7 @@ fn only_variant(folder: &Path, stem: &str) -> Result<Weights> {
     }
 }
 
-/// Writes single-precision tensors to a safetensors file. No more than one tensor at a time is in this process's memory for
+/// Writes tensors to a safetensors file, in the type they have. No more than one tensor at a time is in this process's memory for
 /// it.
 ///
 /// # Errors
@@ -235,11 +235,17 @@ pub fn save(
     tensors: impl IntoIterator<Item = (String, Tensor)>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
-    let heads = tensors.iter().map(|(name, t)| (name.as_str(), Dtype::F32, t.shape()));
-    write(path, heads, metadata, |file| {
-        Ok(tensors.values().try_for_each(|t| file.write_all(bytemuck::cast_slice(&t.to_host())))?)
-    })
+    let mut tensors: Vec<(String, Tensor)> = tensors.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect();
+    // Wide types first: then every element lies at a multiple of its size.
+    tensors.sort_by_key(|(_, t)| std::cmp::Reverse(t.dtype().size()));
+    let stored = |t: &Tensor| match t.dtype() {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::Bf16 => Dtype::BF16,
+        DType::U8 => Dtype::U8,
+    };
+    let heads = tensors.iter().map(|(name, t)| (name.as_str(), stored(t), t.shape()));
+    write(path, heads, metadata, |file| Ok(tensors.iter().try_for_each(|(_, t)| file.write_all(&t.to_raw()))?))
 }
 
 /// Writes the tensors of `file` as they are stored, but for the bytes that `replaced` has of some.

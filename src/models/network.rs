@@ -27,7 +27,7 @@ pub enum Checkpointing {
 pub struct Condition<'a> {
     /// The network's time input per sample, `[b]`.
     pub timestep: &'a [f32],
-    /// `[b, l, text width]`.
+    /// `[b, l, text width]`, in any floating-point type; so is the pooled one.
     pub prompt_embeds: &'a Tensor,
     /// `[b, pooled width]`.
     pub pooled_prompt_embeds: &'a Tensor,
@@ -59,6 +59,11 @@ impl<'a> Condition<'a> {
 }
 
 impl Sizes {
+    /// Tokens of a latent of `height` by `width`.
+    pub fn tokens(&self, height: usize, width: usize) -> usize {
+        (height / self.patch) * (width / self.patch)
+    }
+
     /// Checks that a latent of `height` by `width` can be cut into tokens that have positions.
     ///
     /// # Errors

@@ -12,8 +12,8 @@ use super::mmdit;
 use super::network::Condition;
 use super::t5::T5;
 use super::tokenizer::Tokenizer;
-use crate::device::{Device, Tensor};
-use crate::ops::copy;
+use crate::device::{DType, Device, Tensor};
+use crate::ops::{copy, linear};
 
 /// The most tokens a prompt may take in T5; diffusers refuses more.
 pub const LONGEST_SEQUENCE: usize = 512;
@@ -37,7 +37,7 @@ fn clip_length(folder: &Path, tokenizer: &Tokenizer) -> Result<usize> {
     tokenizer.max_length().with_context(file)
 }
 
-/// The condition of `b` prompts.
+/// The condition of `b` prompts, in the type of the encoders that it comes from.
 pub struct PromptEmbeds {
     /// `[b, clip_length + max_sequence_length, joint_attention_dim]`.
     pub prompt_embeds: Tensor,
@@ -170,6 +170,14 @@ impl TextEncoders {
         clip_length(folder, &Tokenizer::load(&folder.join("tokenizer"))?)
     }
 
+    /// The types of the embeddings and of the pooled ones, as diffusers has them: embeddings have the type of the first CLIP
+    /// and of T5, pooled ones that of both CLIPs, and single precision where the two differ.
+    fn types(&self) -> [DType; 2] {
+        let [first, second] = self.clip.each_ref().map(|(_, model)| model.dtype());
+        let t5 = self.t5.as_ref().map_or(first, |(_, model)| model.dtype());
+        [t5, second].map(|other| if other == first { first } else { DType::F32 })
+    }
+
     /// Width of the pooled embeddings.
     pub fn pooled_dim(&self) -> usize {
         self.clip.iter().map(|(_, model)| model.config().projection_dim).sum()
@@ -268,7 +276,10 @@ impl TextEncoders {
             let ids = tokenize(tokenizer, prompts, max_sequence_length, vocabulary, "text_encoder_3")?;
             copy::block_into(&mut prompt_embeds, self.clip_length, 0, &model.forward(&ids));
         }
-        Ok(PromptEmbeds { prompt_embeds, pooled_prompt_embeds: pooled.reshape(&[b, self.pooled_dim()]) })
+        let pooled = pooled.reshape(&[b, self.pooled_dim()]);
+        let stored = |x: Tensor, dtype| if dtype == DType::F32 { x } else { linear::rounded(&x, dtype) };
+        let [prompt, pool] = self.types();
+        Ok(PromptEmbeds { prompt_embeds: stored(prompt_embeds, prompt), pooled_prompt_embeds: stored(pooled, pool) })
     }
 }
 

@@ -62,7 +62,7 @@ mod tests {
     /// Rows of the specification's table of golden numbers.
     #[test]
     fn euler_has_the_published_rows() {
-        let steps = Euler.steps(&Schedule { shift: 3.0, train_steps: 1000 }.sigmas(10));
+        let steps = Euler.steps(&Schedule::with_shift(3.0).sigmas(10, 1024).unwrap());
         assert_eq!(steps.len(), 10);
         for (i, b) in [(0, -0.039_870_679_378_5), (9, -0.008_928_571_827_71)] {
             // The grid is in f32.

@@ -9,7 +9,7 @@ use crate::models::text::{PromptEmbeds, TextEncoders};
 /// Embeddings of earlier epochs are kept as long as all together take no more bytes.
 const MOST_BYTES: usize = 1 << 29;
 
-/// Encodes prompts when they first come up and remembers the result.
+/// Encodes prompts when they first come up and remembers the result, in the type of the encoders.
 pub struct PromptBank {
     encoders: TextEncoders,
     max_sequence_length: usize,

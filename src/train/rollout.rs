@@ -86,7 +86,7 @@ impl Setup {
     pub fn rollout(&mut self, order: &Order, clock: &mut Clock, interrupt: &Interrupt) -> Result<Rollout> {
         let (sizes, count, side) = (self.pipeline.network.sizes(), order.samples.len(), self.config.latent);
         let mut x0 = Tensor::scratch(&self.device, &[count, sizes.channels, side, side]);
-        let steps = self.sampler.steps(&self.pipeline.schedule.sigmas(order.job.steps));
+        let steps = self.sampler.steps(&self.pipeline.schedule.sigmas(order.job.steps, sizes.tokens(side, side))?);
         let path = Path { steps: &steps, guidance: order.job.guidance };
         self.device.phase("text encoders");
         let negative = if path.is_guided() { Some(self.prompts.encode(&[""])?) } else { None };

@@ -84,7 +84,12 @@ pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
         max_tokens: sizes.most_tokens,
         own_latent: sizes.own_latent,
     };
-    let points_per_image = algorithms::build(&raw, &schedule)?.points_per_image();
+    raw.check()?;
+    let tokens = (model.resolution(&raw)? / model.downscale / model.patch).pow(2);
+    for steps in [raw.rollout.num_inference_steps, raw.eval.num_inference_steps] {
+        schedule.sigmas(steps, tokens)?;
+    }
+    let points_per_image = algorithms::build(&raw, &schedule, tokens)?.points_per_image();
     let counts = [train.prompts.len(), eval.prompts.len()];
     Ok(Planned { config: Resolved::new(raw, job, model, counts, points_per_image)?, train, eval })
 }
@@ -176,13 +181,14 @@ impl Planned {
         }
         let modules = pipeline.network.modules();
         let layout = Layout::selected(modules, &select(modules, &raw.lora.targets)?, raw.lora.rank);
-        let o = &raw.optimizer;
+        let (o, side) = (&raw.optimizer, self.config.latent);
+        let tokens = pipeline.network.sizes().tokens(side, side);
         Ok(Setup {
             prompts: PromptBank::new(encoders, raw.prompts.max_sequence_length),
             train: self.train,
             eval: self.eval,
             rewards,
-            algorithm: algorithms::build(raw, &pipeline.schedule)?,
+            algorithm: algorithms::build(raw, &pipeline.schedule, tokens)?,
             sampler: Box::new(Euler),
             optimizer: AdamW { lr: o.lr, beta1: o.beta1, beta2: o.beta2, weight_decay: o.weight_decay, eps: o.eps },
             layout: Arc::new(layout),

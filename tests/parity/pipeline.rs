@@ -36,7 +36,8 @@ fn sample(
         schedule: &pipeline.schedule,
         adapter: adapter.map(|bank| (bank, Slot::Theta)),
     };
-    let steps = Euler.steps(&pipeline.schedule.sigmas(run.num_inference_steps));
+    let tokens = pipeline.network.sizes().tokens(noise.dim(2), noise.dim(3));
+    let steps = Euler.steps(&pipeline.schedule.sigmas(run.num_inference_steps, tokens).unwrap());
     let path = sample::Path { steps: &steps, guidance: run.guidance_scale };
     let latents = sample::sample(policy, path, noise, &prompts, Some(&negative), |_| Ok(())).unwrap();
     (pipeline, latents)

@@ -19,7 +19,7 @@ fn ram(form: Form, reward_multiplier: f32) -> Ram {
         old_decay_rate: 0.01,
         old_decay_max: 0.9,
     };
-    Ram::new(&keys, &Schedule { shift: 3.0, train_steps: 1000 }, 10)
+    Ram::new(&keys, &Schedule::with_shift(3.0), 10, 1024).unwrap()
 }
 
 #[test]

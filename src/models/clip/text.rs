@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::config::TextConfig;
 use super::tower::{Hidden, LayerNorm, Shape, Tower};
-use crate::device::{Device, Tensor};
+use crate::device::{DType, Device, Tensor};
 use crate::io::{Loader, Scope, TensorFile};
 use crate::models::Linear;
 use crate::models::lora::file::LoraFile;
@@ -128,6 +128,11 @@ impl ClipText {
             }
         }
         Ok(())
+    }
+
+    /// What its weights are stored in, as its table of tokens is.
+    pub fn dtype(&self) -> DType {
+        self.tower.tokens.dtype()
     }
 
     /// What the encoder was built from.

@@ -1,8 +1,13 @@
 //! What PEFT writes down about an adapter besides its numbers.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use anyhow::{Context, Result, anyhow, ensure};
 use regex::Regex;
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 
 use super::file::{METADATA, PEFT_FILE};
 use crate::io::{TensorFile, read_json, short};
@@ -21,6 +26,38 @@ pub(super) struct Settings {
     pub rslora: bool,
 }
 
+/// One of PEFT's settings.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Setting {
+    /// The first pattern that matches counts: their order is that of the file.
+    Pattern(Ordered),
+    Other(Value),
+}
+
+/// The entries of a JSON object as they come.
+struct Ordered(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Ordered {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Ordered;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ordered, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Ordered(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
 /// Ways of PEFT to begin a LoRA that take the first product out of the base's weights: on the base as it was, the factors are
 /// something else.
 const CHANGES_BASE: [&str; 6] = ["pissa", "olora", "corda", "loftq", "lora_ga", "orthogonal"];
@@ -33,7 +70,7 @@ impl Settings {
     pub fn read(file: &TensorFile, component: &str) -> Result<Self> {
         let mut shown = file.path().display().to_string();
         let beside = file.path().with_file_name(PEFT_SETTINGS);
-        let all: Map<String, Value> = match file.metadata().get(METADATA) {
+        let all: BTreeMap<String, Setting> = match file.metadata().get(METADATA) {
             Some(text) => serde_json::from_str(text).with_context(|| format!("{shown}: header {METADATA}"))?,
             None if file.path().ends_with(PEFT_FILE) => {
                 ensure!(beside.exists(), "{shown}: there is no {PEFT_SETTINGS} beside it, which says how strong it is");
@@ -42,7 +79,11 @@ impl Settings {
             }
             None => return Ok(Self::default()),
         };
-        let get = |key: &str| all.get(&format!("{component}.{key}")).or_else(|| all.get(key));
+        let setting = |key: &str| all.get(&format!("{component}.{key}")).or_else(|| all.get(key));
+        let get = |key: &str| match setting(key) {
+            Some(Setting::Other(value)) => Some(value),
+            _ => None,
+        };
         let flag = |key: &str| get(key).and_then(Value::as_bool).unwrap_or(false);
         ensure!(!flag("use_dora"), "{shown}: use_dora: is a DoRA, which is not supported");
         if let Some(init) = get("init_lora_weights").and_then(Value::as_str) {
@@ -58,8 +99,11 @@ impl Settings {
         ensure!(!saved, "{shown}: modules_to_save: whole trained layers are not supported");
         let number = |key: &str| get(key).and_then(Value::as_f64).map(|v| v as f32);
         let pattern = |key: &str| -> Result<Vec<(Regex, f32)>> {
-            let entries = get(key).and_then(Value::as_object).into_iter().flatten();
-            let read = |(target, value): (&String, &Value)| {
+            let entries = match setting(key) {
+                Some(Setting::Pattern(Ordered(entries))) => entries.as_slice(),
+                _ => &[],
+            };
+            let read = |(target, value): &(String, Value)| {
                 // As PEFT's `get_pattern_key`: the end of a name after a dot, by a regular expression that may anchor itself
                 // at the name's start.
                 let whole = Regex::new(&format!(r"^(?:.*\.)?(?:{target})$"));
@@ -67,7 +111,7 @@ impl Settings {
                 let value = value.as_f64().with_context(|| format!("{shown}: {key} '{target}' is not a number"))?;
                 Ok((whole, value as f32))
             };
-            entries.map(read).collect()
+            entries.iter().map(read).collect()
         };
         Ok(Self {
             rank: number("r"),

@@ -1,14 +1,15 @@
 //! What surrounds the blocks: latents to tokens and back, positions, time and pooled text.
 
+use super::positions::Positions;
 use super::{Config, LoraScope};
 use crate::device::Tensor;
 use crate::io::Scope;
 use crate::models::Linear;
 use crate::models::lora::{Adapters, LoraLinear};
+use crate::ops;
 use crate::ops::activation::Activation;
 use crate::ops::linear::{InputGrad, Then};
 use crate::ops::patchify::{self, Order, Patches};
-use crate::ops::{self, position};
 
 /// Width of the sinusoidal embedding of time.
 const TIME_CHANNELS: usize = 256;
@@ -16,14 +17,12 @@ const TIME_CHANNELS: usize = 256;
 /// Latents to tokens with their positions (diffusers' `PatchEmbed` with a cropped table).
 pub(super) struct PatchEmbed {
     projection: Linear,
-    /// `[max·max, hidden]`.
-    positions: Tensor,
-    max: usize,
+    positions: Positions,
 }
 
 impl PatchEmbed {
     pub(super) fn load(scope: &Scope, config: &Config) -> Self {
-        let (d, p, max) = (config.hidden(), config.patch_size, config.pos_embed_max_size);
+        let (d, p) = (config.hidden(), config.patch_size);
         let (projection, c) = (scope.sub("proj"), config.in_channels);
         Self {
             // A convolution whose stride is its size is a linear layer on patches.
@@ -31,19 +30,13 @@ impl PatchEmbed {
                 weight: projection.tensor("weight", &[d, c, p, p]).reshape(&[d, c * p * p]),
                 bias: Some(projection.tensor("bias", &[d])),
             },
-            positions: scope.tensor("pos_embed", &[1, max * max, d]),
-            max,
+            positions: Positions::load(scope, config),
         }
     }
 
     pub(super) fn forward(&self, latent: &Tensor, patches: &Patches) -> Tensor {
         let mut x = self.projection.forward(&patchify::forward(latent, patches, Order::ChannelFirst));
-        let (rows, cols) = patches.grid;
-        assert!(rows <= self.max && cols <= self.max, "latent of {rows}x{cols} tokens, table of {}", self.max);
-        // The table is cropped around its centre.
-        let (top, left) = ((self.max - rows) / 2, (self.max - cols) / 2);
-        let starts: Vec<usize> = (0..rows).map(|y| (top + y) * self.max + left).collect();
-        position::add(&mut x, &self.positions, &starts);
+        self.positions.add(&mut x, patches.grid);
         x
     }
 

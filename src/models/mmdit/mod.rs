@@ -8,6 +8,7 @@ mod embed;
 mod mlp;
 mod modulation;
 pub(crate) mod original;
+mod positions;
 
 use std::cell::RefCell;
 use std::iter;
@@ -24,7 +25,7 @@ use super::network::{Checkpointing, Condition, Network, Saved, Sizes};
 use crate::device::{DType, Device, Tensor, workers};
 use crate::io::{Loader, Scope, TensorFile};
 use crate::ops::adaln::{self, Chunk};
-use crate::ops::linear::{InputGrad, Then, backward};
+use crate::ops::linear::{self, InputGrad, Then, backward};
 use crate::ops::patchify::{self, Order, Patches};
 use crate::ops::{activation, copy};
 
@@ -152,8 +153,10 @@ impl Mmdit {
         let grid = (latent.dim(2) / p, latent.dim(3) / p);
         let patches = Patches { channels: self.config.in_channels, size: p, grid };
         let mut x = self.patch_embed.forward(latent, &patches);
-        let embedding = self.time_text_embed.forward(condition.timestep, condition.pooled_prompt_embeds, adapters);
-        let mut context = self.context_embedder.forward(condition.prompt_embeds, adapters, Then::Nothing);
+        let [text, pooled] = [condition.prompt_embeds, condition.pooled_prompt_embeds].map(widened);
+        let embedding = self.time_text_embed.forward(condition.timestep, &pooled, adapters);
+        let mut context = self.context_embedder.forward(&text, adapters, Then::Nothing);
+        drop((text, pooled));
         let mut blocks = Vec::with_capacity(if rows > 0 { self.blocks.len() } else { 0 });
         for block in &self.blocks {
             let saved;
@@ -168,6 +171,11 @@ impl Mmdit {
         let velocity = patchify::inverse(&tokens, &out, Order::ChannelLast);
         (velocity, Kept { blocks, x: keep(&x, rows), modulation: keep(&modulation, rows), patches })
     }
+}
+
+/// `x` in single precision.
+fn widened(x: &Tensor) -> Tensor {
+    if x.dtype() == DType::F32 { x.clone() } else { linear::rounded(x, DType::F32) }
 }
 
 impl Network for Mmdit {

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::device::{Device, Tensor};
+use crate::device::{DType, Device, Tensor};
 use crate::io::{Loader, Scope, TensorFile};
 use crate::models::Linear;
 use crate::ops;
@@ -69,6 +69,11 @@ impl T5 {
         };
         loader.finish()?;
         Ok(t5)
+    }
+
+    /// What its weights are stored in, as its table of tokens is.
+    pub fn dtype(&self) -> DType {
+        self.tokens.dtype()
     }
 
     /// What the encoder was built from.

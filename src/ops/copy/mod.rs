@@ -1,4 +1,5 @@
-//! The only copies there are: rows put together in another order, and blocks put in their place.
+//! The only copies there are: rows put together in another order, and blocks put in their place. Rows keep the type they are
+//! stored in.
 
 mod cpu;
 #[cfg(test)]
@@ -12,7 +13,7 @@ pub fn gather(x: &Tensor, rows: &[usize]) -> Tensor {
     assert!(rows.iter().all(|r| *r < x.dim(0)), "gather: {rows:?} of {x:?}");
     let mut shape = x.shape().to_vec();
     shape[0] = rows.len();
-    let mut out = x.scratch_like(&shape);
+    let mut out = Tensor::scratch_of(&x.device(), x.dtype(), &shape);
     dispatch!(x, cpu::gather(&mut out, x, rows));
     out
 }
@@ -22,7 +23,7 @@ pub fn concat(parts: &[&Tensor]) -> Tensor {
     let mut shape = parts[0].shape().to_vec();
     assert!(parts.iter().all(|p| p.shape()[1..] == shape[1..]), "concat of unlike shapes: {parts:?}");
     shape[0] = parts.iter().map(|p| p.dim(0)).sum();
-    let mut out = parts[0].scratch_like(&shape);
+    let mut out = Tensor::scratch_of(&parts[0].device(), parts[0].dtype(), &shape);
     let mut first = 0;
     for part in parts {
         rows_into(&mut out, first, part);
@@ -39,14 +40,15 @@ pub fn owned(x: &Tensor) -> Tensor {
 /// `x` as the outermost entries of `out` from `first` on.
 pub fn rows_into(out: &mut Tensor, first: usize, x: &Tensor) {
     let fits = out.shape()[1..] == x.shape()[1..] && first + x.dim(0) <= out.dim(0);
-    assert!(fits, "copy: {x:?} to row {first} of {out:?}");
+    assert!(fits && out.dtype() == x.dtype(), "copy: {x:?} to row {first} of {out:?}");
     let inner: usize = x.shape()[1..].iter().product();
     dispatch!(x, cpu::flat_into(out, first * inner, x));
 }
 
 /// The numbers of `x` as those of `out` from `first` on, whatever the shapes.
 pub fn flat_into(out: &mut Tensor, first: usize, x: &Tensor) {
-    assert!(first + x.len() <= out.len(), "copy: {x:?} to element {first} of {out:?}");
+    let fits = first + x.len() <= out.len() && out.dtype() == x.dtype();
+    assert!(fits, "copy: {x:?} to element {first} of {out:?}");
     dispatch!(x, cpu::flat_into(out, first, x));
 }
 

@@ -1,5 +1,6 @@
 use super::*;
-use crate::device::Device;
+use crate::device::{DType, Device};
+use crate::ops::linear::rounded;
 
 fn numbered(shape: &[usize]) -> Tensor {
     let n: usize = shape.iter().product();
@@ -12,6 +13,16 @@ fn rows_come_in_the_order_asked_for_and_one_after_another() {
     assert_eq!(gather(&x, &[2, 0, 2]).host(), [4.0, 5.0, 0.0, 1.0, 4.0, 5.0]);
     let both = concat(&[&x.slice(2..3), &x.slice(0..2)]);
     assert_eq!((both.shape(), both.host()), (&[3, 2][..], &[4.0, 5.0, 0.0, 1.0, 2.0, 3.0][..]));
+}
+
+#[test]
+fn rows_keep_the_type_they_are_stored_in() {
+    let x = numbered(&[3, 2]);
+    for dtype in [DType::F16, DType::Bf16] {
+        let half = rounded(&x, dtype);
+        let rows = [gather(&half, &[2, 0]), concat(&[&half.slice(2..3), &half.slice(0..1)])];
+        assert!(rows.iter().all(|r| r.dtype() == dtype && r.to_host() == [4.0, 5.0, 0.0, 1.0]));
+    }
 }
 
 #[test]
