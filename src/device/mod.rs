@@ -18,7 +18,7 @@ pub use dtype::{DType, Elems};
 pub use ledger::{Ledger, Phase};
 pub use mapped::{MappedFile, check_mapped};
 pub use memory::{MachineMemory, machine_memory};
-pub use tensor::{Shape, Tensor};
+pub use tensor::{MOST_AXES, Shape, Tensor};
 pub use workers::{with_threads, workers};
 
 /// Where tensors live and ops run. Cheap to clone.

@@ -8,7 +8,7 @@ use super::storage::Storage;
 use super::{DType, Device, Elems, Ledger, MappedFile};
 
 /// Most axes a tensor has.
-const MOST_AXES: usize = 6;
+pub const MOST_AXES: usize = 6;
 
 /// The sizes of a tensor's axes, outermost first.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,9 +26,9 @@ impl Shape {
         shape
     }
 
-    /// Number of elements.
+    /// Number of elements; of a shape that only a damaged file can ask for, the largest there is.
     pub fn elements(&self) -> usize {
-        self.iter().product()
+        if self.contains(&0) { 0 } else { self.iter().fold(1, |n, size| n.saturating_mul(*size)) }
     }
 }
 
@@ -131,7 +131,7 @@ impl Tensor {
     /// What stands for a mapped part of a file on a device that only counts: it takes no memory of its own.
     pub fn planned(ledger: &Arc<Ledger>, dtype: DType, shape: &[usize]) -> Self {
         let (storage, shape) = (Storage::Plan(Reserved::new(ledger, 0)), Shape::new(shape));
-        ledger.map((shape.elements() * dtype.size()) as u64);
+        ledger.map(shape.elements().saturating_mul(dtype.size()) as u64);
         Self { storage: Arc::new(storage), dtype, offset: 0, shape }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 use safetensors::{Dtype, SafeTensors};
 
-use crate::device::{DType, Device, MappedFile, Tensor};
+use crate::device::{DType, Device, MOST_AXES, MappedFile, Tensor};
 use crate::io::damage::{explain, short};
 use crate::io::write::write_atomic_with;
 use crate::io::{did_you_mean, read, read_json};
@@ -51,10 +51,11 @@ impl Entry {
         self.bytes.len()
     }
 
-    /// The tensor where `device` has it, in the type it is stored in, if the engine computes with that type. On the CPU
-    /// it is a view of the mapped file.
+    /// The tensor where `device` has it, in the type it is stored in, if the engine computes with that type and as many
+    /// axes. On the CPU it is a view of the mapped file.
     pub fn tensor(&self, device: &Device) -> Option<Tensor> {
         let dtype = match self.dtype {
+            _ if self.shape.len() > MOST_AXES => return None,
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::Bf16,
@@ -201,11 +202,15 @@ impl TensorFile {
     /// The tensor `name` in single precision, in memory of its own on `device`.
     ///
     /// # Errors
-    /// If it is missing (naming the nearest one that exists) or not of a floating-point type.
+    /// If it is missing (naming the nearest one that exists), not of a floating-point type, or of too many axes.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         let entry = self.entry(name).with_context(|| {
             format!("{}: no tensor '{name}'{}", self.path.display(), did_you_mean(name, self.names()))
         })?;
+        if entry.shape.len() > MOST_AXES {
+            let (file, axes) = (self.path.display(), entry.shape.len());
+            bail!("{file}: tensor '{name}' has {axes} axes, expected at most {MOST_AXES}");
+        }
         if entry.dtype == Dtype::F64 {
             let values: Vec<f64> = bytemuck::pod_collect_to_vec(entry.raw());
             let narrowed: Vec<f32> = values.iter().map(|v| *v as f32).collect();
