@@ -26,12 +26,12 @@ impl DType {
     /// Bytes of so many elements; of blocks, these are whole ones.
     pub fn bytes(self, elements: usize) -> usize {
         match self {
-            DType::F32 => 4 * elements,
-            DType::F16 | DType::Bf16 => 2 * elements,
+            DType::F32 => elements.saturating_mul(4),
+            DType::F16 | DType::Bf16 => elements.saturating_mul(2),
             DType::U8 => elements,
             DType::Blocks(blocks) => {
                 assert!(elements.is_multiple_of(blocks.elements()), "{elements} elements of {}", blocks.name());
-                elements / blocks.elements() * blocks.bytes()
+                (elements / blocks.elements()).saturating_mul(blocks.bytes())
             }
         }
     }

@@ -26,9 +26,9 @@ impl Shape {
         shape
     }
 
-    /// Number of elements.
+    /// Number of elements; of a shape that only a damaged file can ask for, the largest there is.
     pub fn elements(&self) -> usize {
-        self.iter().product()
+        if self.contains(&0) { 0 } else { self.iter().fold(1, |n, size| n.saturating_mul(*size)) }
     }
 }
 
@@ -264,7 +264,7 @@ impl Tensor {
 
     /// The bytes as they are stored, of whatever type.
     pub(crate) fn stored_bytes(&self) -> &[u8] {
-        let (from, length) = (self.offset * self.dtype.size(), self.len() * self.dtype.size());
+        let (from, length) = (self.dtype.bytes(self.offset), self.dtype.bytes(self.len()));
         &self.storage.bytes()[from..][..length]
     }
 

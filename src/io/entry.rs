@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use safetensors::Dtype;
 
-use crate::device::{Blocks, DType, Device, MappedFile, Tensor};
+use crate::device::{Blocks, DType, Device, MOST_AXES, MappedFile, Tensor};
 
 /// How the numbers of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,9 +111,12 @@ impl Entry {
         }
     }
 
-    /// The tensor where `device` has it, as it is stored, if the engine computes with that. On the CPU it is a view of the
-    /// mapped file.
+    /// The tensor where `device` has it, as it is stored, if the engine computes with that and with as many axes. On the CPU
+    /// it is a view of the mapped file.
     pub fn tensor(&self, device: &Device) -> Option<Tensor> {
+        if self.shape.len() > MOST_AXES {
+            return None;
+        }
         let dtype = self.stored.on_device()?;
         Some(match (device, &self.bytes) {
             (Device::Plan(ledger), _) => Tensor::planned(ledger, dtype, &self.shape),

@@ -5,12 +5,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use safetensors::{Dtype, SafeTensors};
 
 use super::entry::{Entry, Stored};
 use super::gguf;
-use crate::device::{Device, MOST_AXES, MappedFile, Tensor};
+use crate::device::{DType, Device, MOST_AXES, MappedFile, Tensor};
 use crate::io::damage::{explain, short};
 use crate::io::write::write_atomic_with;
 use crate::io::{did_you_mean, read, read_json};
@@ -160,13 +160,15 @@ impl TensorFile {
     /// The tensor `name` in single precision, in memory of its own on `device`.
     ///
     /// # Errors
-    /// If it is missing (naming the nearest one that exists) or not of a floating-point type.
+    /// If it is missing (naming the nearest one that exists), not of a floating-point type, or of too many axes.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         let entry = self.entry(name).with_context(|| {
             format!("{}: no tensor '{name}'{}", self.path.display(), did_you_mean(name, self.names()))
         })?;
-        let axes = entry.shape().len();
-        ensure!(axes <= MOST_AXES, "{}: tensor '{name}' has {axes} axes", self.path.display());
+        if entry.shape().len() > MOST_AXES {
+            let (file, axes) = (self.path.display(), entry.shape().len());
+            bail!("{file}: tensor '{name}' has {axes} axes, expected at most {MOST_AXES}");
+        }
         let values = entry.to_f32().with_context(|| {
             let (file, found) = (self.path.display(), entry.stored().name());
             format!("{file}: tensor '{name}' is {found}, expected floating-point numbers")
@@ -235,17 +237,20 @@ pub fn save(
     tensors: impl IntoIterator<Item = (String, Tensor)>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let mut tensors: Vec<(String, Tensor)> = tensors.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect();
-    // Wide types first: then every element lies at a multiple of its size.
-    tensors.sort_by_key(|(_, t)| std::cmp::Reverse(t.dtype().size()));
     let stored = |t: &Tensor| match t.dtype() {
         DType::F32 => Dtype::F32,
         DType::F16 => Dtype::F16,
         DType::Bf16 => Dtype::BF16,
         DType::U8 => Dtype::U8,
+        DType::Blocks(_) => panic!("{t:?} is decoded before it is saved"),
     };
-    let heads = tensors.iter().map(|(name, t)| (name.as_str(), stored(t), t.shape()));
-    write(path, heads, metadata, |file| Ok(tensors.iter().try_for_each(|(_, t)| file.write_all(&t.to_raw()))?))
+    let tensors: BTreeMap<String, Tensor> = tensors.into_iter().collect();
+    let mut tensors: Vec<(String, Dtype, Tensor)> =
+        tensors.into_iter().map(|(name, t)| (name, stored(&t), t)).collect();
+    // Wide types first: then every element lies at a multiple of its size.
+    tensors.sort_by_key(|(_, dtype, _)| std::cmp::Reverse(dtype.bitsize()));
+    let heads = tensors.iter().map(|(name, dtype, t)| (name.as_str(), *dtype, t.shape()));
+    write(path, heads, metadata, |file| Ok(tensors.iter().try_for_each(|(.., t)| file.write_all(&t.to_raw()))?))
 }
 
 /// Writes the tensors of `file` as they are stored, but for the bytes that `replaced` has of some.

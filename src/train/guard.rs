@@ -33,6 +33,10 @@ impl OutputLock {
     /// If another run holds the lock, naming its process; or if the folder cannot be written to. Warns where the file system
     /// has no locks.
     pub fn acquire(folder: &Path) -> Result<Self> {
+        Self::acquire_by(folder, File::try_lock)
+    }
+
+    fn acquire_by(folder: &Path, try_lock: impl FnOnce(&File) -> Result<(), TryLockError>) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let path = folder.join(".lock");
         let cannot = || format!("cannot write {}", path.display());
@@ -42,7 +46,7 @@ impl OutputLock {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, rustix::fs::OFlags::NOFOLLOW.bits() as i32);
         let mut file = options.open(&path).with_context(cannot)?;
-        match file.try_lock() {
+        match try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
@@ -97,8 +101,8 @@ pub struct Interrupt {
 const SIGNALS: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGUSR1];
 
 impl Interrupt {
-    /// From now on the first of [`SIGNALS`] only makes [`Interrupt::requested`] true; a second SIGINT or SIGTERM ends the
-    /// process at once with exit code 128 and its number.
+    /// From now on the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 only makes [`Interrupt::requested`] true; a second SIGINT or
+    /// SIGTERM ends the process at once with exit code 128 and its number.
     ///
     /// # Errors
     /// If the system refuses the handlers.
@@ -163,6 +167,23 @@ mod tests {
         assert!(error.ends_with(&format!("is in use by another run, process {pid}; choose another output folder")));
         drop(lock);
         OutputLock::acquire(&folder).unwrap();
+    }
+
+    #[test]
+    fn where_there_are_no_locks_a_run_goes_on_and_where_there_are_one_holds() {
+        for code in [libc::ENOLCK, libc::ENOSYS, libc::EOPNOTSUPP] {
+            let dir = tempfile::tempdir().unwrap();
+            let none = |_: &File| Err(TryLockError::Error(std::io::Error::from_raw_os_error(code)));
+            let lock = OutputLock::acquire_by(dir.path(), none).unwrap();
+            lock.check().unwrap();
+            let pid = std::fs::read_to_string(dir.path().join(".lock")).unwrap();
+            assert_eq!(pid.trim(), std::process::id().to_string());
+            // Nothing is held: another one, which cannot know, goes on too.
+            OutputLock::acquire_by(dir.path(), none).unwrap();
+            drop(lock);
+            let error = OutputLock::acquire_by(dir.path(), |_| Err(TryLockError::WouldBlock)).err().unwrap();
+            assert!(error.to_string().contains("is in use by another run"), "{error}");
+        }
     }
 
     #[test]

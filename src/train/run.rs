@@ -83,6 +83,7 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> 
     let mut report = Reporter::open(output, saved.unwrap_or(0), &unwritten.unwrap_or_default())?;
     if let Some((state, path)) = &start {
         say(&format!("resumed from {} after epoch {}", path.display(), state.epoch));
+        checkpoint::finish(&checkpoints, u64::from(state.epoch), setup.config.raw.checkpoint.keep)?;
     }
     let state = start.map_or_else(|| State::new(&setup), |(state, _)| state);
     let mut run = Run { setup, state, report: &mut report, checkpoints, saved, lock: &lock };

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use engine::device::Device;
 use engine::io::TensorFile;
 
 use super::{engine, raw_file, refuses, says};
@@ -30,6 +31,23 @@ fn a_shape_of_forty_thousand_axes_fits_in_a_line() {
     std::fs::write(&path, raw_file(&format!(r#"{{"a":{{"dtype":"U8","shape":[{shape}],"data_offsets":[0,1]}}}}"#), 1))
         .unwrap();
     assert!(says(&["inspect", path.to_str().unwrap()]).lines().all(|l| l.len() < 400));
+}
+
+#[test]
+fn a_tensor_of_more_axes_than_any_op_takes_is_refused_where_numbers_are_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lora.safetensors");
+    for dtype in ["F32", "F64"] {
+        let bytes = if dtype == "F32" { 4 } else { 8 };
+        let header = format!(
+            r#"{{"transformer.x.lora_A.weight":{{"dtype":"{dtype}","shape":[1,1,1,1,1,1,1],"data_offsets":[0,{bytes}]}}}}"#
+        );
+        std::fs::write(&path, raw_file(&header, bytes)).unwrap();
+        let file = TensorFile::open(&path).unwrap();
+        let error = file.tensor("transformer.x.lora_A.weight", &Device::Cpu).err().unwrap().to_string();
+        assert!(error.contains("lora_A.weight' has 7 axes, expected at most 6"), "{error}");
+        assert!(file.entry("transformer.x.lora_A.weight").unwrap().tensor(&Device::Cpu).is_none());
+    }
 }
 
 /// A component of two tensors in two shards with an index, made of the files in `shards`.

@@ -1,7 +1,11 @@
 //! Whole training runs of the built program on a small random model.
 
 mod commands;
+#[cfg(unix)]
+mod events;
 mod identity;
+#[cfg(unix)]
+mod kills;
 mod memory;
 mod resume;
 mod step;

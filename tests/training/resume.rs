@@ -39,33 +39,6 @@ fn results_do_not_depend_on_threads_rollout_batch_or_checkpointing() {
     assert_eq!(base, tensors("e", &["--set", "train.activation_checkpointing=selective"]));
 }
 
-/// Kills the run again and again, a little later each time, until one survives to the end.
-#[test]
-fn kill_at_any_moment_loses_nothing_that_was_saved() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = write_config(dir.path(), "");
-    let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
-    let started = Instant::now();
-    assert_success(&train(&config, &whole, &[]));
-    let step = started.elapsed() / 12;
-    let mut kills = 0;
-    for attempt in 1.. {
-        let mut child =
-            train_command(&config, &killed, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(step * attempt.min(30));
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success());
-            break;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        kills += 1;
-        assert!(kills < 60, "the run never ends");
-    }
-    assert!(kills > 0);
-    assert_eq!(checkpoint_bytes(&whole, 3), checkpoint_bytes(&killed, 3));
-}
-
 #[test]
 fn a_signal_saves_and_exits_cleanly_and_the_same_command_goes_on() {
     [("-TERM", 143), ("-INT", 130), ("-HUP", 129), ("-USR1", 138)]
@@ -182,6 +155,56 @@ fn two_runs_cannot_share_an_output_folder() {
     assert_eq!(second.status.code(), Some(2));
     let error = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(error.contains("in use") && error.lines().count() == 1, "{error}");
+}
+
+/// As NFS without lockd and Lustre without `-o flock` are.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_file_system_without_locks_is_warned_of_and_trained_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let (source, library) = (dir.path().join("flock.c"), dir.path().join("flock.so"));
+    let code = "#include <errno.h>\nint flock(int f, int how) { (void)f; (void)how; errno = ENOLCK; return -1; }\n";
+    std::fs::write(&source, code).unwrap();
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    assert!(compiled.unwrap().success());
+    let run = dir.path().join("run");
+    let args = ["--set", "num_epochs=1"];
+    let trained = train_command(&config, &run, &args).env("LD_PRELOAD", &library).output().unwrap();
+    assert_success(&trained);
+    let warning = String::from_utf8_lossy(&trained.stderr).into_owned();
+    assert!(warning.starts_with("warning: cannot lock ") && warning.lines().count() == 1, "{warning}");
+    assert!(warning.contains("a second run in this folder would not be noticed"), "{warning}");
+    let elsewhere = dir.path().join("elsewhere");
+    assert_success(&train(&config, &elsewhere, &args));
+    assert_eq!(checkpoint_bytes(&run, 1), checkpoint_bytes(&elsewhere, 1));
+}
+
+#[test]
+fn a_folder_keeps_as_many_checkpoints_as_it_should_also_after_going_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let run = dir.path().join("run");
+    let kept = |args: &[&str]| {
+        assert_success(&train(&config, &run, args));
+        let entries = std::fs::read_dir(run.join("checkpoints")).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(names.pop().unwrap(), "latest");
+        names
+    };
+    let name = |epoch: u32| format!("epoch-{epoch:06}");
+    let latest = || std::fs::read_to_string(run.join("checkpoints/latest")).unwrap().trim().to_string();
+    assert_eq!(kept(&["--set", "num_epochs=6", "checkpoint.keep=3"]), [4, 5, 6].map(name));
+    let fourth = run.join("checkpoints/epoch-000004");
+    let back = ["--resume", fourth.to_str().unwrap(), "--set", "num_epochs=5", "checkpoint.keep=3"];
+    assert_eq!((kept(&back), latest()), ([4, 5, 6].map(name).to_vec(), name(5)));
+    assert_eq!(
+        (kept(&["--set", "num_epochs=8", "checkpoint.keep=3"]), latest()),
+        ([6, 7, 8].map(name).to_vec(), name(8))
+    );
+    // Fewer are asked for, and there is nothing left to train.
+    assert_eq!((kept(&["--set", "num_epochs=8", "checkpoint.keep=2"]), latest()), ([7, 8].map(name).to_vec(), name(8)));
 }
 
 #[test]

@@ -66,6 +66,7 @@ impl Config {
         let levels = config.block_out_channels.len();
         ensure!((1..=16).contains(&levels), "{file}: block_out_channels has {levels} entries, expected 1 to 16");
         for channels in &config.block_out_channels {
+            check_sizes(&path, "", &[("block_out_channels", *channels)], &[])?;
             let groups = config.norm_num_groups;
             ensure!(
                 *channels > 0 && channels.is_multiple_of(groups),

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::io::read_json;
-use crate::models::config::{check_sizes, parse};
+use crate::models::config::{MOST_SIZE, check_sizes, parse};
 
 /// The non-linearity between the two layers of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -156,6 +156,7 @@ impl ClipConfig {
             v.image_size,
             v.patch_size
         );
+        check_sizes(path, "vision_config.", &[("image_size", v.image_size)], &[])?;
         let projection_dim = match whole.get("projection_dim") {
             None => 512,
             Some(v) => v.as_u64().with_context(|| {
@@ -173,5 +174,6 @@ fn check_heads(path: &Path, within: &str, width: usize, heads: usize) -> Result<
         heads > 0 && width.is_multiple_of(heads) && width > 0,
         "{path}: {within}hidden_size {width} is not a multiple of {within}num_attention_heads {heads}"
     );
+    ensure!(width <= MOST_SIZE, "{path}: {within}hidden_size is {width}, expected at most {MOST_SIZE}");
     Ok(())
 }

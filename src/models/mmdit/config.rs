@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::io::read_json;
-use crate::models::config::{check_sizes, parse};
+use crate::models::config::{MOST_SIZE, check_sizes, parse};
 use crate::models::network::Sizes;
 
 /// The transformer's sizes, as `transformer/config.json` of diffusers gives them (`SD3Transformer2DModel`).
@@ -53,6 +53,7 @@ impl Config {
             ("sample_size", config.sample_size),
             ("patch_size", config.patch_size),
             ("in_channels", config.in_channels),
+            ("out_channels", config.velocity_channels()),
             ("attention_head_dim", config.attention_head_dim),
             ("num_attention_heads", config.num_attention_heads),
             ("joint_attention_dim", config.joint_attention_dim),
@@ -69,10 +70,9 @@ impl Config {
             bail!("{file}: dual_attention_layers names layer {layer} of {}", config.num_layers);
         }
         let (hidden, caption) = (config.hidden(), config.caption_projection_dim);
-        ensure!(
-            caption == hidden,
-            "{file}: caption_projection_dim is {caption}, expected num_attention_heads·attention_head_dim = {hidden}"
-        );
+        let width = "num_attention_heads·attention_head_dim";
+        ensure!(hidden <= MOST_SIZE, "{file}: {width} is {hidden}, expected at most {MOST_SIZE}");
+        ensure!(caption == hidden, "{file}: caption_projection_dim is {caption}, expected {width} = {hidden}");
         Ok(config)
     }
 

@@ -8,11 +8,14 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
-use super::Tokenizer;
+use super::{Tokenizer, charsmap};
 use crate::io::{read, read_json, require_folder};
 
 /// Lengths beyond this mean "no limit": transformers writes 1e30 where none is known.
 const LARGEST_LENGTH: f64 = 1e20;
+
+/// More tokens without a meaning of their own than any T5 has.
+const MOST_EXTRA: u64 = 10_000;
 
 /// The words CLIP's BPE runs on.
 const CLIP_WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
@@ -48,13 +51,18 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
     let (file, whole) = read_model(folder)?;
     let kind = Kind::of(&whole["model"]);
     let settings = Settings::read(folder, kind, &whole)?;
+    let normalizer = normalizer(kind, &whole["normalizer"]);
+    if normalizer["type"] == "Precompiled" {
+        let map = normalizer["precompiled_charsmap"].as_str().context("it is missing");
+        map.and_then(charsmap::check).with_context(|| format!("{}: precompiled_charsmap", file.display()))?;
+    }
 
     let mut inner: tokenizers::Tokenizer = serde_json::from_value(json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
         "added_tokens": [],
-        "normalizer": normalizer(kind, &whole["normalizer"]),
+        "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer(kind),
         "post_processor": null,
         "decoder": null,
@@ -129,7 +137,8 @@ fn normalizer(kind: Kind, stored: &Value) -> Value {
         Kind::T5 => {
             let precompiled = |n: &&Value| n["type"] == "Precompiled";
             let parts = stored["normalizers"].as_array().into_iter().flatten();
-            std::iter::once(stored).chain(parts).find(precompiled).cloned().unwrap_or_default()
+            let map = |n: &Value| json!({"type": "Precompiled", "precompiled_charsmap": n["precompiled_charsmap"]});
+            std::iter::once(stored).chain(parts).find(precompiled).map(map).unwrap_or_default()
         }
     }
 }
@@ -197,6 +206,8 @@ impl Settings {
         }
         if kind == Kind::T5 && extra.is_empty() {
             let count = config.get("extra_ids").and_then(Value::as_u64).unwrap_or(100);
+            let file = path.display();
+            ensure!(count <= MOST_EXTRA, "{file}: key 'extra_ids' is {count}, expected at most {MOST_EXTRA}");
             extra.extend((0..count).map(|i| AddedToken::from(format!("<extra_id_{i}>"), true)));
         }
         for token in &mut added {

@@ -1,5 +1,6 @@
 //! Text to token ids: the byte-level BPE of CLIP and the unigram model of T5, as transformers 5 builds them.
 
+mod charsmap;
 mod folder;
 #[cfg(test)]
 mod tests;

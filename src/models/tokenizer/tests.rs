@@ -67,3 +67,26 @@ fn a_damaged_folder_is_refused_with_the_name_of_the_file() {
     let dir = folder(r#"{"pad_token": 3}"#);
     assert!(message(dir.path()).contains("key 'pad_token': not a token"));
 }
+
+/// A T5's folder with `more` in its `tokenizer.json`.
+fn t5(more: &str, config: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let vocab = r#"[["<pad>",0.0],["</s>",0.0],["<unk>",0.0],["▁a",-1.0],["b",-2.0]]"#;
+    let whole = format!(r#"{{{more} "model": {{"type": "Unigram", "unk_id": 2, "vocab": {vocab}}}}}"#);
+    std::fs::write(dir.path().join("tokenizer.json"), whole).unwrap();
+    std::fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+    dir
+}
+
+#[test]
+fn a_t5_that_would_read_outside_of_its_character_map_or_fill_the_memory_is_refused() {
+    assert_eq!(Tokenizer::load(t5("", "{}").path()).unwrap().encode("ab", 4).unwrap().ids, [3, 4, 1, 0]);
+    // A trie of one unit, as if all texts led past its end; and one that claims four gigabytes.
+    for map in [r#""BAAAAAAAAABhAA==""#, r#""/////wAAAAA=""#, "null"] {
+        let normalizer = format!(r#""normalizer": {{"type": "Precompiled", "precompiled_charsmap": {map}}},"#);
+        let message = message(t5(&normalizer, "{}").path());
+        assert!(message.contains("tokenizer.json: precompiled_charsmap: it "), "{message}");
+    }
+    let message = message(t5("", r#"{"extra_ids": 1000000000000}"#).path());
+    assert!(message.contains("'extra_ids' is 1000000000000, expected at most 10000"), "{message}");
+}

@@ -162,6 +162,16 @@ pub fn save(folder: &Path, epoch: u64, checkpoint: &Checkpoint, keep: usize) -> 
     Ok(path)
 }
 
+/// Does what a process that was killed had left undone after it had saved `epoch`, or what fewer `keep` ask for: in a run that
+/// has nothing more to save nobody else would.
+///
+/// # Errors
+/// If `folder` cannot be read, or a checkpoint on its way to be replaced not be put back.
+pub fn finish(folder: &Path, epoch: u64, keep: usize) -> Result<()> {
+    tidy(folder)?;
+    prune(folder, epoch, keep)
+}
+
 /// Makes the checkpoint at `path` the latest of `folder`, if it is one of those there; says whether it is.
 ///
 /// # Errors

@@ -167,6 +167,22 @@ fn whatever_a_crash_leaves_behind_the_latest_whole_checkpoint_is_found() {
 }
 
 #[test]
+fn what_a_kill_left_undone_after_the_last_save_is_done_by_the_next_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for epoch in [1, 2, 3, 4] {
+        save(dir.path(), epoch, &sample(epoch), 4).unwrap();
+    }
+    // Half removed, half written, and on its way to be replaced.
+    fs::rename(at("epoch-000001"), at(".epoch-000001.tmp")).unwrap();
+    fs::create_dir(at(".epoch-000005.tmp")).unwrap();
+    fs::rename(at("epoch-000004"), at(".epoch-000004.replaced")).unwrap();
+    finish(dir.path(), 4, 2).unwrap();
+    assert_eq!(visible(dir.path()), ["epoch-000003", "epoch-000004", "latest"]);
+    assert_eq!(latest_epoch(dir.path()), Some(4));
+}
+
+#[test]
 fn a_save_that_fails_names_the_path_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     save(dir.path(), 1, &sample(1), 1).unwrap();
