@@ -7,7 +7,7 @@ use crate::ops::cpu::at_least;
 const GRAIN: usize = 1 << 17;
 
 pub(super) fn gather(out: &mut Tensor, x: &Tensor, rows: &[usize]) {
-    let inner = (x.len() / x.dim(0).max(1) * x.dtype().size()).max(1);
+    let inner = x.dtype().bytes(x.len() / x.dim(0).max(1)).max(1);
     let x = x.stored_bytes();
     let lines = out.host_bytes_mut().par_chunks_exact_mut(inner).zip(rows);
     lines
@@ -17,7 +17,7 @@ pub(super) fn gather(out: &mut Tensor, x: &Tensor, rows: &[usize]) {
 
 pub(super) fn flat_into(out: &mut Tensor, first: usize, x: &Tensor) {
     let x_bytes = x.stored_bytes();
-    let out = &mut out.host_bytes_mut()[first * x.dtype().size()..][..x_bytes.len()];
+    let out = &mut out.host_bytes_mut()[x.dtype().bytes(first)..][..x_bytes.len()];
     let chunks = out.par_chunks_mut(GRAIN).zip(x_bytes.par_chunks(GRAIN));
     chunks.with_min_len(at_least(1)).for_each(|(out, x)| out.copy_from_slice(x));
 }
