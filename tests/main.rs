@@ -1,6 +1,7 @@
 //! The one integration binary: what needs files beside the source.
 
 mod cli;
+mod gguf;
 mod parity;
 mod structure;
 mod training;

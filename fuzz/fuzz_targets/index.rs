@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
         1 => {
             let folder = at("component");
             write_files(&folder, &SHARDS, data);
-            if let Some(file) = check(TensorFile::open_component(&folder, "model")) {
+            if let Some(file) = check(TensorFile::open_component(&folder, "model", None)) {
                 file.entries().for_each(|(_, entry)| assert_eq!(entry.raw().len(), entry.size()));
             }
         }

@@ -6,7 +6,7 @@ use engine::device::Device;
 use engine::io::{output_file, safetensors};
 use engine::models::text::TextEncoders;
 
-use super::{DeviceArg, encode_prompts, model_folder, sequence_length};
+use super::{DeviceArg, PartArgs, encode_prompts, sequence_length};
 
 /// Encode prompts with the model's text encoders and save the embeddings.
 ///
@@ -14,9 +14,11 @@ use super::{DeviceArg, encode_prompts, model_folder, sequence_length};
 /// StableDiffusion3Pipeline.encode_prompt of diffusers gives them, in the type of the encoders' weights.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model folder in the layout of diffusers.
-    #[arg(long, value_name = "DIR", value_parser = model_folder)]
+    /// Model: a folder in the layout of diffusers, or a checkpoint of one file.
+    #[arg(long, value_name = "DIR|FILE")]
     model: PathBuf,
+    #[command(flatten)]
+    parts: PartArgs,
     /// Prompt; may be given several times.
     #[arg(long, value_name = "TEXT", required = true, num_args = 1..)]
     prompt: Vec<String>,
@@ -32,7 +34,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     args.device.run(|| {
-        let text = TextEncoders::load(&args.model, &Device::Cpu)?;
+        let text = TextEncoders::load(&args.parts.open(&args.model)?, &Device::Cpu)?;
         output_file(&args.out)?;
         let embeds = encode_prompts(&text, &args.prompt, args.max_sequence_length)?;
         let tensors = [

@@ -16,7 +16,7 @@ use engine::train::setup::{Setup, check, evaluation_config};
 use engine::train::state::{checkpoint_config, saved_average};
 use serde_json::json;
 
-use super::{DeviceArg, model_folder, sequence_length};
+use super::{DeviceArg, PartArgs, sequence_length};
 
 /// Sample held-out prompts and print the mean rewards as lines `RESULT key=value`.
 ///
@@ -27,9 +27,12 @@ pub struct Args {
     /// A checkpoint, or the output folder of a run for its latest; its averaged adapter is evaluated.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// Model folder in the layout of diffusers; with --checkpoint, if it is no longer where the run had it.
-    #[arg(long, value_name = "DIR", value_parser = model_folder)]
+    /// Model: a folder in the layout of diffusers, or a checkpoint of one file; with --checkpoint, if it is no longer where
+    /// the run had it.
+    #[arg(long, value_name = "DIR|FILE")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    parts: PartArgs,
     /// LoRA to evaluate on --model.
     #[arg(long, value_name = "PATH", requires = "model", conflicts_with = "checkpoint")]
     lora: Option<PathBuf>,
@@ -119,13 +122,13 @@ fn prepare(args: &Args) -> Result<(Setup, Option<(AdapterBank, Slot)>)> {
         (Some(path), _) => {
             let saved = checkpoint::load(&checkpoint::find(path)?)?;
             let trained = checkpoint_config(&saved)?;
-            let model = args.model.as_ref().unwrap_or(&trained.model);
+            let model = args.model.as_ref().map_or_else(|| trained.source(), |model| args.parts.source(model));
             let setup = load(evaluation_config(model, &args.prompts, rewards, Some(&trained))?, args)?;
             let bank = saved_average(&saved, &trained, setup.pipeline.network.modules(), &setup.device)?;
             Ok((setup, Some((bank, Slot::Average))))
         }
         (None, Some(model)) => {
-            let mut setup = load(evaluation_config(model, &args.prompts, rewards, None)?, args)?;
+            let mut setup = load(evaluation_config(args.parts.source(model), &args.prompts, rewards, None)?, args)?;
             let Some(path) = &args.lora else { return Ok((setup, None)) };
             let lora = LoraFile::open(path)?;
             setup.prompts.merge(&lora)?;

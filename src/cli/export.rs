@@ -4,12 +4,13 @@ use anyhow::Result;
 use engine::device::Device;
 use engine::models::load_network;
 use engine::models::lora::{Module, Slot, merge};
+use engine::models::source::{Model, Source};
 use engine::telemetry::say;
 use engine::train::checkpoint;
 use engine::train::run::export_lora;
 use engine::train::state::{checkpoint_config, modules_of, saved_average};
 
-use super::{DeviceArg, model_folder};
+use super::DeviceArg;
 
 /// Export what a run has learnt for use elsewhere.
 #[derive(clap::Args)]
@@ -21,7 +22,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "diffusers")]
     format: Format,
     /// Model folder for merged, if it is no longer where the run had it.
-    #[arg(long, value_name = "DIR", value_parser = model_folder)]
+    #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Folder to write.
     #[arg(long, value_name = "DIR")]
@@ -52,10 +53,11 @@ fn export(args: &Args) -> Result<()> {
             export_lora(&modules, &average(&modules)?, Slot::Average, &config.lora, &args.out)?;
         }
         Format::Merged => {
-            let model = args.model.as_ref().unwrap_or(&config.model);
-            let network = load_network(&model.join("transformer"), &Device::Cpu, None)?;
+            let source = args.model.as_ref().map(|model| Source { model: model.clone(), ..Source::default() });
+            let model = Model::open(&source.unwrap_or_else(|| config.source()))?;
+            let network = load_network(model.component("transformer")?, &Device::Cpu, None)?;
             let modules = network.modules();
-            merge::pipeline(model, modules, &average(modules)?, Slot::Average, &args.out)?;
+            merge::pipeline(&model, modules, &average(modules)?, Slot::Average, &args.out)?;
         }
     }
     say(&format!("wrote {}", args.out.display()));

@@ -11,13 +11,13 @@ use serde_json::{Map, Value};
 
 use super::model_folder;
 
-/// Say what is in a model folder, a checkpoint or a safetensors file.
+/// Say what is in a model folder, a checkpoint, or a safetensors or GGUF file.
 ///
 /// Tensors, shapes, types, sizes and configuration. Only headers are read, so that the answer comes at once however
 /// large the file is.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Pipeline folder (with model_index.json), component or checkpoint folder, or .safetensors file.
+    /// Pipeline folder (with model_index.json), component or checkpoint folder, or .safetensors or .gguf file.
     #[arg(value_parser = model_folder)]
     path: PathBuf,
     /// Print JSON.
@@ -162,7 +162,7 @@ fn pipeline(path: &Path) -> Result<(Option<String>, Vec<Component>)> {
         require_folder(&folder, &format!("component '{name}' of model_index.json"))?;
         let weights = ["diffusion_pytorch_model", "model"].into_iter().find(|stem| has_weights(&folder, stem));
         let mut part = match weights {
-            Some(stem) => Component::new(name.to_string(), &TensorFile::open_component(&folder, stem)?, false),
+            Some(stem) => Component::new(name.to_string(), &TensorFile::open_component(&folder, stem, None)?, false),
             None => Component::without_tensors(name.to_string()),
         };
         part.configure(&folder)?;
@@ -186,7 +186,7 @@ fn folder(path: &Path) -> Result<Vec<Component>> {
     names.sort();
     let mut parts = Vec::new();
     for stem in names.iter().filter_map(|n| n.strip_suffix(".safetensors.index.json")) {
-        parts.push(Component::new(stem.to_string(), &TensorFile::open_component(path, stem)?, true));
+        parts.push(Component::new(stem.to_string(), &TensorFile::open_component(path, stem, None)?, true));
     }
     let is_shard = |name: &str| parts.iter().any(|p| name.starts_with(&format!("{}-", p.name)));
     let single: Vec<&String> = names.iter().filter(|n| n.ends_with(".safetensors") && !is_shard(n)).collect();

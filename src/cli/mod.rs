@@ -23,8 +23,9 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use engine::device::{check_mapped, with_threads};
 use engine::models::index;
+use engine::models::source::{Model, Parts, Source};
 use engine::models::text::{LONGEST_SEQUENCE, PromptEmbeds, TextEncoders, describe_truncated};
-use engine::telemetry::{Progress, warn};
+use engine::telemetry::{Progress, say, warn};
 use engine::train::guard::Interrupted;
 
 /// Exit code for whatever a user can mend; the same as clap's.
@@ -105,7 +106,49 @@ impl DeviceArg {
     }
 }
 
-/// The value of `--model`: a folder, or the root of one in the hub's cache.
+/// What a model is made of, besides its folder or file.
+#[derive(clap::Args, Clone, Debug)]
+pub struct PartArgs {
+    /// Variant of the weights to take where the model's folder has it, such as fp16.
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// File with the transformer: safetensors or GGUF.
+    #[arg(long, value_name = "FILE")]
+    transformer: Option<PathBuf>,
+    /// File with the VAE.
+    #[arg(long, value_name = "FILE")]
+    vae: Option<PathBuf>,
+    /// File with the first text encoder.
+    #[arg(long, value_name = "FILE")]
+    clip_l: Option<PathBuf>,
+    /// File with the second text encoder.
+    #[arg(long, value_name = "FILE")]
+    clip_g: Option<PathBuf>,
+    /// File with T5: safetensors or GGUF.
+    #[arg(long, value_name = "FILE")]
+    t5xxl: Option<PathBuf>,
+    /// Folder with the folders tokenizer, tokenizer_2 and tokenizer_3, such as that of any SD3 model.
+    #[arg(long, value_name = "DIR")]
+    tokenizers: Option<PathBuf>,
+}
+
+impl PartArgs {
+    /// The model at `model` with these parts.
+    fn source(&self, model: &Path) -> Source {
+        let Self { variant, transformer, vae, clip_l, clip_g, t5xxl, tokenizers } = self.clone();
+        let parts = Parts { transformer, vae, clip_l, clip_g, t5xxl, tokenizers };
+        Source { model: model.to_path_buf(), variant, parts }
+    }
+
+    /// Finds the parts of the model at `model`, and says where they are if that is not all in one folder.
+    fn open(&self, model: &Path) -> Result<Model> {
+        let model = Model::open(&self.source(model))?;
+        model.describe().iter().for_each(|line| say(line));
+        Ok(model)
+    }
+}
+
+/// A model's folder: itself, or the snapshot of its root in the hub's cache.
 fn model_folder(text: &str) -> Result<PathBuf, String> {
     Ok(index::folder(Path::new(text)))
 }

@@ -15,7 +15,7 @@ use engine::rollout::schedule::check_steps;
 use engine::rollout::{Pipeline, initial_keys};
 use engine::telemetry::{Progress, say};
 
-use super::{DeviceArg, encode_prompts, model_folder, sequence_length};
+use super::{DeviceArg, PartArgs, encode_prompts, sequence_length};
 
 /// Images that go through the model together; results do not depend on it.
 const BATCH: usize = 8;
@@ -26,9 +26,11 @@ const BATCH: usize = 8;
 /// prompts and threads.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model folder in the layout of diffusers.
-    #[arg(long, value_name = "DIR", value_parser = model_folder)]
+    /// Model: a folder in the layout of diffusers, or a checkpoint of one file.
+    #[arg(long, value_name = "DIR|FILE")]
     model: PathBuf,
+    #[command(flatten)]
+    parts: PartArgs,
     /// LoRA of diffusers, PEFT, sd-scripts or ComfyUI: a file, its folder, or the output folder of a run.
     #[arg(long, value_name = "PATH")]
     lora: Option<PathBuf>,
@@ -80,9 +82,10 @@ fn sample(args: &Args) -> Result<()> {
     check_steps("--steps", args.steps)?;
     ensure!(args.guidance.is_finite() && args.guidance >= 0.0, "--guidance is {}, expected 0 or more", args.guidance);
     let device = Device::Cpu;
-    let pipeline = Pipeline::load(&args.model, &device, None)?;
+    let model = args.parts.open(&args.model)?;
+    let pipeline = Pipeline::load(&model, &device, None)?;
     let noise = starting_noise(args, &pipeline, &device)?;
-    let mut text = TextEncoders::load(&args.model, &device)?;
+    let mut text = TextEncoders::load(&model, &device)?;
     let bank = match &args.lora {
         Some(path) => {
             let lora = LoraFile::open(path)?;

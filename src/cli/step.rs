@@ -10,6 +10,7 @@ use engine::device::{Device, Tensor};
 use engine::io::{TensorFile, output_file, safetensors};
 use engine::models::load_network;
 use engine::models::lora::{AdapterBank, Layout, Module, Slot, named, select};
+use engine::models::source::Model;
 use engine::models::text::PromptEmbeds;
 use engine::ops::copy;
 use engine::rollout::schedule::Schedule;
@@ -51,8 +52,9 @@ fn step(args: &Args) -> Result<()> {
     config.check().with_context(|| args.config.display().to_string())?;
     let device = Device::Cpu;
     let compute = config.train.compute.rounding();
-    let network = load_network(&config.model.join("transformer"), &device, compute)?;
-    let schedule = Schedule::load(&config.model.join("scheduler"))?;
+    let model = Model::open(&config.source())?;
+    let network = load_network(model.component("transformer")?, &device, compute)?;
+    let schedule = Schedule::load(model.component("scheduler")?)?;
     let (file, sizes, modules) = (TensorFile::open(&args.inputs)?, network.sizes(), network.modules());
     let shown = args.inputs.display();
 

@@ -11,6 +11,7 @@ use super::method::{Method, MethodKeys, RamKeys};
 use super::reward::RewardKeys;
 use crate::device::DType;
 use crate::models::network::Checkpointing;
+use crate::models::source::{Parts, Source};
 
 /// A training run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -18,8 +19,14 @@ use crate::models::network::Checkpointing;
 pub struct TrainConfig {
     /// The training method.
     pub algorithm: Method,
-    /// Folder of the model, in the layout of diffusers.
+    /// The model: a folder in the layout of diffusers, or a checkpoint of one file.
     pub model: PathBuf,
+    /// Which variant of weights to take where the model's folder has it, such as `fp16`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// Files in the place of parts of the model.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub parts: Parts,
     /// Everything random in the run follows from it.
     #[serde(default = "seed")]
     pub seed: u64,
@@ -65,6 +72,8 @@ impl TrainConfig {
         Self {
             algorithm: Method::Ram,
             model,
+            variant: None,
+            parts: Parts::default(),
             seed: seed(),
             num_epochs: 1,
             prompts,
@@ -81,6 +90,16 @@ impl TrainConfig {
         }
     }
 
+    /// What the model is made of.
+    pub fn source(&self) -> Source {
+        Source { model: self.model.clone(), variant: self.variant.clone(), parts: self.parts.clone() }
+    }
+
+    /// Names what the model is made of.
+    pub fn set_source(&mut self, source: Source) {
+        Source { model: self.model, variant: self.variant, parts: self.parts } = source;
+    }
+
     /// The training method with its settings: the table that `algorithm` selects.
     ///
     /// # Errors
@@ -93,6 +112,10 @@ impl TrainConfig {
             format!("algorithm is '{0}', but there is no table [{0}] with its settings", self.algorithm.name())
         })
     }
+}
+
+fn is_default(parts: &Parts) -> bool {
+    *parts == Parts::default()
 }
 
 fn seed() -> u64 {

@@ -36,6 +36,14 @@ impl DType {
         }
     }
 
+    /// What the numbers are in once they are at hand: single precision for blocks.
+    pub fn computed(self) -> Self {
+        match self {
+            DType::Blocks(_) => DType::F32,
+            plain => plain,
+        }
+    }
+
     /// What the address of an element is a multiple of.
     pub(super) fn align(self) -> usize {
         match self {

@@ -44,14 +44,19 @@ impl TensorFile {
     /// Maps the weights of a model component: the shards that `<stem>.safetensors.index.json` lists, or
     /// `<stem>.safetensors` where there is no index or, beside that file, not all of its shards. As in diffusers, an index
     /// with all its shards comes first: it is the newer one when a model is saved again in the same folder. Where there is
-    /// neither, the only variant, such as `<stem>.fp16.safetensors`.
+    /// neither, the only variant, such as `<stem>.fp16.safetensors`. If there is the `variant` that is asked for, that.
     ///
     /// # Errors
     /// As [`TensorFile::open`]; also if neither file exists, the index names a file elsewhere, or a shard lacks a tensor
     /// that the index puts there.
-    pub fn open_component(folder: &Path, stem: &str) -> Result<Self> {
+    pub fn open_component(folder: &Path, stem: &str, variant: Option<&str>) -> Result<Self> {
         let plain = Weights { single: format!("{stem}.safetensors"), index: format!("{stem}.safetensors.index.json") };
-        let Weights { single, index } = if plain.are_in(folder) { plain } else { only_variant(folder, stem)? };
+        let asked = variant.map(|v| Weights::of_variant(folder, stem, v)).filter(|w| w.are_in(folder));
+        let Weights { single, index } = match asked {
+            Some(asked) => asked,
+            None if plain.are_in(folder) => plain,
+            None => only_variant(folder, stem)?,
+        };
         let (single, index) = (folder.join(single), folder.join(index));
         if !index.exists() {
             return Self::open(&single);
@@ -84,6 +89,21 @@ impl TensorFile {
             }
         }
         Ok(file)
+    }
+
+    /// The variants of the weights `stem` in `folder`, sorted.
+    pub fn variants(folder: &Path, stem: &str) -> Vec<String> {
+        let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let variant = |name: &str| {
+            let rest = name.strip_prefix(stem)?;
+            let single = rest.strip_prefix('.').and_then(|r| r.strip_suffix(".safetensors"));
+            let index = rest.strip_prefix(".safetensors.index.").and_then(|r| r.strip_suffix(".json"));
+            let old = rest.strip_prefix(".safetensors.").and_then(|r| r.strip_suffix(".index.json"));
+            single.or(index).or(old).filter(|v| !v.is_empty() && !v.contains(['.', '-'])).map(str::to_string)
+        };
+        let found: std::collections::BTreeSet<String> =
+            names.filter_map(|e| variant(&e.file_name().to_string_lossy())).collect();
+        found.into_iter().collect()
     }
 
     fn map(&mut self, path: &Path) -> Result<()> {
@@ -196,32 +216,27 @@ struct Weights {
 }
 
 impl Weights {
+    /// Those of `variant`, whose index older versions of diffusers call otherwise.
+    fn of_variant(folder: &Path, stem: &str, variant: &str) -> Self {
+        let old = format!("{stem}.safetensors.{variant}.index.json");
+        let index = if folder.join(&old).exists() { old } else { format!("{stem}.safetensors.index.{variant}.json") };
+        Self { single: format!("{stem}.{variant}.safetensors"), index }
+    }
+
     fn are_in(&self, folder: &Path) -> bool {
         folder.join(&self.single).exists() || folder.join(&self.index).exists()
     }
 }
 
-/// The weights of the one variant that `folder` has of `stem`, by diffusers' names.
+/// The weights of the one variant that `folder` has of `stem`.
 fn only_variant(folder: &Path, stem: &str) -> Result<Weights> {
-    let names = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    let variant = |name: &str| {
-        let rest = name.strip_prefix(stem)?;
-        let single = rest.strip_prefix('.').and_then(|r| r.strip_suffix(".safetensors"));
-        let index = rest.strip_prefix(".safetensors.index.").and_then(|r| r.strip_suffix(".json"));
-        single.or(index).filter(|v| !v.is_empty() && !v.contains(['.', '-'])).map(str::to_string)
-    };
-    let found: std::collections::BTreeSet<String> =
-        names.flatten().filter_map(|e| variant(&e.file_name().to_string_lossy())).collect();
-    let found: Vec<String> = found.into_iter().collect();
+    let found = TensorFile::variants(folder, stem);
     let shown = folder.display();
     match &found[..] {
-        [v] => Ok(Weights {
-            single: format!("{stem}.{v}.safetensors"),
-            index: format!("{stem}.safetensors.index.{v}.json"),
-        }),
+        [v] => Ok(Weights::of_variant(folder, stem, v)),
         [] => bail!("{shown}: no weights: looked for {stem}.safetensors and {stem}.safetensors.index.json"),
         several => bail!(
-            "{shown}: the weights {stem} are there as {}; leave one, or rename it to {stem}.safetensors",
+            "{shown}: the weights {stem} are there as {}; --variant (or variant in a config) says which",
             several.join(" and ")
         ),
     }

@@ -1,43 +1,53 @@
 //! What a model is, wherever it lies: checksums of what is read from its folder. They tell a change from a copy; they are no
 //! protection against someone who means to deceive.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use serde_json::Value;
 
-use super::index::ModelIndex;
+use super::source::{Component, Model};
 use crate::io::{TensorFile, read, read_json};
 
 /// The stems of weight files.
-const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
+pub(super) const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
 /// Files of tokenizers that are not JSON.
 const TOKENIZERS: [&str; 2] = ["merges.txt", "spiece.model"];
 /// Bytes that one thread sums up at a time.
 const CHUNK: usize = 1 << 24;
 
-/// The checksum of the pipeline in `folder`: of every component's name and [content](of_component).
+/// The checksum of `model`: of every part's name and [content](of_part).
 ///
 /// # Errors
 /// If a file cannot be read.
-pub fn of_pipeline(folder: &Path) -> Result<String> {
-    let index = ModelIndex::load(folder)?;
+pub fn of_model(model: &Model) -> Result<String> {
     let mut sum = crc32fast::Hasher::new();
-    for component in index.components() {
-        sum.update(component.as_bytes());
-        sum.update(of_component(&folder.join(component))?.as_bytes());
+    for (name, part) in model.components() {
+        sum.update(name.as_bytes());
+        sum.update(of_part(part)?.as_bytes());
     }
     Ok(format!("{:08x}", sum.finalize()))
 }
 
-/// The checksum of the model or tokenizer in `folder`: its tensors by name, in whatever files they are, and its settings but for
-/// those that begin with an underscore, which say where a file comes from.
+/// The checksum of a model or tokenizer: its tensors by name, in whatever files they are, and its settings but for those that
+/// begin with an underscore, which say where a file comes from.
 ///
 /// # Errors
 /// If a file cannot be read.
-pub fn of_component(folder: &Path) -> Result<String> {
+pub fn of_part(part: impl Into<Component>) -> Result<String> {
+    let part = part.into();
     let mut sum = crc32fast::Hasher::new();
+    match part.tensors() {
+        Some((file, settings)) => {
+            sum.update(&of_tensors(file).to_le_bytes());
+            sum.update(settings.to_string().as_bytes());
+        }
+        None => add_folder(&mut sum, &part)?,
+    }
+    Ok(format!("{:08x}", sum.finalize()))
+}
+
+fn add_folder(sum: &mut crc32fast::Hasher, part: &Component) -> Result<()> {
+    let folder = part.path();
     let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut names: Vec<String> = entries
         .flatten()
@@ -48,7 +58,7 @@ pub fn of_component(folder: &Path) -> Result<String> {
     let has = |name: String| names.contains(&name);
     for stem in STEMS {
         if names.iter().any(|n| n.starts_with(&format!("{stem}.")) && n.contains(".safetensors")) {
-            sum.update(&of_tensors(&TensorFile::open_component(folder, stem)?).to_le_bytes());
+            sum.update(&of_tensors(&part.weights(stem)?).to_le_bytes());
         }
     }
     for name in names.iter().filter(|n| n.ends_with(".json") && !n.contains(".index.")) {
@@ -65,7 +75,7 @@ pub fn of_component(folder: &Path) -> Result<String> {
     for name in TOKENIZERS.iter().filter(|name| has(name.to_string())) {
         sum.update(&read::bytes(&folder.join(name))?);
     }
-    Ok(format!("{:08x}", sum.finalize()))
+    Ok(())
 }
 
 fn of_tensors(file: &TensorFile) -> u32 {
@@ -87,6 +97,7 @@ fn of_tensors(file: &TensorFile) -> u32 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::path::Path;
 
     use super::*;
     use crate::device::{Device, Tensor};
@@ -107,7 +118,7 @@ mod tests {
             std::fs::write(folder.join("config.json"), config).unwrap();
             folder
         };
-        let sum = |folder: &Path| of_component(folder).unwrap();
+        let sum = |folder: &Path| of_part(folder).unwrap();
         let one = sum(&folder("one", 2.0, r#"{"layers": 3, "width": 4, "_name_or_path": "x"}"#));
         assert_eq!(one, sum(&folder("same", 2.0, r#"{ "width": 4, "layers": 3 }"#)));
         assert_ne!(one, sum(&folder("other weights", -2.0, r#"{"layers": 3, "width": 4}"#)));

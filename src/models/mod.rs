@@ -9,24 +9,24 @@ mod linear;
 pub mod lora;
 pub mod mmdit;
 pub mod network;
+pub mod source;
 pub mod t5;
 pub mod text;
 pub mod tokenizer;
 
-use std::path::Path;
-
 use anyhow::Result;
 
 use self::network::Network;
+use self::source::Component;
 use crate::device::{DType, Device};
 
 pub use linear::Linear;
 
-/// Maps the network in `folder` (`transformer/` of a pipeline). With `compute`, matrices stored in single precision are
+/// Maps the network `part` (`transformer/` of a pipeline). With `compute`, matrices stored in single precision are
 /// rounded to that type.
 ///
 /// # Errors
 /// If a file is missing or damaged, or a tensor's name, shape, type or content is not what the config asks for.
-pub fn load_network(folder: &Path, device: &Device, compute: Option<DType>) -> Result<Box<dyn Network>> {
-    Ok(Box::new(mmdit::Mmdit::load(folder, device, compute)?))
+pub fn load_network(part: impl Into<Component>, device: &Device, compute: Option<DType>) -> Result<Box<dyn Network>> {
+    Ok(Box::new(mmdit::Mmdit::load(part, device, compute)?))
 }

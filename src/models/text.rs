@@ -1,15 +1,14 @@
 //! Prompts to what the transformer is conditioned on, as diffusers' `StableDiffusion3Pipeline.encode_prompt`.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use super::clip::{ClipText, ClipTextOutput};
-use super::index::ModelIndex;
 use super::lora::file::{LoraFile, TEXT_ENCODERS};
 use super::mmdit;
 use super::network::Condition;
+use super::source::Model;
 use super::t5::T5;
 use super::tokenizer::Tokenizer;
 use crate::device::{DType, Device, Tensor};
@@ -31,9 +30,9 @@ pub struct TextEncoders {
     device: Device,
 }
 
-/// Tokens that every prompt takes in the CLIPs, given the first tokenizer of the pipeline in `folder`.
-fn clip_length(folder: &Path, tokenizer: &Tokenizer) -> Result<usize> {
-    let file = || format!("{}/tokenizer/tokenizer_config.json: no model_max_length", folder.display());
+/// Tokens that every prompt takes in the CLIPs, given the first tokenizer of a pipeline.
+fn clip_length(tokenizer: &Tokenizer) -> Result<usize> {
+    let file = || format!("{}/tokenizer_config.json: no model_max_length", tokenizer.folder().display());
     tokenizer.max_length().with_context(file)
 }
 
@@ -95,20 +94,18 @@ pub fn describe_truncated(truncated: &[Truncated]) -> Option<String> {
 }
 
 impl TextEncoders {
-    /// Maps the text encoders and tokenizers of the pipeline in `folder`.
+    /// Maps the text encoders and tokenizers of `model`.
     ///
     /// # Errors
     /// Names the file and what is missing in it, or the two components whose sizes do not fit each other.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let index = ModelIndex::load(folder)?;
-        index.require("transformer")?;
-        let sizes = mmdit::Config::load(&folder.join("transformer"))?.sizes();
-        let text = Self::load_for(folder, &index, sizes.text, device)?;
+    pub fn load(model: &Model, device: &Device) -> Result<Self> {
+        let sizes = mmdit::Config::load(model.component("transformer")?)?.sizes();
+        let text = Self::load_for(model, sizes.text, device)?;
         let (want, got) = (sizes.pooled, text.pooled_dim());
         ensure!(
             want == got,
             "{}: the text encoders pool to {got} values, the transformer expects {want}",
-            folder.display()
+            model.path().display()
         );
         Ok(text)
     }
@@ -121,29 +118,28 @@ impl TextEncoders {
         self.clip.iter_mut().zip(TEXT_ENCODERS).try_for_each(|((_, clip), component)| clip.merge(lora, component))
     }
 
-    fn load_for(folder: &Path, index: &ModelIndex, joint_attention_dim: usize, device: &Device) -> Result<Self> {
+    fn load_for(model: &Model, joint_attention_dim: usize, device: &Device) -> Result<Self> {
         let clip = |encoder: &str, tokenizer: &str| -> Result<(Tokenizer, ClipText)> {
-            index.require(encoder)?;
-            index.require(tokenizer)?;
-            Ok((Tokenizer::load(&folder.join(tokenizer))?, ClipText::load(&folder.join(encoder), device)?))
+            let (encoder, tokenizer) = (model.component(encoder)?, model.component(tokenizer)?);
+            Ok((Tokenizer::load(tokenizer.path())?, ClipText::load(encoder, device)?))
         };
         let clip = [clip("text_encoder", "tokenizer")?, clip("text_encoder_2", "tokenizer_2")?];
-        let t5 = if index.has("text_encoder_3") {
-            index.require("tokenizer_3")?;
-            let (tokenizer, t5) = (folder.join("tokenizer_3"), folder.join("text_encoder_3"));
-            Some((Tokenizer::load(&tokenizer)?, T5::load(&t5, device)?))
+        let t5 = if model.has("text_encoder_3") {
+            let (tokenizer, t5) = (model.component("tokenizer_3")?, model.component("text_encoder_3")?);
+            Some((Tokenizer::load(tokenizer.path())?, T5::load(t5, device)?))
         } else {
             None
         };
 
-        let shown = folder.display();
-        let clip_length = clip_length(folder, &clip[0].0)?;
-        for ((_, model), name) in clip.iter().zip(["text_encoder", "text_encoder_2"]) {
-            let positions = model.config().max_position_embeddings;
+        let shown = model.path().display();
+        let clip_length = clip_length(&clip[0].0)?;
+        for ((_, encoder), name) in clip.iter().zip(["text_encoder", "text_encoder_2"]) {
+            let positions = encoder.config().max_position_embeddings;
             ensure!(
                 clip_length <= positions,
-                "{shown}/tokenizer/tokenizer_config.json: model_max_length is {clip_length}, but {name} has \
-                 max_position_embeddings {positions}"
+                "{}/tokenizer_config.json: model_max_length is {clip_length}, but {name} has max_position_embeddings \
+                 {positions}",
+                clip[0].0.folder().display()
             );
         }
         let width: usize = clip.iter().map(|(_, model)| model.config().hidden_size).sum();
@@ -160,14 +156,6 @@ impl TextEncoders {
             );
         }
         Ok(Self { clip, t5, clip_length, joint_attention_dim, device: device.clone() })
-    }
-
-    /// Tokens that every prompt takes in the CLIPs of the pipeline in `folder`; reads no weights.
-    ///
-    /// # Errors
-    /// If the first tokenizer cannot be read.
-    pub fn clip_tokens(folder: &Path) -> Result<usize> {
-        clip_length(folder, &Tokenizer::load(&folder.join("tokenizer"))?)
     }
 
     /// The types of the embeddings and of the pooled ones, as diffusers has them: embeddings have the type of the first CLIP

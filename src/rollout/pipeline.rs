@@ -1,6 +1,4 @@
-//! A whole text-to-image model in the folder layout of diffusers (`StableDiffusion3Pipeline`).
-
-use std::path::Path;
+//! A whole text-to-image model (`StableDiffusion3Pipeline` of diffusers).
 
 use anyhow::{Result, bail};
 
@@ -8,9 +6,9 @@ use super::schedule::Schedule;
 use crate::device::{DType, Device};
 use crate::io::check_multiple;
 use crate::models::autoencoder::Autoencoder;
-use crate::models::index::ModelIndex;
 use crate::models::load_network;
 use crate::models::network::Network;
+use crate::models::source::Model;
 
 /// The parts of a pipeline that sampling needs once prompts are encoded.
 pub struct Pipeline {
@@ -23,30 +21,28 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Maps transformer, VAE and scheduler of the pipeline in `folder` to `device`; `compute` as for [`load_network`].
+    /// Maps transformer, VAE and scheduler of `model` to `device`; `compute` as for [`load_network`].
     ///
     /// # Errors
-    /// If the folder is not an SD3 pipeline, a file is missing or damaged, or the parts do not fit each other.
-    pub fn load(folder: &Path, device: &Device, compute: Option<DType>) -> Result<Self> {
-        let index = ModelIndex::load(folder)?;
-        for component in ["transformer", "vae", "scheduler"] {
-            index.require(component)?;
-        }
-        let schedule = Schedule::load(&folder.join("scheduler"))?;
-        let network = load_network(&folder.join("transformer"), device, compute)?;
-        let vae = Autoencoder::load(&folder.join("vae"), device)?;
+    /// If a part or file is missing or damaged, or the parts do not fit each other.
+    pub fn load(model: &Model, device: &Device, compute: Option<DType>) -> Result<Self> {
+        let [network, vae, schedule] = ["transformer", "vae", "scheduler"].map(|name| model.component(name));
+        let (network, vae, schedule) = (network?, vae?, schedule?);
+        let schedule = Schedule::load(schedule)?;
+        let network = load_network(network, device, compute)?;
+        let vae = Autoencoder::load(vae, device)?;
         let colours = (vae.config().in_channels, vae.config().out_channels);
         if colours != (3, 3) {
             bail!(
                 "{}: the vae maps {} channels to {}, expected the 3 of an image",
-                folder.display(),
+                model.path().display(),
                 colours.0,
                 colours.1
             );
         }
         let (latent, channels) = (vae.config().latent_channels, network.sizes().channels);
         if latent != channels {
-            bail!("{}: the transformer has {channels} latent channels, the vae {latent}", folder.display());
+            bail!("{}: the transformer has {channels} latent channels, the vae {latent}", model.path().display());
         }
         Ok(Self { network, vae, schedule })
     }

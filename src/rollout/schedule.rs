@@ -5,10 +5,9 @@ mod config;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
-
 use anyhow::{Result, ensure};
 
+use crate::models::source::Component;
 /// More than any sampler needs: the models were trained with 1000 noise levels.
 const MOST_STEPS: usize = 10_000;
 
@@ -106,13 +105,14 @@ impl Schedule {
         Self { shift: Shift::Static(shift), train_steps: 1000, terminal: None, spacing: Spacing::Shifted }
     }
 
-    /// Reads `scheduler_config.json` in `folder`. Keys that the scheduler does not have are passed over, as diffusers does.
+    /// Reads the `scheduler_config.json` of `part`. Keys that the scheduler does not have are passed over, as diffusers does.
     ///
     /// # Errors
     /// Names the file and the key if the scheduler is another one, a value is impossible, or an option has no meaning for
     /// SD3.
-    pub fn load(folder: &Path) -> Result<Self> {
-        config::load(&folder.join("scheduler_config.json"))
+    pub fn load(part: impl Into<Component>) -> Result<Self> {
+        let (path, settings) = part.into().settings("scheduler_config.json")?;
+        config::read(&path, settings)
     }
 
     /// The noise level of training that is `r` of all the way from image to noise. Without a static shift it is `r`, as it is

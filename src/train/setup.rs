@@ -15,8 +15,8 @@ use crate::config::{Job, Resolved, TrainConfig};
 use crate::data::PromptSet;
 use crate::device::Device;
 use crate::io::read;
-use crate::models::index::{self, ModelIndex};
 use crate::models::lora::{Layout, select};
+use crate::models::source::{Model, Source};
 use crate::models::text::{TextEncoders, describe_truncated};
 use crate::models::{autoencoder, identity, mmdit};
 use crate::ops::adamw::AdamW;
@@ -59,6 +59,7 @@ pub struct Setup {
 pub struct Planned {
     /// The config with its derived sizes.
     pub config: Resolved,
+    model: Model,
     train: PromptSet,
     eval: PromptSet,
 }
@@ -68,35 +69,36 @@ pub struct Planned {
 /// # Errors
 /// One line naming the key or file, what was found, and the nearest that works.
 pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
-    raw.model = index::folder(&raw.model);
     for (name, options, _) in terms(&raw)? {
         rewards::check(&name, &options)?;
     }
-    ModelIndex::load(&raw.model)?;
-    let sizes = mmdit::Config::load(&raw.model.join("transformer"))?.sizes();
-    let vae = autoencoder::Config::load(&raw.model.join("vae"))?;
-    let schedule = Schedule::load(&raw.model.join("scheduler"))?;
+    let model = Model::open(&raw.source())?;
+    // A snapshot of the hub's cache by its own name: `main` may move on.
+    raw.model = model.path().to_path_buf();
+    let sizes = mmdit::Config::load(model.component("transformer")?)?.sizes();
+    let vae = autoencoder::Config::load(model.component("vae")?)?;
+    let schedule = Schedule::load(model.component("scheduler")?)?;
     let train = PromptSet::load(&raw.prompts.train).context("key prompts.train")?;
     let eval = PromptSet::load(&raw.prompts.eval).context("key prompts.eval")?;
-    let model = ModelSizes {
+    let sizes_of = ModelSizes {
         downscale: vae.downscale(),
         patch: sizes.patch,
         max_tokens: sizes.most_tokens,
         own_latent: sizes.own_latent,
     };
     raw.check()?;
-    let tokens = (model.resolution(&raw)? / model.downscale / model.patch).pow(2);
+    let tokens = (sizes_of.resolution(&raw)? / sizes_of.downscale / sizes_of.patch).pow(2);
     for steps in [raw.rollout.num_inference_steps, raw.eval.num_inference_steps] {
         schedule.sigmas(steps, tokens)?;
     }
     let points_per_image = algorithms::build(&raw, &schedule, tokens)?.points_per_image();
     let counts = [train.prompts.len(), eval.prompts.len()];
-    Ok(Planned { config: Resolved::new(raw, job, model, counts, points_per_image)?, train, eval })
+    Ok(Planned { config: Resolved::new(raw, job, sizes_of, counts, points_per_image)?, model, train, eval })
 }
 
 /// A config for evaluation alone: `trained`'s settings where there is one, the defaults otherwise.
 pub fn evaluation_config(
-    model: &Path,
+    model: Source,
     prompts: &Path,
     mut rewards: BTreeMap<String, RewardKeys>,
     trained: Option<&TrainConfig>,
@@ -110,10 +112,11 @@ pub fn evaluation_config(
                     reward.options.detector = reward.options.detector.take().or(options.detector);
                 }
             }
-            TrainConfig { model: model.into(), reward_models: BTreeMap::new(), rewards, ..trained.clone() }
+            TrainConfig { reward_models: BTreeMap::new(), rewards, ..trained.clone() }
         }
-        None => TrainConfig::minimal(model.into(), paths(Prompts::max_sequence_length()), rewards),
+        None => TrainConfig::minimal(model.model.clone(), paths(Prompts::max_sequence_length()), rewards),
     };
+    config.set_source(model);
     config.prompts = paths(config.prompts.max_sequence_length);
     Ok(config)
 }
@@ -141,16 +144,16 @@ fn terms(raw: &TrainConfig) -> Result<Vec<(String, Options, f64)>> {
 }
 
 /// What identifies the inputs of a run.
-fn inputs(raw: &TrainConfig, terms: &[(String, Options, f64)]) -> Result<BTreeMap<String, String>> {
+fn inputs(raw: &TrainConfig, model: &Model, terms: &[(String, Options, f64)]) -> Result<BTreeMap<String, String>> {
     let of_file = |path: &Path| Ok::<_, anyhow::Error>(format!("{:08x}", crc32fast::hash(&read::bytes(path)?)));
     let mut inputs = BTreeMap::from([
-        ("model".to_string(), identity::of_pipeline(&raw.model)?),
+        ("model".to_string(), identity::of_model(model)?),
         ("prompts.train".to_string(), of_file(&raw.prompts.train)?),
         ("prompts.eval".to_string(), of_file(&raw.prompts.eval)?),
     ]);
     for (name, options, _) in terms {
         if let Some(model) = &options.model {
-            inputs.insert(format!("rewards.{name}.model"), identity::of_component(model)?);
+            inputs.insert(format!("rewards.{name}.model"), identity::of_part(model)?);
         }
     }
     Ok(inputs)
@@ -166,12 +169,12 @@ impl Planned {
         device.phase("load rewards");
         let terms = terms(raw)?;
         let is_run = self.config.job == Job::Train && !device.is_plan();
-        let inputs = if is_run { inputs(raw, &terms)? } else { BTreeMap::new() };
+        let inputs = if is_run { inputs(raw, &self.model, &terms)? } else { BTreeMap::new() };
         let rewards = terms.iter().map(|(name, o, weight)| Ok((rewards::build(name, o, device)?, *weight)));
         let rewards = WeightedSum::new(rewards.collect::<Result<_>>()?)?;
         device.phase("load model");
-        let pipeline = Pipeline::load(&raw.model, device, raw.train.compute.rounding())?;
-        let encoders = TextEncoders::load(&raw.model, device)?;
+        let pipeline = Pipeline::load(&self.model, device, raw.train.compute.rounding())?;
+        let encoders = TextEncoders::load(&self.model, device)?;
         if !device.is_plan() {
             rewards.check(&self.train)?;
             rewards.check(&self.eval)?;

@@ -13,6 +13,7 @@ use crate::algorithms::Algorithm;
 use crate::config::{self, TrainConfig};
 use crate::device::{Device, Tensor};
 use crate::models::lora::{AdapterBank, Layout, Module, Slot, select};
+use crate::models::source::Source;
 use crate::ops::adamw::{self, AdamW, Moments};
 
 /// A run's state between two epochs.
@@ -158,7 +159,8 @@ fn check_same_run(saved: &TrainConfig, now: &TrainConfig) -> Result<()> {
 /// A config without the places of its inputs, whose content is what counts.
 fn without_paths(config: &TrainConfig) -> TrainConfig {
     let mut config = config.clone();
-    (config.model, config.prompts.train, config.prompts.eval) = Default::default();
+    config.set_source(Source::default());
+    (config.prompts.train, config.prompts.eval) = Default::default();
     config.reward_models.clear();
     config.rewards.values_mut().for_each(|reward| reward.options.model = None);
     config

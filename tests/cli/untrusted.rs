@@ -89,7 +89,7 @@ fn an_index_with_all_its_shards_comes_before_a_single_file_and_says_where_a_tens
         bytes
     };
     std::fs::write(dir.path().join("model.safetensors"), single(7)).unwrap();
-    let value = || TensorFile::open_component(dir.path(), "model").unwrap().entry("a").unwrap().raw().to_vec();
+    let value = || TensorFile::open_component(dir.path(), "model", None).unwrap().entry("a").unwrap().raw().to_vec();
     assert_eq!(value(), [0]);
     // The second shard holds another `a`, which nothing asked for.
     let both =
@@ -159,7 +159,7 @@ fn more_threads_than_help_are_not_started_and_texts_may_begin_with_a_dash() {
 fn a_variant_is_taken_where_it_is_alone_and_several_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = raw_file(r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#, 1);
-    let open = || TensorFile::open_component(dir.path(), "model").map(|f| f.path().display().to_string());
+    let open = || TensorFile::open_component(dir.path(), "model", None).map(|f| f.path().display().to_string());
     std::fs::write(dir.path().join("model.fp16.safetensors"), &file).unwrap();
     assert!(open().unwrap().ends_with("model.fp16.safetensors"));
     std::fs::write(dir.path().join("model.bf16-00001-of-00001.safetensors"), &file).unwrap();

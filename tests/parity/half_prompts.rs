@@ -4,6 +4,7 @@ use engine::device::{DType, Device, Tensor};
 use engine::io::{TensorFile, read_json, safetensors};
 use engine::models::load_network;
 use engine::models::lora::{Adapters, Rows};
+use engine::models::source::Model;
 use engine::models::text::{PromptEmbeds, TextEncoders};
 use engine::ops::linear;
 
@@ -37,7 +38,7 @@ fn encode(types: [DType; 2], widened: bool) -> PromptEmbeds {
     pipeline(folder.path(), types, widened);
     let settings: serde_json::Value = read_json(&fixture("pipeline/no_t5/io.json")).unwrap();
     let prompts: Vec<String> = serde_json::from_value(settings["prompts"].clone()).unwrap();
-    TextEncoders::load(folder.path(), &Device::Cpu).unwrap().encode(&prompts, 3).unwrap()
+    TextEncoders::load(&Model::in_folder(folder.path()).unwrap(), &Device::Cpu).unwrap().encode(&prompts, 3).unwrap()
 }
 
 /// The types are those of `torch.cat` in `encode_prompt`: without T5 its zeros have the first encoder's.

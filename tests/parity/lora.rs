@@ -77,7 +77,8 @@ fn an_adapter_on_every_linear_layer_gives_what_the_merged_weights_give() {
     let layout = Arc::new(Layout::new(modules, modules.iter().map(|_| Some(2))));
     let mut bank = AdapterBank::new(layout.clone(), 0.5);
     bank.set(Slot::Theta, affine::forward(&random(&[layout.len()], 1), Affine { scale: 0.2, ..Affine::default() }));
-    merge::pipeline(&model, modules, &bank, Slot::Theta, &merged).unwrap();
+    merge::pipeline(&engine::models::source::Model::in_folder(&model).unwrap(), modules, &bank, Slot::Theta, &merged)
+        .unwrap();
 
     let (latent, timestep) = (random(&[2, sizes.channels, 8, 12], 100), [250.0, 800.0]);
     let (prompt_embeds, pooled) = (random(&[2, 5, sizes.text], 101), random(&[2, sizes.pooled], 102));

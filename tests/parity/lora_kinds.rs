@@ -4,6 +4,7 @@ use engine::models::load_network;
 use engine::models::lora::file::{LoraFile, TRANSFORMER};
 use engine::models::lora::{Adapters, Rows, Slot};
 use engine::models::network::Condition;
+use engine::models::source::Model;
 use engine::models::text::TextEncoders;
 
 use super::{fixture, read, relative_error};
@@ -50,7 +51,7 @@ fn every_kind_of_lora_gives_what_diffusers_and_peft_give() {
         let has_encoders = io.entry(&format!("{kind}.prompt_embeds")).is_some();
         assert_eq!(has_encoders, ["text_encoder", "text_encoder_2"].iter().any(|c| lora.has(c)), "{kind}");
         if has_encoders {
-            let mut encoders = TextEncoders::load(&model, &Device::Cpu).unwrap();
+            let mut encoders = TextEncoders::load(&Model::in_folder(&model).unwrap(), &Device::Cpu).unwrap();
             encoders.merge(&lora).unwrap();
             let embeds = encoders.encode(&prompts, 1).unwrap();
             compare(kind, "prompt_embeds", &embeds.prompt_embeds);

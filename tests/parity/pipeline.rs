@@ -3,6 +3,7 @@ use std::path::Path;
 use engine::device::{Device, Tensor, with_threads};
 use engine::io::{TensorFile, read_json};
 use engine::models::lora::{AdapterBank, Slot, file};
+use engine::models::source::Model;
 use engine::models::text::TextEncoders;
 use engine::rewards::Images;
 use engine::rollout::Pipeline;
@@ -27,8 +28,9 @@ fn sample(
     noise: Tensor,
     adapter: Option<&AdapterBank>,
 ) -> (Pipeline, Tensor) {
-    let pipeline = Pipeline::load(folder, &Device::Cpu, None).unwrap();
-    let text = TextEncoders::load(folder, &Device::Cpu).unwrap();
+    let model = Model::in_folder(folder).unwrap();
+    let pipeline = Pipeline::load(&model, &Device::Cpu, None).unwrap();
+    let text = TextEncoders::load(&model, &Device::Cpu).unwrap();
     let negative = run.negative_prompt.clone().unwrap_or_default();
     let [prompts, negative] = [prompts, &[negative]].map(|p| text.encode(p, run.max_sequence_length).unwrap());
     let policy = Policy {
@@ -76,7 +78,7 @@ fn a_lora_of_diffusers_changes_the_sample_as_it_does_there() {
     let settings: serde_json::Value = read_json(&folder.join("io.json")).unwrap();
     let prompts: Vec<String> = serde_json::from_value(settings["prompts"].clone()).unwrap();
     let run: Run = serde_json::from_value(settings["runs"]["plain"].clone()).unwrap();
-    let network = Pipeline::load(&folder, &Device::Cpu, None).unwrap().network;
+    let network = Pipeline::load(&Model::in_folder(&folder).unwrap(), &Device::Cpu, None).unwrap().network;
     let adapter = file::load(&fixture("lora"), network.modules(), &Device::Cpu).unwrap();
     let (_, latents) = sample(&folder, &prompts, &run, read(&io, "noise"), Some(&adapter));
     let want = read(&TensorFile::open(&fixture("lora/io.safetensors")).unwrap(), "latents");

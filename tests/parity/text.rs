@@ -1,11 +1,12 @@
 use engine::device::Device;
 use engine::io::{TensorFile, read_json};
+use engine::models::source::Model;
 use engine::models::text::{TextEncoders, Truncated};
 
 use super::{bits, fixture, read, relative_error};
 
 fn encoders() -> TextEncoders {
-    TextEncoders::load(&fixture("pipeline/no_t5"), &Device::Cpu).unwrap()
+    TextEncoders::load(&Model::in_folder(&fixture("pipeline/no_t5")).unwrap(), &Device::Cpu).unwrap()
 }
 
 fn io_json() -> serde_json::Value {
@@ -77,7 +78,8 @@ fn a_sequence_length_or_a_width_that_cannot_be_is_refused() {
     config["joint_attention_dim"] = 32.into();
     std::fs::create_dir(folder.path().join("transformer")).unwrap();
     std::fs::write(folder.path().join("transformer/config.json"), config.to_string()).unwrap();
-    let message = TextEncoders::load(folder.path(), &Device::Cpu).err().unwrap().to_string();
+    let message =
+        Model::in_folder(folder.path()).and_then(|m| TextEncoders::load(&m, &Device::Cpu)).err().unwrap().to_string();
     assert!(message.contains("joint_attention_dim is 32"), "{message}");
 }
 
@@ -87,7 +89,7 @@ fn the_tiny_model_with_t5_is_conditioned_as_in_diffusers() {
     let io = TensorFile::open(&fixture("tiny_sd3.safetensors")).unwrap();
     let prompts: Vec<String> = serde_json::from_str(&io.metadata()["prompts"]).unwrap();
     let length: usize = io.metadata()["max_sequence_length"].parse().unwrap();
-    let encoders = TextEncoders::load(&folder, &Device::Cpu).unwrap();
+    let encoders = TextEncoders::load(&Model::in_folder(&folder).unwrap(), &Device::Cpu).unwrap();
     for (prefix, prompts) in [("", prompts), ("negative_", vec![String::new(); 2])] {
         let got = encoders.encode(&prompts, length).unwrap();
         for (key, got) in [("prompt_embeds", &got.prompt_embeds), ("pooled_prompt_embeds", &got.pooled_prompt_embeds)] {

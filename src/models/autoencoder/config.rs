@@ -1,10 +1,8 @@
-use std::path::Path;
-
 use anyhow::{Result, ensure};
 use serde::Deserialize;
 
-use crate::io::read_json;
 use crate::models::config::{check_sizes, parse};
+use crate::models::source::Component;
 
 /// The autoencoder's sizes, as `vae/config.json` of diffusers gives them (`AutoencoderKL`). Keys that do not
 /// change the network are passed over.
@@ -48,13 +46,13 @@ fn yes() -> bool {
 }
 
 impl Config {
-    /// Reads and checks `config.json` in `folder`.
+    /// Reads and checks the `config.json` of `part`.
     ///
     /// # Errors
     /// Names the file and the key that is missing, malformed or impossible.
-    pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let config: Self = parse(&path, "", read_json(&path)?)?;
+    pub fn load(part: impl Into<Component>) -> Result<Self> {
+        let (path, settings) = part.into().settings("config.json")?;
+        let config: Self = parse(&path, "", settings)?;
         let file = path.display();
         let sizes = [
             ("in_channels", config.in_channels),

@@ -4,13 +4,12 @@ mod block;
 mod config;
 pub(super) mod original;
 
-use std::path::Path;
-
 use anyhow::Result;
 
 use self::block::{Conv, Level, Mid, Norm, Resize};
 use crate::device::{Device, Tensor};
-use crate::io::{Loader, Scope, TensorFile};
+use crate::io::{Loader, Scope};
+use crate::models::source::Component;
 use crate::ops::affine::{self, Affine};
 use crate::ops::copy;
 use crate::ops::patchify::{self, Order, Patches};
@@ -18,7 +17,7 @@ use crate::ops::patchify::{self, Order, Patches};
 pub use self::config::Config;
 
 /// Pixels that are at work at the same time: several small images, whose activations stay in cache, or one large one.
-/// Part of what memory a batch takes, not of its results.
+/// Component of what memory a batch takes, not of its results.
 const AT_ONCE: usize = 128 * 128;
 
 /// The Gaussian an image is encoded to, `[b, c, h, w]` each.
@@ -120,13 +119,14 @@ impl Decoder {
 }
 
 impl Autoencoder {
-    /// Maps the weights in `folder` (`vae/` of a pipeline).
+    /// Maps the weights of `part` (`vae/` of a pipeline).
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing, misshapen or impossible.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let config = Config::load(folder)?;
-        let file = TensorFile::open_component(folder, "diffusion_pytorch_model")?;
+    pub fn load(part: impl Into<Component>, device: &Device) -> Result<Self> {
+        let part = part.into();
+        let config = Config::load(&part)?;
+        let file = part.weights("diffusion_pytorch_model")?;
         let loader = Loader::new(&file, &[], device);
         let root = loader.root();
         let (encoder, decoder) = (Encoder::load(&root, &config), Decoder::load(&root, &config));

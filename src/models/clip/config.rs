@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::io::read_json;
 use crate::models::config::{MOST_SIZE, check_sizes, parse};
+use crate::models::source::Component;
 
 /// The non-linearity between the two layers of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -110,10 +111,10 @@ pub struct ClipConfig {
 
 impl TextConfig {
     /// The `config.json` of a text encoder.
-    pub(super) fn read(path: &Path) -> Result<Self> {
-        let value: Value = read_json(path)?;
-        let config: Self = parse(path, "", value)?;
-        config.check(path, "")?;
+    pub(super) fn load(part: impl Into<Component>) -> Result<Self> {
+        let (path, settings) = part.into().settings("config.json")?;
+        let config: Self = parse(&path, "", settings)?;
+        config.check(&path, "")?;
         Ok(config)
     }
 

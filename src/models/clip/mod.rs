@@ -40,7 +40,7 @@ impl Clip {
     /// Names the file and the key or tensor that is missing or not as expected.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config = ClipConfig::read(&folder.join("config.json"))?;
-        let file = TensorFile::open_component(folder, "model")?;
+        let file = TensorFile::open_component(folder, "model", None)?;
         let loader = Loader::new(&file, IGNORED, device);
         let root = loader.root();
         let joint = config.projection_dim;

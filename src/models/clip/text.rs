@@ -1,14 +1,13 @@
-use std::path::Path;
-
 use anyhow::Result;
 
 use super::config::TextConfig;
 use super::tower::{Hidden, LayerNorm, Shape, Tower};
 use crate::device::{DType, Device, Tensor};
-use crate::io::{Loader, Scope, TensorFile};
+use crate::io::{Loader, Scope};
 use crate::models::Linear;
 use crate::models::lora::file::LoraFile;
 use crate::models::lora::{Module, Slot};
+use crate::models::source::Component;
 use crate::ops;
 
 /// The id that `eos_token_id` has in files older than transformers 4.31, whatever the tokenizer says.
@@ -90,13 +89,14 @@ pub struct ClipTextOutput {
 }
 
 impl ClipText {
-    /// The encoder in `folder`: `config.json` and `model.safetensors`.
+    /// The encoder `part`: in a folder, `config.json` and `model.safetensors`.
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing or not as expected.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let config = TextConfig::read(&folder.join("config.json"))?;
-        let file = TensorFile::open_component(folder, "model")?;
+    pub fn load(part: impl Into<Component>, device: &Device) -> Result<Self> {
+        let part = part.into();
+        let config = TextConfig::load(&part)?;
+        let file = part.weights("model")?;
         let loader = Loader::new(&file, super::IGNORED, device);
         let root = loader.root();
         // Some versions of transformers write the tower's names without their first part.
@@ -132,7 +132,7 @@ impl ClipText {
 
     /// What its weights are stored in, as its table of tokens is.
     pub fn dtype(&self) -> DType {
-        self.tower.tokens.dtype()
+        self.tower.tokens.dtype().computed()
     }
 
     /// What the encoder was built from.

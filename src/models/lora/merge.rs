@@ -6,8 +6,9 @@ use std::path::Path;
 use super::{AdapterBank, Module, Slot};
 use crate::device::Device;
 use crate::io::write::write_atomic_with;
-use crate::io::{TensorFile, output_folder, read, safetensors};
+use crate::io::{output_folder, read, safetensors};
 use crate::models::index::ModelIndex;
+use crate::models::source::Model;
 use crate::ops::linear;
 use anyhow::{Context, Result, bail};
 
@@ -18,8 +19,17 @@ const STEM: &str = "diffusion_pytorch_model";
 /// stored in.
 ///
 /// # Errors
-/// If `out` is the model's folder or lies in it; or names the file that cannot be read or written.
-pub fn pipeline(model: &Path, modules: &[Module], bank: &AdapterBank, slot: Slot, out: &Path) -> Result<()> {
+/// If the model is not one folder; if `out` is that folder or lies in it; or names the file that cannot be read or written.
+pub fn pipeline(model: &Model, modules: &[Module], bank: &AdapterBank, slot: Slot, out: &Path) -> Result<()> {
+    let transformer = model.component("transformer")?;
+    let (true, None) = (transformer.is_folder(), model.describe()) else {
+        bail!(
+            "{}: a merged model is a copy of a folder in the layout of diffusers, and this one is not in one; \
+             --format diffusers exports the LoRA by itself",
+            model.path().display()
+        );
+    };
+    let (stored, model) = (transformer.weights(STEM)?, model.path());
     if lies_in(out, model)? {
         bail!("cannot write to {}: it is or lies in the model's own folder {}", out.display(), model.display());
     }
@@ -32,18 +42,17 @@ pub fn pipeline(model: &Path, modules: &[Module], bank: &AdapterBank, slot: Slot
             component == "transformer" && is_weights(name)
         })?;
     }
-    let file = TensorFile::open_component(&model.join("transformer"), STEM)?;
     let mut merged: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for (index, module) in modules.iter().enumerate() {
         let Some(factor) = bank.factor(slot, index) else { continue };
         let name = format!("{}.weight", module.name);
-        let stored = file.entry(&name).and_then(|e| e.tensor(&Device::Cpu));
-        let stored = stored.with_context(|| format!("{}: no tensor '{name}'", file.path().display()))?;
-        merged.insert(name, linear::merge(&stored, &factor.a, &factor.b, bank.scale()).to_raw());
+        let weight = stored.entry(&name).and_then(|e| e.tensor(&Device::Cpu));
+        let weight = weight.with_context(|| format!("{}: no tensor '{name}'", stored.path().display()))?;
+        merged.insert(name, linear::merge(&weight, &factor.a, &factor.b, bank.scale()).to_raw());
     }
     let folder = out.join("transformer");
     let path = folder.join(format!("{STEM}.safetensors"));
-    safetensors::save_stored(&path, &file, &merged, &[("format".to_string(), "pt".to_string())].into())?;
+    safetensors::save_stored(&path, &stored, &merged, &[("format".to_string(), "pt".to_string())].into())?;
     // An index of an earlier export would come before the new file.
     for name in names_in(&folder)? {
         if is_weights(&name) && !path.ends_with(&name) {
@@ -56,7 +65,7 @@ pub fn pipeline(model: &Path, modules: &[Module], bank: &AdapterBank, slot: Slot
 
 /// Whether a file of the transformer's folder holds weights or lists those that do.
 fn is_weights(name: &str) -> bool {
-    name.starts_with(STEM) && (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
+    name.starts_with(STEM) && name.contains(".safetensors")
 }
 
 fn names_in(folder: &Path) -> Result<Vec<String>> {

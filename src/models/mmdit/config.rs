@@ -1,11 +1,9 @@
-use std::path::Path;
-
 use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::io::read_json;
 use crate::models::config::{MOST_SIZE, check_sizes, parse};
 use crate::models::network::Sizes;
+use crate::models::source::Component;
 
 /// The transformer's sizes, as `transformer/config.json` of diffusers gives them (`SD3Transformer2DModel`).
 #[derive(Clone, Debug, Deserialize)]
@@ -41,13 +39,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads and checks `config.json` in `folder`.
+    /// Reads and checks the `config.json` of `part`.
     ///
     /// # Errors
     /// Names the file and the key that is missing, malformed or impossible.
-    pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let config: Self = parse(&path, "", read_json(&path)?)?;
+    pub fn load(part: impl Into<Component>) -> Result<Self> {
+        let (path, settings) = part.into().settings("config.json")?;
+        let config: Self = parse(&path, "", settings)?;
         let file = path.display();
         let sizes = [
             ("sample_size", config.sample_size),

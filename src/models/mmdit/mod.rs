@@ -13,7 +13,6 @@ mod positions;
 use std::cell::RefCell;
 use std::iter;
 use std::ops::Range;
-use std::path::Path;
 
 use anyhow::{Result, bail};
 
@@ -22,8 +21,9 @@ use self::embed::{PatchEmbed, TimeTextEmbed};
 use super::Linear;
 use super::lora::{Adapters, LoraLinear, Module, Rows, Trained};
 use super::network::{Checkpointing, Condition, Network, Saved, Sizes};
+use super::source::Component;
 use crate::device::{DType, Device, Tensor, workers};
-use crate::io::{Loader, Scope, TensorFile};
+use crate::io::{Loader, Scope};
 use crate::ops::adaln::{self, Chunk};
 use crate::ops::linear::{self, InputGrad, Then, backward};
 use crate::ops::patchify::{self, Order, Patches};
@@ -102,17 +102,21 @@ impl LoraScope<'_> {
 }
 
 impl Mmdit {
-    /// Maps the transformer in `folder` (`config.json`, `diffusion_pytorch_model*.safetensors`).
+    /// Maps the transformer `part` (in a folder, `config.json` and `diffusion_pytorch_model*.safetensors`).
     ///
     /// # Errors
     /// As [`super::load_network`]; also if its velocity has other channels than its latent.
-    pub fn load(folder: &Path, device: &Device, compute: Option<DType>) -> Result<Self> {
-        let config = Config::load(folder)?;
+    pub fn load(part: impl Into<Component>, device: &Device, compute: Option<DType>) -> Result<Self> {
+        let part = part.into();
+        let config = Config::load(&part)?;
         let (channels, velocity) = (config.in_channels, config.velocity_channels());
         if velocity != channels {
-            bail!("{}: the transformer maps {channels} channels to {velocity}, expected the same", folder.display());
+            bail!(
+                "{}: the transformer maps {channels} channels to {velocity}, expected the same",
+                part.path().display()
+            );
         }
-        let file = TensorFile::open_component(folder, "diffusion_pytorch_model")?;
+        let file = part.weights("diffusion_pytorch_model")?;
         let loader = Loader::new(&file, &[], device).rounding(compute);
         let model = Self::build(config, file.bytes() <= SMALL, device, &loader.root());
         loader.finish()?;

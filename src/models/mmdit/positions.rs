@@ -84,7 +84,7 @@ mod tests {
         {
             let folder = root.join(folder);
             let config = Config::load(&folder).unwrap();
-            let file = TensorFile::open_component(&folder, "diffusion_pytorch_model").unwrap();
+            let file = TensorFile::open_component(&folder, "diffusion_pytorch_model", None).unwrap();
             let stored = file.tensor("pos_embed.pos_embed", &Device::Cpu).unwrap();
             let (d, max) = (config.hidden(), config.pos_embed_max_size);
             let table = Table::Computed(axis(max, config.sample_size / config.patch_size, d / 2));

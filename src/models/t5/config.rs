@@ -1,10 +1,8 @@
-use std::path::Path;
-
 use anyhow::{Result, ensure};
 use serde::Deserialize;
 
-use crate::io::read_json;
 use crate::models::config::{check_sizes, parse};
+use crate::models::source::Component;
 
 /// The keys of `T5Config` that shape the encoder; defaults as in transformers.
 #[derive(Clone, Debug, Deserialize)]
@@ -49,8 +47,10 @@ impl Default for T5Config {
 
 impl T5Config {
     /// The `config.json` of an encoder.
-    pub(super) fn read(path: &Path) -> Result<Self> {
-        let config: Self = parse(path, "", read_json(path)?)?;
+    pub(super) fn load(part: impl Into<Component>) -> Result<Self> {
+        let (path, settings) = part.into().settings("config.json")?;
+        let path = path.as_path();
+        let config: Self = parse(path, "", settings)?;
         let sizes = [
             ("vocab_size", config.vocab_size),
             ("d_model", config.d_model),

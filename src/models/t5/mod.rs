@@ -7,13 +7,12 @@ mod position;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
-
 use anyhow::Result;
 
 use crate::device::{DType, Device, Tensor};
-use crate::io::{Loader, Scope, TensorFile};
+use crate::io::{Loader, Scope};
 use crate::models::Linear;
+use crate::models::source::Component;
 use crate::ops;
 use crate::ops::activation::Activation;
 use crate::ops::attention::{Heads, Mask, Part};
@@ -47,13 +46,14 @@ struct Block {
 }
 
 impl T5 {
-    /// The encoder in `folder`: `config.json` and `model.safetensors`, or its shards.
+    /// The encoder `part`: in a folder, `config.json` and `model.safetensors`, or its shards.
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing or not as expected.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let config = T5Config::read(&folder.join("config.json"))?;
-        let file = TensorFile::open_component(folder, "model")?;
+    pub fn load(part: impl Into<Component>, device: &Device) -> Result<Self> {
+        let part = part.into();
+        let config = T5Config::load(&part)?;
+        let file = part.weights("model")?;
         let loader = Loader::new(&file, IGNORED, device);
         let root = loader.root();
         let encoder = root.sub("encoder");
@@ -73,7 +73,7 @@ impl T5 {
 
     /// What its weights are stored in, as its table of tokens is.
     pub fn dtype(&self) -> DType {
-        self.tokens.dtype()
+        self.tokens.dtype().computed()
     }
 
     /// What the encoder was built from.

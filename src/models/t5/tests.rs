@@ -26,7 +26,7 @@ fn a_config_the_engine_cannot_run_is_refused_naming_file_and_key() {
         (r#"{"feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 2}"#, "no bucket"),
     ] {
         std::fs::write(&path, text).unwrap();
-        let message = format!("{:#}", T5Config::read(&path).unwrap_err());
+        let message = format!("{:#}", T5Config::load(dir.path()).unwrap_err());
         assert!(message.contains("config.json") && message.contains(want), "{message}");
     }
 }

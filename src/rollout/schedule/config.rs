@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
 use super::{Curve, Dynamic, Schedule, Shift, Spacing};
-use crate::io::{did_you_mean, read_json};
+use crate::io::did_you_mean;
 
 /// The scheduler that SD3 has.
 const CLASS: &str = "FlowMatchEulerDiscreteScheduler";
@@ -87,10 +87,11 @@ impl Keys<'_> {
     }
 }
 
-/// The schedule that the file at `path` describes.
-pub(super) fn load(path: &Path) -> Result<Schedule> {
-    let keys = Keys { file: path, values: read_json(path)? };
+/// The schedule that `settings`, those of the file at `path`, describe.
+pub(super) fn read(path: &Path, settings: Value) -> Result<Schedule> {
     let file = path.display();
+    let Value::Object(values) = settings else { bail!("{file}: expected an object with keys") };
+    let keys = Keys { file: path, values };
     let class = keys.get("_class_name", "a string", |v| v.as_str().map(str::to_string))?;
     if let Some(other) = class.filter(|class| class != CLASS) {
         bail!("{file}: _class_name is '{other}', only {CLASS} is supported");
