@@ -276,11 +276,14 @@ fn table(report: &Report) -> String {
             line(format!("  [{}] {}", cut(key), cut(value)));
         }
         let width = |f: fn(&TensorInfo) -> usize| part.tensors.iter().map(f).max().unwrap_or(0);
-        let (names, shapes) =
-            (width(|t| cut(&t.name).chars().count()), width(|t| shape_text(&t.shape).chars().count()));
+        let (names, types, shapes) = (
+            width(|t| cut(&t.name).chars().count()),
+            width(|t| t.dtype.len()).max(4),
+            width(|t| shape_text(&t.shape).chars().count()),
+        );
         for t in &part.tensors {
             let size = bytes(t.bytes as u64);
-            line(format!("  {:names$}  {:4}  {:shapes$}  {size:>9}", cut(&t.name), t.dtype, shape_text(&t.shape)));
+            line(format!("  {:names$}  {:types$}  {:shapes$}  {size:>9}", cut(&t.name), t.dtype, shape_text(&t.shape)));
         }
     }
     if report.parts.iter().filter(|p| p.sizes.is_some()).count() > 1 {

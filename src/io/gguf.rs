@@ -93,8 +93,8 @@ pub(super) fn read(file: &Arc<MappedFile>) -> Result<Contents> {
         let entry = match shapes.get(&name) {
             Some(own) => {
                 let own: Vec<usize> = own.iter().map(|n| *n as usize).collect();
-                let elements = own.iter().try_fold(1usize, |all, n| all.checked_mul(*n));
-                ensure!(elements == Some(shape.iter().product()), "key '{SHAPE}{}' is {own:?}", short(&name));
+                let fits = size_of(stored, &own) == Some(size);
+                ensure!(fits, "key '{SHAPE}{}' is {own:?}, expected whole blocks of {shape:?}", short(&name));
                 entry.reshaped(&own)
             }
             None => entry,

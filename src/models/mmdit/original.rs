@@ -103,7 +103,7 @@ pub(crate) fn to_diffusers(mut original: BTreeMap<String, Entry>) -> BTreeMap<St
             let Some(entry) = original.get(&name) else { continue };
             let rows = entry.shape().first().copied().unwrap_or(0);
             let here = format!("{here}.{kind}");
-            if of > 1 && !rows.is_multiple_of(of) {
+            if of > 1 && (rows == 0 || !rows.is_multiple_of(of)) {
                 continue;
             }
             let entry = match (of, swapped) {

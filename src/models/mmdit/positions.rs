@@ -5,6 +5,9 @@ use crate::device::Tensor;
 use crate::io::Scope;
 use crate::ops::position;
 
+/// Larger than any model's `max·hidden`: the settings are damaged, and the table is missed.
+const MOST_COMPUTED: usize = 1 << 26;
+
 /// The positions of a square of tokens.
 pub(super) struct Positions {
     table: Table,
@@ -25,7 +28,7 @@ impl Positions {
     pub(super) fn load(scope: &Scope, config: &Config) -> Self {
         let (name, d, max) = ("pos_embed", config.hidden(), config.pos_embed_max_size);
         // Sines and cosines of columns and rows are four equal parts.
-        let table = if scope.has(name) || !d.is_multiple_of(4) {
+        let table = if scope.has(name) || !d.is_multiple_of(4) || max.saturating_mul(d) > MOST_COMPUTED {
             Table::Stored(scope.tensor(name, &[1, max * max, d]))
         } else {
             Table::Computed(axis(max, config.sample_size / config.patch_size, d / 2))

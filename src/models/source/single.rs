@@ -54,10 +54,9 @@ pub(super) fn split(file: &TensorFile) -> Result<BTreeMap<String, Component>> {
     for kind in Kind::ALL {
         // Without a prefix a file is one part, and as the model that is the transformer.
         let has_prefix = file.names().any(|name| prefixes(kind).iter().any(|p| name.starts_with(p)));
-        if has_prefix || kind == Kind::Transformer {
-            if let Some(part) = tensors(file, kind).map(|own| part(file, kind, own)).transpose()? {
-                parts.insert(kind.component().to_string(), part);
-            }
+        let own = (has_prefix || kind == Kind::Transformer).then(|| tensors(file, kind)).flatten();
+        if let Some(own) = own {
+            parts.insert(kind.component().to_string(), part(file, kind, own)?);
         }
     }
     ensure!(
@@ -102,7 +101,7 @@ fn part(file: &TensorFile, kind: Kind, own: BTreeMap<String, Entry>) -> Result<C
             // As in diffusers, whatever the file has: SD3 takes what the first encoder pools as it is.
             let width = sizes::clip_width(&own).unwrap_or(0);
             ensure_width(file, width)?;
-            let identity: Vec<f32> = (0..width * width).map(|i| if i % (width + 1) == 0 { 1.0 } else { 0.0 }).collect();
+            let identity: Vec<f32> = (0..width * width).map(|i| f32::from(i % (width + 1) == 0)).collect();
             own.insert("text_projection.weight".to_string(), Entry::of_f32(&identity, &[width, width]));
         }
     }
