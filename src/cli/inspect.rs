@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use engine::io::{TensorFile, read_json, require_folder};
 use engine::models::index::ModelIndex;
 use engine::telemetry::bytes;
+use engine::train::checkpoint;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -17,7 +18,8 @@ use super::model_folder;
 /// large the file is.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Pipeline folder (with model_index.json), component or checkpoint folder, or .safetensors or .gguf file.
+    /// Pipeline folder (with model_index.json), component or checkpoint folder, output folder of a run for its latest
+    /// checkpoint, or .safetensors or .gguf file.
     #[arg(value_parser = model_folder)]
     path: PathBuf,
     /// Print JSON.
@@ -137,6 +139,14 @@ fn inspect(path: &Path) -> Result<Report> {
     if !path.exists() {
         bail!("no such file or folder: {}", path.display());
     }
+    let latest;
+    let path = match path.join("checkpoints").is_dir() {
+        true => {
+            latest = checkpoint::find(path)?;
+            latest.as_path()
+        }
+        false => path,
+    };
     let (class, parts) = if path.join("model_index.json").exists() {
         pipeline(path)?
     } else if path.is_dir() {

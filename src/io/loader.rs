@@ -160,7 +160,7 @@ impl Scope<'_> {
             }
             Some(entry) => match entry.tensor(&self.loader.device) {
                 None => Problem::Other(format!(
-                    "tensor '{path}' is {}, expected floating-point numbers",
+                    "tensor '{path}' is {}, expected F32, F16 or BF16, or fp8 or the blocks of a GGUF",
                     entry.stored().name()
                 )),
                 Some(tensor) => {

@@ -4,6 +4,7 @@ mod files;
 mod folders;
 mod runs;
 mod sample;
+mod single_file;
 mod untrusted;
 mod usage;
 mod weights;

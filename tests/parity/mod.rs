@@ -10,7 +10,7 @@ mod lora_kinds;
 mod mmdit;
 mod pictures;
 mod pipeline;
-mod single_file;
+pub mod single_file;
 mod t5;
 mod text;
 mod tokenizer;

@@ -98,6 +98,18 @@ fn cases() -> (Cases, TensorFile) {
     (cases, TensorFile::open(&fixture("single_file.safetensors")).unwrap())
 }
 
+/// Writes the checkpoint of one file to `folder`.
+pub fn write_whole(folder: &Path) -> PathBuf {
+    write(folder, &cases().0.whole);
+    folder.join("checkpoint.safetensors")
+}
+
+/// Writes the parts in files of their own to `folder`; gives the transformer.
+pub fn write_parts(folder: &Path) -> PathBuf {
+    write(folder, &cases().0.parts);
+    folder.join("transformer.gguf")
+}
+
 /// Writes `files` to `folder`.
 fn write(folder: &Path, files: &Files) {
     for (name, listed) in files {
@@ -150,9 +162,9 @@ fn check(model: &Model, case: &str, rounding: f64) {
 #[test]
 fn a_checkpoint_in_one_file_samples_as_diffusers_does_with_it() {
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), &cases().0.whole);
+    let checkpoint = write_whole(dir.path());
     let parts = Parts { tokenizers: Some(tiny()), ..Parts::default() };
-    let source = Source { model: dir.path().join("checkpoint.safetensors"), parts, ..Source::default() };
+    let source = Source { model: checkpoint, parts, ..Source::default() };
     // An embedding near the middle of two half-precision numbers may become either; these are up to 2^-10 apart.
     check(&Model::open(&source).unwrap(), "whole", 2f64.powi(-10));
 }
@@ -160,7 +172,7 @@ fn a_checkpoint_in_one_file_samples_as_diffusers_does_with_it() {
 #[test]
 fn parts_in_files_of_their_own_are_found_beside_a_gguf_and_sample_as_in_diffusers() {
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), &cases().0.parts);
+    let transformer = write_parts(dir.path());
     for name in ["tokenizer", "tokenizer_2", "tokenizer_3"] {
         std::fs::create_dir(dir.path().join(name)).unwrap();
         for file in std::fs::read_dir(tiny().join(name)).unwrap() {
@@ -168,7 +180,7 @@ fn parts_in_files_of_their_own_are_found_beside_a_gguf_and_sample_as_in_diffuser
             std::fs::copy(file.path(), dir.path().join(name).join(file.file_name())).unwrap();
         }
     }
-    let model = Model::in_folder(&dir.path().join("transformer.gguf")).unwrap();
+    let model = Model::in_folder(&transformer).unwrap();
     check(&model, "parts", 1e-5);
     let line = model.describe().unwrap();
     assert!(line.contains("vae from ") && line.contains("text_encoder_3 from "), "{line}");
@@ -177,7 +189,7 @@ fn parts_in_files_of_their_own_are_found_beside_a_gguf_and_sample_as_in_diffuser
 #[test]
 fn files_take_the_place_of_parts_of_a_folder() {
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), &cases().0.parts);
+    write_parts(dir.path());
     let at = |name: &str| Some(dir.path().join(name));
     let parts = Parts {
         transformer: at("transformer.gguf"),
@@ -193,7 +205,7 @@ fn files_take_the_place_of_parts_of_a_folder() {
 #[test]
 fn blocks_may_be_rounded_to_bf16_once() {
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), &cases().0.parts);
+    write_parts(dir.path());
     let (_, io) = cases();
     let parts = Parts { transformer: Some(dir.path().join("transformer.gguf")), ..Parts::default() };
     let model = Model::open(&Source { model: tiny(), parts, ..Source::default() }).unwrap();

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use super::{assert_success, checkpoint_bytes, engine, train, train_command, write_config};
 use crate::parity::fixture;
 
-fn copy_folder(from: &Path, to: &Path) {
+pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();

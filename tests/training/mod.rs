@@ -3,7 +3,7 @@
 mod commands;
 #[cfg(unix)]
 mod events;
-mod identity;
+pub mod identity;
 #[cfg(unix)]
 mod kills;
 mod memory;

@@ -12,6 +12,8 @@ fn check(case: &str, form: &str, prefix: &str) {
     // The command wants a model folder; the fixture is a transformer alone.
     let model = dir.path().join("model");
     std::fs::create_dir_all(model.join("scheduler")).unwrap();
+    let index = r#"{"_class_name": "StableDiffusion3Pipeline", "transformer": ["", ""], "scheduler": ["", ""]}"#;
+    std::fs::write(model.join("model_index.json"), index).unwrap();
     std::os::unix::fs::symlink(fixture(settings["model"].as_str().unwrap()), model.join("transformer")).unwrap();
     let scheduler = fixture("pipeline/no_t5/scheduler/scheduler_config.json");
     std::fs::copy(scheduler, model.join("scheduler/scheduler_config.json")).unwrap();
