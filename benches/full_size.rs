@@ -1,6 +1,6 @@
 //! Forwards of Stable Diffusion 3.5 Medium's transformer at its true size: 256x256 and 512x512 pixels, 205 text tokens.
 //!
-//!     python tools/full_size.py --out DIR && cargo bench --bench full_size -- DIR [RUNS]
+//!     python tools/full_size.py --out DIR && cargo bench --bench full_size -- DIR|FILE.gguf [RUNS]
 
 use std::path::Path;
 use std::time::Instant;
@@ -10,6 +10,7 @@ use engine::device::{Device, Tensor, arena_stats};
 use engine::models::load_network;
 use engine::models::lora::{Adapters, Rows};
 use engine::models::network::Condition;
+use engine::models::source::Component;
 use engine::ops::noise;
 
 /// Sides of latents (pixels by a factor of 8), and text tokens (CLIP's 77 and 128 of T5).
@@ -31,13 +32,13 @@ fn memory(key: &str) -> f64 {
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let Some(folder) = args.first() else {
-        println!("full_size: no folder given, nothing measured; see the head of benches/full_size.rs");
+    let Some(place) = args.first() else {
+        println!("full_size: no folder or file given, nothing measured; see the head of benches/full_size.rs");
         return Ok(());
     };
     let runs: usize = args.get(1).map_or(Ok(3), |n| n.parse())?;
     let start = Instant::now();
-    let network = load_network(Path::new(folder), &Device::Cpu, None)?;
+    let network = load_network(Component::transformer(Path::new(place))?, &Device::Cpu, None)?;
     println!("load {:.2} s (every weight is read once, to find what is not finite)", start.elapsed().as_secs_f64());
 
     let sizes = network.sizes();

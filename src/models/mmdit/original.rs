@@ -109,7 +109,7 @@ pub(crate) fn to_diffusers(mut original: BTreeMap<String, Entry>) -> BTreeMap<St
             let entry = match (of, swapped) {
                 (1, true) => entry.swapped(),
                 (1, false) => entry.clone(),
-                _ => entry.rows(part * rows / of..(part + 1) * rows / of),
+                _ => entry.rows(part * (rows / of)..(part + 1) * (rows / of)),
             };
             found.insert(here, entry);
             done.push(name);

@@ -134,6 +134,14 @@ impl From<&Component> for Component {
 }
 
 impl Component {
+    /// The transformer at `path`: a folder in the layout of diffusers, or a file.
+    ///
+    /// # Errors
+    /// Names the file if it cannot be read or has no transformer.
+    pub fn transformer(path: &Path) -> Result<Self> {
+        single::of_kind(path, Kind::Transformer)
+    }
+
     /// The folder or file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -66,7 +66,7 @@ fn transformer(tensors: &Tensors) -> Result<Value> {
         "sample_size": 128,
         "patch_size": patch,
         "in_channels": channels,
-        "out_channels": of("proj_out.weight", 0)? / (patch * patch).max(1),
+        "out_channels": of("proj_out.weight", 0)? / patch.saturating_mul(patch).max(1),
         "num_layers": layers,
         "attention_head_dim": head,
         "num_attention_heads": width / head,
