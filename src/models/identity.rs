@@ -5,11 +5,9 @@ use anyhow::{Context, Result};
 use rayon::prelude::*;
 use serde_json::Value;
 
-use super::source::{Component, Model};
+use super::source::{Component, Model, STEMS};
 use crate::io::{TensorFile, read, read_json};
 
-/// The stems of weight files.
-pub(super) const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
 /// Files of tokenizers that are not JSON.
 const TOKENIZERS: [&str; 2] = ["merges.txt", "spiece.model"];
 /// Bytes that one thread sums up at a time.

@@ -8,6 +8,7 @@ pub mod index;
 mod linear;
 pub mod lora;
 pub mod mmdit;
+mod names;
 pub mod network;
 pub mod source;
 pub mod t5;

@@ -2,7 +2,6 @@
 
 mod block;
 mod config;
-pub(super) mod original;
 
 use anyhow::Result;
 

@@ -9,9 +9,12 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::file::{METADATA, PEFT_FILE};
 use crate::io::{TensorFile, read_json, short};
 
+/// Where the header of a LoRA of diffusers has PEFT's settings.
+pub(super) const METADATA: &str = "lora_adapter_metadata";
+/// What PEFT's `save_pretrained` writes instead of such a file.
+pub(super) const PEFT_FILE: &str = "adapter_model.safetensors";
 /// The name of PEFT's settings beside its file.
 const PEFT_SETTINGS: &str = "adapter_config.json";
 

@@ -7,7 +7,6 @@ mod config;
 mod embed;
 mod mlp;
 mod modulation;
-pub(crate) mod original;
 mod positions;
 
 use std::cell::RefCell;

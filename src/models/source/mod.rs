@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use super::index::{self, ModelIndex};
 use crate::io::{TensorFile, did_you_mean, read_json, require_folder};
 
+/// What the names of weight files in a folder begin with.
+pub const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
 /// The tokenizers of a pipeline, in the order of its text encoders.
 const TOKENIZERS: [&str; 3] = ["tokenizer", "tokenizer_2", "tokenizer_3"];
 
@@ -333,7 +335,7 @@ fn flag(kind: Kind) -> String {
 fn check_variant(folder: &Path, index: &ModelIndex, variant: &str) -> Result<()> {
     let mut all = std::collections::BTreeSet::new();
     for component in index.components() {
-        for stem in super::identity::STEMS {
+        for stem in STEMS {
             all.extend(TensorFile::variants(&folder.join(component), stem));
         }
     }

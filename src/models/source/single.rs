@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Component, Kind, Place, sizes};
 use crate::io::{Entry, TensorFile, with_factors};
-use crate::models::{autoencoder, mmdit, t5};
+use crate::models::names::{autoencoder, t5, transformer};
 
 /// How the names of a part's tensors begin in files with several.
 fn prefixes(kind: Kind) -> &'static [&'static str] {
@@ -89,9 +89,9 @@ fn part(file: &TensorFile, kind: Kind, own: BTreeMap<String, Entry>) -> Result<C
     let own = with_factors(file, own)?;
     let names = || own.keys().map(String::as_str);
     let mut own = match kind {
-        Kind::Transformer if mmdit::original::is_original(names()) => mmdit::original::to_diffusers(own),
-        Kind::Vae if autoencoder::original::is_original(names()) => autoencoder::original::to_diffusers(own),
-        Kind::T5 if t5::original::is_original(names()) => t5::original::to_transformers(own),
+        Kind::Transformer if transformer::is_original(names()) => transformer::to_diffusers(own),
+        Kind::Vae if autoencoder::is_original(names()) => autoencoder::to_diffusers(own),
+        Kind::T5 if t5::is_original(names()) => t5::to_transformers(own),
         _ => own,
     };
     if matches!(kind, Kind::ClipL | Kind::ClipG) {

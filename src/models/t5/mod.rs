@@ -2,7 +2,6 @@
 //! encoder. No attention mask: as in diffusers, padding is attended to.
 
 mod config;
-pub(super) mod original;
 mod position;
 #[cfg(test)]
 mod tests;
