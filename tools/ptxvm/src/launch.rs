@@ -173,6 +173,7 @@ impl Module {
             regs: registers(&kernel, config, &variables, regions.last().map_or(0, |r| r.0)),
             regions,
             track,
+            spare: Mutex::default(),
         };
         let [x, y, z] = config.grid.map(u64::from);
         let n = x * y * z;
@@ -188,6 +189,7 @@ impl Module {
                     stop.fetch_min(b, Relaxed);
                     self.finding(&kernel, config, &block, *f)
                 });
+                block.retire();
                 (block.stats, finding)
             })
             .collect();

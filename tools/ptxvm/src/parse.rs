@@ -58,8 +58,6 @@ pub struct Function {
     pub entry: bool,
     /// In order.
     pub params: Vec<Param>,
-    /// What `.func` returns.
-    pub results: Vec<Param>,
     /// `.maxntid`, or 1,024.
     pub max_threads: u32,
     /// `.reqntid`.
@@ -456,10 +454,12 @@ impl Parser<'_> {
 
     /// A kernel or a function after its directive; nothing for a declaration.
     fn function(&mut self, entry: bool) -> Found<Option<Function>> {
-        let results = if !entry && self.is('(') { self.params()? } else { Vec::new() };
+        if !entry && self.is('(') {
+            self.params()?;
+        }
         let name = self.word()?;
         let params = if self.is('(') { self.params()? } else { Vec::new() };
-        let mut f = Function { name, entry, params, results, max_threads: 1024, threads: None, body: Vec::new() };
+        let mut f = Function { name, entry, params, max_threads: 1024, threads: None, body: Vec::new() };
         loop {
             match self.take()? {
                 Token::Mark(';') => return Ok(None),

@@ -91,8 +91,6 @@ impl Regs {
 
 /// A value that a lane of a register can hold.
 pub trait Lane: Copy + Send + Sync + 'static {
-    /// Width in bits, which a register must have.
-    const BITS: u32;
     /// A row.
     fn get(r: &Regs, row: u32) -> [Self; LANES];
     /// Writes the lanes of `mask`.
@@ -100,19 +98,26 @@ pub trait Lane: Copy + Send + Sync + 'static {
 }
 
 macro_rules! lane {
-    ($($t:ty, $bits:literal, $file:ident, $word:ty, $from:expr, $to:expr;)*) => {$(
+    ($($t:ty, $file:ident, $word:ty, $from:expr, $to:expr;)*) => {$(
         impl Lane for $t {
-            const BITS: u32 = $bits;
             #[inline(always)]
             fn get(r: &Regs, row: u32) -> [Self; LANES] {
-                r.$file[row as usize].map($from)
+                let from: fn($word) -> $t = $from;
+                let s = &r.$file[row as usize];
+                let mut v = [from(0); LANES];
+                for l in 0..LANES {
+                    v[l] = from(s[l]);
+                }
+                v
             }
             #[inline(always)]
             fn put(r: &mut Regs, row: u32, v: &[Self; LANES], mask: u32) {
                 let to: fn($t) -> $word = $to;
                 let d = &mut r.$file[row as usize];
                 if mask == u32::MAX {
-                    *d = v.map(to);
+                    for l in 0..LANES {
+                        d[l] = to(v[l]);
+                    }
                 } else {
                     for l in 0..LANES {
                         d[l] = if mask >> l & 1 == 1 { to(v[l]) } else { d[l] };
@@ -124,22 +129,21 @@ macro_rules! lane {
 }
 
 lane! {
-    u32, 32, word, u32, |v| v, |v| v;
-    i32, 32, word, u32, |v| v as i32, |v| v as u32;
-    f32, 32, word, u32, f32::from_bits, f32::to_bits;
-    u16, 16, word, u32, |v| v as u16, u32::from;
-    i16, 16, word, u32, |v| v as i16, |v| u32::from(v as u16);
-    u8, 8, word, u32, |v| v as u8, u32::from;
-    i8, 8, word, u32, |v| v as i8, |v| i32::from(v) as u32;
-    f16, 16, word, u32, |v| f16::from_bits(v as u16), |v| u32::from(v.to_bits());
-    bf16, 16, word, u32, |v| bf16::from_bits(v as u16), |v| u32::from(v.to_bits());
-    u64, 64, wide, u64, |v| v, |v| v;
-    i64, 64, wide, u64, |v| v as i64, |v| v as u64;
-    f64, 64, wide, u64, f64::from_bits, f64::to_bits;
+    u32, word, u32, |v| v, |v| v;
+    i32, word, u32, |v| v as i32, |v| v as u32;
+    f32, word, u32, f32::from_bits, f32::to_bits;
+    u16, word, u32, |v| v as u16, u32::from;
+    i16, word, u32, |v| v as i16, |v| u32::from(v as u16);
+    u8, word, u32, |v| v as u8, u32::from;
+    i8, word, u32, |v| v as i8, |v| i32::from(v) as u32;
+    f16, word, u32, |v| f16::from_bits(v as u16), |v| u32::from(v.to_bits());
+    bf16, word, u32, |v| bf16::from_bits(v as u16), |v| u32::from(v.to_bits());
+    u64, wide, u64, |v| v, |v| v;
+    i64, wide, u64, |v| v as i64, |v| v as u64;
+    f64, wide, u64, f64::from_bits, f64::to_bits;
 }
 
 impl Lane for bool {
-    const BITS: u32 = 1;
     #[inline(always)]
     fn get(r: &Regs, row: u32) -> [bool; LANES] {
         let m = r.flag[row as usize];
@@ -159,11 +163,21 @@ impl Lane for bool {
 /// What an instruction does to the lanes of a mask.
 pub type Apply = Box<dyn Fn(&mut Regs, u32) + Send + Sync>;
 
+/// A row, lane by lane: a loop that stays one, which arrays' own functions do not.
+#[inline(always)]
+fn each<T: Copy>(f: impl Fn(usize) -> T) -> [T; LANES] {
+    let mut v = [f(0); LANES];
+    for (l, v) in v.iter_mut().enumerate().skip(1) {
+        *v = f(l);
+    }
+    v
+}
+
 /// One source.
 pub fn map1<D: Lane, A: Lane>(d: Reg, a: Reg, f: impl Fn(A) -> D + Send + Sync + 'static) -> Apply {
     Box::new(move |r, mask| {
         let a = A::get(r, a.row);
-        D::put(r, d.row, &std::array::from_fn(|l| f(a[l])), mask);
+        D::put(r, d.row, &each(|l| f(a[l])), mask);
     })
 }
 
@@ -176,7 +190,7 @@ pub fn map2<D: Lane, A: Lane, B: Lane>(
 ) -> Apply {
     Box::new(move |r, mask| {
         let (a, b) = (A::get(r, a.row), B::get(r, b.row));
-        D::put(r, d.row, &std::array::from_fn(|l| f(a[l], b[l])), mask);
+        D::put(r, d.row, &each(|l| f(a[l], b[l])), mask);
     })
 }
 
@@ -188,7 +202,7 @@ pub fn map3<D: Lane, A: Lane, B: Lane, C: Lane>(
 ) -> Apply {
     Box::new(move |r, mask| {
         let (a, b, c) = (A::get(r, a.row), B::get(r, b.row), C::get(r, c.row));
-        D::put(r, d.row, &std::array::from_fn(|l| f(a[l], b[l], c[l])), mask);
+        D::put(r, d.row, &each(|l| f(a[l], b[l], c[l])), mask);
     })
 }
 
@@ -200,6 +214,6 @@ pub fn map4<D: Lane, A: Lane, B: Lane, C: Lane, E: Lane>(
 ) -> Apply {
     Box::new(move |r, mask| {
         let (a, b, c, e) = (A::get(r, a.row), B::get(r, b.row), C::get(r, c.row), E::get(r, e.row));
-        D::put(r, d.row, &std::array::from_fn(|l| f(a[l], b[l], c[l], e[l])), mask);
+        D::put(r, d.row, &each(|l| f(a[l], b[l], c[l], e[l])), mask);
     })
 }

@@ -77,17 +77,6 @@ impl Type {
     pub fn float(self) -> bool {
         matches!(self, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2 | Type::F32 | Type::F64)
     }
-
-    /// The unsigned type of the same width.
-    pub fn raw(self) -> Type {
-        match self.bits() {
-            1 => Type::Pred,
-            8 => Type::U8,
-            16 => Type::U16,
-            32 => Type::U32,
-            _ => Type::U64,
-        }
-    }
 }
 
 /// Where an address points.

@@ -7,6 +7,7 @@ mod matrix;
 mod run;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
 
 use crate::finding::{Kind, Step, fault};
 use crate::memory::Memory;
@@ -31,6 +32,21 @@ pub(crate) struct Launch<'a> {
     pub regions: Vec<(u32, u32)>,
     /// Stores watch for `ld.global.nc`.
     pub track: bool,
+    /// Registers of warps that have ended, for those that start: what they hold counts as never written.
+    pub spare: Mutex<Vec<Regs>>,
+}
+
+impl Launch<'_> {
+    fn registers(&self) -> Regs {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match spare {
+            Some(mut r) => {
+                r.known.clone_from(&self.regs.known);
+                r
+            }
+            None => self.regs.clone(),
+        }
+    }
 }
 
 /// Lanes of a warp that stand at the same instruction.
@@ -238,6 +254,12 @@ impl<'a> Block<'a> {
             place: (0, 0, 1),
             launch,
         }
+    }
+
+    /// Gives registers to the blocks that follow.
+    pub fn retire(&mut self) {
+        let mut spare = self.launch.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.extend(self.warps.iter_mut().map(|w| std::mem::take(&mut w.regs)).filter(|r| !r.known[0].is_empty()));
     }
 
     fn code(&self) -> &'a [Inst] {
@@ -543,7 +565,7 @@ fn meeting(e: &Exec) -> Option<Reg> {
 
 impl Warp {
     fn start(launch: &Launch, at: [u32; 3], w: usize, threads: u32) -> Warp {
-        let mut regs = launch.regs.clone();
+        let mut regs = launch.registers();
         let first = w as u32 * 32;
         let live = if threads - first >= 32 { u32::MAX } else { (1 << (threads - first)) - 1 };
         let [bx, by, _] = launch.block;

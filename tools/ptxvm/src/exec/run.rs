@@ -193,6 +193,7 @@ impl Block<'_> {
                 self.finish_copies(&warp, g)?;
             }
             self.bulk_wait(&mut warp, 0, false)?;
+            self.warps[w] = warp;
         }
         if !self.pending.is_empty() {
             return fault(Kind::NotWaited, "the block ends with bulk loads under way");
