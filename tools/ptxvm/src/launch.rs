@@ -113,7 +113,11 @@ impl Module {
             return Ok(k.clone());
         }
         let f = self.source.functions.iter().find(|f| f.entry && f.name == entry).ok_or_else(|| {
-            Error::Launch(format!("{}: no kernel `{entry}`, there are: {}", self.source.file, self.entries().join(", ")))
+            Error::Launch(format!(
+                "{}: no kernel `{entry}`, there are: {}",
+                self.source.file,
+                self.entries().join(", ")
+            ))
         })?;
         let k = Arc::new(decode(&self.source, f, perturb)?);
         all.insert(key, k.clone());
@@ -156,7 +160,14 @@ impl Module {
 
     /// Runs a kernel over all blocks. A launch that a driver would refuse is an error; what a kernel does wrong is a
     /// finding.
-    pub fn launch(&self, memory: &mut Memory, entry: &str, config: &Config, args: &[Arg], options: &Options) -> Result<Report> {
+    pub fn launch(
+        &self,
+        memory: &mut Memory,
+        entry: &str,
+        config: &Config,
+        args: &[Arg],
+        options: &Options,
+    ) -> Result<Report> {
         let kernel = self.kernel(entry, options.perturb)?;
         let params = self.arguments(&kernel, args)?;
         let regions = self.fits(&kernel, config)?;
@@ -209,7 +220,13 @@ impl Module {
         for (n, (a, p)) in args.iter().zip(&k.params).enumerate() {
             let b = a.bytes();
             if b.len() != p.size as usize {
-                return Err(Error::Launch(format!("{}: argument {n} has {} bytes, `{}` takes {}", k.name, b.len(), p.name, p.size)));
+                return Err(Error::Launch(format!(
+                    "{}: argument {n} has {} bytes, `{}` takes {}",
+                    k.name,
+                    b.len(),
+                    p.name,
+                    p.size
+                )));
             }
             bytes[p.offset as usize..p.offset as usize + b.len()].copy_from_slice(&b);
         }
@@ -235,7 +252,12 @@ impl Module {
         let top = k.statics.last().map_or(0, |s| s.1);
         let used = k.statics.iter().map(|s| s.1 - s.0).sum::<u32>();
         if u64::from(used) + u64::from(c.shared) > u64::from(self.shared_limit()) {
-            return bad(format!("{used} + {} bytes of shared memory, {} has {}", c.shared, self.source.target, self.shared_limit()));
+            return bad(format!(
+                "{used} + {} bytes of shared memory, {} has {}",
+                c.shared,
+                self.source.target,
+                self.shared_limit()
+            ));
         }
         let mut regions = k.statics.clone();
         // no better aligned than declared: kernels that need more must align for themselves

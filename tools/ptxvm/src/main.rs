@@ -52,7 +52,8 @@ struct Run {
 }
 
 fn size(s: &str) -> Result<[u32; 3], String> {
-    let parts: Vec<u32> = s.split(',').map(|n| n.parse().map_err(|_| format!("`{n}`, expected a number"))).collect::<Result<_, _>>()?;
+    let parts: Vec<u32> =
+        s.split(',').map(|n| n.parse().map_err(|_| format!("`{n}`, expected a number"))).collect::<Result<_, _>>()?;
     match parts[..] {
         [x] => Ok([x, 1, 1]),
         [x, y] => Ok([x, y, 1]),
@@ -91,7 +92,10 @@ fn argument(memory: &mut Memory, before: &[Given], text: &str) -> Result<Given, 
         }
         "same" => {
             let n: usize = value.parse().map_err(|_| bad("the number of an argument"))?;
-            let g = before.get(n).filter(|g| g.buffer.is_some()).ok_or_else(|| bad("an earlier argument that is a buffer"))?;
+            let g = before
+                .get(n)
+                .filter(|g| g.buffer.is_some())
+                .ok_or_else(|| bad("an earlier argument that is a buffer"))?;
             Ok(Given { arg: g.arg.clone(), buffer: g.buffer })
         }
         "u32" => plain(Arg::U32(value.parse().map_err(|_| bad("a number of 32 bits"))?)),

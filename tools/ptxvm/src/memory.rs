@@ -63,8 +63,17 @@ impl TensorMap {
     pub fn check(&self) -> Result<()> {
         let bad = |m: String| Err(Error::Memory(format!("tensor map: {m}")));
         let rank = self.dims.len();
-        if !(1..=5).contains(&rank) || self.strides.len() != rank - 1 || self.tile.len() != rank || self.steps.len() != rank {
-            return bad(format!("{rank} dimensions, {} strides, {} of a box, {} steps: expected 1 to 5 with as many each, one stride less", self.strides.len(), self.tile.len(), self.steps.len()));
+        if !(1..=5).contains(&rank)
+            || self.strides.len() != rank - 1
+            || self.tile.len() != rank
+            || self.steps.len() != rank
+        {
+            return bad(format!(
+                "{rank} dimensions, {} strides, {} of a box, {} steps: expected 1 to 5 with as many each, one stride less",
+                self.strides.len(),
+                self.tile.len(),
+                self.steps.len()
+            ));
         }
         if !matches!(self.elem, 1 | 2 | 4 | 8) {
             return bad(format!("elements of {} bytes, expected 1, 2, 4 or 8", self.elem));
@@ -86,7 +95,10 @@ impl TensorMap {
         }
         let inner = self.tile[0] * self.elem;
         if !matches!(self.swizzle, 0 | 32 | 64 | 128) || inner % 16 != 0 || self.swizzle != 0 && inner > self.swizzle {
-            return bad(format!("rows of {inner} bytes in a box with a swizzle of {}, expected a multiple of 16 that fits", self.swizzle));
+            return bad(format!(
+                "rows of {inner} bytes in a box with a swizzle of {}, expected a multiple of 16 that fits",
+                self.swizzle
+            ));
         }
         Ok(())
     }
@@ -188,7 +200,11 @@ impl Memory {
         } else {
             a.put_bytes(at, data);
         }
-        if data.len() as u64 == a.bytes { a.full.store(true, Relaxed) } else { a.learn(at, data.len()) }
+        if data.len() as u64 == a.bytes {
+            a.full.store(true, Relaxed)
+        } else {
+            a.learn(at, data.len())
+        }
         Ok(())
     }
 
@@ -255,7 +271,10 @@ impl Memory {
         let a = self.slot(p)?;
         let at = (p - FIRST) % APART;
         if at.checked_add(len).is_none_or(|end| end > a.bytes) {
-            return Err(Error::Memory(format!("{len} bytes from {p:#x}, of an allocation with {} left", a.bytes.saturating_sub(at))));
+            return Err(Error::Memory(format!(
+                "{len} bytes from {p:#x}, of an allocation with {} left",
+                a.bytes.saturating_sub(at)
+            )));
         }
         Ok((a, at as usize))
     }

@@ -36,7 +36,13 @@ fn sum_odd(a: f64, b: f64) -> f64 {
     }
     let t = r - a;
     let e = (a - (r - t)) + (b - t);
-    if e == 0.0 || r.to_bits() & 1 == 1 { r } else if e > 0.0 { r.next_up() } else { r.next_down() }
+    if e == 0.0 || r.to_bits() & 1 == 1 {
+        r
+    } else if e > 0.0 {
+        r.next_up()
+    } else {
+        r.next_down()
+    }
 }
 
 /// An f64 to f32 in any mode; correct for values rounded to odd.
@@ -46,7 +52,13 @@ pub fn to_f32(x: f64, mode: Round) -> f32 {
     match mode {
         Round::Nearest => y,
         _ if x.is_nan() || back == x => y,
-        Round::Zero if back.abs() > x.abs() => if x > 0.0 { y.next_down() } else { y.next_up() },
+        Round::Zero if back.abs() > x.abs() => {
+            if x > 0.0 {
+                y.next_down()
+            } else {
+                y.next_up()
+            }
+        }
         Round::Down if back > x => y.next_down(),
         Round::Up if back < x => y.next_up(),
         _ => y,
@@ -110,7 +122,13 @@ fn odd_by(q: f64, error: impl Fn(f64) -> f64) -> f64 {
         return q;
     }
     let e = error(q);
-    if e == 0.0 || e.is_nan() || q.to_bits() & 1 == 1 { q } else if e > 0.0 { q.next_up() } else { q.next_down() }
+    if e == 0.0 || e.is_nan() || q.to_bits() & 1 == 1 {
+        q
+    } else if e > 0.0 {
+        q.next_up()
+    } else {
+        q.next_down()
+    }
 }
 
 /// Subnormal numbers become zeros of their sign.
@@ -136,7 +154,13 @@ pub fn min32(a: f32, b: f32) -> f32 {
         (true, _) => b,
         (_, true) => a,
         _ if a == b => f32::from_bits(a.to_bits() | b.to_bits()),
-        _ => if a < b { a } else { b },
+        _ => {
+            if a < b {
+                a
+            } else {
+                b
+            }
+        }
     }
 }
 
@@ -148,7 +172,13 @@ pub fn max32(a: f32, b: f32) -> f32 {
         (true, _) => b,
         (_, true) => a,
         _ if a == b => f32::from_bits(a.to_bits() & b.to_bits()),
-        _ => if a > b { a } else { b },
+        _ => {
+            if a > b {
+                a
+            } else {
+                b
+            }
+        }
     }
 }
 
@@ -158,7 +188,13 @@ pub fn min64(a: f64, b: f64) -> f64 {
         (true, _) => b,
         (_, true) => a,
         _ if a == b => f64::from_bits(a.to_bits() | b.to_bits()),
-        _ => if a < b { a } else { b },
+        _ => {
+            if a < b {
+                a
+            } else {
+                b
+            }
+        }
     }
 }
 
@@ -327,8 +363,12 @@ mod tests {
                 |a, _, _, m| sqrt32(a.abs(), m),
             ];
             for f in ops {
-                let (down, near, up, zero) =
-                    (f(a, b, c, Round::Down), f(a, b, c, Round::Nearest), f(a, b, c, Round::Up), f(a, b, c, Round::Zero));
+                let (down, near, up, zero) = (
+                    f(a, b, c, Round::Down),
+                    f(a, b, c, Round::Nearest),
+                    f(a, b, c, Round::Up),
+                    f(a, b, c, Round::Zero),
+                );
                 assert!(down == up || down.next_up() == up, "{a} {b} {c}: {down} {up}");
                 assert!(near == down || near == up);
                 assert_eq!(zero, if near > 0.0 { down } else { up });

@@ -321,7 +321,8 @@ impl Parser<'_> {
                 }
             }
             _ => {
-                let space = Space::named(w.trim_start_matches('.')).ok_or_else(|| format!("found `{w}`, expected a space"))?;
+                let space =
+                    Space::named(w.trim_start_matches('.')).ok_or_else(|| format!("found `{w}`, expected a space"))?;
                 self.variables(space, external, &mut m.variables)?;
             }
         }
@@ -391,7 +392,11 @@ impl Parser<'_> {
                     Operand::Int(v) => v,
                     Operand::Float(_, d) if ty == Type::F64 => d,
                     Operand::Float(f, _) => u64::from(f),
-                    o => return Err(format!("found `{o}`, expected a number (addresses as initial values are not supported)")),
+                    o => {
+                        return Err(format!(
+                            "found `{o}`, expected a number (addresses as initial values are not supported)"
+                        ));
+                    }
                 };
                 out.extend_from_slice(&v.to_le_bytes()[..ty.bytes() as usize]);
             }
@@ -431,7 +436,8 @@ impl Parser<'_> {
             }
             let ty = ty.ok_or("no type")?;
             // `.ptr .global .align 4` may follow the type
-            while matches!(self.peek(), Some(Token::Word(w)) if [".ptr", ".global", ".shared", ".const", ".align"].contains(&w.as_str())) {
+            while matches!(self.peek(), Some(Token::Word(w)) if [".ptr", ".global", ".shared", ".const", ".align"].contains(&w.as_str()))
+            {
                 if self.word()? == ".align" {
                     self.int()?;
                 }
@@ -532,7 +538,8 @@ impl Parser<'_> {
         match w {
             ".reg" => {
                 let t = self.word()?;
-                let ty = Type::named(t.trim_start_matches('.')).ok_or_else(|| format!("found `{t}`, expected a type"))?;
+                let ty =
+                    Type::named(t.trim_start_matches('.')).ok_or_else(|| format!("found `{t}`, expected a type"))?;
                 let mut names = Vec::new();
                 loop {
                     let name = self.word()?;

@@ -182,12 +182,7 @@ pub fn map1<D: Lane, A: Lane>(d: Reg, a: Reg, f: impl Fn(A) -> D + Send + Sync +
 }
 
 /// Two sources.
-pub fn map2<D: Lane, A: Lane, B: Lane>(
-    d: Reg,
-    a: Reg,
-    b: Reg,
-    f: impl Fn(A, B) -> D + Send + Sync + 'static,
-) -> Apply {
+pub fn map2<D: Lane, A: Lane, B: Lane>(d: Reg, a: Reg, b: Reg, f: impl Fn(A, B) -> D + Send + Sync + 'static) -> Apply {
     Box::new(move |r, mask| {
         let (a, b) = (A::get(r, a.row), B::get(r, b.row));
         D::put(r, d.row, &each(|l| f(a[l], b[l])), mask);

@@ -7,6 +7,7 @@
 //! reads are under way: those end with the wait of the warp that issued them. Lanes of one warp are taken as ordered.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::finding::{Fault, Kind, Step};
 
@@ -119,7 +120,8 @@ impl Shadow {
 
     pub fn init(&mut self, w: usize, bar: u32) {
         let at = self.now(w);
-        self.bars.insert(bar, Barrier { coming: Clock::new(), done: Clock::new(), by: w, at, fenced: false, agent: None });
+        self.bars
+            .insert(bar, Barrier { coming: Clock::new(), done: Clock::new(), by: w, at, fenced: false, agent: None });
     }
 
     /// `fence.mbarrier_init`.
@@ -135,7 +137,11 @@ impl Shadow {
             return at(Kind::Mbarrier, word, "an mbarrier that nobody initialised".into());
         };
         if b.by != w && of(known, b.by) < b.at {
-            return at(Kind::Race, word, format!("warp {w} uses an mbarrier whose initialisation by warp {} it need not see", b.by));
+            return at(
+                Kind::Race,
+                word,
+                format!("warp {w} uses an mbarrier whose initialisation by warp {} it need not see", b.by),
+            );
         }
         if (proxy || b.by != w) && !b.fenced {
             return at(Kind::Proxy, word, "an mbarrier without fence.mbarrier_init after its initialisation".into());
@@ -213,7 +219,11 @@ impl Shadow {
         let f = &self.fences[v];
         match f.get(f.partition_point(|&x| x < time)) {
             Some(&f) if v == w || of(&self.known[w], v) >= f => Ok(()),
-            _ => at(Kind::Proxy, g, format!("{what} by warp {w} of what was written {} without fence.proxy.async", self.agent(a as u16))),
+            _ => at(
+                Kind::Proxy,
+                g,
+                format!("{what} by warp {w} of what was written {} without fence.proxy.async", self.agent(a as u16)),
+            ),
         }
     }
 
@@ -244,7 +254,7 @@ impl Shadow {
 
     /// Words of an access of bytes.
     #[inline(always)]
-    fn span(a: usize, len: usize) -> std::ops::Range<usize> {
+    fn span(a: usize, len: usize) -> Range<usize> {
         a / 4..(a + len).div_ceil(4)
     }
 
@@ -316,21 +326,24 @@ impl Shadow {
         }
     }
 
-    /// An asynchronous read of words begins: by a bulk store or by `wgmma`.
-    pub fn hold(&mut self, w: usize, words: impl Iterator<Item = usize>, what: &str) -> Step {
+    /// An asynchronous read of words begins: by a bulk store of one warp or by `wgmma` of four.
+    pub fn hold(&mut self, ws: Range<usize>, words: impl Iterator<Item = usize>, what: &str) -> Step {
         for g in words {
-            self.after_write(w, g, what, true)?;
+            for w in ws.clone() {
+                self.after_write(w, g, what, true)?;
+            }
             self.held[g] = self.held[g].saturating_add(1);
         }
         Ok(())
     }
 
-    /// That read ends with the wait of its warp.
-    pub fn let_go(&mut self, w: usize, words: impl Iterator<Item = usize>) {
-        let now = self.now(w);
+    /// That read ends with the wait of its warps.
+    pub fn let_go(&mut self, ws: Range<usize>, words: impl Iterator<Item = usize>) {
+        let now: Vec<u32> = ws.clone().map(|w| self.now(w)).collect();
         for g in words {
             self.held[g] = self.held[g].saturating_sub(1);
-            self.read[g * self.warps + w] = now;
+            let from = g * self.warps;
+            self.read[from + ws.start..from + ws.end].copy_from_slice(&now);
         }
     }
 

@@ -38,7 +38,20 @@ fn a_kernel_runs_on_files_and_exit_codes_tell_how_it_went() {
     assert_eq!(json["findings"], serde_json::json!([]));
     assert_eq!(json["stats"]["global_read"], 12);
 
-    let o = run(&["--arg", "in:in", "--arg", "same:0", "--arg", "u32:3", "--arg", "f32:2", "--out", "1=out", "--schedule", "random:7"]);
+    let o = run(&[
+        "--arg",
+        "in:in",
+        "--arg",
+        "same:0",
+        "--arg",
+        "u32:3",
+        "--arg",
+        "f32:2",
+        "--out",
+        "1=out",
+        "--schedule",
+        "random:7",
+    ]);
     assert_eq!(o.status.code(), Some(0), "{o:?}");
     assert_eq!(std::fs::read(d.join("out")).unwrap(), [2f32, 4.0, 6.0].map(f32::to_le_bytes).concat());
 

@@ -3,10 +3,13 @@
 use half::{bf16, f16};
 use ptxvm::{Arg, Config, Memory, Module, Options, Report, Schedule};
 
-const REGISTERS: &str = ".reg .pred %p<9>; .reg .b16 %rs<9>; .reg .b32 %r<40>; .reg .f32 %f<9>; .reg .b64 %rd<9>; .reg .f64 %fd<9>;";
+const REGISTERS: &str =
+    ".reg .pred %p<9>; .reg .b16 %rs<9>; .reg .b32 %r<40>; .reg .f32 %f<9>; .reg .b64 %rd<9>; .reg .f64 %fd<9>;";
 
 pub fn module(head: &str, params: &str, body: &str) -> Result<Module, ptxvm::Error> {
-    let text = format!(".version 8.4\n.target sm_80\n.address_size 64\n{head}\n.visible .entry k({params})\n{{\n{REGISTERS}\n{body}\nret;\n}}\n");
+    let text = format!(
+        ".version 8.4\n.target sm_80\n.address_size 64\n{head}\n.visible .entry k({params})\n{{\n{REGISTERS}\n{body}\nret;\n}}\n"
+    );
     let m = Module::parse("k.ptx", &text)?;
     m.check()?;
     Ok(m)
@@ -25,7 +28,8 @@ fn run(code: &str, a: u32, b: u32, c: u32) -> u64 {
          {code}
          cvt.u64.u32 %rd5, %r4; or.b64 %rd5, %rd5, %rd4; st.global.u64 [%rd1], %rd5;"
     );
-    let m = module("", ".param .u32 a, .param .u32 b, .param .u32 c, .param .u64 o", &body).unwrap_or_else(|e| panic!("{code}: {e}"));
+    let m = module("", ".param .u32 a, .param .u32 b, .param .u32 c, .param .u64 o", &body)
+        .unwrap_or_else(|e| panic!("{code}: {e}"));
     let mut memory = Memory::new();
     let o = memory.alloc(8).unwrap();
     let r = launch(&m, &mut memory, 1, &[Arg::U32(a), Arg::U32(b), Arg::U32(c), Arg::Ptr(o)], &Options::default());
@@ -86,7 +90,13 @@ fn integer_arithmetic_wraps_widens_and_divides_as_written() {
         ("sad.s32 %r4, %r1, %r2, %r3;", neg(-3), 4, 10, 17),
         ("dp4a.s32.s32 %r4, %r1, %r2, %r3;", 0xFF02_0304, 0x0201_0101, 5, 5 + 4 + 3 + 2 - 2),
         ("dp4a.u32.u32 %r4, %r1, %r2, %r3;", 0xFF00_0000, 0x0200_0000, 0, 510),
-        ("{ .reg .b16 %q<3>; cvt.u16.u32 %q1, %r1; cvt.u16.u32 %q2, %r2; mul.wide.u16 %r4, %q1, %q2; }", 0xFFFF, 0xFFFF, 0, 0xFFFE_0001),
+        (
+            "{ .reg .b16 %q<3>; cvt.u16.u32 %q1, %r1; cvt.u16.u32 %q2, %r2; mul.wide.u16 %r4, %q1, %q2; }",
+            0xFFFF,
+            0xFFFF,
+            0,
+            0xFFFE_0001,
+        ),
     ]);
 }
 
@@ -156,7 +166,13 @@ fn floats_round_once_and_nan_follows_the_rules() {
     let f = |v: f32| v.to_bits();
     let (one, tiny) = (f(1.0), f(f32::EPSILON / 4.0));
     check(&[
-        ("fma.rn.f32 %f4, %f1, %f2, %f3; mov.b32 %r4, %f4;", 0x3F80_0001, 0x3F80_0001, f(-1.0), u64::from(f(2.0f32.powi(-22) + 2.0f32.powi(-46)))),
+        (
+            "fma.rn.f32 %f4, %f1, %f2, %f3; mov.b32 %r4, %f4;",
+            0x3F80_0001,
+            0x3F80_0001,
+            f(-1.0),
+            u64::from(f(2.0f32.powi(-22) + 2.0f32.powi(-46))),
+        ),
         ("add.rp.f32 %f4, %f1, %f2; mov.b32 %r4, %f4;", one, tiny, 0, 0x3F80_0001),
         ("add.rm.f32 %f4, %f1, %f2; mov.b32 %r4, %f4;", one, tiny, 0, 0x3F80_0000),
         ("add.rz.f32 %f4, %f1, %f2; mov.b32 %r4, %f4;", f(-1.0), f(-f32::EPSILON), 0, 0xBF80_0001),
@@ -189,14 +205,18 @@ fn floats_round_once_and_nan_follows_the_rules() {
 
 /// One word of each lane of a warp: `%r1` is the lane, `%r4` the result.
 fn warp(code: &str, options: &Options) -> Result<Vec<u32>, String> {
-    let body = format!("ld.param.u64 %rd1, [o]; mov.u32 %r1, %laneid; {code} mul.wide.u32 %rd2, %r1, 4; add.s64 %rd2, %rd1, %rd2; st.global.u32 [%rd2], %r4;");
+    let body = format!(
+        "ld.param.u64 %rd1, [o]; mov.u32 %r1, %laneid; {code} mul.wide.u32 %rd2, %r1, 4; add.s64 %rd2, %rd1, %rd2; st.global.u32 [%rd2], %r4;"
+    );
     let m = module("", ".param .u64 o", &body).unwrap_or_else(|e| panic!("{code}: {e}"));
     let mut memory = Memory::new();
     let o = memory.alloc(128).unwrap();
     let r = launch(&m, &mut memory, 32, &[Arg::Ptr(o)], options);
     match r.findings.first() {
         Some(f) => Err(f.to_string()),
-        None => Ok(memory.bytes(o, 128).unwrap().chunks(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()),
+        None => {
+            Ok(memory.bytes(o, 128).unwrap().chunks(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect())
+        }
     }
 }
 
@@ -212,7 +232,10 @@ fn lanes(code: &str, want: impl Fn(u32) -> u32) {
 fn lanes_exchange_vote_match_reduce_and_elect() {
     lanes("shfl.sync.bfly.b32 %r4, %r1, 5, 0x1f, 0xffffffff;", |l| l ^ 5);
     lanes("shfl.sync.idx.b32 %r4, %r1, 7, 0x1f, 0xffffffff;", |_| 7);
-    lanes("shfl.sync.up.b32 %r4|%p1, %r1, 3, 0, 0xffffffff; @!%p1 mov.u32 %r4, 99;", |l| if l < 3 { 99 } else { l - 3 });
+    lanes(
+        "shfl.sync.up.b32 %r4|%p1, %r1, 3, 0, 0xffffffff; @!%p1 mov.u32 %r4, 99;",
+        |l| if l < 3 { 99 } else { l - 3 },
+    );
     lanes("shfl.sync.down.b32 %r4, %r1, 3, 0x1f, 0xffffffff;", |l| if l > 28 { l } else { l + 3 });
     // segments of eight lanes
     lanes("shfl.sync.down.b32 %r4, %r1, 3, 0x1807, 0xffffffff;", |l| if l % 8 > 4 { l } else { l + 3 });
@@ -227,13 +250,18 @@ fn lanes_exchange_vote_match_reduce_and_elect() {
     lanes("activemask.b32 %r4;", |_| u32::MAX);
     lanes("mov.u32 %r4, %lanemask_lt;", |l| (1 << l) - 1);
     // both halves of a warp at one instruction, each with its own mask
-    lanes("setp.lt.u32 %p1, %r1, 16; selp.b32 %r2, 0xffff, 0xffff0000, %p1; redux.sync.add.u32 %r4, %r1, %r2;", |l| if l < 16 { 120 } else { 376 });
+    lanes("setp.lt.u32 %p1, %r1, 16; selp.b32 %r2, 0xffff, 0xffff0000, %p1; redux.sync.add.u32 %r4, %r1, %r2;", |l| {
+        if l < 16 { 120 } else { 376 }
+    });
 }
 
 #[test]
 fn lanes_that_part_meet_again() {
     // a loop of as many turns as the lane says, then a shuffle of all
-    lanes("mov.u32 %r2, 0; L: add.s32 %r2, %r2, 1; setp.lt.u32 %p1, %r2, %r1; @%p1 bra L; shfl.sync.bfly.b32 %r4, %r2, 1, 0x1f, 0xffffffff;", |l| (l ^ 1).max(1));
+    lanes(
+        "mov.u32 %r2, 0; L: add.s32 %r2, %r2, 1; setp.lt.u32 %p1, %r2, %r1; @%p1 bra L; shfl.sync.bfly.b32 %r4, %r2, 1, 0x1f, 0xffffffff;",
+        |l| (l ^ 1).max(1),
+    );
     // both sides of a branch, one of them written after the join
     lanes(
         "setp.lt.u32 %p1, %r1, 9; @%p1 bra B; mov.u32 %r4, 1; J: vote.sync.ballot.b32 %r3, %p1, 0xffffffff; add.s32 %r4, %r4, %r3; bra E;
@@ -262,7 +290,8 @@ fn atomics_of_all_lanes_add_up_in_any_order() {
         let mut memory = Memory::new();
         let o = memory.alloc_zeroed(32).unwrap();
         let config = Config { grid: [4, 1, 1], block: [64, 1, 1], shared: 0 };
-        let r = m.launch(&mut memory, "k", &config, &[Arg::Ptr(o)], &Options { schedule, ..Options::default() }).unwrap();
+        let r =
+            m.launch(&mut memory, "k", &config, &[Arg::Ptr(o)], &Options { schedule, ..Options::default() }).unwrap();
         assert!(r.findings.is_empty(), "{}", r.findings[0]);
         let b = memory.bytes(o, 32).unwrap();
         let w = |n: usize| u32::from_le_bytes(b[4 * n..4 * n + 4].try_into().unwrap());
@@ -274,7 +303,14 @@ fn atomics_of_all_lanes_add_up_in_any_order() {
 /// `mma` of every supported type and depth, against a product in f64 of matrices laid out by the tables of 9.7.14.5.
 #[test]
 fn matrix_products_have_the_fragments_of_the_isa() {
-    for (shape, ty, k, na, nb) in [("m16n8k16", "bf16", 16, 4, 2), ("m16n8k16", "f16", 16, 4, 2), ("m16n8k8", "bf16", 8, 2, 1), ("m16n8k8", "f16", 8, 2, 1), ("m16n8k8", "tf32", 8, 4, 2), ("m16n8k4", "tf32", 4, 2, 1)] {
+    for (shape, ty, k, na, nb) in [
+        ("m16n8k16", "bf16", 16, 4, 2),
+        ("m16n8k16", "f16", 16, 4, 2),
+        ("m16n8k8", "bf16", 8, 2, 1),
+        ("m16n8k8", "f16", 8, 2, 1),
+        ("m16n8k8", "tf32", 8, 4, 2),
+        ("m16n8k4", "tf32", 4, 2, 1),
+    ] {
         let value = |i: usize, j: usize| ((i * 7 + j * 13) % 17) as f64 - 8.0;
         let (a, b) = (|r: usize, c: usize| value(r, c + 1), |r: usize, c: usize| value(r + 3, c));
         let bits = |v: f64| match ty {
@@ -287,10 +323,18 @@ fn matrix_products_have_the_fragments_of_the_isa() {
             let (g, q) = (l / 4, l % 4);
             for i in 0..na {
                 let row = g + 8 * (i & 1);
-                input.push(if ty == "tf32" { bits(a(row, q + 4 * (i >> 1))) } else { bits(a(row, 2 * q + 8 * (i >> 1))) | bits(a(row, 2 * q + 1 + 8 * (i >> 1))) << 16 });
+                input.push(if ty == "tf32" {
+                    bits(a(row, q + 4 * (i >> 1)))
+                } else {
+                    bits(a(row, 2 * q + 8 * (i >> 1))) | bits(a(row, 2 * q + 1 + 8 * (i >> 1))) << 16
+                });
             }
             for i in 0..nb {
-                input.push(if ty == "tf32" { bits(b(q + 4 * i, g)) } else { bits(b(2 * q + 8 * i, g)) | bits(b(2 * q + 1 + 8 * i, g)) << 16 });
+                input.push(if ty == "tf32" {
+                    bits(b(q + 4 * i, g))
+                } else {
+                    bits(b(2 * q + 8 * i, g)) | bits(b(2 * q + 1 + 8 * i, g)) << 16
+                });
             }
         }
         let regs = |from: usize, n: usize| (from..from + n).map(|n| format!("%r{n}")).collect::<Vec<_>>().join(", ");
@@ -314,7 +358,11 @@ fn matrix_products_have_the_fragments_of_the_isa() {
             let (l, i) = (n / 4, n % 4);
             let (row, col) = (l / 4 + 8 * (i >> 1), 2 * (l % 4) + (i & 1));
             let want: f64 = 0.5 + (0..k).map(|x| a(row, x) * b(x, col)).sum::<f64>();
-            assert_eq!(f64::from(f32::from_le_bytes(v.try_into().unwrap())), want, "{shape} {ty} lane {l} register {i}");
+            assert_eq!(
+                f64::from(f32::from_le_bytes(v.try_into().unwrap())),
+                want,
+                "{shape} {ty} lane {l} register {i}"
+            );
         }
     }
 }

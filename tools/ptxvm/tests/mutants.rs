@@ -11,8 +11,17 @@ use crate::probes::{Outcome, modules, play, text};
 /// Lines of synchronisation. A `try_wait` is made to succeed, everything else is deleted.
 fn synchronises(line: &str) -> bool {
     let words = [
-        "bar.sync", "bar.arrive", "mbarrier.arrive", "mbarrier.try_wait", "fence.", "wgmma.fence", "wgmma.commit",
-        "wgmma.wait", "cp.async.commit_group", "cp.async.wait_group", "cp.async.bulk.commit_group",
+        "bar.sync",
+        "bar.arrive",
+        "mbarrier.arrive",
+        "mbarrier.try_wait",
+        "fence.",
+        "wgmma.fence",
+        "wgmma.commit",
+        "wgmma.wait",
+        "cp.async.commit_group",
+        "cp.async.wait_group",
+        "cp.async.bulk.commit_group",
         "cp.async.bulk.wait_group",
     ];
     let line = line.trim_start();

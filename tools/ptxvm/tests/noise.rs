@@ -60,6 +60,7 @@ pub fn normals(key: [u32; 4], n: usize) -> Vec<f32> {
 #[test]
 fn the_first_normals_are_those_of_the_definition() {
     let got = normals([0x623A_A92D, 0xEC9F_0537, 0xBB54_C43B, 0xFEA6_ABCA], 8);
-    let want = [0x3F4A_64EDu32, 0xBE44_6697, 0xBF05_1BD8, 0xBEB3_9C1D, 0xBFA6_6245, 0x3E94_C3B0, 0xC002_30D2, 0xBF96_708F];
+    let want =
+        [0x3F4A_64EDu32, 0xBE44_6697, 0xBF05_1BD8, 0xBEB3_9C1D, 0xBFA6_6245, 0x3E94_C3B0, 0xC002_30D2, 0xBF96_708F];
     assert_eq!(got.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), want);
 }

@@ -31,12 +31,30 @@ fn args(c: &mut Context, i: &Instruction, d: Type, s: &[Type]) -> Found<Args> {
 macro_rules! ints {
     ($ty:expr, $T:ident => $e:expr) => {
         match $ty {
-            Type::U16 | Type::B16 => { type $T = u16; $e }
-            Type::S16 => { type $T = i16; $e }
-            Type::U32 | Type::B32 => { type $T = u32; $e }
-            Type::S32 => { type $T = i32; $e }
-            Type::U64 | Type::B64 => { type $T = u64; $e }
-            Type::S64 => { type $T = i64; $e }
+            Type::U16 | Type::B16 => {
+                type $T = u16;
+                $e
+            }
+            Type::S16 => {
+                type $T = i16;
+                $e
+            }
+            Type::U32 | Type::B32 => {
+                type $T = u32;
+                $e
+            }
+            Type::S32 => {
+                type $T = i32;
+                $e
+            }
+            Type::U64 | Type::B64 => {
+                type $T = u64;
+                $e
+            }
+            Type::S64 => {
+                type $T = i64;
+                $e
+            }
             t => return Err(format!("found type {t:?}, expected an integer type")),
         }
     };
@@ -45,7 +63,9 @@ macro_rules! ints {
 /// The decoded instruction, if it is one of this family.
 pub(super) fn decode(c: &mut Context, i: &Instruction) -> Found<Option<Exec>> {
     let alu = match i.op.as_str() {
-        "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "abs" | "neg" => return arithmetic(c, i).map(Some),
+        "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "abs" | "neg" => {
+            return arithmetic(c, i).map(Some);
+        }
         "and" | "or" | "xor" | "not" | "cnot" => logic(c, i)?,
         "shl" | "shr" | "shf" => shift(c, i)?,
         "bfe" | "bfi" | "bfind" | "brev" | "clz" | "popc" | "prmt" | "lop3" | "sad" | "dp4a" => bits(c, i)?,
@@ -82,30 +102,78 @@ fn arithmetic(c: &mut Context, i: &Instruction) -> Found<Exec> {
         "mul" if wide => return wide_product(c, i, ty, false),
         "mad" if wide => return wide_product(c, i, ty, true),
         "mul" | "mad" if !hi && !lo => return Err("expected one of .hi, .lo and .wide".into()),
-        "add" if sat => { let a = args(c, i, ty, &two)?; map2(a.d, a.s[0], a.s[1], |x: i32, y: i32| x.saturating_add(y)) }
-        "sub" if sat => { let a = args(c, i, ty, &two)?; map2(a.d, a.s[0], a.s[1], |x: i32, y: i32| x.saturating_sub(y)) }
-        "add" => { let a = args(c, i, ty, &two)?; ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.wrapping_add(y))) }
-        "sub" => { let a = args(c, i, ty, &two)?; ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.wrapping_sub(y))) }
-        "min" => { let a = args(c, i, ty, &two)?; ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.min(y))) }
-        "max" => { let a = args(c, i, ty, &two)?; ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.max(y))) }
-        "mul" if lo => { let a = args(c, i, ty, &two)?; ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.wrapping_mul(y))) }
-        "mul" => { let a = args(c, i, ty, &two)?; ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| (i128::from(x) * i128::from(y) >> T::BITS) as T)) }
-        "mad" if lo => { let a = args(c, i, ty, &[ty; 3])?; ints!(ty, T => map3(a.d, three(a.s), |x: T, y: T, z: T| x.wrapping_mul(y).wrapping_add(z))) }
-        "mad" => { let a = args(c, i, ty, &[ty; 3])?; ints!(ty, T => map3(a.d, three(a.s), |x: T, y: T, z: T| ((i128::from(x) * i128::from(y) >> T::BITS) as T).wrapping_add(z))) }
-        "div" => { let a = args(c, i, ty, &two)?; return Ok(Exec::Divide(ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.checked_div(y).unwrap_or(if y == 0 { 0 } else { x }))), a.s[1])) }
-        "rem" => { let a = args(c, i, ty, &two)?; return Ok(Exec::Divide(ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.checked_rem(y).unwrap_or(0))), a.s[1])) }
-        "abs" => { let a = args(c, i, ty, &[ty])?; match ty {
-            Type::S16 => map1(a.d, a.s[0], |x: i16| x.wrapping_abs()),
-            Type::S32 => map1(a.d, a.s[0], |x: i32| x.wrapping_abs()),
-            Type::S64 => map1(a.d, a.s[0], |x: i64| x.wrapping_abs()),
-            t => return Err(format!("found type {t:?}, expected a signed type")),
-        } }
-        "neg" => { let a = args(c, i, ty, &[ty])?; match ty {
-            Type::S16 => map1(a.d, a.s[0], |x: i16| x.wrapping_neg()),
-            Type::S32 => map1(a.d, a.s[0], |x: i32| x.wrapping_neg()),
-            Type::S64 => map1(a.d, a.s[0], |x: i64| x.wrapping_neg()),
-            t => return Err(format!("found type {t:?}, expected a signed type")),
-        } }
+        "add" if sat => {
+            let a = args(c, i, ty, &two)?;
+            map2(a.d, a.s[0], a.s[1], |x: i32, y: i32| x.saturating_add(y))
+        }
+        "sub" if sat => {
+            let a = args(c, i, ty, &two)?;
+            map2(a.d, a.s[0], a.s[1], |x: i32, y: i32| x.saturating_sub(y))
+        }
+        "add" => {
+            let a = args(c, i, ty, &two)?;
+            ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.wrapping_add(y)))
+        }
+        "sub" => {
+            let a = args(c, i, ty, &two)?;
+            ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.wrapping_sub(y)))
+        }
+        "min" => {
+            let a = args(c, i, ty, &two)?;
+            ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.min(y)))
+        }
+        "max" => {
+            let a = args(c, i, ty, &two)?;
+            ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.max(y)))
+        }
+        "mul" if lo => {
+            let a = args(c, i, ty, &two)?;
+            ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.wrapping_mul(y)))
+        }
+        "mul" => {
+            let a = args(c, i, ty, &two)?;
+            ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| (i128::from(x) * i128::from(y) >> T::BITS) as T))
+        }
+        "mad" if lo => {
+            let a = args(c, i, ty, &[ty; 3])?;
+            ints!(ty, T => map3(a.d, three(a.s), |x: T, y: T, z: T| x.wrapping_mul(y).wrapping_add(z)))
+        }
+        "mad" => {
+            let a = args(c, i, ty, &[ty; 3])?;
+            ints!(ty, T => map3(a.d, three(a.s), |x: T, y: T, z: T| ((i128::from(x) * i128::from(y) >> T::BITS) as T).wrapping_add(z)))
+        }
+        "div" => {
+            let a = args(c, i, ty, &two)?;
+            return Ok(Exec::Divide(
+                ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.checked_div(y).unwrap_or(if y == 0 { 0 } else { x }))),
+                a.s[1],
+            ));
+        }
+        "rem" => {
+            let a = args(c, i, ty, &two)?;
+            return Ok(Exec::Divide(
+                ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| x.checked_rem(y).unwrap_or(0))),
+                a.s[1],
+            ));
+        }
+        "abs" => {
+            let a = args(c, i, ty, &[ty])?;
+            match ty {
+                Type::S16 => map1(a.d, a.s[0], |x: i16| x.wrapping_abs()),
+                Type::S32 => map1(a.d, a.s[0], |x: i32| x.wrapping_abs()),
+                Type::S64 => map1(a.d, a.s[0], |x: i64| x.wrapping_abs()),
+                t => return Err(format!("found type {t:?}, expected a signed type")),
+            }
+        }
+        "neg" => {
+            let a = args(c, i, ty, &[ty])?;
+            match ty {
+                Type::S16 => map1(a.d, a.s[0], |x: i16| x.wrapping_neg()),
+                Type::S32 => map1(a.d, a.s[0], |x: i32| x.wrapping_neg()),
+                Type::S64 => map1(a.d, a.s[0], |x: i64| x.wrapping_neg()),
+                t => return Err(format!("found type {t:?}, expected a signed type")),
+            }
+        }
         _ => return Err("not for integers".into()),
     }))
 }
@@ -163,11 +231,34 @@ fn float32(c: &mut Context, i: &Instruction, m: &mut Mods) -> Found<Apply> {
     }
     let exact = mode == Round::Nearest;
     Ok(match i.op.as_str() {
-        "add" => { let a = args(c, i, ty, &[ty; 2])?; if exact { f32_2(&a, ftz, sat, |x, y| x + y) } else { f32_2(&a, ftz, sat, move |x, y| add32(x, y, mode)) } }
-        "sub" => { let a = args(c, i, ty, &[ty; 2])?; if exact { f32_2(&a, ftz, sat, |x, y| x - y) } else { f32_2(&a, ftz, sat, move |x, y| add32(x, -y, mode)) } }
-        "mul" => { let a = args(c, i, ty, &[ty; 2])?; if exact { f32_2(&a, ftz, sat, |x, y| x * y) } else { f32_2(&a, ftz, sat, move |x, y| mul32(x, y, mode)) } }
-        "min" => { let a = args(c, i, ty, &[ty; 2])?; if nan { f32_2(&a, ftz, false, |x, y| if x.is_nan() || y.is_nan() { NAN32 } else { min32(x, y) }) } else { f32_2(&a, ftz, false, min32) } }
-        "max" => { let a = args(c, i, ty, &[ty; 2])?; if nan { f32_2(&a, ftz, false, |x, y| if x.is_nan() || y.is_nan() { NAN32 } else { max32(x, y) }) } else { f32_2(&a, ftz, false, max32) } }
+        "add" => {
+            let a = args(c, i, ty, &[ty; 2])?;
+            if exact { f32_2(&a, ftz, sat, |x, y| x + y) } else { f32_2(&a, ftz, sat, move |x, y| add32(x, y, mode)) }
+        }
+        "sub" => {
+            let a = args(c, i, ty, &[ty; 2])?;
+            if exact { f32_2(&a, ftz, sat, |x, y| x - y) } else { f32_2(&a, ftz, sat, move |x, y| add32(x, -y, mode)) }
+        }
+        "mul" => {
+            let a = args(c, i, ty, &[ty; 2])?;
+            if exact { f32_2(&a, ftz, sat, |x, y| x * y) } else { f32_2(&a, ftz, sat, move |x, y| mul32(x, y, mode)) }
+        }
+        "min" => {
+            let a = args(c, i, ty, &[ty; 2])?;
+            if nan {
+                f32_2(&a, ftz, false, |x, y| if x.is_nan() || y.is_nan() { NAN32 } else { min32(x, y) })
+            } else {
+                f32_2(&a, ftz, false, min32)
+            }
+        }
+        "max" => {
+            let a = args(c, i, ty, &[ty; 2])?;
+            if nan {
+                f32_2(&a, ftz, false, |x, y| if x.is_nan() || y.is_nan() { NAN32 } else { max32(x, y) })
+            } else {
+                f32_2(&a, ftz, false, max32)
+            }
+        }
         "fma" | "mad" => {
             if round.is_none() {
                 return Err("expected a rounding mode".into());
@@ -194,8 +285,14 @@ fn float32(c: &mut Context, i: &Instruction, m: &mut Mods) -> Found<Apply> {
                 f32_2(&a, ftz, false, move |x, y| div32(x, y, mode))
             }
         }
-        "abs" => { let a = args(c, i, ty, &[ty])?; map1(a.d, a.s[0], move |x: f32| if ftz { flush(x).abs() } else { x.abs() }) }
-        "neg" => { let a = args(c, i, ty, &[ty])?; map1(a.d, a.s[0], move |x: f32| if ftz { -flush(x) } else { -x }) }
+        "abs" => {
+            let a = args(c, i, ty, &[ty])?;
+            map1(a.d, a.s[0], move |x: f32| if ftz { flush(x).abs() } else { x.abs() })
+        }
+        "neg" => {
+            let a = args(c, i, ty, &[ty])?;
+            map1(a.d, a.s[0], move |x: f32| if ftz { -flush(x) } else { -x })
+        }
         _ => return Err("not for f32".into()),
     })
 }
@@ -218,9 +315,18 @@ fn float64(c: &mut Context, i: &Instruction, m: &mut Mods) -> Found<Apply> {
         "div" => two(c, |x, y| x / y),
         "min" => two(c, min64),
         "max" => two(c, max64),
-        "fma" | "mad" => { let a = args(c, i, ty, &[ty; 3])?; Ok(map3(a.d, three(a.s), |x: f64, y: f64, z: f64| x.mul_add(y, z))) }
-        "abs" => { let a = args(c, i, ty, &[ty])?; Ok(map1(a.d, a.s[0], |x: f64| x.abs())) }
-        "neg" => { let a = args(c, i, ty, &[ty])?; Ok(map1(a.d, a.s[0], |x: f64| -x)) }
+        "fma" | "mad" => {
+            let a = args(c, i, ty, &[ty; 3])?;
+            Ok(map3(a.d, three(a.s), |x: f64, y: f64, z: f64| x.mul_add(y, z)))
+        }
+        "abs" => {
+            let a = args(c, i, ty, &[ty])?;
+            Ok(map1(a.d, a.s[0], |x: f64| x.abs()))
+        }
+        "neg" => {
+            let a = args(c, i, ty, &[ty])?;
+            Ok(map1(a.d, a.s[0], |x: f64| -x))
+        }
         _ => Err("not for f64".into()),
     }
 }
@@ -329,8 +435,14 @@ fn logic(c: &mut Context, i: &Instruction) -> Found<Apply> {
         return Err(format!("found type {ty:?}, expected b16, b32, b64 or pred"));
     }
     Ok(match i.op.as_str() {
-        "not" => { let a = args(c, i, ty, &[ty])?; ints!(ty, T => map1(a.d, a.s[0], |x: T| !x)) }
-        "cnot" => { let a = args(c, i, ty, &[ty])?; ints!(ty, T => map1(a.d, a.s[0], |x: T| T::from(x == 0))) }
+        "not" => {
+            let a = args(c, i, ty, &[ty])?;
+            ints!(ty, T => map1(a.d, a.s[0], |x: T| !x))
+        }
+        "cnot" => {
+            let a = args(c, i, ty, &[ty])?;
+            ints!(ty, T => map1(a.d, a.s[0], |x: T| T::from(x == 0)))
+        }
         op => {
             let a = args(c, i, ty, &[ty; 2])?;
             let (d, x, y) = (a.d, a.s[0], a.s[1]);
@@ -396,7 +508,11 @@ fn bits(c: &mut Context, i: &Instruction) -> Found<Apply> {
         }
         "brev" => {
             let a = args(c, i, ty, &[ty])?;
-            if wide { map1(a.d, a.s[0], |x: u64| x.reverse_bits()) } else { map1(a.d, a.s[0], |x: u32| x.reverse_bits()) }
+            if wide {
+                map1(a.d, a.s[0], |x: u64| x.reverse_bits())
+            } else {
+                map1(a.d, a.s[0], |x: u32| x.reverse_bits())
+            }
         }
         "bfind" => {
             let a = args(c, i, u32t, &[ty])?;
@@ -409,9 +525,15 @@ fn bits(c: &mut Context, i: &Instruction) -> Found<Apply> {
             };
             match ty {
                 Type::U32 => map1(a.d, a.s[0], move |x: u32| f(x.into(), x.leading_zeros())),
-                Type::S32 => map1(a.d, a.s[0], move |x: u32| { let x = x ^ ((x as i32 >> 31) as u32); f(x.into(), x.leading_zeros()) }),
+                Type::S32 => map1(a.d, a.s[0], move |x: u32| {
+                    let x = x ^ ((x as i32 >> 31) as u32);
+                    f(x.into(), x.leading_zeros())
+                }),
                 Type::U64 => map1(a.d, a.s[0], move |x: u64| f(x, x.leading_zeros())),
-                Type::S64 => map1(a.d, a.s[0], move |x: u64| { let x = x ^ ((x as i64 >> 63) as u64); f(x, x.leading_zeros()) }),
+                Type::S64 => map1(a.d, a.s[0], move |x: u64| {
+                    let x = x ^ ((x as i64 >> 63) as u64);
+                    f(x, x.leading_zeros())
+                }),
                 t => return Err(format!("found type {t:?}, expected 32 or 64 bits")),
             }
         }
@@ -449,7 +571,9 @@ fn bits(c: &mut Context, i: &Instruction) -> Found<Apply> {
             })
         }
         "lop3" => {
-            let Some(Operand::Int(table)) = i.operands.get(4) else { return Err("expected a constant truth table".into()) };
+            let Some(Operand::Int(table)) = i.operands.get(4) else {
+                return Err("expected a constant truth table".into());
+            };
             let table = *table as u32;
             let short = Instruction { operands: i.operands[..4].to_vec(), ..i.clone() };
             let a = args(c, &short, ty, &[ty; 3])?;
@@ -568,7 +692,9 @@ fn compare(c: &mut Context, i: &Instruction) -> Found<Apply> {
         };
         let give = move |yes: bool| if yes { value } else { 0 };
         return Ok(match ty {
-            Type::F32 => map2(d, a, b, move |x: f32, y: f32| give(if ftz { t.holds(flush(x), flush(y)) } else { t.holds(x, y) })),
+            Type::F32 => {
+                map2(d, a, b, move |x: f32, y: f32| give(if ftz { t.holds(flush(x), flush(y)) } else { t.holds(x, y) }))
+            }
             _ => ints!(ty, T => map2(d, a, b, move |x: T, y: T| give(t.holds(x, y)))),
         });
     }
@@ -727,7 +853,11 @@ fn unary_float(c: &mut Context, i: &Instruction) -> Found<Exec> {
         _ => Approx::Cos,
     };
     let seed = c.perturb;
-    Ok(Exec::Alu(map1(d, s, move |x: f32| if ftz { flush(f.value(flush(x), 0.0, seed)) } else { f.value(x, 0.0, seed) })))
+    Ok(Exec::Alu(map1(
+        d,
+        s,
+        move |x: f32| if ftz { flush(f.value(flush(x), 0.0, seed)) } else { f.value(x, 0.0, seed) },
+    )))
 }
 
 fn sign(c: &mut Context, i: &Instruction) -> Found<Apply> {

@@ -52,7 +52,15 @@ fn tiles(c: &mut Context, i: &Instruction) -> Found<Exec> {
     }
     aligned(&mut m)?;
     let trans = m.take("trans");
-    let n = if m.take("x1") { 1 } else if m.take("x2") { 2 } else if m.take("x4") { 4 } else { return Err("expected .x1, .x2 or .x4".into()) };
+    let n = if m.take("x1") {
+        1
+    } else if m.take("x2") {
+        2
+    } else if m.take("x4") {
+        4
+    } else {
+        return Err("expected .x1, .x2 or .x4".into());
+    };
     if !m.take("m8n8") || !(m.take("shared") || m.take("shared::cta")) {
         return Err("expected .m8n8 in shared memory".into());
     }
@@ -156,7 +164,11 @@ fn wgmma(c: &mut Context, i: &Instruction) -> Found<Exec> {
         return Err("a negated scale-d is not supported".into());
     }
     let signs = [constant(4, [1, -1])? as f32, constant(5, [1, -1])? as f32];
-    let trans = if in_regs { [false, constant(6, [0, 1])? == 1] } else { [constant(6, [0, 1])? == 1, constant(7, [0, 1])? == 1] };
+    let trans = if in_regs {
+        [false, constant(6, [0, 1])? == 1]
+    } else {
+        [constant(6, [0, 1])? == 1, constant(7, [0, 1])? == 1]
+    };
     let d = fragment(c, operand(i, 0)?, usize::from(n) / 2, true)?;
     Ok(Exec::Wgmma(Box::new(Wgmma { n, elem, d, a, a_desc, b_desc, scale_d, signs, trans })))
 }

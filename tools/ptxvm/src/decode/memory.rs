@@ -8,9 +8,28 @@ use crate::types::{Space, Type};
 
 /// Modifiers that say how caches are used or what other threads see, and nothing about a value.
 const HINTS: [&str; 22] = [
-    "ca", "cg", "cs", "lu", "cv", "wb", "wt", "L1::evict_last", "L1::evict_first", "L1::no_allocate",
-    "L1::evict_normal", "L1::evict_unchanged", "L2::64B", "L2::128B", "L2::256B", "weak", "relaxed", "volatile",
-    "cta", "cluster", "gpu", "sys",
+    "ca",
+    "cg",
+    "cs",
+    "lu",
+    "cv",
+    "wb",
+    "wt",
+    "L1::evict_last",
+    "L1::evict_first",
+    "L1::no_allocate",
+    "L1::evict_normal",
+    "L1::evict_unchanged",
+    "L2::64B",
+    "L2::128B",
+    "L2::256B",
+    "weak",
+    "relaxed",
+    "volatile",
+    "cta",
+    "cluster",
+    "gpu",
+    "sys",
 ];
 
 /// The decoded instruction, if it is one of this family.
@@ -47,7 +66,13 @@ fn hints(m: &mut Mods) {
 }
 
 fn lanes(m: &mut Mods) -> usize {
-    if m.take("v2") { 2 } else if m.take("v4") { 4 } else { 1 }
+    if m.take("v2") {
+        2
+    } else if m.take("v4") {
+        4
+    } else {
+        1
+    }
 }
 
 fn load(c: &mut Context, i: &Instruction) -> Found<Exec> {

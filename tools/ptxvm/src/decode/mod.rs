@@ -49,7 +49,8 @@ pub fn decode(source: &Source, f: &Function, perturb: Option<u64>) -> Result<Ker
             Kind::Registers(ty, names) => c.declare(*ty, names),
             Kind::Variable(v) => c.variable(v).map_err(|m| error(s.line, m))?,
             Kind::Instruction(i) => {
-                let inst = c.instruction(i, scope, s.line, place).map_err(|m| error(s.line, format!("{}: {m}", i.name())))?;
+                let inst =
+                    c.instruction(i, scope, s.line, place).map_err(|m| error(s.line, format!("{}: {m}", i.name())))?;
                 c.kernel.code.push(inst);
             }
         }
@@ -274,7 +275,9 @@ impl<'a> Context<'a> {
     fn source(&mut self, o: &Operand, ty: Type, loose: bool) -> Found<Reg> {
         match o {
             Operand::Int(v) => Ok(match ty {
-                Type::F32 | Type::F64 | Type::F16 | Type::Bf16 => return Err(format!("found `{o}`, expected a number of {ty:?}")),
+                Type::F32 | Type::F64 | Type::F16 | Type::Bf16 => {
+                    return Err(format!("found `{o}`, expected a number of {ty:?}"));
+                }
                 _ => self.constant(ty, *v),
             }),
             Operand::Float(f, d) => match ty.bits() {
@@ -284,7 +287,11 @@ impl<'a> Context<'a> {
             },
             Operand::Name(n) => {
                 if let Some((t, r)) = self.register(n) {
-                    let fits = if loose { t.bits() >= ty.bits() && (t == Type::Pred) == (ty == Type::Pred) } else { t.bits() == ty.bits() };
+                    let fits = if loose {
+                        t.bits() >= ty.bits() && (t == Type::Pred) == (ty == Type::Pred)
+                    } else {
+                        t.bits() == ty.bits()
+                    };
                     if !fits {
                         return Err(format!("found `{n}` of {} bits, expected {} bits", t.bits(), ty.bits()));
                     }
@@ -322,7 +329,11 @@ impl<'a> Context<'a> {
             return Ok(self.row(ty));
         }
         let (t, r) = self.register(n).ok_or_else(|| format!("found `{n}`, which is not a declared register"))?;
-        let fits = if loose { t.bits() >= ty.bits() && (t == Type::Pred) == (ty == Type::Pred) } else { t.bits() == ty.bits() };
+        let fits = if loose {
+            t.bits() >= ty.bits() && (t == Type::Pred) == (ty == Type::Pred)
+        } else {
+            t.bits() == ty.bits()
+        };
         if !fits {
             return Err(format!("found `{n}` of {} bits, expected {} bits", t.bits(), ty.bits()));
         }

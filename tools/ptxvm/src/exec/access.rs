@@ -50,7 +50,16 @@ fn aligned(a: u64, len: usize, lane: usize) -> Step {
 
 impl Block<'_> {
     #[allow(clippy::too_many_arguments)] // a load has that many parts
-    pub(super) fn load(&mut self, warp: &mut Warp, ex: u32, space: Space, ty: Type, dst: &[Reg], from: Address, nc: bool) -> Step {
+    pub(super) fn load(
+        &mut self,
+        warp: &mut Warp,
+        ex: u32,
+        space: Space,
+        ty: Type,
+        dst: &[Reg],
+        from: Address,
+        nc: bool,
+    ) -> Step {
         let mut at = [(0, 0); LANES];
         let n = addresses(warp, ex, from, &mut at);
         let (size, len) = (ty.bytes() as usize, ty.bytes() as usize * dst.len());
@@ -61,11 +70,8 @@ impl Block<'_> {
                 Space::Global => placed(self.launch.memory.load(a, len, nc), l, a)?,
                 Space::Shared => {
                     self.ordinary(a, len, l)?;
-                    let v = placed(self.shared.load(a, len), l, a)?;
-                    if let Some(s) = &mut self.shadow {
-                        s.read(warp.id, a as usize, len)?;
-                    }
-                    v
+                    self.shadow_read(warp.id, a, len, l)?;
+                    placed(self.shared.load(a, len), l, a)?
                 }
                 Space::Param => self.param(a, len, l)?,
                 _ => self.local_load(warp.id * 32 + l, a, len, l)?,
@@ -120,6 +126,17 @@ impl Block<'_> {
         }
         self.count(space, &at[..n], len, true);
         Ok(())
+    }
+
+    /// Order comes before content: what is still to be copied is a race, whether it is there already or not.
+    #[inline(always)]
+    fn shadow_read(&mut self, warp: usize, a: u64, len: usize, lane: usize) -> Step {
+        let Some(s) = &mut self.shadow else { return Ok(()) };
+        let at = placed(self.shared.check(a, len, len), lane, a)?;
+        s.read(warp, at, len).map_err(|mut f| {
+            f.lane.get_or_insert(lane);
+            f
+        })
     }
 
     fn count(&mut self, space: Space, at: &[(usize, u64)], len: usize, store: bool) {
@@ -177,7 +194,12 @@ impl Block<'_> {
     fn local_at(&self, thread: usize, a: u64, len: usize, lane: usize) -> Step<usize> {
         let each = u64::from(self.launch.kernel.local_bytes);
         if a.checked_add(len as u64).is_none_or(|end| end > each) {
-            return fault_at(Kind::OutOfBounds, lane, a, format!("{len} bytes of local memory, of which there are {each}"));
+            return fault_at(
+                Kind::OutOfBounds,
+                lane,
+                a,
+                format!("{len} bytes of local memory, of which there are {each}"),
+            );
         }
         Ok(thread * each as usize + a as usize)
     }
@@ -200,11 +222,23 @@ impl Block<'_> {
     }
 
     /// Lanes one after the other: in which order is the schedule's.
-    pub(super) fn atom(&mut self, warp: &mut Warp, ex: u32, (space, ty, op): (Space, Type, Rmw), dst: Option<Reg>, to: Address, (a, b): (Reg, Option<Reg>)) -> Step {
+    pub(super) fn atom(
+        &mut self,
+        warp: &mut Warp,
+        ex: u32,
+        (space, ty, op): (Space, Type, Rmw),
+        dst: Option<Reg>,
+        to: Address,
+        (a, b): (Reg, Option<Reg>),
+    ) -> Step {
         let mut at = [(0, 0); LANES];
         let n = addresses(warp, ex, to, &mut at);
         let len = ty.bytes() as usize;
-        let turn = if self.launch.options.schedule == crate::options::Schedule::Eager { 0 } else { self.rng.below(n as u64) as usize };
+        let turn = if self.launch.options.schedule == crate::options::Schedule::Eager {
+            0
+        } else {
+            self.rng.below(n as u64) as usize
+        };
         at[..n].rotate_left(turn);
         for &(l, p) in &at[..n] {
             let (space, p) = resolve(space, p);
@@ -243,10 +277,8 @@ impl Block<'_> {
         for &(l, a) in &at[..n] {
             let (_, a) = resolve(Space::Shared, a);
             self.ordinary(a, 16, l)?;
+            self.shadow_read(warp.id, a, 16, l)?;
             let v = placed(self.shared.load(a, 16), l, a)?;
-            if let Some(s) = &mut self.shadow {
-                s.read(warp.id, a as usize, 16)?;
-            }
             rows[l] = std::array::from_fn(|k| (v[k / 2] >> (16 * (k % 2))) as u16);
         }
         for (j, &d) in dst.iter().enumerate() {
@@ -299,9 +331,27 @@ fn modify(ty: Type, op: Rmw, old: u64, x: u64, y: u64) -> u64 {
         (Rmw::And, _) => old & x,
         (Rmw::Or, _) => old | x,
         (Rmw::Xor, _) => old ^ x,
-        (Rmw::Inc, _) => if o32 >= x32 { 0 } else { u64::from(o32) + 1 },
-        (Rmw::Dec, _) => if o32 == 0 || o32 > x32 { x32.into() } else { u64::from(o32) - 1 },
+        (Rmw::Inc, _) => {
+            if o32 >= x32 {
+                0
+            } else {
+                u64::from(o32) + 1
+            }
+        }
+        (Rmw::Dec, _) => {
+            if o32 == 0 || o32 > x32 {
+                x32.into()
+            } else {
+                u64::from(o32) - 1
+            }
+        }
         (Rmw::Exch, _) => x,
-        (Rmw::Cas, _) => if old == x { y } else { old },
+        (Rmw::Cas, _) => {
+            if old == x {
+                y
+            } else {
+                old
+            }
+        }
     }
 }

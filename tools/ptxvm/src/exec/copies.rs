@@ -49,13 +49,27 @@ fn one_thread(ex: u32) -> Step<usize> {
 
 impl Block<'_> {
     #[allow(clippy::too_many_arguments)] // a copy has that many parts
-    pub(super) fn cp_async(&mut self, warp: &mut Warp, ex: u32, bytes: u32, to: Address, from: Address, size: Option<Reg>, line: u32) -> Step {
+    pub(super) fn cp_async(
+        &mut self,
+        warp: &mut Warp,
+        ex: u32,
+        bytes: u32,
+        to: Address,
+        from: Address,
+        size: Option<Reg>,
+        line: u32,
+    ) -> Step {
         let now = self.eager();
         for lane in lanes_of(ex) {
             let (to, from) = (address(warp, lane, to), address(warp, lane, from));
             let size = size.map_or(bytes, |s| warp.regs.lane(s, lane) as u32);
             if size > bytes {
-                return fault_at(Kind::OutOfBounds, lane, from, format!("a source of {size} bytes for a copy of {bytes}"));
+                return fault_at(
+                    Kind::OutOfBounds,
+                    lane,
+                    from,
+                    format!("a source of {size} bytes for a copy of {bytes}"),
+                );
             }
             self.ordinary(to, bytes as usize, lane)?;
             let at = placed(self.shared.check(to, bytes as usize, bytes as usize), lane, to)?;
@@ -81,7 +95,13 @@ impl Block<'_> {
     /// Source bytes, then zeros.
     fn do_copy(&mut self, c: &mut Copy) -> Step {
         let mut all = [0u8; 16];
-        let unit = if c.size == c.bytes { c.bytes } else if c.size % 4 == 0 { 4 } else { 1 };
+        let unit = if c.size == c.bytes {
+            c.bytes
+        } else if c.size % 4 == 0 {
+            4
+        } else {
+            1
+        };
         for n in (0..c.size).step_by(unit as usize) {
             let a = c.from + u64::from(n);
             let v = placed(self.launch.memory.load(a, unit as usize, false), c.lane, a)?;
@@ -182,7 +202,12 @@ impl Block<'_> {
                     b.bytes += tx;
                     b.pending -= n;
                     if b.pending < 0 {
-                        return fault_at(Kind::Mbarrier, l, a, format!("more arrivals than the {} it expects", b.expected));
+                        return fault_at(
+                            Kind::Mbarrier,
+                            l,
+                            a,
+                            format!("more arrivals than the {} it expects", b.expected),
+                        );
                     }
                     if b.bytes.abs() >= 1 << 20 {
                         return fault_at(Kind::Mbarrier, l, a, format!("{} bytes awaited, beyond 2^20 - 1", b.bytes));
@@ -242,10 +267,20 @@ impl Block<'_> {
     }
 
     /// The map, the coordinates, and the place in shared memory.
-    fn tensor_parts(&self, warp: &Warp, lane: usize, shared: Address, map: Address, at: &[Reg]) -> Step<(TensorMap, Vec<i32>, u32)> {
+    fn tensor_parts(
+        &self,
+        warp: &Warp,
+        lane: usize,
+        shared: Address,
+        map: Address,
+        at: &[Reg],
+    ) -> Step<(TensorMap, Vec<i32>, u32)> {
         let m = self.tensor_map(warp, lane, map)?;
         if m.dims.len() != at.len() {
-            return fault(Kind::Descriptor, format!("{} coordinates for a map of {} dimensions", at.len(), m.dims.len()));
+            return fault(
+                Kind::Descriptor,
+                format!("{} coordinates for a map of {} dimensions", at.len(), m.dims.len()),
+            );
         }
         let c = at.iter().map(|&r| warp.regs.lane(r, lane) as i32).collect();
         let a = address(warp, lane, shared);
@@ -253,24 +288,52 @@ impl Block<'_> {
         Ok((m, c, a as u32))
     }
 
-    pub(super) fn tensor_load(&mut self, warp: &mut Warp, ex: u32, to: Address, map: Address, at: &[Reg], bar: Address) -> Step {
+    pub(super) fn tensor_load(
+        &mut self,
+        warp: &mut Warp,
+        ex: u32,
+        to: Address,
+        map: Address,
+        at: &[Reg],
+        bar: Address,
+    ) -> Step {
         let lane = one_thread(ex)?;
         let (m, c, to) = self.tensor_parts(warp, lane, to, map, at)?;
         let bytes = m.box_bytes();
         self.issue_load(warp, lane, Way::TensorLoad(m, c), to, bytes, bar)
     }
 
-    pub(super) fn bulk_load(&mut self, warp: &mut Warp, ex: u32, to: Address, from: Address, bytes: Reg, bar: Address) -> Step {
+    pub(super) fn bulk_load(
+        &mut self,
+        warp: &mut Warp,
+        ex: u32,
+        to: Address,
+        from: Address,
+        bytes: Reg,
+        bar: Address,
+    ) -> Step {
         let lane = one_thread(ex)?;
         let (to, from, n) = self.bulk_parts(warp, lane, to, from, bytes)?;
         self.issue_load(warp, lane, Way::Load(from, n), to, n, bar)
     }
 
     /// Shared address, global address and bytes: all multiples of 16.
-    fn bulk_parts(&self, warp: &Warp, lane: usize, shared: Address, global: Address, bytes: Reg) -> Step<(u32, u64, u32)> {
+    fn bulk_parts(
+        &self,
+        warp: &Warp,
+        lane: usize,
+        shared: Address,
+        global: Address,
+        bytes: Reg,
+    ) -> Step<(u32, u64, u32)> {
         let (s, g, n) = (address(warp, lane, shared), address(warp, lane, global), warp.regs.lane(bytes, lane) as u32);
         if g % 16 != 0 || n % 16 != 0 {
-            return fault_at(Kind::Misaligned, lane, g, format!("a bulk copy of {n} bytes: addresses and size must be multiples of 16"));
+            return fault_at(
+                Kind::Misaligned,
+                lane,
+                g,
+                format!("a bulk copy of {n} bytes: addresses and size must be multiples of 16"),
+            );
         }
         let s = placed(self.shared.check(s, n as usize, 16), lane, s)?;
         Ok((s as u32, g, n))
@@ -313,7 +376,7 @@ impl Block<'_> {
         }
         let words = at / 4..(at + len) / 4;
         if let Some(s) = &mut self.shadow {
-            s.hold(warp.id, words.clone(), "a bulk store")?;
+            s.hold(warp.id..warp.id + 1, words.clone(), "a bulk store")?;
         }
         let t = Transfer { kind, shared: from, bar: None, place: self.place };
         let work = if self.eager() {
@@ -341,7 +404,7 @@ impl Block<'_> {
                 if std::mem::take(&mut s.held)
                     && let Some(shadow) = &mut self.shadow
                 {
-                    shadow.let_go(warp.id, s.words.clone());
+                    shadow.let_go(warp.id..warp.id + 1, s.words.clone());
                 }
             }
         }
@@ -477,7 +540,14 @@ impl Block<'_> {
 
     /// What a block must not leave behind.
     pub(super) fn copies_left(&self, warp: &Warp) -> Step {
-        let left = |what: &str| Err(Box::new(Fault { kind: Kind::NotWaited, lane: None, address: None, message: format!("warp {} ends with {what}", warp.id) }));
+        let left = |what: &str| {
+            Err(Box::new(Fault {
+                kind: Kind::NotWaited,
+                lane: None,
+                address: None,
+                message: format!("warp {} ends with {what}", warp.id),
+            }))
+        };
         if !warp.copies.open.is_empty() {
             return left("cp.async that was never committed");
         }
@@ -487,7 +557,8 @@ impl Block<'_> {
         if self.shadow.is_some() && warp.stores.closed.iter().flatten().any(|s| s.held) {
             return left("a bulk store that still reads shared memory");
         }
-        if !warp.uses.open.is_empty() || !warp.uses.closed.is_empty() {
+        let products = self.products.get(warp.id / 4);
+        if products.is_some_and(|p| !p.open.is_empty() || !p.closed.is_empty()) {
             return left("wgmma that was not waited for");
         }
         Ok(())

@@ -19,7 +19,13 @@ fn groups(r: &Regs, ex: u32, mask: Reg, mut f: impl FnMut(u32)) {
     }
 }
 
-pub(super) fn shuffle(r: &mut Regs, ex: u32, mode: Shuffle, (dst, pred): (Reg, Option<Reg>), [src, b, c]: [Reg; 3]) -> Step {
+pub(super) fn shuffle(
+    r: &mut Regs,
+    ex: u32,
+    mode: Shuffle,
+    (dst, pred): (Reg, Option<Reg>),
+    [src, b, c]: [Reg; 3],
+) -> Step {
     let values: [u64; LANES] = std::array::from_fn(|l| r.lane(src, l));
     for l in lanes_of(ex) {
         let (b, c) = (r.lane(b, l) as i32 & 31, r.lane(c, l) as i32);
@@ -35,7 +41,12 @@ pub(super) fn shuffle(r: &mut Regs, ex: u32, mode: Shuffle, (dst, pred): (Reg, O
         let inside = if mode == Shuffle::Up { j >= max } else { j <= max };
         let from = if inside { j as usize } else { l };
         if ex >> from & 1 == 0 {
-            return Err(Box::new(Fault { kind: Kind::Divergence, lane: Some(l), address: None, message: format!("a shuffle from lane {from}, which is not there") }));
+            return Err(Box::new(Fault {
+                kind: Kind::Divergence,
+                lane: Some(l),
+                address: None,
+                message: format!("a shuffle from lane {from}, which is not there"),
+            }));
         }
         r.set_lane(dst, l, values[from]);
         if let Some(p) = pred {

@@ -4,7 +4,7 @@
 use half::f16;
 
 use super::copies::swizzle;
-use super::{Block, Product, Use, Wait, lanes_of};
+use super::{Block, Product, Wait, lanes_of};
 use crate::finding::{Fault, Kind, Step, fault};
 use crate::program::{Elem, Exec, Mma, Wgmma};
 use crate::regs::{LANES, Reg, Regs};
@@ -65,7 +65,15 @@ pub(super) fn mma(r: &mut Regs, m: &Mma) {
             let row = &p[g + 8 * i];
             if m.half {
                 let w = r.word[c[i].row as usize][l];
-                let sum = |v: f64, h: u16| u32::from(crate::numeric::to_f16((v + f64::from(f16::from_bits(h))) as f32, crate::numeric::Round::Nearest).to_bits());
+                let sum = |v: f64, h: u16| {
+                    u32::from(
+                        crate::numeric::to_f16(
+                            (v + f64::from(f16::from_bits(h))) as f32,
+                            crate::numeric::Round::Nearest,
+                        )
+                        .to_bits(),
+                    )
+                };
                 r.word[d[i].row as usize][l] = sum(row[q], w as u16) | sum(row[q + 1], (w >> 16) as u16) << 16;
             } else {
                 for j in 0..2 {
@@ -93,7 +101,10 @@ impl Matrix {
     fn new(desc: u64, rows: u32, trans: bool) -> Step<Matrix> {
         let field = |at: u32| ((desc >> at & 0x3FFF) << 4) as u32;
         if desc >> 49 & 7 != 0 {
-            return fault(Kind::Descriptor, format!("a matrix descriptor {desc:#x} with a base offset, which is not supported"));
+            return fault(
+                Kind::Descriptor,
+                format!("a matrix descriptor {desc:#x} with a base offset, which is not supported"),
+            );
         }
         let mode = [0, 128, 64, 32][(desc >> 62) as usize];
         Ok(Matrix { base: field(0), lbo: field(16), sbo: field(32), mode, rows, trans })
@@ -126,10 +137,20 @@ impl Block<'_> {
         for (i, j) in m.chunks() {
             let a = m.chunk(i, j);
             if let Err((kind, message)) = self.shared.check(a.into(), 16, 16) {
-                return Err(Box::new(Fault { kind, lane: None, address: Some(a.into()), message: format!("{message} (operand of a wgmma)") }));
+                return Err(Box::new(Fault {
+                    kind,
+                    lane: None,
+                    address: Some(a.into()),
+                    message: format!("{message} (operand of a wgmma)"),
+                }));
             }
             if !self.shared.knows(a as usize, 16) {
-                return Err(Box::new(Fault { kind: Kind::Uninitialised, lane: None, address: Some(a.into()), message: "an operand of a wgmma in shared memory that nobody wrote".into() }));
+                return Err(Box::new(Fault {
+                    kind: Kind::Uninitialised,
+                    lane: None,
+                    address: Some(a.into()),
+                    message: "an operand of a wgmma in shared memory that nobody wrote".into(),
+                }));
             }
             out.extend(a as usize / 4..a as usize / 4 + 4);
         }
@@ -144,7 +165,8 @@ impl Block<'_> {
             let a = m.chunk(i, j) as usize;
             for e in 0..8 {
                 let v = f64::from(value(elem, self.shared.half(a + 2 * e)));
-                let (row, k) = if m.trans { (8 * i as usize + e, j as usize) } else { (i as usize, 8 * j as usize + e) };
+                let (row, k) =
+                    if m.trans { (8 * i as usize + e, j as usize) } else { (i as usize, 8 * j as usize + e) };
                 out[k * n + row] = v;
             }
         }
@@ -158,7 +180,10 @@ impl Block<'_> {
         let first = w / 4 * 4;
         let ws = first..first + 4;
         if ws.end > self.warps.len() {
-            return fault(Kind::Divergence, format!("warps {first} to {} are no whole warp group", self.warps.len() - 1));
+            return fault(
+                Kind::Divergence,
+                format!("warps {first} to {} are no whole warp group", self.warps.len() - 1),
+            );
         }
         for v in ws.clone() {
             match &self.warps[v].wait {
@@ -167,7 +192,9 @@ impl Block<'_> {
                     let other = self.where_is(*other);
                     return fault(Kind::Divergence, format!("warp {v} of the same warp group is at {other}"));
                 }
-                _ if self.warps[v].done() => return fault(Kind::Divergence, format!("warp {v} of the same warp group has exited")),
+                _ if self.warps[v].done() => {
+                    return fault(Kind::Divergence, format!("warp {v} of the same warp group has exited"));
+                }
                 _ => return Ok(false),
             }
         }
@@ -175,19 +202,14 @@ impl Block<'_> {
         match &inst.exec {
             Exec::WgFence => ws.clone().for_each(|v| self.warps[v].fences += 1),
             Exec::Wgmma(m) => self.issue(first, pc, m)?,
-            Exec::WgCommit => {
-                self.products[first / 4].close();
-                ws.clone().for_each(|v| self.warps[v].uses.close());
-            }
+            Exec::WgCommit => self.products[first / 4].close(),
             Exec::WgWait(keep) => {
-                while let Some(p) = self.products[first / 4].next(*keep as usize) {
-                    for p in p {
-                        self.product(first, &p)?;
-                    }
-                }
-                for v in ws.clone() {
-                    while let Some(uses) = self.warps[v].uses.next(*keep as usize) {
-                        self.end_uses(v, uses);
+                while let Some(group) = self.products[first / 4].next(*keep as usize) {
+                    for p in group {
+                        if !p.done {
+                            self.product(first, &p)?;
+                        }
+                        self.end_uses(first, &p);
                     }
                 }
             }
@@ -198,7 +220,10 @@ impl Block<'_> {
                     return Ok(false);
                 }
                 if *inc != (*n >= self.allotted[first / 4]) && *n != self.allotted[first / 4] {
-                    return fault(Kind::Descriptor, format!("setmaxnreg from {} to {n} in the wrong direction", self.allotted[first / 4]));
+                    return fault(
+                        Kind::Descriptor,
+                        format!("setmaxnreg from {} to {n} in the wrong direction", self.allotted[first / 4]),
+                    );
                 }
                 self.allotted[first / 4] = *n;
             }
@@ -218,12 +243,12 @@ impl Block<'_> {
         Ok(true)
     }
 
-    fn end_uses(&mut self, v: usize, uses: Vec<Use>) {
-        for u in uses {
-            u.rows.iter().for_each(|&r| self.warps[v].busy[r as usize] -= 1);
-            if let Some(s) = &mut self.shadow {
-                s.let_go(v, u.words.into_iter());
-            }
+    fn end_uses(&mut self, first: usize, p: &Product) {
+        for v in first..first + 4 {
+            p.rows.iter().for_each(|&r| self.warps[v].busy[r as usize] -= 1);
+        }
+        if let Some(s) = &mut self.shadow {
+            s.let_go(first..first + 4, p.words.iter().copied());
         }
     }
 
@@ -241,7 +266,12 @@ impl Block<'_> {
             let x = self.warps[first].regs.lane(r, 0);
             for v in first..first + 4 {
                 if let Some(l) = lanes_of(u32::MAX).find(|&l| self.warps[v].regs.lane(r, l) != x) {
-                    return Err(Box::new(Fault { kind: Kind::Descriptor, lane: Some(l), address: None, message: format!("{what} differs between the lanes of a warp group") }));
+                    return Err(Box::new(Fault {
+                        kind: Kind::Descriptor,
+                        lane: Some(l),
+                        address: None,
+                        message: format!("{what} differs between the lanes of a warp group"),
+                    }));
                 }
             }
             Ok(x)
@@ -257,27 +287,28 @@ impl Block<'_> {
         if m.a_desc.is_some() {
             self.matrix_words(&Matrix::new(a, 64, m.trans[0])?, &mut words)?;
         }
-        words.sort_unstable();
-        words.dedup();
+        if let Some(s) = &mut self.shadow {
+            s.hold(first..first + 4, words.iter().copied(), "a wgmma")?;
+        }
+        let rows: Vec<u32> = m.d.iter().chain(m.a.iter().flatten()).map(|r| r.row).collect();
         for v in first..first + 4 {
-            if let Some(s) = &mut self.shadow {
-                s.hold(v, words.iter().copied(), "a wgmma")?;
-            }
-            let rows = self.warps[v].products_use(m);
             rows.iter().for_each(|&r| self.warps[v].busy[r as usize] += 1);
-            self.warps[v].uses.open.push(Use { words: words.clone(), rows });
         }
-        let p = Product { pc, a, b, add };
-        if self.eager() {
+        let now = self.eager();
+        if now {
             // in order: those that were put off come first
-            let g = &mut self.products[first / 4];
-            let before: Vec<Product> = g.closed.iter_mut().flat_map(std::mem::take).chain(std::mem::take(&mut g.open)).collect();
-            for p in before.into_iter().chain([p]) {
-                self.product(first, &p)?;
+            let mut before = std::mem::take(&mut self.products[first / 4]);
+            for p in before.closed.iter_mut().flatten().chain(&mut before.open).filter(|p| !p.done) {
+                self.product(first, p)?;
+                p.done = true;
             }
-        } else {
-            self.products[first / 4].open.push(p);
+            self.products[first / 4] = before;
         }
+        let p = Product { pc, a, b, add, done: now, words, rows };
+        if now {
+            self.product(first, &p)?;
+        }
+        self.products[first / 4].open.push(p);
         Ok(())
     }
 

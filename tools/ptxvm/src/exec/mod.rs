@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::finding::{Kind, Step, fault};
 use crate::memory::Memory;
 use crate::options::{Options, Rng, Schedule};
-use crate::program::{Exec, Fence, Inst, Kernel, Lanes, Special, Wgmma};
+use crate::program::{Exec, Fence, Inst, Kernel, Lanes, Special};
 use crate::regs::{File, LANES, Reg, Regs};
 use crate::shadow::Shadow;
 use crate::shared::Shared;
@@ -119,18 +119,16 @@ struct BulkStore {
     held: bool,
 }
 
-/// What a `wgmma` of a warp uses until its wait.
-struct Use {
-    words: Vec<usize>,
-    rows: Vec<u32>,
-}
-
 /// A `wgmma` to be carried out.
 struct Product {
     pc: u32,
     a: u64,
     b: u64,
     add: bool,
+    done: bool,
+    /// Words of shared memory that it reads, and rows of registers that it uses, until its wait.
+    words: Vec<usize>,
+    rows: Vec<u32>,
 }
 
 #[derive(Default)]
@@ -145,7 +143,6 @@ struct Warp {
     spun: u64,
     copies: Groups<Copy>,
     stores: Groups<BulkStore>,
-    uses: Groups<Use>,
     /// Products in flight that use a row.
     busy: Vec<u16>,
     /// Number of the `wgmma.fence` after which a row was touched last; the count of fences.
@@ -227,7 +224,8 @@ impl<'a> Block<'a> {
         let threads = launch.block.iter().product::<u32>();
         let n = threads.div_ceil(32) as usize;
         let shared = Shared::new(launch.regions.clone());
-        let number = u64::from(at[0]) + u64::from(launch.grid[0]) * (u64::from(at[1]) + u64::from(launch.grid[1]) * u64::from(at[2]));
+        let number = u64::from(at[0])
+            + u64::from(launch.grid[0]) * (u64::from(at[1]) + u64::from(launch.grid[1]) * u64::from(at[2]));
         let seed = match launch.options.schedule {
             Schedule::Random(s) => s,
             _ => 0,
@@ -292,7 +290,7 @@ impl<'a> Block<'a> {
         let code = self.code();
         let mut left = match self.launch.options.schedule {
             Schedule::Random(_) => 1 + (1 << self.rng.below(12)) as u32,
-            _ => u32::MAX,
+            _ => 1 << 16,
         };
         let mut n = 0;
         loop {
@@ -304,7 +302,10 @@ impl<'a> Block<'a> {
                 if warp.parts.iter().all(|p| p.rest == Rest::Parked) {
                     return self.diverged(warp);
                 }
-                let place = warp.parts.iter().fold(0, |h, p| crate::numeric::mix(h ^ u64::from(p.pc) << 32 ^ u64::from(p.mask)));
+                let place = warp
+                    .parts
+                    .iter()
+                    .fold(0, |h, p| crate::numeric::mix(h ^ u64::from(p.pc) << 32 ^ u64::from(p.mask)));
                 warp.parts.iter_mut().for_each(|p| p.rest = Rest::No);
                 return Ok(End::Spins(place, n));
             };
@@ -368,7 +369,10 @@ impl<'a> Block<'a> {
                         return fault(Kind::Divergence, "predicated off for part of the warp");
                     }
                     if all && warp.gone != 0 {
-                        return fault(Kind::Divergence, format!("not all lanes of the warp are there (missing: {:#x})", warp.gone));
+                        return fault(
+                            Kind::Divergence,
+                            format!("not all lanes of the warp are there (missing: {:#x})", warp.gone),
+                        );
                     }
                     if !warp.parts.is_empty() {
                         warp.parts.push(Part { rest: Rest::Parked, ..cur });
@@ -429,7 +433,12 @@ impl<'a> Block<'a> {
         match &inst.exec {
             Exec::Divide(f, by) => {
                 if let Some(l) = lanes_of(ex).find(|&l| warp.regs.lane(*by, l) & width_mask(inst) == 0) {
-                    return Err(Box::new(crate::finding::Fault { kind: Kind::Division, lane: Some(l), address: None, message: "division by zero, whose result is unspecified".into() }));
+                    return Err(Box::new(crate::finding::Fault {
+                        kind: Kind::Division,
+                        lane: Some(l),
+                        address: None,
+                        message: "division by zero, whose result is unspecified".into(),
+                    }));
                 }
                 f(&mut warp.regs, ex);
             }
@@ -437,12 +446,22 @@ impl<'a> Block<'a> {
             Exec::Nop => {}
             Exec::Load { space, ty, dst, from, nc } => self.load(warp, ex, *space, *ty, dst, *from, *nc)?,
             Exec::Store { space, ty, src, to } => self.store(warp, ex, *space, *ty, src, *to)?,
-            Exec::Atom { space, ty, op, dst, to, a, b } => self.atom(warp, ex, (*space, *ty, *op), *dst, *to, (*a, *b))?,
+            Exec::Atom { space, ty, op, dst, to, a, b } => {
+                self.atom(warp, ex, (*space, *ty, *op), *dst, *to, (*a, *b))?
+            }
             Exec::WarpSync(_) => {}
-            Exec::Shfl { mode, dst, pred, src, b, c, .. } => lanes::shuffle(&mut warp.regs, ex, *mode, (*dst, *pred), [*src, *b, *c])?,
-            Exec::Vote { mode, dst, src, negated, mask } => lanes::vote(&mut warp.regs, ex, *mode, *dst, (*src, *negated), *mask),
-            Exec::Match { all, dst, pred, src, mask } => lanes::matching(&mut warp.regs, ex, *all, (*dst, *pred), *src, *mask),
-            Exec::Redux { op, signed, dst, src, mask } => lanes::redux(&mut warp.regs, ex, (*op, *signed), *dst, *src, *mask),
+            Exec::Shfl { mode, dst, pred, src, b, c, .. } => {
+                lanes::shuffle(&mut warp.regs, ex, *mode, (*dst, *pred), [*src, *b, *c])?
+            }
+            Exec::Vote { mode, dst, src, negated, mask } => {
+                lanes::vote(&mut warp.regs, ex, *mode, *dst, (*src, *negated), *mask)
+            }
+            Exec::Match { all, dst, pred, src, mask } => {
+                lanes::matching(&mut warp.regs, ex, *all, (*dst, *pred), *src, *mask)
+            }
+            Exec::Redux { op, signed, dst, src, mask } => {
+                lanes::redux(&mut warp.regs, ex, (*op, *signed), *dst, *src, *mask)
+            }
             Exec::Elect { dst, pred, mask } => lanes::elect(&mut warp.regs, ex, *dst, *pred, *mask),
             Exec::ActiveMask(d) => lanes_of(ex).for_each(|l| warp.regs.set_lane(*d, l, ex.into())),
             Exec::LdMatrix { trans, dst, from } => self.ldmatrix(warp, *trans, dst, *from)?,
@@ -490,10 +509,16 @@ impl<'a> Block<'a> {
                 return fault(Kind::Divergence, format!("lanes {:#x} are not in their own mask {m:#x}", group & !m));
             }
             if m & warp.gone != 0 {
-                return fault(Kind::Divergence, format!("the mask {m:#x} names lanes {:#x}, which have exited", m & warp.gone));
+                return fault(
+                    Kind::Divergence,
+                    format!("the mask {m:#x} names lanes {:#x}, which have exited", m & warp.gone),
+                );
             }
             if m & cur.mask & !group != 0 {
-                return fault(Kind::Divergence, format!("the mask {m:#x} names lanes {:#x}, which pass by", m & cur.mask & !group));
+                return fault(
+                    Kind::Divergence,
+                    format!("the mask {m:#x} names lanes {:#x}, which pass by", m & cur.mask & !group),
+                );
             }
             if m != group {
                 return Ok(false);
@@ -505,7 +530,8 @@ impl<'a> Block<'a> {
 
     /// All parts of a warp stand where the others are needed.
     fn diverged<T>(&self, warp: &Warp) -> Step<T> {
-        let places: Vec<String> = warp.parts.iter().map(|p| format!("lanes {:#x} at {}", p.mask, self.where_is(p.pc))).collect();
+        let places: Vec<String> =
+            warp.parts.iter().map(|p| format!("lanes {:#x} at {}", p.mask, self.where_is(p.pc))).collect();
         fault(Kind::Divergence, format!("lanes that must meet stand apart: {}", places.join(", ")))
     }
 
@@ -528,7 +554,12 @@ fn known(regs: &Regs, r: Reg, lanes: u32) -> Step {
 #[cold]
 fn unknown(missing: u32) -> Step {
     let lane = Some(missing.trailing_zeros() as usize);
-    Err(Box::new(crate::finding::Fault { kind: Kind::Uninitialised, lane, address: None, message: "a register that nobody wrote".into() }))
+    Err(Box::new(crate::finding::Fault {
+        kind: Kind::Uninitialised,
+        lane,
+        address: None,
+        message: "a register that nobody wrote".into(),
+    }))
 }
 
 #[inline(always)]
@@ -636,9 +667,5 @@ impl Warp {
             }
         }
         Ok(())
-    }
-
-    fn products_use(&self, p: &Wgmma) -> Vec<u32> {
-        p.d.iter().chain(p.a.iter().flatten()).map(|r| r.row).collect()
     }
 }

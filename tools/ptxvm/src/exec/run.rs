@@ -32,7 +32,10 @@ impl Block<'_> {
             for &w in &order {
                 progress |= self.go(w)?;
                 if self.stats.instructions > self.launch.options.limit {
-                    return fault(Kind::Endless, format!("more than {} instructions in one block", self.launch.options.limit));
+                    return fault(
+                        Kind::Endless,
+                        format!("more than {} instructions in one block", self.launch.options.limit),
+                    );
                 }
             }
             if progress || self.events != before {
@@ -85,7 +88,15 @@ impl Block<'_> {
 
     /// `bar.sync`, `bar.arrive` and `bar.red` of a warp; whether it must wait.
     #[allow(clippy::type_complexity)] // as the instruction has it
-    pub(super) fn bar(&mut self, warp: &mut Warp, ex: u32, id: Reg, threads: Option<Reg>, arrive: bool, red: Option<(Vote, Reg, Reg, bool)>) -> Step<bool> {
+    pub(super) fn bar(
+        &mut self,
+        warp: &mut Warp,
+        ex: u32,
+        id: Reg,
+        threads: Option<Reg>,
+        arrive: bool,
+        red: Option<(Vote, Reg, Reg, bool)>,
+    ) -> Step<bool> {
         let lane = ex.trailing_zeros() as usize;
         let id = warp.regs.lane(id, lane) as usize;
         if id > 15 {
@@ -97,14 +108,20 @@ impl Block<'_> {
             Some(r) => {
                 let n = warp.regs.lane(r, lane) as u32;
                 if n == 0 || n % 32 != 0 || n / 32 > all {
-                    return fault(Kind::Barrier, format!("barrier {id} of {n} threads, expected a multiple of 32 up to {}", all * 32));
+                    return fault(
+                        Kind::Barrier,
+                        format!("barrier {id} of {n} threads, expected a multiple of 32 up to {}", all * 32),
+                    );
                 }
                 n / 32
             }
         };
         let b = &mut self.bars[id];
         if b.warps.is_some_and(|n| n != need) {
-            return fault(Kind::Barrier, format!("barrier {id} of {} threads, which others use with {}", need * 32, b.warps.unwrap_or(0) * 32));
+            return fault(
+                Kind::Barrier,
+                format!("barrier {id} of {} threads, which others use with {}", need * 32, b.warps.unwrap_or(0) * 32),
+            );
         }
         if b.waiting.contains(&warp.id) {
             return fault(Kind::Barrier, format!("warp {} is at barrier {id} already", warp.id));
@@ -161,7 +178,12 @@ impl Block<'_> {
             let at = match &w.wait {
                 Some(Wait::Bar(id)) => {
                     let b = &self.bars[*id];
-                    format!("barrier {id} ({} of {} warps there), {}", b.arrived, b.warps.unwrap_or(0), self.where_is(w.parts.first().map_or(0, |p| p.pc.saturating_sub(1))))
+                    format!(
+                        "barrier {id} ({} of {} warps there), {}",
+                        b.arrived,
+                        b.warps.unwrap_or(0),
+                        self.where_is(w.parts.first().map_or(0, |p| p.pc.saturating_sub(1)))
+                    )
                 }
                 Some(Wait::Group(pc)) => format!("its warp group, {}", self.where_is(*pc)),
                 None => {
@@ -180,7 +202,12 @@ impl Block<'_> {
         }
         let gone = self.warps.iter().filter(|w| w.done()).count();
         let exited = if gone > 0 { format!("; {gone} warps have exited") } else { String::new() };
-        Err(Box::new(Fault { kind, lane: None, address: None, message: format!("every warp waits: {}{exited}", places.join("; ")) }))
+        Err(Box::new(Fault {
+            kind,
+            lane: None,
+            address: None,
+            message: format!("every warp waits: {}{exited}", places.join("; ")),
+        }))
     }
 
     /// What was asynchronous ends; what was never waited for is a mistake.
@@ -200,11 +227,19 @@ impl Block<'_> {
         }
         for (n, b) in self.bars.iter().enumerate() {
             if b.arrived > 0 {
-                return fault(Kind::Barrier, format!("the block ends with {} of {} warps at barrier {n}", b.arrived, b.warps.unwrap_or(0)));
+                return fault(
+                    Kind::Barrier,
+                    format!("the block ends with {} of {} warps at barrier {n}", b.arrived, b.warps.unwrap_or(0)),
+                );
             }
         }
         if let Some(word) = self.shadow.as_ref().and_then(crate::shadow::Shadow::still_held) {
-            return Err(Box::new(Fault { kind: Kind::NotWaited, lane: None, address: Some(word as u64 * 4), message: "the block ends while shared memory is still read".into() }));
+            return Err(Box::new(Fault {
+                kind: Kind::NotWaited,
+                lane: None,
+                address: Some(word as u64 * 4),
+                message: "the block ends while shared memory is still read".into(),
+            }));
         }
         Ok(())
     }

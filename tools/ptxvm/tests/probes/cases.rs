@@ -74,11 +74,17 @@ fn gemm(b: &mut Bench, small: bool, wgmma: bool) -> Given {
     for &(m, n, k) in if small { &[(72, 136, 456)][..] } else { &[(200, 136, 328), (64, 128, 64)][..] } {
         let (a, w, bias) = (r.halves(m * k), r.halves(n * k), r.halves(n));
         let mut mem = Memory::new();
-        let (pa, pw, pb, pc) = (input(&mut mem, &a), input(&mut mem, &w), input(&mut mem, &bias), room(&mut mem, m * n * 2));
+        let (pa, pw, pb, pc) =
+            (input(&mut mem, &a), input(&mut mem, &w), input(&mut mem, &bias), room(&mut mem, m * n * 2));
         let sizes = [int(m), int(n), int(k)];
         if wgmma {
             let (m64, n64, k64) = (m as u64, n as u64, k as u64);
-            let mut args = vec![map(&mut mem, pa, &[k64, m64], &[64, 128], 128), map(&mut mem, pw, &[k64, n64], &[64, 128], 128), map(&mut mem, pc, &[n64, m64], &[64, 64], 128), Arg::Ptr(pb)];
+            let mut args = vec![
+                map(&mut mem, pa, &[k64, m64], &[64, 128], 128),
+                map(&mut mem, pw, &[k64, n64], &[64, 128], 128),
+                map(&mut mem, pc, &[n64, m64], &[64, 64], 128),
+                Arg::Ptr(pb),
+            ];
             args.extend(sizes);
             b.run("gemm_wgmma.sm_90a", "gemm_wgmma", &args, &mut mem, [if small { 1 } else { 2 }, 1, 1], 384)?;
         } else {
@@ -111,7 +117,8 @@ struct Attention {
 }
 
 fn attention(r: &mut Draw, bt: usize, t: usize, h: usize, d: usize, shift: f64) -> Attention {
-    let x = [shift, -shift, 0.0].map(|s| (0..bt * t * h * d).map(|_| bf16::from_f64(r.normal() + s)).collect::<Vec<_>>());
+    let x =
+        [shift, -shift, 0.0].map(|s| (0..bt * t * h * d).map(|_| bf16::from_f64(r.normal() + s)).collect::<Vec<_>>());
     let [q, k, v] = [0, 1, 2].map(|n| wide(&x[n]));
     let (mut p, mut o, mut lse) = (vec![0.0; bt * h * t * t], vec![0.0; q.len()], vec![0.0; bt * h * t]);
     let at = |b: usize, i: usize, g: usize| ((b * t + i) * h + g) * d;
@@ -119,7 +126,8 @@ fn attention(r: &mut Draw, bt: usize, t: usize, h: usize, d: usize, shift: f64) 
         for g in 0..h {
             for i in 0..t {
                 let row = (b * h + g) * t + i;
-                let dot = |j: usize| (0..d).map(|e| q[at(b, i, g) + e] * k[at(b, j, g) + e]).sum::<f64>() / (d as f64).sqrt();
+                let dot =
+                    |j: usize| (0..d).map(|e| q[at(b, i, g) + e] * k[at(b, j, g) + e]).sum::<f64>() / (d as f64).sqrt();
                 let s: Vec<f64> = (0..t).map(dot).collect();
                 let most = s.iter().copied().fold(f64::MIN, f64::max);
                 let sum: f64 = s.iter().map(|s| (s - most).exp()).sum();
@@ -152,9 +160,17 @@ fn attn_fwd(b: &mut Bench, small: bool) -> Given {
         p.push(room(&mut m, bt * t * h * 128));
         let l = room(&mut m, bt * t * h * 4);
         let dims = [64, h as u64, t as u64, bt as u64];
-        let mut args: Vec<Arg> = p.iter().zip([192, 128, 128, 64]).map(|(&p, rows)| map(&mut m, p, &dims, &[64, 1, rows, 1], 128)).collect();
+        let mut args: Vec<Arg> =
+            p.iter().zip([192, 128, 128, 64]).map(|(&p, rows)| map(&mut m, p, &dims, &[64, 1, rows, 1], 128)).collect();
         args.extend([Arg::Ptr(l), int(t), int(h), Arg::F32(0.125 * std::f32::consts::LOG2_E)]);
-        b.run("attn_fwd.sm_90a", "attn_fwd", &args, &mut m, [if small { 1 } else { up(t, 192) }, h as u32, bt as u32], 512)?;
+        b.run(
+            "attn_fwd.sm_90a",
+            "attn_fwd",
+            &args,
+            &mut m,
+            [if small { 1 } else { up(t, 192) }, h as u32, bt as u32],
+            512,
+        )?;
         let n = if small { 192 } else { t };
         let len = bt * n * h * 128;
         let o = back(&m, p[3], len);
@@ -231,7 +247,14 @@ fn attn_bwd(b: &mut Bench, small: bool) -> Given {
     ] {
         let lone = kernel == "attn_bwd_dkv128";
         let mut p = Vec::new();
-        for (bases, rows) in [(ins[0], rows), (ins[1], 128), (ins[2], 128), (ins[3], rows), (outs[targets[0]], 64), (outs[targets[1]], 64)] {
+        for (bases, rows) in [
+            (ins[0], rows),
+            (ins[1], 128),
+            (ins[2], 128),
+            (ins[3], rows),
+            (outs[targets[0]], 64),
+            (outs[targets[1]], 64),
+        ] {
             for (base, k) in bases.into_iter().zip(n) {
                 p.push(words(&mut m, base, &[64, h as u64, k as u64, bt as u64], &[64, 1, rows, 1], 128));
             }
@@ -271,7 +294,12 @@ fn layouts(b: &mut Bench, small: bool) -> Given {
             let mut m = Memory::new();
             let (pa, pb, pc) = (input(&mut m, &a), input(&mut m, &bb), room(&mut m, 64 * 64 * 4));
             let kernel = format!("layout_{}{}", if ta { 'm' } else { 'k' }, if tb { 'n' } else { 'k' });
-            let args = [map(&mut m, pa, &[64, 64], &[w / 2, 64], w), map(&mut m, pb, &[64, 64], &[w / 2, 64], w), Arg::Ptr(pc), Arg::S32(w as i32)];
+            let args = [
+                map(&mut m, pa, &[64, 64], &[w / 2, 64], w),
+                map(&mut m, pb, &[64, 64], &[w / 2, 64], w),
+                Arg::Ptr(pc),
+                Arg::S32(w as i32),
+            ];
             b.run("layouts.sm_90a", &kernel, &args, &mut m, [1, 1, 1], 128)?;
             let (mut fa, mut fb) = (wide(&a), wide(&bb));
             if ta {
@@ -282,7 +310,12 @@ fn layouts(b: &mut Bench, small: bool) -> Given {
             }
             let c = back(&m, pc, 64 * 64 * 4);
             // 64 sums of f32
-            out.push(outcome(format!("{kernel} {w}"), c.clone(), relative(&floats(&c), &product(&fa, &fb, 64, 64, 64)), 1e-6));
+            out.push(outcome(
+                format!("{kernel} {w}"),
+                c.clone(),
+                relative(&floats(&c), &product(&fa, &fb, 64, 64, 64)),
+                1e-6,
+            ));
         }
     }
     Ok(out)
@@ -337,7 +370,8 @@ fn linear(b: &mut Bench, small: bool) -> Given {
     let mut y = product(&wide(&x), &wide(&w), m, n, k);
     let extra = product(&wide(&t), &wide(&lb), m, n, 64);
     y.iter_mut().zip(&extra).enumerate().for_each(|(i, (y, e))| *y += e + bias[i % n].to_f64());
-    let gated: Vec<f64> = y.iter().enumerate().map(|(i, y)| res[i].to_f64() + gate[i / n / per * n + i % n].to_f64() * y).collect();
+    let gated: Vec<f64> =
+        y.iter().enumerate().map(|(i, y)| res[i].to_f64() + gate[i / n / per * n + i % n].to_f64() * y).collect();
     let mut out = Vec::new();
     for (kernel, want) in [("linear_bias", &y), ("linear_gate", &gated)] {
         let all = || Given { x: &x, t: &t, w: &w, b: &lb, gate: &gate, res: &res };
@@ -346,14 +380,18 @@ fn linear(b: &mut Bench, small: bool) -> Given {
         if small {
             continue;
         }
-        for row in [who.iter().position(|&w| w == 0), who.iter().position(|&w| w == 1), Some(m - 1)].into_iter().flatten() {
+        for row in
+            [who.iter().position(|&w| w == 0), who.iter().position(|&w| w == 1), Some(m - 1)].into_iter().flatten()
+        {
             let of = |v: &'_ [bf16], per: usize, at: usize| v[at * per..(at + 1) * per].to_vec();
             let (x, t, g, s) = (of(&x, k, row), of(&t, 64, row), of(&gate, n, row / per), of(&res, n, row));
             let a = go(b, kernel, Given { x: &x, t: &t, w: &w, b: &lb, gate: &g, res: &s }, 1, 1, 1)?;
             out.push(words_that_differ(&format!("row {row} alone"), a, &o[row * n * 2..(row + 1) * n * 2]));
         }
         let a = go(b, kernel, all(), 0, per, 1)?;
-        let rows = |v: &[u8]| (0..m).filter(|&i| who[i] == 2).flat_map(|i| v[i * n * 2..(i + 1) * n * 2].to_vec()).collect::<Vec<u8>>();
+        let rows = |v: &[u8]| {
+            (0..m).filter(|&i| who[i] == 2).flat_map(|i| v[i * n * 2..(i + 1) * n * 2].to_vec()).collect::<Vec<u8>>()
+        };
         out.push(words_that_differ("reference rows without the tile", rows(&a), &rows(&o)));
     }
     // dy [m, k], W [k, n], u [m, 64], A [64, n]
@@ -421,7 +459,8 @@ fn conv(b: &mut Bench, small: bool) -> Given {
     let mut r = Draw::new(1);
     let (x, wt, bias) = (r.halves(n * h * w * i), r.halves(o * 9 * i), r.halves(o));
     let mut m = Memory::new();
-    let (px, pw, pb, py) = (input(&mut m, &x), input(&mut m, &wt), input(&mut m, &bias), room(&mut m, n * h * w * o * 2));
+    let (px, pw, pb, py) =
+        (input(&mut m, &x), input(&mut m, &wt), input(&mut m, &bias), room(&mut m, n * h * w * o * 2));
     let (h64, w64, i64_, o64, n64) = (h as u64, w as u64, i as u64, o as u64, n as u64);
     let p = [
         words(&mut m, px, &[i64_, w64, h64, n64], &[64, 16, 8, 1], 128),

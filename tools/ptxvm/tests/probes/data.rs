@@ -83,7 +83,15 @@ pub fn map(m: &mut Memory, base: u64, dims: &[u64], tile: &[u32], swizzle: u32) 
 
 pub fn words(m: &mut Memory, base: u64, dims: &[u64], tile: &[u32], swizzle: u32) -> [u64; 16] {
     let strides = (1..dims.len()).map(|d| dims[..d].iter().product::<u64>() * 2).collect();
-    let map = TensorMap { elem: 2, base, dims: dims.to_vec(), strides, tile: tile.to_vec(), steps: vec![1; dims.len()], swizzle };
+    let map = TensorMap {
+        elem: 2,
+        base,
+        dims: dims.to_vec(),
+        strides,
+        tile: tile.to_vec(),
+        steps: vec![1; dims.len()],
+        swizzle,
+    };
     m.tensor_map(map).unwrap()
 }
 

@@ -40,7 +40,15 @@ pub struct Bench<'a> {
 
 impl Bench<'_> {
     /// One launch; the first finding as an error.
-    pub fn run(&mut self, file: &str, kernel: &str, args: &[Arg], m: &mut Memory, grid: [u32; 3], block: u32) -> Result<(), String> {
+    pub fn run(
+        &mut self,
+        file: &str,
+        kernel: &str,
+        args: &[Arg],
+        m: &mut Memory,
+        grid: [u32; 3],
+        block: u32,
+    ) -> Result<(), String> {
         let shared = match file {
             "step.sm_80" => 0,
             f if f.ends_with("sm_80") => 160 << 10,
@@ -54,7 +62,12 @@ impl Bench<'_> {
 }
 
 /// Runs a case one way.
-pub fn play(case: &cases::Case, modules: &Modules, small: bool, options: Options) -> Result<(Vec<Outcome>, Stats), String> {
+pub fn play(
+    case: &cases::Case,
+    modules: &Modules,
+    small: bool,
+    options: Options,
+) -> Result<(Vec<Outcome>, Stats), String> {
     let mut b = Bench { modules, options, stats: Stats::default() };
     let out = (case.run)(&mut b, small)?;
     Ok((out, b.stats))
@@ -63,11 +76,19 @@ pub fn play(case: &cases::Case, modules: &Modules, small: bool, options: Options
 fn check(name: &str) {
     let case = cases::CASES.iter().find(|c| c.name == name).unwrap();
     let m = modules(case.files);
-    let schedules = [Schedule::Eager, Schedule::Lazy, Schedule::Ascending, Schedule::Descending, Schedule::Random(1), Schedule::Random(2)];
+    let schedules = [
+        Schedule::Eager,
+        Schedule::Lazy,
+        Schedule::Ascending,
+        Schedule::Descending,
+        Schedule::Random(1),
+        Schedule::Random(2),
+    ];
     let mut first: Option<Vec<Outcome>> = None;
     for schedule in schedules {
         let start = std::time::Instant::now();
-        let (out, stats) = play(case, &m, false, Options { schedule, ..Options::default() }).unwrap_or_else(|e| panic!("{name} {schedule}: {e}"));
+        let (out, stats) = play(case, &m, false, Options { schedule, ..Options::default() })
+            .unwrap_or_else(|e| panic!("{name} {schedule}: {e}"));
         println!("{name} {schedule}: {} instructions in {:.3} s", stats.instructions, start.elapsed().as_secs_f64());
         for o in &out {
             println!("    {}: {:.2e} of {:.0e}", o.label, o.error, o.bound);
@@ -98,7 +119,8 @@ probes! { gemm_wgmma gemm_mma attn_fwd attn_bwd layouts linear attn_dims attn_mm
 fn results_stay_within_bounds_when_approximations_are_perturbed() {
     for name in ["attn_mma", "attn_fwd"] {
         let case = cases::CASES.iter().find(|c| c.name == name).unwrap();
-        let (out, _) = play(case, &modules(case.files), true, Options { perturb: Some(7), ..Options::default() }).unwrap();
+        let (out, _) =
+            play(case, &modules(case.files), true, Options { perturb: Some(7), ..Options::default() }).unwrap();
         assert!(out.iter().all(|o| o.error <= o.bound), "{name}");
     }
 }
