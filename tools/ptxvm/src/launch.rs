@@ -18,11 +18,14 @@ use crate::regs::{File, LANES, Regs};
 use crate::stats::Stats;
 use crate::types::Space;
 
+/// Decoded kernels by name and seed of perturbation.
+type Kernels = HashMap<(String, Option<u64>), Arc<Kernel>>;
+
 /// A PTX file, parsed. Kernels are decoded when they are first launched.
 pub struct Module {
     id: u64,
     source: Source,
-    kernels: Mutex<HashMap<(String, Option<u64>), Arc<Kernel>>>,
+    kernels: Mutex<Kernels>,
 }
 
 static MODULES: AtomicU64 = AtomicU64::new(0);

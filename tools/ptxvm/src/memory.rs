@@ -78,7 +78,7 @@ impl TensorMap {
         if !matches!(self.elem, 1 | 2 | 4 | 8) {
             return bad(format!("elements of {} bytes, expected 1, 2, 4 or 8", self.elem));
         }
-        if self.base % 16 != 0 {
+        if !self.base.is_multiple_of(16) {
             return bad(format!("base {:#x}, expected a multiple of 16", self.base));
         }
         if let Some(d) = self.dims.iter().find(|&&d| d == 0 || d > 1 << 32) {
@@ -94,7 +94,10 @@ impl TensorMap {
             return bad(format!("a step of {s}, expected 1 to 8"));
         }
         let inner = self.tile[0] * self.elem;
-        if !matches!(self.swizzle, 0 | 32 | 64 | 128) || inner % 16 != 0 || self.swizzle != 0 && inner > self.swizzle {
+        if !matches!(self.swizzle, 0 | 32 | 64 | 128)
+            || !inner.is_multiple_of(16)
+            || self.swizzle != 0 && inner > self.swizzle
+        {
             return bad(format!(
                 "rows of {inner} bytes in a box with a swizzle of {}, expected a multiple of 16 that fits",
                 self.swizzle
@@ -174,7 +177,7 @@ impl Memory {
 
     /// Gives an allocation back. Its addresses are never used again.
     pub fn free(&mut self, p: DevicePtr) -> Result<()> {
-        let n = self.index(p).filter(|_| (p - FIRST) % APART == 0);
+        let n = self.index(p).filter(|_| (p - FIRST).is_multiple_of(APART));
         match n.map(|n| &mut self.slots[n]) {
             Some(a) if !a.freed => {
                 a.freed = true;

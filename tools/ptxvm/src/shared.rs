@@ -27,7 +27,7 @@ impl Shared {
     /// The offset of an access, which must lie in one variable and be aligned.
     #[inline(always)]
     pub fn check(&self, a: u64, len: usize, align: usize) -> Access<usize> {
-        if a % align as u64 != 0 {
+        if !a.is_multiple_of(align as u64) {
             return Err((Kind::Misaligned, format!("shared memory that must be aligned to {align}")));
         }
         let inside = |r: &&(u32, u32)| a >= u64::from(r.0) && a + len as u64 <= u64::from(r.1);

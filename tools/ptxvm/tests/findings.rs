@@ -159,7 +159,7 @@ fn barriers_that_cannot_complete_say_where_every_warp_is() {
         f.message.contains("warp 1 at barrier 3 (1 of 2 warps there)") && f.message.contains("1 warps have exited"),
         "{f}"
     );
-    must(Kind::Barrier, 128, "setp.lt.u32 %p1, %r1, 32; @%p1 bra A; bar.sync 1, 96; bra E; A: bar.sync 1, 64; E:");
+    must(Kind::Barrier, 96, "setp.lt.u32 %p1, %r1, 32; @%p1 bra A; bar.sync 1, 96; bra E; A: bar.sync 1, 64; E:");
     must(Kind::Barrier, 32, "bar.sync 1, 33;");
     must(Kind::Barrier, 64, "setp.lt.u32 %p1, %r1, 32; @%p1 exit; bar.arrive 1, 64;");
 }

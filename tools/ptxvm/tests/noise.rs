@@ -19,7 +19,7 @@ fn minus_2_ln(b: u32) -> f32 {
     let mut y = f * (s * polynomial(&LN, f));
     y += k * LN2[1];
     y -= 0.5 * s;
-    y = f + y;
+    y += f;
     -2.0 * (y + k * LN2[0])
 }
 

@@ -132,7 +132,7 @@ fn arithmetic(c: &mut Context, i: &Instruction) -> Found<Exec> {
         }
         "mul" => {
             let a = args(c, i, ty, &two)?;
-            ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| (i128::from(x) * i128::from(y) >> T::BITS) as T))
+            ints!(ty, T => map2(a.d, a.s[0], a.s[1], |x: T, y: T| ((i128::from(x) * i128::from(y)) >> T::BITS) as T))
         }
         "mad" if lo => {
             let a = args(c, i, ty, &[ty; 3])?;
@@ -140,7 +140,7 @@ fn arithmetic(c: &mut Context, i: &Instruction) -> Found<Exec> {
         }
         "mad" => {
             let a = args(c, i, ty, &[ty; 3])?;
-            ints!(ty, T => map3(a.d, three(a.s), |x: T, y: T, z: T| ((i128::from(x) * i128::from(y) >> T::BITS) as T).wrapping_add(z)))
+            ints!(ty, T => map3(a.d, three(a.s), |x: T, y: T, z: T| (((i128::from(x) * i128::from(y)) >> T::BITS) as T).wrapping_add(z)))
         }
         "div" => {
             let a = args(c, i, ty, &two)?;

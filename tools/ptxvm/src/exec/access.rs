@@ -42,7 +42,7 @@ pub(super) fn address(warp: &Warp, lane: usize, a: Address) -> u64 {
 }
 
 fn aligned(a: u64, len: usize, lane: usize) -> Step {
-    if a % len as u64 == 0 {
+    if a.is_multiple_of(len as u64) {
         return Ok(());
     }
     fault_at(Kind::Misaligned, lane, a, format!("an access of {len} bytes"))

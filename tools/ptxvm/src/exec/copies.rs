@@ -97,7 +97,7 @@ impl Block<'_> {
         let mut all = [0u8; 16];
         let unit = if c.size == c.bytes {
             c.bytes
-        } else if c.size % 4 == 0 {
+        } else if c.size.is_multiple_of(4) {
             4
         } else {
             1
@@ -257,7 +257,7 @@ impl Block<'_> {
         } else {
             placed(self.launch.memory.load(a, 16, false), lane, a)?.map(u64::from)
         };
-        if a % 64 != 0 {
+        if !a.is_multiple_of(64) {
             return fault_at(Kind::Misaligned, lane, a, "a tensor map must be aligned to 64 bytes");
         }
         match self.launch.memory.map([words[0] | words[1] << 32, words[2] | words[3] << 32]) {

@@ -214,7 +214,7 @@ impl Block<'_> {
                 }
             }
             Exec::SetMaxReg { inc, n } => {
-                let pool = (65_536 / (32 * self.warps.len() as u32) & !7).min(248) * self.allotted.len() as u32;
+                let pool = ((65_536 / (32 * self.warps.len() as u32)) & !7).min(248) * self.allotted.len() as u32;
                 let others: u32 = self.allotted.iter().sum::<u32>() - self.allotted[first / 4];
                 if *inc && others + n > pool {
                     return Ok(false);

@@ -232,7 +232,7 @@ impl<'a> Block<'a> {
         };
         let local = launch.kernel.local_bytes as usize * threads as usize;
         // what a block of this many threads gets of 65,536 registers, by eights
-        let each = (65_536 / threads.max(1) & !7).min(248);
+        let each = ((65_536 / threads.max(1)) & !7).min(248);
         Block {
             at,
             warps: (0..n).map(|w| Warp::start(launch, at, w, threads)).collect(),

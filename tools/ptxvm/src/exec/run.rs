@@ -107,7 +107,7 @@ impl Block<'_> {
             None => all,
             Some(r) => {
                 let n = warp.regs.lane(r, lane) as u32;
-                if n == 0 || n % 32 != 0 || n / 32 > all {
+                if n == 0 || !n.is_multiple_of(32) || n / 32 > all {
                     return fault(
                         Kind::Barrier,
                         format!("barrier {id} of {n} threads, expected a multiple of 32 up to {}", all * 32),

@@ -4,6 +4,7 @@ use half::bf16;
 use ptxvm::{Arg, Memory, TensorMap};
 
 /// Normal numbers, the same everywhere.
+#[derive(Debug, Clone, Copy)]
 pub struct Draw(u64);
 
 impl Draw {
