@@ -74,22 +74,30 @@ pub(crate) fn conflicts(at: &[(usize, u64)], len: usize) -> u64 {
     let per = 32 / len.div_ceil(4).max(1);
     let mut extra = 0;
     for part in at.chunk_by(|a, b| a.0 / per == b.0 / per) {
-        let (mut count, mut words) = ([0u8; 32], [[0u64; 32]; 32]);
-        let mut most = 1;
+        let mut first = [u64::MAX; 32];
+        let mut meets = false;
         for &(_, a) in part {
             for w in a / 4..(a + len as u64).div_ceil(4) {
-                let b = (w % 32) as usize;
-                let n = count[b] as usize;
-                if !words[b][..n].contains(&w) && n < 32 {
-                    words[b][n] = w;
-                    count[b] += 1;
-                    most = most.max(count[b]);
-                }
+                let b = &mut first[(w % 32) as usize];
+                meets |= *b != u64::MAX && *b != w;
+                *b = w;
             }
         }
-        extra += u64::from(most) - 1;
+        if meets {
+            extra += turns(part, len) - 1;
+        }
     }
     extra
+}
+
+/// The most words that one bank gives.
+fn turns(part: &[(usize, u64)], len: usize) -> u64 {
+    let mut words: Vec<u64> = part.iter().flat_map(|&(_, a)| a / 4..(a + len as u64).div_ceil(4)).collect();
+    words.sort_unstable();
+    words.dedup();
+    let mut count = [0u64; 32];
+    words.iter().for_each(|w| count[(w % 32) as usize] += 1);
+    count.into_iter().max().unwrap_or(1)
 }
 
 #[cfg(test)]

@@ -144,7 +144,7 @@ struct Warp {
     copies: Groups<Copy>,
     stores: Groups<BulkStore>,
     /// Products in flight that use a row.
-    busy: Vec<u16>,
+    busy: Vec<u32>,
     /// Number of the `wgmma.fence` after which a row was touched last; the count of fences.
     touched: Vec<u32>,
     fences: u32,

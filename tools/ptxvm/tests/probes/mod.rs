@@ -6,6 +6,7 @@ pub mod data;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ptxvm::{Arg, Config, Memory, Module, Options, Schedule, Stats};
 
@@ -36,6 +37,8 @@ pub struct Bench<'a> {
     pub modules: &'a Modules,
     pub options: Options,
     pub stats: Stats,
+    /// Time in launches.
+    pub time: Duration,
 }
 
 impl Bench<'_> {
@@ -55,7 +58,9 @@ impl Bench<'_> {
             _ => 227 << 10,
         };
         let config = Config { grid, block: [block, 1, 1], shared };
+        let start = Instant::now();
         let r = self.modules[file].launch(m, kernel, &config, args, &self.options).map_err(|e| e.to_string())?;
+        self.time += start.elapsed();
         self.stats.add(&r.stats);
         r.findings.first().map_or(Ok(()), |f| Err(f.to_string()))
     }
@@ -68,9 +73,34 @@ pub fn play(
     small: bool,
     options: Options,
 ) -> Result<(Vec<Outcome>, Stats), String> {
-    let mut b = Bench { modules, options, stats: Stats::default() };
+    let (out, stats, _) = timed(case, modules, small, options)?;
+    Ok((out, stats))
+}
+
+/// The same, and the time in launches.
+fn timed(
+    case: &cases::Case,
+    modules: &Modules,
+    small: bool,
+    options: Options,
+) -> Result<(Vec<Outcome>, Stats, Duration), String> {
+    let mut b = Bench { modules, options, stats: Stats::default(), time: Duration::ZERO };
     let out = (case.run)(&mut b, small)?;
-    Ok((out, b.stats))
+    Ok((out, b.stats, b.time))
+}
+
+/// What a change of a kernel or of the interpreter costs is seen: counts of every case are those of `counts.txt`.
+#[test]
+fn counts_are_those_committed() {
+    let path = format!("{}/tests/counts.txt", env!("CARGO_MANIFEST_DIR"));
+    let mut now = String::new();
+    for case in cases::CASES {
+        let (_, stats) = play(case, &modules(case.files), false, Options::default()).unwrap();
+        let list: Vec<String> = stats.list().iter().map(|(n, v)| format!("{n} {v}")).collect();
+        now.push_str(&format!("{}: {}\n", case.name, list.join(", ")));
+    }
+    let known = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(known == now, "counts have changed; if that is meant, {path} becomes:\n{now}");
 }
 
 fn check(name: &str) {
@@ -86,10 +116,9 @@ fn check(name: &str) {
     ];
     let mut first: Option<Vec<Outcome>> = None;
     for schedule in schedules {
-        let start = std::time::Instant::now();
-        let (out, stats) = play(case, &m, false, Options { schedule, ..Options::default() })
+        let (out, stats, time) = timed(case, &m, false, Options { schedule, ..Options::default() })
             .unwrap_or_else(|e| panic!("{name} {schedule}: {e}"));
-        println!("{name} {schedule}: {} instructions in {:.3} s", stats.instructions, start.elapsed().as_secs_f64());
+        println!("{name} {schedule}: {} instructions in {:.3} s", stats.instructions, time.as_secs_f64());
         for o in &out {
             println!("    {}: {:.2e} of {:.0e}", o.label, o.error, o.bound);
             assert!(o.error <= o.bound, "{name} {schedule} {}: {:.2e}, at most {:.0e}", o.label, o.error, o.bound);
