@@ -1,0 +1,672 @@
+//! Tokens to a module: variables, functions, and statements with their operands (PTX ISA 4 and 5).
+
+use crate::error::{Error, Found, Result};
+use crate::lex::{Spot, Token, tokens};
+use crate::types::{Space, Type};
+
+/// A whole PTX file.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The name given with the text.
+    pub file: String,
+    /// `.version`, at most 8.4.
+    pub version: (u32, u32),
+    /// `.target`, such as `sm_90a`.
+    pub target: String,
+    /// Variables outside of functions.
+    pub variables: Vec<Variable>,
+    /// Kernels and device functions.
+    pub functions: Vec<Function>,
+    /// Paths by `.file` index.
+    pub files: Vec<(u64, String)>,
+}
+
+/// A variable in some space, with what it starts as.
+#[derive(Debug, Clone)]
+pub struct Variable {
+    /// Where it lies.
+    pub space: Space,
+    /// Its name.
+    pub name: String,
+    /// Alignment in bytes.
+    pub align: u32,
+    /// Size in bytes; 0 for the unsized array of dynamic shared memory.
+    pub size: u64,
+    /// `.extern`: dynamic shared memory.
+    pub external: bool,
+    /// The first bytes, where there is an initialiser; the rest is zero.
+    pub init: Option<Vec<u8>>,
+}
+
+/// A parameter of a function.
+#[derive(Debug, Clone)]
+pub struct Param {
+    /// Its name.
+    pub name: String,
+    /// Alignment in bytes.
+    pub align: u32,
+    /// Size in bytes.
+    pub size: u32,
+}
+
+/// A kernel or a device function.
+#[derive(Debug, Clone)]
+pub struct Function {
+    /// Its name.
+    pub name: String,
+    /// `.entry`, not `.func`.
+    pub entry: bool,
+    /// In order.
+    pub params: Vec<Param>,
+    /// `.maxntid`, or 1,024.
+    pub max_threads: u32,
+    /// `.reqntid`.
+    pub threads: Option<[u32; 3]>,
+    /// The body.
+    pub body: Vec<Statement>,
+}
+
+/// A statement and its line.
+#[derive(Debug, Clone)]
+pub struct Statement {
+    /// Line of the PTX, from 1.
+    pub line: u32,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// Kinds of statements.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// `name:`.
+    Label(String),
+    /// `{` of a scope.
+    Open,
+    /// `}` of a scope.
+    Close,
+    /// `.reg`: a type and names; a count for `%r<9>`.
+    Registers(Type, Vec<(String, Option<u32>)>),
+    /// A variable of the function.
+    Variable(Variable),
+    /// `.loc file line column`.
+    Place(u64, u64),
+    /// An instruction.
+    Instruction(Instruction),
+}
+
+/// An instruction as written.
+#[derive(Debug, Clone)]
+pub struct Instruction {
+    /// `@p` or `@!p`: the name, and whether it is negated.
+    pub guard: Option<(String, bool)>,
+    /// The opcode: `ld`.
+    pub op: String,
+    /// Its modifiers without dots: `global`, `nc`, `v4`, `u32`.
+    pub mods: Vec<String>,
+    /// In order.
+    pub operands: Vec<Operand>,
+}
+
+impl Instruction {
+    /// The opcode with its modifiers, as written.
+    pub fn name(&self) -> String {
+        let mut s = self.op.clone();
+        for m in &self.mods {
+            s.push('.');
+            s.push_str(m);
+        }
+        s
+    }
+
+    /// Whether it has a modifier.
+    pub fn has(&self, m: &str) -> bool {
+        self.mods.iter().any(|x| x == m)
+    }
+}
+
+/// An operand as written.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Operand {
+    /// A register, a special register, a variable, a label.
+    Name(String),
+    /// `!p`.
+    Not(String),
+    /// An integer, the sign carried through 64 bits.
+    Int(u64),
+    /// The bits of an f32 and of an f64.
+    Float(u32, u64),
+    /// `{a, b}`.
+    Vector(Vec<Operand>),
+    /// `d|p`.
+    Pair(Box<Operand>, Box<Operand>),
+    /// `[base+offset]`.
+    Address(Box<Operand>, i64),
+    /// `[map, {x, y}]`.
+    Tensor(Box<Operand>, Vec<Operand>),
+    /// `(a, b)` of a call.
+    List(Vec<Operand>),
+}
+
+impl std::fmt::Display for Operand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |l: &[Operand]| l.iter().map(Operand::to_string).collect::<Vec<_>>().join(", ");
+        match self {
+            Operand::Name(n) => f.write_str(n),
+            Operand::Not(n) => write!(f, "!{n}"),
+            Operand::Int(v) => write!(f, "{}", *v as i64),
+            Operand::Float(v, _) => write!(f, "0f{v:08X}"),
+            Operand::Vector(l) => write!(f, "{{{}}}", list(l)),
+            Operand::Pair(a, b) => write!(f, "{a}|{b}"),
+            Operand::Address(b, 0) => write!(f, "[{b}]"),
+            Operand::Address(b, o) => write!(f, "[{b}+{o}]"),
+            Operand::Tensor(b, c) => write!(f, "[{b}, {{{}}}]", list(c)),
+            Operand::List(l) => write!(f, "({})", list(l)),
+        }
+    }
+}
+
+/// Parses a text; `file` is its name in messages.
+pub fn parse(file: &str, text: &str) -> Result<Source> {
+    let error = |line, message| Error::Parse { file: file.to_string(), line, message };
+    let all = tokens(text).map_err(|(line, m)| error(line, m))?;
+    let mut p = Parser { all: &all, at: 0 };
+    p.module(file).map_err(|m| error(p.line(), m))
+}
+
+/// Larger variables would not fit a device this crate plays.
+const LARGEST: u64 = 1 << 31;
+
+struct Parser<'a> {
+    all: &'a [Spot],
+    at: usize,
+}
+
+impl Parser<'_> {
+    /// The line of the token last taken.
+    fn line(&self) -> u32 {
+        self.all.get(self.at.saturating_sub(1)).or(self.all.last()).map_or(1, |t| t.1)
+    }
+
+    fn peek(&self) -> Option<&Token> {
+        self.all.get(self.at).map(|t| &t.0)
+    }
+
+    fn take(&mut self) -> Found<Token> {
+        let t = self.all.get(self.at).ok_or("the end of the file, expected more")?;
+        self.at += 1;
+        Ok(t.0.clone())
+    }
+
+    fn is(&self, c: char) -> bool {
+        self.peek() == Some(&Token::Mark(c))
+    }
+
+    fn eat(&mut self, c: char) -> bool {
+        let yes = self.is(c);
+        self.at += usize::from(yes);
+        yes
+    }
+
+    fn need(&mut self, c: char) -> Found<()> {
+        match self.take()? {
+            Token::Mark(m) if m == c => Ok(()),
+            t => Err(format!("found {}, expected `{c}`", show(&t))),
+        }
+    }
+
+    fn word(&mut self) -> Found<String> {
+        match self.take()? {
+            Token::Word(w) => Ok(w),
+            t => Err(format!("found {}, expected a name", show(&t))),
+        }
+    }
+
+    fn int(&mut self) -> Found<u64> {
+        match self.take()? {
+            Token::Int(v) => Ok(v),
+            t => Err(format!("found {}, expected an integer", show(&t))),
+        }
+    }
+
+    fn small(&mut self) -> Found<u32> {
+        u32::try_from(self.int()?).map_err(|_| "a number beyond 32 bits".into())
+    }
+
+    fn module(&mut self, file: &str) -> Found<Source> {
+        let mut m = Source {
+            file: file.to_string(),
+            version: (0, 0),
+            target: String::new(),
+            variables: Vec::new(),
+            functions: Vec::new(),
+            files: Vec::new(),
+        };
+        while self.peek().is_some() {
+            let w = self.word()?;
+            match w.as_str() {
+                ".version" => m.version = self.version()?,
+                ".target" => {
+                    m.target = self.word()?;
+                    while self.eat(',') {
+                        self.word()?;
+                    }
+                }
+                ".address_size" => {
+                    let n = self.int()?;
+                    if n != 64 {
+                        return Err(format!("found addresses of {n} bits, expected 64"));
+                    }
+                }
+                ".file" => self.file(&mut m.files)?,
+                ".section" => self.skip_block()?,
+                ".visible" | ".weak" | ".extern" | ".common" | ".entry" | ".func" | ".global" | ".const"
+                | ".shared" => self.object(w, &mut m)?,
+                _ => return Err(format!("found `{w}`, expected a directive of a module")),
+            }
+        }
+        if m.version == (0, 0) || m.target.is_empty() {
+            return Err("no .version or no .target in it".into());
+        }
+        Ok(m)
+    }
+
+    fn version(&mut self) -> Found<(u32, u32)> {
+        let t = self.take()?;
+        let Token::Float(v, _) = t else { return Err(format!("found {}, expected a version", show(&t))) };
+        let tenths = (f32::from_bits(v) * 10.0).round() as u32;
+        if !(10..=84).contains(&tenths) {
+            return Err(format!("found PTX {}.{}, at most 8.4 is known here", tenths / 10, tenths % 10));
+        }
+        Ok((tenths / 10, tenths % 10))
+    }
+
+    fn file(&mut self, files: &mut Vec<(u64, String)>) -> Found<()> {
+        let n = self.int()?;
+        match self.take()? {
+            Token::Text(t) => files.push((n, t)),
+            t => return Err(format!("found {}, expected a path", show(&t))),
+        }
+        while self.eat(',') {
+            self.int()?;
+        }
+        Ok(())
+    }
+
+    /// Debugging sections say nothing about what runs.
+    fn skip_block(&mut self) -> Found<()> {
+        while !self.eat('{') {
+            self.take()?;
+        }
+        while !self.eat('}') {
+            self.take()?;
+        }
+        Ok(())
+    }
+
+    /// A variable or a function, after its first word.
+    fn object(&mut self, first: String, m: &mut Source) -> Found<()> {
+        let (mut w, mut external) = (first, false);
+        while let ".visible" | ".weak" | ".extern" | ".common" = w.as_str() {
+            external |= w == ".extern";
+            w = self.word()?;
+        }
+        match w.as_str() {
+            ".entry" | ".func" => {
+                if let Some(f) = self.function(w == ".entry")? {
+                    m.functions.retain(|g| g.name != f.name || !g.body.is_empty());
+                    if m.functions.iter().any(|g| g.name == f.name) {
+                        return Err(format!("`{}` is defined twice", f.name));
+                    }
+                    m.functions.push(f);
+                }
+            }
+            _ => {
+                let space =
+                    Space::named(w.trim_start_matches('.')).ok_or_else(|| format!("found `{w}`, expected a space"))?;
+                self.variables(space, external, &mut m.variables)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Variables after the space, up to `;`.
+    fn variables(&mut self, space: Space, external: bool, out: &mut Vec<Variable>) -> Found<()> {
+        let (mut align, mut ty, mut lanes) = (None, None, 1u64);
+        while ty.is_none() {
+            let w = self.word()?;
+            match w.trim_start_matches('.') {
+                "align" => align = Some(self.small()?),
+                "v2" => lanes = 2,
+                "v4" => lanes = 4,
+                t => ty = Some(Type::named(t).ok_or_else(|| format!("found `{w}`, expected a type"))?),
+            }
+        }
+        let ty = ty.ok_or("no type")?;
+        loop {
+            let name = self.word()?;
+            let (mut count, mut unsized_) = (1u64, false);
+            while self.eat('[') {
+                if self.eat(']') {
+                    unsized_ = true;
+                } else {
+                    count = count.checked_mul(self.int()?).filter(|&n| n <= LARGEST).ok_or("an array too large")?;
+                    self.need(']')?;
+                }
+            }
+            let each = u64::from(ty.bytes()) * lanes;
+            let init = if self.eat('=') { Some(self.initial(ty)?) } else { None };
+            let size = match (&init, unsized_) {
+                (Some(i), true) => i.len() as u64,
+                (None, true) if external => 0,
+                (None, true) => return Err(format!("`{name}` has no size")),
+                _ => count.checked_mul(each).filter(|&n| n <= LARGEST).ok_or("a variable too large")?,
+            };
+            let align = align.unwrap_or(each as u32);
+            if !align.is_power_of_two() || align > 4096 {
+                return Err(format!("`{name}` is aligned to {align}, expected a power of two up to 4096"));
+            }
+            if init.as_ref().is_some_and(|i| i.len() as u64 > size) {
+                return Err(format!("`{name}` has more initial values than room"));
+            }
+            out.push(Variable { space, name, align, size, external, init });
+            if !self.eat(',') {
+                break;
+            }
+        }
+        self.need(';')
+    }
+
+    /// An initialiser: a number, or numbers in braces.
+    fn initial(&mut self, ty: Type) -> Found<Vec<u8>> {
+        let mut out = Vec::new();
+        let mut depth = 0;
+        loop {
+            if self.eat('{') {
+                depth += 1;
+                continue;
+            }
+            if self.eat('}') {
+                depth -= 1;
+            } else {
+                let v = match self.number()? {
+                    Operand::Int(v) => v,
+                    Operand::Float(_, d) if ty == Type::F64 => d,
+                    Operand::Float(f, _) => u64::from(f),
+                    o => {
+                        return Err(format!(
+                            "found `{o}`, expected a number (addresses as initial values are not supported)"
+                        ));
+                    }
+                };
+                out.extend_from_slice(&v.to_le_bytes()[..ty.bytes() as usize]);
+            }
+            if depth <= 0 {
+                return Ok(out);
+            }
+            self.eat(',');
+        }
+    }
+
+    fn number(&mut self) -> Found<Operand> {
+        let minus = self.eat('-');
+        match self.take()? {
+            Token::Int(v) => Ok(Operand::Int(if minus { v.wrapping_neg() } else { v })),
+            Token::Float(f, d) if minus => Ok(Operand::Float(f ^ 1 << 31, d ^ 1 << 63)),
+            Token::Float(f, d) => Ok(Operand::Float(f, d)),
+            t => Err(format!("found {}, expected a number", show(&t))),
+        }
+    }
+
+    fn params(&mut self) -> Found<Vec<Param>> {
+        let mut out = Vec::new();
+        self.need('(')?;
+        while !self.eat(')') {
+            let w = self.word()?;
+            if w != ".param" && w != ".reg" {
+                return Err(format!("found `{w}`, expected `.param`"));
+            }
+            let (mut align, mut ty) = (None, None);
+            while ty.is_none() {
+                let w = self.word()?;
+                match w.trim_start_matches('.') {
+                    "align" => align = Some(self.small()?),
+                    "ptr" | "global" | "shared" | "const" => {}
+                    t => ty = Some(Type::named(t).ok_or_else(|| format!("found `{w}`, expected a type"))?),
+                }
+            }
+            let ty = ty.ok_or("no type")?;
+            // `.ptr .global .align 4` may follow the type
+            while matches!(self.peek(), Some(Token::Word(w)) if [".ptr", ".global", ".shared", ".const", ".align"].contains(&w.as_str()))
+            {
+                if self.word()? == ".align" {
+                    self.int()?;
+                }
+            }
+            let name = self.word()?;
+            let mut size = ty.bytes();
+            if self.eat('[') {
+                size = size.checked_mul(self.small()?).filter(|&n| n <= 32764).ok_or("a parameter too large")?;
+                self.need(']')?;
+            }
+            let align = align.unwrap_or(ty.bytes());
+            if !align.is_power_of_two() || align > 4096 {
+                return Err(format!("`{name}` is aligned to {align}, expected a power of two up to 4096"));
+            }
+            out.push(Param { name, align, size });
+            self.eat(',');
+        }
+        Ok(out)
+    }
+
+    /// A kernel or a function after its directive; nothing for a declaration.
+    fn function(&mut self, entry: bool) -> Found<Option<Function>> {
+        if !entry && self.is('(') {
+            self.params()?;
+        }
+        let name = self.word()?;
+        let params = if self.is('(') { self.params()? } else { Vec::new() };
+        let mut f = Function { name, entry, params, max_threads: 1024, threads: None, body: Vec::new() };
+        loop {
+            match self.take()? {
+                Token::Mark(';') => return Ok(None),
+                Token::Mark('{') => break,
+                Token::Word(w) => match w.as_str() {
+                    ".maxntid" | ".reqntid" => {
+                        let mut n = [1u32; 3];
+                        for (i, v) in n.iter_mut().enumerate() {
+                            if i == 0 || self.eat(',') {
+                                *v = self.small()?;
+                            }
+                        }
+                        let all = n.iter().try_fold(1u32, |a, &b| a.checked_mul(b)).ok_or("too many threads")?;
+                        f.max_threads = all;
+                        f.threads = (w == ".reqntid").then_some(n);
+                    }
+                    ".minnctapersm" | ".maxnreg" | ".maxnctapersm" => {
+                        self.int()?;
+                    }
+                    ".noreturn" => {}
+                    _ => return Err(format!("found `{w}`, expected a directive of a function")),
+                },
+                t => return Err(format!("found {}, expected a body", show(&t))),
+            }
+        }
+        self.body(&mut f.body)?;
+        Ok(Some(f))
+    }
+
+    fn body(&mut self, out: &mut Vec<Statement>) -> Found<()> {
+        let mut depth = 1;
+        while depth > 0 {
+            let t = self.take()?;
+            let line = self.line();
+            let kind = match t {
+                Token::Mark('{') => {
+                    depth += 1;
+                    Kind::Open
+                }
+                Token::Mark('}') => {
+                    depth -= 1;
+                    Kind::Close
+                }
+                Token::Mark(';') => continue,
+                Token::Mark('@') => {
+                    let negated = self.eat('!');
+                    let guard = self.word()?;
+                    let op = self.word()?;
+                    Kind::Instruction(self.instruction(Some((guard, negated)), op)?)
+                }
+                Token::Word(w) if self.is(':') => {
+                    self.at += 1;
+                    Kind::Label(w)
+                }
+                Token::Word(w) if w.starts_with('.') => match self.directive(&w, line, out)? {
+                    Some(k) => k,
+                    None => continue,
+                },
+                Token::Word(w) => Kind::Instruction(self.instruction(None, w)?),
+                t => return Err(format!("found {}, expected an instruction", show(&t))),
+            };
+            if depth > 0 {
+                out.push(Statement { line, kind });
+            }
+        }
+        Ok(())
+    }
+
+    fn directive(&mut self, w: &str, line: u32, out: &mut Vec<Statement>) -> Found<Option<Kind>> {
+        match w {
+            ".reg" => {
+                let t = self.word()?;
+                let ty =
+                    Type::named(t.trim_start_matches('.')).ok_or_else(|| format!("found `{t}`, expected a type"))?;
+                let mut names = Vec::new();
+                loop {
+                    let name = self.word()?;
+                    let mut count = None;
+                    if self.eat('<') {
+                        count = Some(self.small()?.min(1 << 20));
+                        self.need('>')?;
+                    }
+                    names.push((name, count));
+                    if !self.eat(',') {
+                        break;
+                    }
+                }
+                self.need(';')?;
+                Ok(Some(Kind::Registers(ty, names)))
+            }
+            ".loc" => {
+                let (file, at) = (self.int()?, self.int()?);
+                self.int()?;
+                // inlined places name the function and the place they were inlined at
+                while self.eat(',') {
+                    self.word()?;
+                    while !matches!(self.peek(), Some(Token::Mark(',')) | None) && self.line_of_next() == self.line() {
+                        self.at += 1;
+                    }
+                }
+                Ok(Some(Kind::Place(file, at)))
+            }
+            ".pragma" => {
+                while !self.eat(';') {
+                    self.take()?;
+                }
+                Ok(None)
+            }
+            ".shared" | ".local" | ".param" | ".const" | ".global" => {
+                let mut v = Vec::new();
+                let space = Space::named(&w[1..]).ok_or("no space")?;
+                self.variables(space, false, &mut v)?;
+                out.extend(v.into_iter().map(|v| Statement { line, kind: Kind::Variable(v) }));
+                Ok(None)
+            }
+            _ => Err(format!("found `{w}`, which is not supported inside of a function")),
+        }
+    }
+
+    fn line_of_next(&self) -> u32 {
+        self.all.get(self.at).map_or(0, |t| t.1)
+    }
+
+    fn instruction(&mut self, guard: Option<(String, bool)>, word: String) -> Found<Instruction> {
+        let mut parts = word.split('.').map(String::from);
+        let op = parts.next().unwrap_or_default();
+        let mut operands = Vec::new();
+        while !self.eat(';') {
+            operands.push(self.operand()?);
+            if !self.eat(',') {
+                self.need(';')?;
+                break;
+            }
+        }
+        Ok(Instruction { guard, op, mods: parts.collect(), operands })
+    }
+
+    fn operand(&mut self) -> Found<Operand> {
+        let first = match self.peek().ok_or("the end of the file, expected an operand")? {
+            Token::Mark('{') => Operand::Vector(self.list('{', '}')?),
+            Token::Mark('(') => Operand::List(self.list('(', ')')?),
+            Token::Mark('[') => self.address()?,
+            Token::Mark('!') => {
+                self.at += 1;
+                Operand::Not(self.word()?)
+            }
+            Token::Word(_) => Operand::Name(self.word()?),
+            _ => self.number()?,
+        };
+        if self.eat('|') {
+            return Ok(Operand::Pair(first.into(), Operand::Name(self.word()?).into()));
+        }
+        Ok(first)
+    }
+
+    fn list(&mut self, open: char, close: char) -> Found<Vec<Operand>> {
+        self.need(open)?;
+        let mut out = Vec::new();
+        while !self.eat(close) {
+            out.push(match self.peek() {
+                Some(Token::Word(_)) => Operand::Name(self.word()?),
+                _ => self.number()?,
+            });
+            if !self.eat(',') {
+                self.need(close)?;
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    fn address(&mut self) -> Found<Operand> {
+        self.need('[')?;
+        let base = match self.peek() {
+            Some(Token::Word(_)) => Operand::Name(self.word()?),
+            _ => self.number()?,
+        };
+        let mut offset = 0i64;
+        while self.is('+') || self.is('-') {
+            let minus = self.is('-');
+            self.at += 1;
+            let minus = minus ^ self.eat('-');
+            let v = self.int()? as i64;
+            offset = offset.wrapping_add(if minus { v.wrapping_neg() } else { v });
+        }
+        if self.eat(',') {
+            let coordinates = self.list('{', '}')?;
+            self.need(']')?;
+            return Ok(Operand::Tensor(base.into(), coordinates));
+        }
+        self.need(']')?;
+        Ok(Operand::Address(base.into(), offset))
+    }
+}
+
+fn show(t: &Token) -> String {
+    match t {
+        Token::Word(w) => format!("`{w}`"),
+        Token::Int(v) => format!("`{v}`"),
+        Token::Float(v, _) => format!("`{}`", f32::from_bits(*v)),
+        Token::Text(t) => format!("\"{t}\""),
+        Token::Mark(c) => format!("`{c}`"),
+    }
+}

@@ -1,0 +1,377 @@
+//! What results cannot show: who accessed shared memory when, and what orders it.
+//!
+//! Agents are the warps, each warp's `cp.async`, and the transfers into each mbarrier. Every agent has a clock, every warp
+//! knows of every agent up to some time. A release (arriving at an mbarrier, a barrier) hands on what the releasing warp
+//! knows, and nothing of its neighbours; an mbarrier hands it on when its phase completes. For each word of shared memory
+//! the last write (agent, time, through which proxy) and the last read of each warp are kept, and how many asynchronous
+//! reads are under way: those end with the wait of the warp that issued them. Lanes of one warp are taken as ordered.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::finding::{Fault, Kind, Step};
+
+/// Times an agent counts.
+type Clock = Vec<u32>;
+
+const NOBODY: u16 = u16::MAX;
+
+/// The shadow of one block.
+pub(crate) struct Shadow {
+    warps: usize,
+    /// What each warp knows of each agent.
+    known: Vec<Clock>,
+    /// Last writer, its time, and whether it wrote through the generic proxy, by word.
+    writer: Vec<u16>,
+    time: Vec<u32>,
+    generic: Vec<bool>,
+    /// Time of the last read, by word and warp.
+    read: Vec<u32>,
+    /// Asynchronous reads under way, by word.
+    held: Vec<u16>,
+    bars: BTreeMap<u32, Barrier>,
+    /// Arrivals of this phase at each `bar`.
+    blocks: [Clock; 16],
+    /// Times of proxy fences of each warp, ascending.
+    fences: Vec<Vec<u32>>,
+    /// Own times of agents that are no warps, from `warps` on.
+    agents: Vec<u32>,
+    /// For each warp's copies: their time, and the warp's time when it had waited for them.
+    waited: Vec<Vec<(u32, u32)>>,
+}
+
+struct Barrier {
+    /// Clocks of this phase's arrivals, and of all completed phases.
+    coming: Clock,
+    done: Clock,
+    by: usize,
+    at: u32,
+    fenced: bool,
+    agent: Option<usize>,
+}
+
+fn join(a: &mut Clock, b: &[u32]) {
+    if a.len() < b.len() {
+        a.resize(b.len(), 0);
+    }
+    for (a, &b) in a.iter_mut().zip(b) {
+        *a = (*a).max(b);
+    }
+}
+
+fn of(c: &[u32], agent: usize) -> u32 {
+    c.get(agent).copied().unwrap_or(0)
+}
+
+fn at<T>(kind: Kind, word: usize, message: String) -> Step<T> {
+    Err(Box::new(Fault { kind, lane: None, address: Some(word as u64 * 4), message }))
+}
+
+impl Shadow {
+    pub fn new(warps: usize, words: usize) -> Shadow {
+        let mut known = vec![vec![0; 2 * warps]; warps];
+        for (w, k) in known.iter_mut().enumerate() {
+            k[w] = 1;
+        }
+        Shadow {
+            warps,
+            known,
+            writer: vec![NOBODY; words],
+            time: vec![0; words],
+            generic: vec![false; words],
+            read: vec![0; words * warps],
+            held: vec![0; words],
+            bars: BTreeMap::new(),
+            blocks: Default::default(),
+            fences: vec![Vec::new(); warps],
+            agents: vec![0; warps],
+            waited: vec![Vec::new(); warps],
+        }
+    }
+
+    // ---- order ----
+
+    fn now(&self, w: usize) -> u32 {
+        self.known[w][w]
+    }
+
+    fn tick(&mut self, w: usize) {
+        self.known[w][w] += 1;
+    }
+
+    /// `fence.proxy.async`.
+    pub fn fence(&mut self, w: usize) {
+        let now = self.now(w);
+        self.fences[w].push(now);
+        self.tick(w);
+    }
+
+    /// A warp arrives at barrier `id` of a block: what it knows is there for those who wait.
+    pub fn bar_arrive(&mut self, w: usize, id: usize) {
+        join(&mut self.blocks[id], &self.known[w]);
+        self.tick(w);
+    }
+
+    /// The barrier completes for the warps that waited.
+    pub fn bar_done(&mut self, id: usize, ws: &[usize]) {
+        let all = std::mem::take(&mut self.blocks[id]);
+        ws.iter().for_each(|&w| join(&mut self.known[w], &all));
+    }
+
+    pub fn init(&mut self, w: usize, bar: u32) {
+        let at = self.now(w);
+        self.bars
+            .insert(bar, Barrier { coming: Clock::new(), done: Clock::new(), by: w, at, fenced: false, agent: None });
+    }
+
+    /// `fence.mbarrier_init`.
+    pub fn init_fence(&mut self, w: usize) {
+        self.bars.values_mut().filter(|b| b.by == w).for_each(|b| b.fenced = true);
+    }
+
+    /// An mbarrier is used by a warp, which must know that it was initialised.
+    fn seen(&mut self, w: usize, bar: u32, proxy: bool) -> Step<&mut Barrier> {
+        let known = &self.known[w];
+        let word = bar as usize / 4;
+        let Some(b) = self.bars.get_mut(&bar) else {
+            return at(Kind::Mbarrier, word, "an mbarrier that nobody initialised".into());
+        };
+        if b.by != w && of(known, b.by) < b.at {
+            return at(
+                Kind::Race,
+                word,
+                format!("warp {w} uses an mbarrier whose initialisation by warp {} it need not see", b.by),
+            );
+        }
+        if (proxy || b.by != w) && !b.fenced {
+            return at(Kind::Proxy, word, "an mbarrier without fence.mbarrier_init after its initialisation".into());
+        }
+        Ok(b)
+    }
+
+    /// An mbarrier is used without handing anything on.
+    pub fn known_barrier(&mut self, w: usize, bar: u32) -> Step {
+        self.seen(w, bar, false).map(|_| ())
+    }
+
+    pub fn arrive(&mut self, w: usize, bar: u32) -> Step {
+        self.seen(w, bar, false)?;
+        if let Some(b) = self.bars.get_mut(&bar) {
+            join(&mut b.coming, &self.known[w]);
+        }
+        self.tick(w);
+        Ok(())
+    }
+
+    /// The phase of an mbarrier completes.
+    pub fn phase(&mut self, bar: u32) {
+        if let Some(b) = self.bars.get_mut(&bar) {
+            join(&mut b.done, &b.coming);
+            b.coming.clear();
+        }
+    }
+
+    /// A warp has waited for an mbarrier.
+    pub fn passed(&mut self, w: usize, bar: u32) -> Step {
+        self.seen(w, bar, false)?;
+        if let Some(b) = self.bars.get(&bar) {
+            join(&mut self.known[w], &b.done);
+        }
+        Ok(())
+    }
+
+    // ---- accesses ----
+
+    fn agent(&self, a: u16) -> String {
+        let a = usize::from(a);
+        if a < self.warps {
+            format!("by warp {a}")
+        } else if a < 2 * self.warps {
+            format!("by cp.async of warp {}", a - self.warps)
+        } else {
+            "by a bulk copy".into()
+        }
+    }
+
+    #[inline(always)]
+    fn after_write(&self, w: usize, g: usize, what: &str, proxy: bool) -> Step {
+        let a = self.writer[g];
+        if a == NOBODY {
+            return at(Kind::Uninitialised, g, format!("{what} of shared memory that nobody wrote"));
+        }
+        if usize::from(a) != w && self.time[g] > of(&self.known[w], a.into()) {
+            return at(Kind::Race, g, format!("{what} by warp {w}, not ordered after the write {}", self.agent(a)));
+        }
+        if proxy && self.generic[g] { self.fenced(w, g, what) } else { Ok(()) }
+    }
+
+    /// A generic write that the asynchronous proxy reads: its writer fenced after it, and this warp knows.
+    fn fenced(&self, w: usize, g: usize, what: &str) -> Step {
+        let (a, mut time) = (usize::from(self.writer[g]), self.time[g]);
+        let v = if a < self.warps {
+            a
+        } else {
+            let v = a - self.warps;
+            let waits = &self.waited[v];
+            time = waits.get(waits.partition_point(|x| x.0 < time)).map_or(u32::MAX, |x| x.1);
+            v
+        };
+        let f = &self.fences[v];
+        match f.get(f.partition_point(|&x| x < time)) {
+            Some(&f) if v == w || of(&self.known[w], v) >= f => Ok(()),
+            _ => at(
+                Kind::Proxy,
+                g,
+                format!("{what} by warp {w} of what was written {} without fence.proxy.async", self.agent(a as u16)),
+            ),
+        }
+    }
+
+    #[inline(always)]
+    fn before_write(&self, w: usize, g: usize, what: &str) -> Step {
+        let a = self.writer[g];
+        if a != NOBODY && usize::from(a) != w && self.time[g] > of(&self.known[w], a.into()) {
+            return at(Kind::Race, g, format!("{what} by warp {w}, not ordered after the write {}", self.agent(a)));
+        }
+        if self.held[g] > 0 {
+            return at(Kind::Race, g, format!("{what} by warp {w} over what an asynchronous read still uses"));
+        }
+        let known = &self.known[w];
+        for (v, &r) in self.read[g * self.warps..(g + 1) * self.warps].iter().enumerate() {
+            if r > known[v] && v != w {
+                return at(Kind::Race, g, format!("{what} by warp {w}, not ordered after a read by warp {v}"));
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn wrote(&mut self, g: usize, agent: usize, time: u32, generic: bool) {
+        self.writer[g] = agent as u16;
+        self.time[g] = time;
+        self.generic[g] = generic;
+    }
+
+    /// Words of an access of bytes.
+    #[inline(always)]
+    fn span(a: usize, len: usize) -> Range<usize> {
+        a / 4..(a + len).div_ceil(4)
+    }
+
+    #[inline(always)]
+    pub fn read(&mut self, w: usize, a: usize, len: usize) -> Step {
+        let now = self.now(w);
+        for g in Self::span(a, len) {
+            self.after_write(w, g, "a read", false)?;
+            self.read[g * self.warps + w] = now;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub fn write(&mut self, w: usize, a: usize, len: usize) -> Step {
+        let now = self.now(w);
+        for g in Self::span(a, len) {
+            self.before_write(w, g, "a write")?;
+            self.wrote(g, w, now, true);
+        }
+        Ok(())
+    }
+
+    /// An atomic: ordered with other atomics, not with anything else.
+    pub fn atomic(&mut self, w: usize, a: usize, len: usize) -> Step {
+        for g in Self::span(a, len) {
+            if self.writer[g] == NOBODY {
+                return at(Kind::Uninitialised, g, "an atomic on shared memory that nobody wrote".into());
+            }
+            if self.held[g] > 0 {
+                return at(Kind::Race, g, format!("an atomic by warp {w} over what an asynchronous read still uses"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A bulk load is issued: the agent that will write, and the time of its write.
+    pub fn bulk_load(&mut self, w: usize, a: usize, len: usize, bar: u32) -> Step<(usize, u32)> {
+        self.seen(w, bar, true)?;
+        for g in Self::span(a, len) {
+            self.before_write(w, g, "a bulk copy")?;
+            if self.generic[g] && usize::from(self.writer[g]) == w {
+                self.after_write(w, g, "a bulk copy over a write", true)?;
+            }
+        }
+        let next = self.warps + self.agents.len();
+        let agent = match self.bars.get_mut(&bar) {
+            Some(b) => *b.agent.get_or_insert(next),
+            None => next,
+        };
+        if agent == next {
+            self.agents.push(0);
+        }
+        self.agents[agent - self.warps] += 1;
+        let time = self.agents[agent - self.warps];
+        for g in Self::span(a, len) {
+            self.wrote(g, agent, time, false);
+        }
+        Ok((agent, time))
+    }
+
+    /// It has arrived.
+    pub fn bulk_loaded(&mut self, bar: u32, (agent, time): (usize, u32)) {
+        if let Some(b) = self.bars.get_mut(&bar) {
+            if b.coming.len() <= agent {
+                b.coming.resize(agent + 1, 0);
+            }
+            b.coming[agent] = b.coming[agent].max(time);
+        }
+    }
+
+    /// An asynchronous read of words begins: by a bulk store of one warp or by `wgmma` of four.
+    pub fn hold(&mut self, ws: Range<usize>, words: impl Iterator<Item = usize>, what: &str) -> Step {
+        for g in words {
+            for w in ws.clone() {
+                self.after_write(w, g, what, true)?;
+            }
+            self.held[g] = self.held[g].saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// That read ends with the wait of its warps.
+    pub fn let_go(&mut self, ws: Range<usize>, words: impl Iterator<Item = usize>) {
+        let now: Vec<u32> = ws.clone().map(|w| self.now(w)).collect();
+        for g in words {
+            self.held[g] = self.held[g].saturating_sub(1);
+            let from = g * self.warps;
+            self.read[from + ws.start..from + ws.end].copy_from_slice(&now);
+        }
+    }
+
+    /// `cp.async` is issued: the time of its write.
+    pub fn copy(&mut self, w: usize, a: usize, len: usize) -> Step<u32> {
+        let time = self.agents[w] + 1;
+        for g in Self::span(a, len) {
+            self.before_write(w, g, "cp.async")?;
+            self.wrote(g, self.warps + w, time, true);
+        }
+        Ok(time)
+    }
+
+    /// The copies of one instruction have been issued.
+    pub fn copied(&mut self, w: usize) {
+        self.agents[w] += 1;
+    }
+
+    /// The warp has waited for its copies up to a time.
+    pub fn copies_done(&mut self, w: usize, time: u32) {
+        let k = self.warps + w;
+        self.known[w][k] = self.known[w][k].max(time);
+        let now = self.now(w);
+        self.waited[w].push((time, now));
+    }
+
+    /// The first word that an asynchronous read still uses.
+    pub fn still_held(&self) -> Option<usize> {
+        self.held.iter().position(|&h| h > 0)
+    }
+}
