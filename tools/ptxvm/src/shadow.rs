@@ -16,6 +16,17 @@ type Clock = Vec<u32>;
 
 const NOBODY: u16 = u16::MAX;
 
+/// How a word was written last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Write {
+    /// Through the asynchronous proxy.
+    Async,
+    /// By a store or by `cp.async`.
+    Generic,
+    /// By an atomic.
+    Atomic,
+}
+
 /// The shadow of one block.
 pub(crate) struct Shadow {
     warps: usize,
@@ -24,7 +35,7 @@ pub(crate) struct Shadow {
     /// Last writer, its time, and whether it wrote through the generic proxy, by word.
     writer: Vec<u16>,
     time: Vec<u32>,
-    generic: Vec<bool>,
+    how: Vec<Write>,
     /// Time of the last read, by word and warp.
     read: Vec<u32>,
     /// Asynchronous reads under way, by word.
@@ -78,7 +89,7 @@ impl Shadow {
             known,
             writer: vec![NOBODY; words],
             time: vec![0; words],
-            generic: vec![false; words],
+            how: vec![Write::Async; words],
             read: vec![0; words * warps],
             held: vec![0; words],
             bars: BTreeMap::new(),
@@ -202,7 +213,7 @@ impl Shadow {
         if usize::from(a) != w && self.time[g] > of(&self.known[w], a.into()) {
             return at(Kind::Race, g, format!("{what} by warp {w}, not ordered after the write {}", self.agent(a)));
         }
-        if proxy && self.generic[g] { self.fenced(w, g, what) } else { Ok(()) }
+        if proxy && self.how[g] != Write::Async { self.fenced(w, g, what) } else { Ok(()) }
     }
 
     /// A generic write that the asynchronous proxy reads: its writer fenced after it, and this warp knows.
@@ -233,6 +244,11 @@ impl Shadow {
         if a != NOBODY && usize::from(a) != w && self.time[g] > of(&self.known[w], a.into()) {
             return at(Kind::Race, g, format!("{what} by warp {w}, not ordered after the write {}", self.agent(a)));
         }
+        self.after_reads(w, g, what)
+    }
+
+    #[inline(always)]
+    fn after_reads(&self, w: usize, g: usize, what: &str) -> Step {
         if self.held[g] > 0 {
             return at(Kind::Race, g, format!("{what} by warp {w} over what an asynchronous read still uses"));
         }
@@ -246,10 +262,10 @@ impl Shadow {
     }
 
     #[inline(always)]
-    fn wrote(&mut self, g: usize, agent: usize, time: u32, generic: bool) {
+    fn wrote(&mut self, g: usize, agent: usize, time: u32, how: Write) {
         self.writer[g] = agent as u16;
         self.time[g] = time;
-        self.generic[g] = generic;
+        self.how[g] = how;
     }
 
     /// Words of an access of bytes.
@@ -273,20 +289,20 @@ impl Shadow {
         let now = self.now(w);
         for g in Self::span(a, len) {
             self.before_write(w, g, "a write")?;
-            self.wrote(g, w, now, true);
+            self.wrote(g, w, now, Write::Generic);
         }
         Ok(())
     }
 
-    /// An atomic: ordered with other atomics, not with anything else.
+    /// An atomic: atomics need no order among each other, but with everything else.
     pub fn atomic(&mut self, w: usize, a: usize, len: usize) -> Step {
+        let now = self.now(w);
         for g in Self::span(a, len) {
-            if self.writer[g] == NOBODY {
-                return at(Kind::Uninitialised, g, "an atomic on shared memory that nobody wrote".into());
+            if self.how[g] != Write::Atomic {
+                self.after_write(w, g, "an atomic", false)?;
             }
-            if self.held[g] > 0 {
-                return at(Kind::Race, g, format!("an atomic by warp {w} over what an asynchronous read still uses"));
-            }
+            self.after_reads(w, g, "an atomic")?;
+            self.wrote(g, w, now, Write::Atomic);
         }
         Ok(())
     }
@@ -296,7 +312,7 @@ impl Shadow {
         self.seen(w, bar, true)?;
         for g in Self::span(a, len) {
             self.before_write(w, g, "a bulk copy")?;
-            if self.generic[g] && usize::from(self.writer[g]) == w {
+            if self.how[g] != Write::Async && usize::from(self.writer[g]) == w {
                 self.after_write(w, g, "a bulk copy over a write", true)?;
             }
         }
@@ -311,7 +327,7 @@ impl Shadow {
         self.agents[agent - self.warps] += 1;
         let time = self.agents[agent - self.warps];
         for g in Self::span(a, len) {
-            self.wrote(g, agent, time, false);
+            self.wrote(g, agent, time, Write::Async);
         }
         Ok((agent, time))
     }
@@ -352,7 +368,7 @@ impl Shadow {
         let time = self.agents[w] + 1;
         for g in Self::span(a, len) {
             self.before_write(w, g, "cp.async")?;
-            self.wrote(g, self.warps + w, time, true);
+            self.wrote(g, self.warps + w, time, Write::Generic);
         }
         Ok(time)
     }

@@ -95,6 +95,13 @@ fn shared_memory_races_between_warps_whatever_the_order() {
 }
 
 #[test]
+fn atomics_on_shared_memory_are_ordered_with_each_other_only() {
+    let zero = "setp.eq.u32 %p1, %r1, 0; @%p1 st.shared.u32 [%r9], 0;";
+    clean(64, &format!("{zero} bar.sync 0; atom.shared.add.u32 %r4, [%r9], 1; bar.sync 0; ld.shared.u32 %r5, [%r9];"));
+    must(Kind::Race, 64, &format!("{zero} bar.sync 0; atom.shared.add.u32 %r4, [%r9], 1; ld.shared.u32 %r5, [%r9];"));
+}
+
+#[test]
 fn barriers_order_only_those_who_wait() {
     // warp 0 arrives and does not wait: it must not read what warp 1 wrote
     let code = |tail: &str| {
