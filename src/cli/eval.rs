@@ -122,7 +122,10 @@ fn prepare(args: &Args) -> Result<(Setup, Option<(AdapterBank, Slot)>)> {
         (Some(path), _) => {
             let saved = checkpoint::load(&checkpoint::find(path)?)?;
             let trained = checkpoint_config(&saved)?;
-            let model = args.model.as_ref().map_or_else(|| trained.source(), |model| args.parts.source(model));
+            let model = match &args.model {
+                Some(model) => args.parts.source(model),
+                None => args.parts.over(trained.source()),
+            };
             let setup = load(evaluation_config(model, &args.prompts, rewards, Some(&trained))?, args)?;
             let bank = saved_average(&saved, &trained, setup.pipeline.network.modules(), &setup.device)?;
             Ok((setup, Some((bank, Slot::Average))))

@@ -135,9 +135,22 @@ pub struct PartArgs {
 impl PartArgs {
     /// The model at `model` with these parts.
     fn source(&self, model: &Path) -> Source {
+        self.over(Source { model: model.to_path_buf(), ..Source::default() })
+    }
+
+    /// `source` with these parts in the place of its own.
+    fn over(&self, source: Source) -> Source {
         let Self { variant, transformer, vae, clip_l, clip_g, t5xxl, tokenizers } = self.clone();
-        let parts = Parts { transformer, vae, clip_l, clip_g, t5xxl, tokenizers };
-        Source { model: model.to_path_buf(), variant, parts }
+        let Source { model, variant: own_variant, parts: own } = source;
+        let parts = Parts {
+            transformer: transformer.or(own.transformer),
+            vae: vae.or(own.vae),
+            clip_l: clip_l.or(own.clip_l),
+            clip_g: clip_g.or(own.clip_g),
+            t5xxl: t5xxl.or(own.t5xxl),
+            tokenizers: tokenizers.or(own.tokenizers),
+        };
+        Source { model, variant: variant.or(own_variant), parts }
     }
 
     /// Finds the parts of the model at `model`, and says where they are if that is not all in one folder.

@@ -62,6 +62,7 @@ fn a_file_that_is_another_part_or_no_part_or_damaged_is_named() {
     let transformer = write_parts(dir.path());
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
     let out = at("out");
+    refuses(&sample("nowhere.gguf", &out, &[]), &["model: no such folder or file: nowhere.gguf"]);
     refuses(&sample(&at("sd3_vae.safetensors"), &out, &[]), &["sd3_vae.safetensors: no transformer of SD3"]);
     let words = ["clip_l (--clip-l)", "has no tensors of a text_encoder; it looks like the vae"];
     refuses(&sample(&tiny(), &out, &["--clip-l", &at("sd3_vae.safetensors")]), &words);
@@ -136,6 +137,12 @@ fn a_run_learns_from_files_wherever_they_lie_and_refuses_others() {
         ["export", "--checkpoint", output.to_str().unwrap(), "--format", "merged", "--out", merged.to_str().unwrap()];
     refuses(&args, &["there.safetensors: a merged model is a copy of a folder", "--format diffusers"]);
     assert!(says(&["inspect", output.to_str().unwrap()]).contains("epoch-000002"));
+
+    // A part that is given is used, also where the run says where the others are.
+    let prompts = dir.path().join("prompts.txt");
+    let evaluate = ["eval", "--checkpoint", output.to_str().unwrap(), "--prompts", prompts.to_str().unwrap()];
+    let given = ["--rewards", "jpeg_compressibility", "--clip-l", "nowhere"];
+    refuses(&[&evaluate[..], &given].concat(), &["clip_l (--clip-l)", "nowhere"]);
 
     // One weight is another.
     let mut bytes = std::fs::read(&there).unwrap();

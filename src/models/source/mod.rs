@@ -213,6 +213,7 @@ impl Model {
     /// Names the file or part that is missing, is no part of an SD3 pipeline, or is there more than once.
     pub fn open(source: &Source) -> Result<Self> {
         let path = index::folder(&source.model);
+        ensure!(path.exists(), "model: no such folder or file: {}", path.display());
         let mut model = if path.is_file() {
             ensure!(source.variant.is_none(), "variant: {} is a file; folders have variants", path.display());
             Self { parts: single::split(&TensorFile::open(&path)?)?, path }
