@@ -3,5 +3,6 @@
 mod cli;
 mod gguf;
 mod parity;
+mod protobuf;
 mod structure;
 mod training;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use engine::io::{TensorFile, read_json, require_folder};
 use engine::models::index::ModelIndex;
+use engine::models::source::STEMS;
 use engine::telemetry::bytes;
 use engine::train::checkpoint;
 use serde::Serialize;
@@ -170,7 +171,7 @@ fn pipeline(path: &Path) -> Result<(Option<String>, Vec<Component>)> {
     for (name, class) in index.classes() {
         let folder = path.join(name);
         require_folder(&folder, &format!("component '{name}' of model_index.json"))?;
-        let weights = ["diffusion_pytorch_model", "model"].into_iter().find(|stem| has_weights(&folder, stem));
+        let weights = STEMS.into_iter().find(|stem| has_weights(&folder, stem));
         let mut part = match weights {
             Some(stem) => Component::new(name.to_string(), &TensorFile::open_component(&folder, stem, None)?, false),
             None => Component::without_tensors(name.to_string()),

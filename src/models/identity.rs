@@ -13,15 +13,15 @@ const TOKENIZERS: [&str; 2] = ["merges.txt", "spiece.model"];
 /// Bytes that one thread sums up at a time.
 const CHUNK: usize = 1 << 24;
 
-/// The checksum of `model`: of every part's name and [content](of_part).
+/// The checksum of `model`: of every component's name and [content](of_component).
 ///
 /// # Errors
 /// If a file cannot be read.
 pub fn of_model(model: &Model) -> Result<String> {
     let mut sum = crc32fast::Hasher::new();
-    for (name, part) in model.components() {
+    for (name, component) in model.components() {
         sum.update(name.as_bytes());
-        sum.update(of_part(part)?.as_bytes());
+        sum.update(of_component(component)?.as_bytes());
     }
     Ok(format!("{:08x}", sum.finalize()))
 }
@@ -31,21 +31,21 @@ pub fn of_model(model: &Model) -> Result<String> {
 ///
 /// # Errors
 /// If a file cannot be read.
-pub fn of_part(part: impl Into<Component>) -> Result<String> {
-    let part = part.into();
+pub fn of_component(component: impl Into<Component>) -> Result<String> {
+    let component = component.into();
     let mut sum = crc32fast::Hasher::new();
-    match part.tensors() {
+    match component.tensors() {
         Some((file, settings)) => {
             sum.update(&of_tensors(file).to_le_bytes());
             sum.update(settings.to_string().as_bytes());
         }
-        None => add_folder(&mut sum, &part)?,
+        None => add_folder(&mut sum, &component)?,
     }
     Ok(format!("{:08x}", sum.finalize()))
 }
 
-fn add_folder(sum: &mut crc32fast::Hasher, part: &Component) -> Result<()> {
-    let folder = part.path();
+fn add_folder(sum: &mut crc32fast::Hasher, component: &Component) -> Result<()> {
+    let folder = component.path();
     let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut names: Vec<String> = entries
         .flatten()
@@ -56,7 +56,7 @@ fn add_folder(sum: &mut crc32fast::Hasher, part: &Component) -> Result<()> {
     let has = |name: String| names.contains(&name);
     for stem in STEMS {
         if names.iter().any(|n| n.starts_with(&format!("{stem}.")) && n.contains(".safetensors")) {
-            sum.update(&of_tensors(&part.weights(stem)?).to_le_bytes());
+            sum.update(&of_tensors(&component.weights(stem)?).to_le_bytes());
         }
     }
     for name in names.iter().filter(|n| n.ends_with(".json") && !n.contains(".index.")) {
@@ -116,7 +116,7 @@ mod tests {
             std::fs::write(folder.join("config.json"), config).unwrap();
             folder
         };
-        let sum = |folder: &Path| of_part(folder).unwrap();
+        let sum = |folder: &Path| of_component(folder).unwrap();
         let one = sum(&folder("one", 2.0, r#"{"layers": 3, "width": 4, "_name_or_path": "x"}"#));
         assert_eq!(one, sum(&folder("same", 2.0, r#"{ "width": 4, "layers": 3 }"#)));
         assert_ne!(one, sum(&folder("other weights", -2.0, r#"{"layers": 3, "width": 4}"#)));

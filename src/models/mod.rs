@@ -23,11 +23,15 @@ use crate::device::{DType, Device};
 
 pub use linear::Linear;
 
-/// Maps the network `part` (`transformer/` of a pipeline). With `compute`, matrices stored in single precision are
+/// Maps the network `component` (`transformer/` of a pipeline). With `compute`, matrices stored in single precision are
 /// rounded to that type.
 ///
 /// # Errors
 /// If a file is missing or damaged, or a tensor's name, shape, type or content is not what the config asks for.
-pub fn load_network(part: impl Into<Component>, device: &Device, compute: Option<DType>) -> Result<Box<dyn Network>> {
-    Ok(Box::new(mmdit::Mmdit::load(part, device, compute)?))
+pub fn load_network(
+    component: impl Into<Component>,
+    device: &Device,
+    compute: Option<DType>,
+) -> Result<Box<dyn Network>> {
+    Ok(Box::new(mmdit::Mmdit::load(component, device, compute)?))
 }

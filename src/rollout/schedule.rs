@@ -105,13 +105,13 @@ impl Schedule {
         Self { shift: Shift::Static(shift), train_steps: 1000, terminal: None, spacing: Spacing::Shifted }
     }
 
-    /// Reads the `scheduler_config.json` of `part`. Keys that the scheduler does not have are passed over, as diffusers does.
+    /// Reads the `scheduler_config.json` of `component`. Keys that the scheduler does not have are passed over, as diffusers does.
     ///
     /// # Errors
     /// Names the file and the key if the scheduler is another one, a value is impossible, or an option has no meaning for
     /// SD3.
-    pub fn load(part: impl Into<Component>) -> Result<Self> {
-        let (path, settings) = part.into().settings("scheduler_config.json")?;
+    pub fn load(component: impl Into<Component>) -> Result<Self> {
+        let (path, settings) = component.into().settings("scheduler_config.json")?;
         config::read(&path, settings)
     }
 

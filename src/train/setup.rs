@@ -153,7 +153,7 @@ fn inputs(raw: &TrainConfig, model: &Model, terms: &[(String, Options, f64)]) ->
     ]);
     for (name, options, _) in terms {
         if let Some(model) = &options.model {
-            inputs.insert(format!("rewards.{name}.model"), identity::of_part(model)?);
+            inputs.insert(format!("rewards.{name}.model"), identity::of_component(model)?);
         }
     }
     Ok(inputs)

@@ -1,6 +1,7 @@
 //! Reads event files as TensorBoard does: what is cut short ends a file, and a session that starts makes it forget what
 //! earlier files say of its step and later ones (`event_accumulator.py`, `_CheckForRestartAndMaybePurge`).
 
+use crate::protobuf;
 use std::path::Path;
 
 /// A value on the board.
@@ -37,51 +38,18 @@ fn frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Takes in one record.
 fn read(record: &[u8], events: &mut Vec<Event>) {
-    let fields = fields(record);
+    let fields = protobuf::fields(record);
     let step = fields.iter().find(|(number, _)| *number == 2).expect("every event has a step").1.clone();
     let step = u64::from_le_bytes(step.try_into().unwrap());
     for (number, content) in fields {
         match number {
             7 => events.retain(|e| e.step < step),
             5 => {
-                let mut value = self::fields(&self::fields(&content)[0].1);
+                let mut value = protobuf::fields(&protobuf::fields(&content)[0].1);
                 let (tag, value) = (std::mem::take(&mut value[0].1), std::mem::take(&mut value[1].1));
                 events.push(Event { step, tag: String::from_utf8(tag).unwrap(), value });
             }
             _ => {}
         }
     }
-}
-
-/// The fields of a message: number, and the value as bytes (whole numbers as 8 of them).
-fn fields(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
-    fn varint(bytes: &mut &[u8]) -> u64 {
-        let (mut value, mut shift) = (0, 0);
-        loop {
-            let byte = bytes[0];
-            *bytes = &bytes[1..];
-            value |= u64::from(byte & 0x7f) << shift;
-            shift += 7;
-            if byte < 0x80 {
-                return value;
-            }
-        }
-    }
-    let mut out = Vec::new();
-    while !bytes.is_empty() {
-        let key = varint(&mut bytes);
-        let length = match key & 7 {
-            0 => {
-                out.push((key >> 3, varint(&mut bytes).to_le_bytes().to_vec()));
-                continue;
-            }
-            1 => 8,
-            2 => varint(&mut bytes) as usize,
-            5 => 4,
-            other => panic!("wire type {other}"),
-        };
-        out.push((key >> 3, bytes[..length].to_vec()));
-        bytes = &bytes[length..];
-    }
-    out
 }

@@ -46,12 +46,12 @@ fn yes() -> bool {
 }
 
 impl Config {
-    /// Reads and checks the `config.json` of `part`.
+    /// Reads and checks the `config.json` of `component`.
     ///
     /// # Errors
     /// Names the file and the key that is missing, malformed or impossible.
-    pub fn load(part: impl Into<Component>) -> Result<Self> {
-        let (path, settings) = part.into().settings("config.json")?;
+    pub fn load(component: impl Into<Component>) -> Result<Self> {
+        let (path, settings) = component.into().settings("config.json")?;
         let config: Self = parse(&path, "", settings)?;
         let file = path.display();
         let sizes = [

@@ -118,14 +118,14 @@ impl Decoder {
 }
 
 impl Autoencoder {
-    /// Maps the weights of `part` (`vae/` of a pipeline).
+    /// Maps the weights of `component` (`vae/` of a pipeline).
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing, misshapen or impossible.
-    pub fn load(part: impl Into<Component>, device: &Device) -> Result<Self> {
-        let part = part.into();
-        let config = Config::load(&part)?;
-        let file = part.weights("diffusion_pytorch_model")?;
+    pub fn load(component: impl Into<Component>, device: &Device) -> Result<Self> {
+        let component = component.into();
+        let config = Config::load(&component)?;
+        let file = component.weights("diffusion_pytorch_model")?;
         let loader = Loader::new(&file, &[], device);
         let root = loader.root();
         let (encoder, decoder) = (Encoder::load(&root, &config), Decoder::load(&root, &config));

@@ -111,8 +111,8 @@ pub struct ClipConfig {
 
 impl TextConfig {
     /// The `config.json` of a text encoder.
-    pub(super) fn load(part: impl Into<Component>) -> Result<Self> {
-        let (path, settings) = part.into().settings("config.json")?;
+    pub(super) fn load(component: impl Into<Component>) -> Result<Self> {
+        let (path, settings) = component.into().settings("config.json")?;
         let config: Self = parse(&path, "", settings)?;
         config.check(&path, "")?;
         Ok(config)

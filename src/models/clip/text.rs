@@ -89,14 +89,14 @@ pub struct ClipTextOutput {
 }
 
 impl ClipText {
-    /// The encoder `part`: in a folder, `config.json` and `model.safetensors`.
+    /// The encoder `component`: in a folder, `config.json` and `model.safetensors`.
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing or not as expected.
-    pub fn load(part: impl Into<Component>, device: &Device) -> Result<Self> {
-        let part = part.into();
-        let config = TextConfig::load(&part)?;
-        let file = part.weights("model")?;
+    pub fn load(component: impl Into<Component>, device: &Device) -> Result<Self> {
+        let component = component.into();
+        let config = TextConfig::load(&component)?;
+        let file = component.weights("model")?;
         let loader = Loader::new(&file, super::IGNORED, device);
         let root = loader.root();
         // Some versions of transformers write the tower's names without their first part.

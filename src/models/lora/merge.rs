@@ -7,7 +7,6 @@ use super::{AdapterBank, Module, Slot};
 use crate::device::Device;
 use crate::io::write::write_atomic_with;
 use crate::io::{output_folder, read, safetensors};
-use crate::models::index::ModelIndex;
 use crate::models::source::Model;
 use crate::ops::linear;
 use anyhow::{Context, Result, bail};
@@ -29,14 +28,14 @@ pub fn pipeline(model: &Model, modules: &[Module], bank: &AdapterBank, slot: Slo
             model.path().display()
         );
     };
+    let components = model.components().map(|(name, _)| name);
     let (stored, model) = (transformer.weights(STEM)?, model.path());
     if lies_in(out, model)? {
         bail!("cannot write to {}: it is or lies in the model's own folder {}", out.display(), model.display());
     }
-    let index = ModelIndex::load(model)?;
     output_folder(out)?;
     copy_file(&model.join("model_index.json"), &out.join("model_index.json"))?;
-    for component in index.components() {
+    for component in components {
         copy_folder(&model.join(component), &out.join(component), &|name| {
             // These are written anew.
             component == "transformer" && is_weights(name)

@@ -101,21 +101,21 @@ impl LoraScope<'_> {
 }
 
 impl Mmdit {
-    /// Maps the transformer `part` (in a folder, `config.json` and `diffusion_pytorch_model*.safetensors`).
+    /// Maps the transformer `component` (in a folder, `config.json` and `diffusion_pytorch_model*.safetensors`).
     ///
     /// # Errors
     /// As [`super::load_network`]; also if its velocity has other channels than its latent.
-    pub fn load(part: impl Into<Component>, device: &Device, compute: Option<DType>) -> Result<Self> {
-        let part = part.into();
-        let config = Config::load(&part)?;
+    pub fn load(component: impl Into<Component>, device: &Device, compute: Option<DType>) -> Result<Self> {
+        let component = component.into();
+        let config = Config::load(&component)?;
         let (channels, velocity) = (config.in_channels, config.velocity_channels());
         if velocity != channels {
             bail!(
                 "{}: the transformer maps {channels} channels to {velocity}, expected the same",
-                part.path().display()
+                component.path().display()
             );
         }
-        let file = part.weights("diffusion_pytorch_model")?;
+        let file = component.weights("diffusion_pytorch_model")?;
         let loader = Loader::new(&file, &[], device).rounding(compute);
         let model = Self::build(config, file.bytes() <= SMALL, device, &loader.root());
         loader.finish()?;

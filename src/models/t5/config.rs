@@ -47,8 +47,8 @@ impl Default for T5Config {
 
 impl T5Config {
     /// The `config.json` of an encoder.
-    pub(super) fn load(part: impl Into<Component>) -> Result<Self> {
-        let (path, settings) = part.into().settings("config.json")?;
+    pub(super) fn load(component: impl Into<Component>) -> Result<Self> {
+        let (path, settings) = component.into().settings("config.json")?;
         let path = path.as_path();
         let config: Self = parse(path, "", settings)?;
         let sizes = [

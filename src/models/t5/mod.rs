@@ -45,14 +45,14 @@ struct Block {
 }
 
 impl T5 {
-    /// The encoder `part`: in a folder, `config.json` and `model.safetensors`, or its shards.
+    /// The encoder `component`: in a folder, `config.json` and `model.safetensors`, or its shards.
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing or not as expected.
-    pub fn load(part: impl Into<Component>, device: &Device) -> Result<Self> {
-        let part = part.into();
-        let config = T5Config::load(&part)?;
-        let file = part.weights("model")?;
+    pub fn load(component: impl Into<Component>, device: &Device) -> Result<Self> {
+        let component = component.into();
+        let config = T5Config::load(&component)?;
+        let file = component.weights("model")?;
         let loader = Loader::new(&file, IGNORED, device);
         let root = loader.root();
         let encoder = root.sub("encoder");

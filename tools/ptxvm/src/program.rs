@@ -116,6 +116,30 @@ pub enum Rmw {
     Cas,
 }
 
+impl Rmw {
+    /// What a modifier names.
+    pub(crate) fn named(modifier: &str) -> Option<Self> {
+        Some(match modifier {
+            "add" => Self::Add,
+            "min" => Self::Min,
+            "max" => Self::Max,
+            "and" => Self::And,
+            "or" => Self::Or,
+            "xor" => Self::Xor,
+            "inc" => Self::Inc,
+            "dec" => Self::Dec,
+            "exch" => Self::Exch,
+            "cas" => Self::Cas,
+            _ => return None,
+        })
+    }
+
+    /// Whether `redux` has it too.
+    pub(crate) fn has_redux(self) -> bool {
+        !matches!(self, Self::Inc | Self::Dec | Self::Exch | Self::Cas)
+    }
+}
+
 /// Modes of `shfl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]

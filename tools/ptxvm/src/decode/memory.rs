@@ -128,23 +128,7 @@ fn atom(c: &mut Context, i: &Instruction) -> Found<Exec> {
     hints(&mut m);
     m.take("noftz");
     let space = m.find(Space::named).unwrap_or(Space::Generic);
-    let op = m
-        .find(|s| {
-            Some(match s {
-                "add" => Rmw::Add,
-                "min" => Rmw::Min,
-                "max" => Rmw::Max,
-                "and" => Rmw::And,
-                "or" => Rmw::Or,
-                "xor" => Rmw::Xor,
-                "inc" => Rmw::Inc,
-                "dec" => Rmw::Dec,
-                "exch" => Rmw::Exch,
-                "cas" => Rmw::Cas,
-                _ => return None,
-            })
-        })
-        .ok_or("found no operation")?;
+    let op = m.find(Rmw::named).ok_or("found no operation")?;
     m.done()?;
     let known = match op {
         Rmw::Add => matches!(ty, Type::U32 | Type::S32 | Type::U64 | Type::F32 | Type::F64),

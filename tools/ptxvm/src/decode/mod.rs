@@ -69,6 +69,16 @@ struct Scope {
     variables: HashMap<String, (Space, u64)>,
 }
 
+/// Fails unless register `name` of type `declared` can stand for `ty`; a `loose` one may be wider.
+fn fits(name: &str, declared: Type, ty: Type, loose: bool) -> Found<()> {
+    let fits = if loose {
+        declared.bits() >= ty.bits() && (declared == Type::Pred) == (ty == Type::Pred)
+    } else {
+        declared.bits() == ty.bits()
+    };
+    if fits { Ok(()) } else { Err(format!("found `{name}` of {} bits, expected {} bits", declared.bits(), ty.bits())) }
+}
+
 /// What is known while a kernel is decoded.
 pub(crate) struct Context<'a> {
     kernel: Kernel,
@@ -287,14 +297,7 @@ impl<'a> Context<'a> {
             },
             Operand::Name(n) => {
                 if let Some((t, r)) = self.register(n) {
-                    let fits = if loose {
-                        t.bits() >= ty.bits() && (t == Type::Pred) == (ty == Type::Pred)
-                    } else {
-                        t.bits() == ty.bits()
-                    };
-                    if !fits {
-                        return Err(format!("found `{n}` of {} bits, expected {} bits", t.bits(), ty.bits()));
-                    }
+                    fits(n, t, ty, loose)?;
                     self.reads.push(r);
                     return Ok(r);
                 }
@@ -329,14 +332,7 @@ impl<'a> Context<'a> {
             return Ok(self.row(ty));
         }
         let (t, r) = self.register(n).ok_or_else(|| format!("found `{n}`, which is not a declared register"))?;
-        let fits = if loose {
-            t.bits() >= ty.bits() && (t == Type::Pred) == (ty == Type::Pred)
-        } else {
-            t.bits() == ty.bits()
-        };
-        if !fits {
-            return Err(format!("found `{n}` of {} bits, expected {} bits", t.bits(), ty.bits()));
-        }
+        fits(n, t, ty, loose)?;
         self.writes.push(r);
         Ok(r)
     }

@@ -139,17 +139,7 @@ fn redux(c: &mut Context, i: &Instruction) -> Found<Exec> {
     let mut m = Mods::of(i);
     let ty = m.ty()?;
     synchronous(&mut m)?;
-    let op = m.find(|s| {
-        Some(match s {
-            "add" => Rmw::Add,
-            "min" => Rmw::Min,
-            "max" => Rmw::Max,
-            "and" => Rmw::And,
-            "or" => Rmw::Or,
-            "xor" => Rmw::Xor,
-            _ => return None,
-        })
-    });
+    let op = m.find(|s| Rmw::named(s).filter(|op| op.has_redux()));
     m.done()?;
     if ty.bits() != 32 || ty.float() {
         return Err(format!("type {ty:?} is not supported"));

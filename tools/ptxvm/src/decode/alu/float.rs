@@ -1,0 +1,254 @@
+//! Floating-point numbers of 64, 32 and 16 bits, and functions of one (PTX ISA 9.7.3 and 9.7.4).
+
+use super::*;
+
+/// Two sources of f32, with `.ftz` and `.sat`.
+fn f32_2(a: &Args, ftz: bool, sat: bool, f: impl Fn(f32, f32) -> f32 + Send + Sync + 'static) -> Apply {
+    let (d, x, y) = (a.d, a.s[0], a.s[1]);
+    match (ftz, sat) {
+        (false, false) => map2(d, x, y, f),
+        (true, false) => map2(d, x, y, move |x, y| flush(f(flush(x), flush(y)))),
+        (false, true) => map2(d, x, y, move |x, y| saturate(f(x, y))),
+        (true, true) => map2(d, x, y, move |x, y| flush(saturate(f(flush(x), flush(y))))),
+    }
+}
+
+pub(super) fn float32(c: &mut Context, i: &Instruction, m: &mut Mods) -> Found<Apply> {
+    let (ty, ftz, sat) = (Type::F32, m.take("ftz"), m.take("sat"));
+    let round = m.find(Round::named);
+    let mode = round.unwrap_or(Round::Nearest);
+    let nan = m.take("NaN");
+    if nan && !matches!(i.op.as_str(), "min" | "max") {
+        return Err("`.NaN` is for min and max".into());
+    }
+    let exact = mode == Round::Nearest;
+    Ok(match i.op.as_str() {
+        "add" => {
+            let a = args(c, i, ty, &[ty; 2])?;
+            if exact { f32_2(&a, ftz, sat, |x, y| x + y) } else { f32_2(&a, ftz, sat, move |x, y| add32(x, y, mode)) }
+        }
+        "sub" => {
+            let a = args(c, i, ty, &[ty; 2])?;
+            if exact { f32_2(&a, ftz, sat, |x, y| x - y) } else { f32_2(&a, ftz, sat, move |x, y| add32(x, -y, mode)) }
+        }
+        "mul" => {
+            let a = args(c, i, ty, &[ty; 2])?;
+            if exact { f32_2(&a, ftz, sat, |x, y| x * y) } else { f32_2(&a, ftz, sat, move |x, y| mul32(x, y, mode)) }
+        }
+        "min" => {
+            let a = args(c, i, ty, &[ty; 2])?;
+            if nan {
+                f32_2(&a, ftz, false, |x, y| if x.is_nan() || y.is_nan() { NAN32 } else { min32(x, y) })
+            } else {
+                f32_2(&a, ftz, false, min32)
+            }
+        }
+        "max" => {
+            let a = args(c, i, ty, &[ty; 2])?;
+            if nan {
+                f32_2(&a, ftz, false, |x, y| if x.is_nan() || y.is_nan() { NAN32 } else { max32(x, y) })
+            } else {
+                f32_2(&a, ftz, false, max32)
+            }
+        }
+        "fma" | "mad" => {
+            if round.is_none() {
+                return Err("expected a rounding mode".into());
+            }
+            let a = args(c, i, ty, &[ty; 3])?;
+            let s = three(a.s);
+            match (exact, ftz, sat) {
+                (true, false, false) => map3(a.d, s, |x: f32, y: f32, z: f32| x.mul_add(y, z)),
+                _ => map3(a.d, s, move |x: f32, y: f32, z: f32| {
+                    let r = if ftz { flush(fma32(flush(x), flush(y), flush(z), mode)) } else { fma32(x, y, z, mode) };
+                    if sat { saturate(r) } else { r }
+                }),
+            }
+        }
+        "div" => {
+            let (approx, full) = (m.take("approx"), m.take("full"));
+            let a = args(c, i, ty, &[ty; 2])?;
+            if approx || full {
+                let seed = c.perturb;
+                f32_2(&a, ftz, false, move |x, y| Approx::Div.value(x, y, seed))
+            } else if round.is_none() {
+                return Err("expected a rounding mode, .approx or .full".into());
+            } else {
+                f32_2(&a, ftz, false, move |x, y| div32(x, y, mode))
+            }
+        }
+        "abs" => {
+            let a = args(c, i, ty, &[ty])?;
+            map1(a.d, a.s[0], move |x: f32| if ftz { flush(x).abs() } else { x.abs() })
+        }
+        "neg" => {
+            let a = args(c, i, ty, &[ty])?;
+            map1(a.d, a.s[0], move |x: f32| if ftz { -flush(x) } else { -x })
+        }
+        _ => return Err("not for f32".into()),
+    })
+}
+
+pub(super) fn float64(c: &mut Context, i: &Instruction, m: &mut Mods) -> Found<Apply> {
+    let ty = Type::F64;
+    if let Some(r) = m.find(Round::named)
+        && r != Round::Nearest
+    {
+        return Err(format!("rounding {r:?} of f64 is not supported"));
+    }
+    let two = |c: &mut Context, f: fn(f64, f64) -> f64| -> Found<Apply> {
+        let a = args(c, i, ty, &[ty; 2])?;
+        Ok(map2(a.d, a.s[0], a.s[1], f))
+    };
+    match i.op.as_str() {
+        "add" => two(c, |x, y| x + y),
+        "sub" => two(c, |x, y| x - y),
+        "mul" => two(c, |x, y| x * y),
+        "div" => two(c, |x, y| x / y),
+        "min" => two(c, min64),
+        "max" => two(c, max64),
+        "fma" | "mad" => {
+            let a = args(c, i, ty, &[ty; 3])?;
+            Ok(map3(a.d, three(a.s), |x: f64, y: f64, z: f64| x.mul_add(y, z)))
+        }
+        "abs" => {
+            let a = args(c, i, ty, &[ty])?;
+            Ok(map1(a.d, a.s[0], |x: f64| x.abs()))
+        }
+        "neg" => {
+            let a = args(c, i, ty, &[ty])?;
+            Ok(map1(a.d, a.s[0], |x: f64| -x))
+        }
+        _ => Err("not for f64".into()),
+    }
+}
+
+/// A narrow format that registers hold.
+pub(super) trait Half: Narrow + Lane {
+    fn of(bits: u16) -> Self;
+    fn bits(self) -> u16;
+}
+
+impl Half for f16 {
+    fn of(b: u16) -> f16 {
+        f16::from_bits(b)
+    }
+    fn bits(self) -> u16 {
+        self.to_bits()
+    }
+}
+
+impl Half for bf16 {
+    fn of(b: u16) -> bf16 {
+        bf16::from_bits(b)
+    }
+    fn bits(self) -> u16 {
+        self.to_bits()
+    }
+}
+
+/// The two halves of a word, each by itself.
+fn halves<T: Half, const N: usize>(x: [u32; N], f: impl Fn([T; N]) -> T) -> u32 {
+    let lo = f(x.map(|v| T::of(v as u16))).bits();
+    let hi = f(x.map(|v| T::of((v >> 16) as u16))).bits();
+    u32::from(hi) << 16 | u32::from(lo)
+}
+
+/// bf16 and f16, alone and in pairs: the result is rounded once.
+pub(super) fn narrow<T: Half>(c: &mut Context, i: &Instruction, m: &mut Mods, ty: Type) -> Found<Apply> {
+    let pair = ty.bits() == 32;
+    if let Some(r) = m.find(Round::named)
+        && r != Round::Nearest
+    {
+        return Err(format!("rounding {r:?} of {ty:?} is not supported"));
+    }
+    let relu = m.take("relu");
+    if m.take("ftz") || m.take("sat") {
+        return Err(format!("`.ftz` and `.sat` of {ty:?} are not supported"));
+    }
+    fn pick<T: Half>(x: T, y: T, max: bool) -> T {
+        let v = if max { max32(x.wide(), y.wide()) } else { min32(x.wide(), y.wide()) };
+        T::nearest(f64::from(v))
+    }
+    let two: fn([T; 2]) -> T = match i.op.as_str() {
+        "add" => |[x, y]| add_narrow(x, y),
+        "sub" => |[x, y]| add_narrow(x, T::of(y.bits() ^ 0x8000)),
+        "mul" => |[x, y]| mul_narrow(x, y),
+        "min" => |[x, y]| pick(x, y, false),
+        "max" => |[x, y]| pick(x, y, true),
+        "fma" => {
+            let a = args(c, i, ty, &[ty; 3])?;
+            let f = move |[x, y, z]: [T; 3]| {
+                let r = fma_narrow(x, y, z);
+                if relu && r.wide() < 0.0 { T::of(0) } else { r }
+            };
+            return Ok(if pair {
+                map3(a.d, three(a.s), move |x: u32, y: u32, z: u32| halves([x, y, z], f))
+            } else {
+                map3(a.d, three(a.s), move |x: T, y: T, z: T| f([x, y, z]))
+            });
+        }
+        "neg" | "abs" => {
+            let (a, neg) = (args(c, i, ty, &[ty])?, i.op == "neg");
+            return Ok(map1(a.d, a.s[0], move |x: u32| if neg { x ^ 0x8000_8000 } else { x & 0x7FFF_7FFF }));
+        }
+        _ => return Err(format!("not for {ty:?}")),
+    };
+    if relu {
+        return Err("`.relu` is for fma".into());
+    }
+    let a = args(c, i, ty, &[ty; 2])?;
+    Ok(if pair {
+        map2(a.d, a.s[0], a.s[1], move |x: u32, y: u32| halves([x, y], two))
+    } else {
+        map2(a.d, a.s[0], a.s[1], move |x: T, y: T| two([x, y]))
+    })
+}
+
+/// Functions of one f32 or f64: rounded as written, or approximate.
+pub(super) fn unary_float(c: &mut Context, i: &Instruction) -> Found<Exec> {
+    let mut m = Mods::of(i);
+    let ty = m.ty()?;
+    let (approx, ftz) = (m.take("approx"), m.take("ftz"));
+    let mode = m.find(Round::named);
+    m.done()?;
+    let a = args(c, i, ty, &[ty])?;
+    let (d, s) = (a.d, a.s[0]);
+    if ty == Type::F64 {
+        return match (i.op.as_str(), mode) {
+            ("sqrt", Some(Round::Nearest)) => Ok(Exec::Alu(map1(d, s, |x: f64| x.sqrt()))),
+            ("rcp", Some(Round::Nearest)) => Ok(Exec::Alu(map1(d, s, |x: f64| 1.0 / x))),
+            _ => Err("this form for f64 is not supported".into()),
+        };
+    }
+    if ty != Type::F32 {
+        return Err(format!("type {ty:?} is not supported"));
+    }
+    if let Some(mode) = mode {
+        let f: fn(f32, Round) -> f32 = match i.op.as_str() {
+            "sqrt" => sqrt32,
+            "rcp" => |x, m| div32(1.0, x, m),
+            _ => return Err("a rounding mode is not for this".into()),
+        };
+        return Ok(Exec::Alu(map1(d, s, move |x: f32| if ftz { flush(f(flush(x), mode)) } else { f(x, mode) })));
+    }
+    if !approx {
+        return Err("expected .approx or a rounding mode".into());
+    }
+    let f = match i.op.as_str() {
+        "ex2" => Approx::Ex2,
+        "lg2" => Approx::Lg2,
+        "rcp" => Approx::Rcp,
+        "rsqrt" => Approx::Rsqrt,
+        "sqrt" => Approx::Sqrt,
+        "tanh" => Approx::Tanh,
+        "sin" => Approx::Sin,
+        _ => Approx::Cos,
+    };
+    let seed = c.perturb;
+    Ok(Exec::Alu(map1(
+        d,
+        s,
+        move |x: f32| if ftz { flush(f.value(flush(x), 0.0, seed)) } else { f.value(x, 0.0, seed) },
+    )))
+}
