@@ -4,6 +4,7 @@
 mod arena;
 mod blocks;
 mod dtype;
+pub mod gpu;
 mod ledger;
 mod mapped;
 mod memory;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub use arena::{ArenaStats, poison_scratch, stats as arena_stats};
 pub use blocks::Blocks;
 pub use dtype::{DType, Elems};
+pub use gpu::Gpu;
 pub use ledger::{Ledger, Phase};
 pub use mapped::{MappedFile, check_mapped};
 pub use memory::{MachineMemory, machine_memory};
@@ -29,6 +31,8 @@ pub enum Device {
     /// This process's memory and threads.
     #[default]
     Cpu,
+    /// A GPU, or what interprets one.
+    Gpu(Arc<Gpu>),
     /// Nowhere: shapes only. Ops allocate and compute nothing, and the ledger says how much memory the same work would
     /// take on the CPU.
     Plan(Arc<Ledger>),
@@ -39,6 +43,33 @@ impl Device {
     pub fn plan() -> (Self, Arc<Ledger>) {
         let ledger = Arc::new(Ledger::default());
         (Self::Plan(ledger.clone()), ledger)
+    }
+
+    /// A GPU of compute capability 8.0 that is interpreted, in the order of `options`.
+    ///
+    /// # Errors
+    /// If there are no kernels.
+    pub fn vm(options: ptxvm::Options) -> anyhow::Result<Self> {
+        Ok(Self::Gpu(Gpu::new(Box::new(gpu::vm::Vm::new((8, 0), options)))?))
+    }
+
+    /// Waits for the device, and says what has failed there since it was made. What was computed since is worth nothing.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn check(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Gpu(gpu) => gpu.check(),
+            Self::Cpu | Self::Plan(_) => Ok(()),
+        }
+    }
+
+    /// `f`, whose launches are done as one graph if the same ones have come before.
+    pub fn region<T>(&self, f: impl FnOnce() -> T) -> T {
+        match self {
+            Self::Gpu(gpu) => gpu.region(f),
+            Self::Cpu | Self::Plan(_) => f(),
+        }
     }
 
     /// Whether nothing is computed here.
@@ -57,6 +88,7 @@ impl Device {
     pub fn side_by_side<I: Send, T: Send>(&self, items: Vec<I>, f: impl Fn(I) -> T + Sync + Send) -> Vec<T> {
         match self {
             Self::Cpu => workers::share(items, f),
+            Self::Gpu(_) => items.into_iter().map(f).collect(),
             Self::Plan(ledger) => ledger.side_by_side(items, f),
         }
     }

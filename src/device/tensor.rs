@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
+use super::gpu::{Arg, Buffer, DevicePtr, Gpu};
 use super::ledger::Reserved;
 use super::storage::Storage;
 use super::{Blocks, DType, Device, Elems, Ledger, MappedFile};
@@ -73,9 +74,13 @@ impl Tensor {
         Self { storage, dtype, offset: 0, shape }
     }
 
-    /// A tensor of arbitrary content on the same device as `self`.
+    /// A tensor of arbitrary content on the same device as `self`, and of its type if that is one to compute in.
     pub fn scratch_like(&self, shape: &[usize]) -> Self {
-        Self::scratch(&self.device(), shape)
+        let dtype = match self.dtype {
+            DType::F32 | DType::F16 | DType::Bf16 => self.dtype,
+            DType::U8 | DType::Blocks(_) => DType::F32,
+        };
+        Self::scratch_of(&self.device(), dtype, shape)
     }
 
     /// A single-precision tensor of zeros.
@@ -83,6 +88,7 @@ impl Tensor {
         let mut t = Self::scratch(device, shape);
         match device {
             Device::Cpu => t.host_mut().fill(0.0),
+            Device::Gpu(_) => t.storage.buffer().fill(0, 4 * t.len(), 0),
             Device::Plan(_) => {}
         }
         t
@@ -94,6 +100,7 @@ impl Tensor {
         assert_eq!(data.len(), t.len(), "tensor of shape {shape:?}");
         match device {
             Device::Cpu => t.host_mut().copy_from_slice(data),
+            Device::Gpu(_) => t.storage.buffer().write(0, bytemuck::cast_slice(data)),
             Device::Plan(_) => {}
         }
         t
@@ -101,13 +108,37 @@ impl Tensor {
 
     /// A tensor of bytes holding a copy of `data`.
     pub fn from_bytes(device: &Device, data: &[u8], shape: &[usize]) -> Self {
-        let mut t = Self::scratch_of(device, DType::U8, shape);
-        assert_eq!(data.len(), t.len(), "tensor of shape {shape:?}");
+        assert_eq!(data.len(), shape.iter().product::<usize>(), "tensor of shape {shape:?}");
+        Self::from_raw(device, DType::U8, 1.0, data, shape)
+    }
+
+    /// A tensor of `dtype` whose bytes, as [`Tensor::to_raw`] gives them, are `data`; numbers in blocks are times `scale`.
+    pub fn from_raw(device: &Device, dtype: DType, scale: f32, data: &[u8], shape: &[usize]) -> Self {
+        let mut t = Self::scratch_of(device, dtype, shape);
+        assert_eq!(data.len(), dtype.bytes(t.len()), "tensor of shape {shape:?}");
         match device {
-            Device::Cpu => t.host_bytes_mut().copy_from_slice(data),
+            Device::Cpu => {
+                assert_eq!(scale, 1.0, "blocks on the CPU stay in their file");
+                t.host_bytes_mut().copy_from_slice(data);
+            }
+            Device::Gpu(gpu) => {
+                let buffer = Buffer::take(gpu, data.len());
+                buffer.write(0, data);
+                t.storage = Arc::new(Storage::Gpu { buffer, scale });
+            }
             Device::Plan(_) => {}
         }
         t
+    }
+
+    /// The tensor on `device`: itself if it is there.
+    pub fn to(&self, device: &Device) -> Self {
+        match (self.device(), device) {
+            (Device::Cpu, Device::Cpu) | (Device::Plan(_), _) => self.clone(),
+            (Device::Gpu(own), Device::Gpu(other)) if Arc::ptr_eq(&own, other) => self.clone(),
+            (_, Device::Plan(_)) => Self::scratch_of(device, self.dtype, &self.shape),
+            _ => Self::from_raw(device, self.dtype, self.storage.scale(), &self.to_raw(), &self.shape),
+        }
     }
 
     /// A view of `bytes` of a mapped file, whose numbers are times `scale` if they are in blocks. The caller has checked that
@@ -211,6 +242,13 @@ impl Tensor {
     pub fn to_host(&self) -> Vec<f32> {
         match self.device() {
             Device::Cpu => self.elems().to_f32().into_owned(),
+            Device::Gpu(_) => {
+                // In words, so that numbers of every type are aligned.
+                let mut raw = vec![0u32; self.dtype.bytes(self.len()).div_ceil(4)];
+                let raw = &mut bytemuck::cast_slice_mut(&mut raw)[..self.dtype.bytes(self.len())];
+                self.storage.buffer().read(self.dtype.bytes(self.offset), raw);
+                Elems::of(raw, self.dtype).to_f32().into_owned()
+            }
             Device::Plan(ledger) => {
                 ledger.touch(4 * self.len() as u64);
                 vec![0.0; self.len()]
@@ -223,11 +261,37 @@ impl Tensor {
         let (from, length) = (self.dtype.bytes(self.offset), self.dtype.bytes(self.len()));
         match self.device() {
             Device::Cpu => self.storage.bytes()[from..][..length].to_vec(),
+            Device::Gpu(_) => {
+                let mut raw = vec![0; length];
+                self.storage.buffer().read(from, &mut raw);
+                raw
+            }
             Device::Plan(ledger) => {
                 ledger.touch(length as u64);
                 vec![0; length]
             }
         }
+    }
+
+    /// The GPU it is on.
+    pub(crate) fn gpu(&self) -> Arc<Gpu> {
+        self.storage.buffer().gpu().clone()
+    }
+
+    /// Where its first element is on the GPU, for reading.
+    pub(crate) fn arg(&self) -> Arg {
+        Arg::Ptr(self.address())
+    }
+
+    /// Where its first element is on the GPU, for writing.
+    pub(crate) fn arg_mut(&mut self) -> Arg {
+        assert_eq!(Arc::strong_count(&self.storage), 1, "a tensor is written to only while nothing shares it");
+        Arg::Ptr(self.address())
+    }
+
+    /// As [`Tensor::arg`], as a number.
+    pub(crate) fn address(&self) -> DevicePtr {
+        self.storage.buffer().ptr() + self.dtype.bytes(self.offset) as u64
     }
 
     /// The elements, row-major, where they lie.
@@ -247,6 +311,11 @@ impl Tensor {
     /// The elements in the type they are stored in, where they lie.
     pub(crate) fn elems(&self) -> Elems<'_> {
         self.storage.elems(self.dtype).slice(self.offset..self.offset + self.len())
+    }
+
+    /// What decoded blocks are times.
+    pub(crate) fn scale(&self) -> f32 {
+        self.storage.scale()
     }
 
     /// The blocks of a tensor that is stored in them, and what their numbers are times.

@@ -111,7 +111,7 @@ impl Entry {
         }
     }
 
-    /// The tensor where `device` has it, as it is stored, if the engine computes with that and with as many axes. On the CPU
+    /// The tensor on `device`, as it is stored (vectors on a GPU in single precision), if the engine computes with that and with as many axes. On the CPU
     /// it is a view of the mapped file.
     pub fn tensor(&self, device: &Device) -> Option<Tensor> {
         if self.shape.len() > MOST_AXES {
@@ -119,6 +119,11 @@ impl Entry {
         }
         let dtype = self.stored.on_device()?;
         Some(match (device, &self.bytes) {
+            // What is added to or multiplied with f32 sums is kept in f32: kernels then have one type for it.
+            (Device::Gpu(_), _) if self.shape.len() == 1 && dtype.computed() == dtype => {
+                Tensor::from_slice(device, &self.to_f32()?, &self.shape)
+            }
+            (Device::Gpu(_), _) => Tensor::from_raw(device, dtype, self.scale, self.raw(), &self.shape),
             (Device::Plan(ledger), _) => Tensor::planned(ledger, dtype, &self.shape),
             (Device::Cpu, Bytes::Mapped(file, range)) => {
                 Tensor::mapped(file, range.clone(), dtype, self.scale, &self.shape)

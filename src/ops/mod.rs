@@ -39,9 +39,10 @@ pub mod timestep;
 
 /// Hands over to the room of a tensor's device. A plan has none: what the contract has allocated is all it wants to know.
 macro_rules! dispatch {
-    ($on:expr, $cpu:expr) => {
+    ($on:expr, $f:ident($($arg:expr),* $(,)?)) => {
         match $on.device() {
-            $crate::device::Device::Cpu => $cpu,
+            $crate::device::Device::Cpu => cpu::$f($($arg),*),
+            $crate::device::Device::Gpu(_) => cuda::$f($($arg),*),
             $crate::device::Device::Plan(_) => Default::default(),
         }
     };

@@ -4,12 +4,47 @@ use std::ops::Range;
 
 use super::noise;
 use crate::device::philox::{Key, Purpose};
-use crate::device::{Device, Tensor, with_threads};
+use crate::device::{DType, Device, Tensor, with_threads};
 
 /// A tensor of standard normal numbers.
 pub fn random(shape: &[usize], seed: u64) -> Tensor {
     let key = Key::new(seed, Purpose::ForwardNoise);
     noise::normal(&Device::Cpu, &[key], &[1, shape.iter().product()]).reshape(shape)
+}
+
+/// The CPU, and an interpreted GPU.
+pub fn devices() -> [Device; 2] {
+    [Device::Cpu, Device::vm(ptxvm::Options::default()).unwrap()]
+}
+
+/// What `f` gives on an interpreted GPU, whose bits are the same twice and in whatever order the device does things.
+pub fn on_vm(f: impl Fn(&Device) -> Vec<Tensor>) -> Vec<Tensor> {
+    use ptxvm::{Options, Schedule};
+    let run = |schedule| {
+        let device = Device::vm(Options { schedule, ..Options::default() }).unwrap();
+        let out = f(&device);
+        device.check().unwrap_or_else(|e| panic!("{schedule}: {e}"));
+        out.iter().map(|t| t.to(&Device::Cpu)).collect::<Vec<_>>()
+    };
+    let first = run(Schedule::Eager);
+    for schedule in [Schedule::Lazy, Schedule::Descending, Schedule::Random(1), Schedule::Random(2)] {
+        let again = run(schedule);
+        let same = first.iter().zip(&again).all(|(a, b)| a.to_raw() == b.to_raw());
+        assert!(same && first.len() == again.len(), "{schedule} gives other bits");
+    }
+    first
+}
+
+/// Fails unless `got`, from a GPU, is at most twice as far from the exact `want` as the CPU's `reference` is; what both round
+/// to at the end, `dtype`, may add one rounding.
+pub fn check_precision(name: &str, got: &Tensor, reference: &Tensor, want: &[f64]) {
+    let rounding = match got.dtype() {
+        DType::F16 => 2f64.powi(-11),
+        DType::Bf16 => 2f64.powi(-8),
+        _ => 2f64.powi(-24),
+    };
+    let (error, allowed) = (max_error(got, want), 2.0 * max_error(reference, want) + rounding);
+    assert!(error <= allowed, "{name}: off by {error:e}, allowed {allowed:e}");
 }
 
 /// The elements widened to f64.

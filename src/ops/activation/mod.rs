@@ -1,6 +1,7 @@
 //! Pointwise non-linearities.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -24,23 +25,23 @@ pub enum Activation {
 
 /// The activation of every element, in place.
 pub fn forward(x: &mut Tensor, activation: Activation) {
-    dispatch!(x, cpu::forward(x, activation));
+    dispatch!(x, forward(x, activation));
 }
 
 /// The gradient of [`Activation::GeluTanh`], in place: `d` holds `dy` and becomes `dx`; `x` is the input of the forward.
 pub fn gelu_tanh_backward(d: &mut Tensor, x: &Tensor) {
     assert_eq!(d.shape(), x.shape(), "gelu backward");
-    dispatch!(d, cpu::gelu_tanh_backward(d, x));
+    dispatch!(d, gelu_tanh_backward(d, x));
 }
 
 /// `x·y` elementwise, into `x`.
 pub fn multiply(x: &mut Tensor, y: &Tensor) {
     assert_eq!(x.shape(), y.shape(), "multiply");
-    dispatch!(x, cpu::multiply(x, y));
+    dispatch!(x, multiply(x, y));
 }
 
 /// `x + y` elementwise, into `x`.
 pub fn add(x: &mut Tensor, y: &Tensor) {
     assert_eq!(x.shape(), y.shape(), "add");
-    dispatch!(x, cpu::add(x, y));
+    dispatch!(x, add(x, y));
 }

@@ -2,6 +2,7 @@
 //! that depend on the sample's time and text.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +34,7 @@ impl Chunk<'_> {
 pub fn forward(x: &Tensor, shift: Chunk, scale: Chunk) -> Tensor {
     [shift, scale].iter().for_each(|c| c.check(x.dim(0), x.dim(2)));
     let mut y = x.scratch_like(x.shape());
-    dispatch!(x, cpu::forward(&mut y, x, shift, scale));
+    dispatch!(x, forward(&mut y, x, shift, scale));
     y
 }
 
@@ -43,5 +44,5 @@ pub fn forward(x: &Tensor, shift: Chunk, scale: Chunk) -> Tensor {
 pub fn backward(dx: &mut Tensor, dy: &Tensor, x: &Tensor, scale: Chunk) {
     scale.check(x.dim(0), x.dim(2));
     assert!(dx.shape() == x.shape() && dy.shape() == x.shape(), "adaln backward: dx {dx:?}, dy {dy:?}, x {x:?}");
-    dispatch!(x, cpu::backward(dx, dy, x, scale));
+    dispatch!(x, backward(dx, dy, x, scale));
 }

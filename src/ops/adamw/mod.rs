@@ -1,6 +1,7 @@
 //! AdamW (Loshchilov & Hutter 2019) over flat buffers, with the order of operations of `torch.optim.AdamW`.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -58,7 +59,7 @@ pub fn step(settings: &AdamW, params: &mut Tensor, grads: &Tensor, factor: f32, 
         beta2_rest: (1.0 - s.beta2) as f32,
         eps: s.eps as f32,
     };
-    dispatch!(params, cpu::step(params, grads, moments, numbers));
+    dispatch!(params, step(params, grads, moments, numbers));
 }
 
 /// The scalars of one step.

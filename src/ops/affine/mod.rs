@@ -1,6 +1,7 @@
 //! `y = (x + before)·scale + after`, limited to a range: between the numbers of one network and those of the next.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,6 @@ impl Default for Affine {
 /// `map` of every element of `x`.
 pub fn forward(x: &Tensor, map: Affine) -> Tensor {
     let mut y = x.scratch_like(x.shape());
-    dispatch!(x, cpu::forward(&mut y, x, map));
+    dispatch!(x, forward(&mut y, x, map));
     y
 }

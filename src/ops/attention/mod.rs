@@ -3,6 +3,7 @@
 //! if they were one; nothing is put together or taken apart.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -87,8 +88,8 @@ pub fn forward(parts: &[Part], heads: Heads, mask: Mask) -> Attention {
     assert!(mask.bias.is_none_or(|b| b.shape() == [heads.count, n, n]), "attention: bias {:?}", mask.bias);
     let first = parts[0].q;
     let mut out: Vec<Tensor> = parts.iter().map(|p| p.q.scratch_like(p.q.shape())).collect();
-    let mut lse = first.scratch_like(&[first.dim(0), heads.count, n]);
-    dispatch!(first, cpu::forward(&mut out, &mut lse, parts, heads, mask));
+    let mut lse = Tensor::scratch(&first.device(), &[first.dim(0), heads.count, n]);
+    dispatch!(first, forward(&mut out, &mut lse, parts, heads, mask));
     Attention { out, lse }
 }
 
@@ -107,6 +108,6 @@ pub fn backward(outputs: &[Option<OutputGrad>], lse: &Tensor, parts: &[Part], he
             PartGrad { q: output.map(|_| like()), k: like(), v: like() }
         })
         .collect();
-    dispatch!(lse, cpu::backward(&mut grads, outputs, lse, parts, heads));
+    dispatch!(lse, backward(&mut grads, outputs, lse, parts, heads));
     grads
 }

@@ -1,6 +1,7 @@
 //! The gradient of a loss to the velocity, of which the coefficients of a few differences are all that is not known.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,6 @@ pub fn forward(differences: &[Difference], coefficients: &[Vec<f64>]) -> Tensor 
     let fits = coefficients.len() == differences.len() && coefficients.iter().all(|c| c.len() == first.dim(0));
     assert!(fits, "combine: coefficients of {} differences of {first:?}", differences.len());
     let mut out = first.scratch_like(first.shape());
-    dispatch!(first, cpu::forward(&mut out, differences, coefficients));
+    dispatch!(first, forward(&mut out, differences, coefficients));
     out
 }

@@ -4,6 +4,7 @@
 //! the end of every window row and after a fixed length: the same bits for any batch and any number of threads.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -36,7 +37,7 @@ impl Window {
 pub fn arranged(w: &Tensor) -> Tensor {
     let &[outputs, inputs, kh, kw] = w.shape() else { panic!("conv2d: weight {w:?}") };
     let mut out = Tensor::scratch_of(&w.device(), w.dtype(), &[outputs, kh, kw, inputs]);
-    dispatch!(w, cpu::arrange(&mut out, w));
+    dispatch!(w, arrange(&mut out, w));
     out
 }
 
@@ -45,8 +46,8 @@ pub fn arranged(w: &Tensor) -> Tensor {
 /// weights.
 pub fn folded(w: &Tensor) -> Tensor {
     let &[outputs, inputs, 3, 3] = w.shape() else { panic!("conv2d: folding weight {w:?}") };
-    let mut out = w.scratch_like(&[4, outputs, 2, 2, inputs]);
-    dispatch!(w, cpu::fold(&mut out, w));
+    let mut out = Tensor::scratch(&w.device(), &[4, outputs, 2, 2, inputs]);
+    dispatch!(w, fold(&mut out, w));
     out
 }
 
@@ -65,7 +66,7 @@ pub fn forward(x: &Tensor, w: &Tensor, bias: &Tensor, window: Window, add: Optio
     let out = [b, (height + top + bottom - kh) / s + 1, (width + left + right - kw) / s + 1, outputs];
     let mut y = x.scratch_like(&out);
     assert!(add.is_none_or(|add| add.shape() == out), "conv2d: add {add:?}");
-    dispatch!(x, cpu::forward(&mut y, x, w, bias, window, add));
+    dispatch!(x, forward(&mut y, x, w, bias, window, add));
     y
 }
 
@@ -79,6 +80,6 @@ pub fn doubled(x: &Tensor, w: &Tensor, bias: &Tensor) -> Tensor {
     };
     assert!(inputs == per_window && bias.len() == outputs, "doubling: x {x:?}, weight {w:?}, bias {bias:?}");
     let mut y = x.scratch_like(&[b, 2 * height, 2 * width, outputs]);
-    dispatch!(x, cpu::doubled(&mut y, x, w, bias));
+    dispatch!(x, doubled(&mut y, x, w, bias));
     y
 }

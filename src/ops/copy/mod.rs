@@ -2,6 +2,7 @@
 //! stored in.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +15,7 @@ pub fn gather(x: &Tensor, rows: &[usize]) -> Tensor {
     let mut shape = x.shape().to_vec();
     shape[0] = rows.len();
     let mut out = Tensor::scratch_of(&x.device(), x.dtype(), &shape);
-    dispatch!(x, cpu::gather(&mut out, x, rows));
+    dispatch!(x, gather(&mut out, x, rows));
     out
 }
 
@@ -42,21 +43,21 @@ pub fn rows_into(out: &mut Tensor, first: usize, x: &Tensor) {
     let fits = out.shape()[1..] == x.shape()[1..] && first + x.dim(0) <= out.dim(0);
     assert!(fits && out.dtype() == x.dtype(), "copy: {x:?} to row {first} of {out:?}");
     let inner: usize = x.shape()[1..].iter().product();
-    dispatch!(x, cpu::flat_into(out, first * inner, x));
+    dispatch!(x, flat_into(out, first * inner, x));
 }
 
 /// The numbers of `x` as those of `out` from `first` on, whatever the shapes.
 pub fn flat_into(out: &mut Tensor, first: usize, x: &Tensor) {
     let fits = first + x.len() <= out.len() && out.dtype() == x.dtype();
     assert!(fits, "copy: {x:?} to element {first} of {out:?}");
-    dispatch!(x, cpu::flat_into(out, first, x));
+    dispatch!(x, flat_into(out, first, x));
 }
 
 /// `x` `[b, m, w]` as the block of `out` `[b, n, d]` that begins at token `token` and column `column`.
 pub fn block_into(out: &mut Tensor, token: usize, column: usize, x: &Tensor) {
     let (&[b, n, d], &[same, m, w]) = (out.shape(), x.shape()) else { panic!("copy: {x:?} into {out:?}") };
     assert!(b == same && token + m <= n && column + w <= d, "copy: {x:?} to ({token}, {column}) of {out:?}");
-    dispatch!(x, cpu::block_into(out, token, column, x));
+    dispatch!(x, block_into(out, token, column, x));
 }
 
 /// Columns `first..first + width` of the last axis of `x`.
@@ -65,6 +66,6 @@ pub fn columns(x: &Tensor, first: usize, width: usize) -> Tensor {
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("at least one axis") = width;
     let mut out = x.scratch_like(&shape);
-    dispatch!(x, cpu::columns(&mut out, x, first));
+    dispatch!(x, columns(&mut out, x, first));
     out
 }

@@ -1,6 +1,7 @@
 //! Weights as a file stores them, to numbers that can be multiplied.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,6 @@ pub fn forward(x: &Tensor) -> Tensor {
         return x.clone();
     }
     let mut y = x.scratch_like(x.shape());
-    dispatch!(x, cpu::forward(&mut y, x));
+    dispatch!(x, forward(&mut y, x));
     y
 }

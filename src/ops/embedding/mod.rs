@@ -1,6 +1,7 @@
 //! Rows of a table, by index.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -13,8 +14,8 @@ pub fn forward(ids: &[u32], table: &Tensor) -> Tensor {
     if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
         panic!("embedding: row {id} of {rows}");
     }
-    let mut y = table.scratch_like(&[ids.len(), d]);
-    dispatch!(table, cpu::forward(&mut y, ids, table));
+    let mut y = Tensor::scratch(&table.device(), &[ids.len(), d]);
+    dispatch!(table, forward(&mut y, ids, table));
     y
 }
 
@@ -22,7 +23,7 @@ pub fn forward(ids: &[u32], table: &Tensor) -> Tensor {
 pub fn by_column(ids: &[u32], table: &Tensor) -> Tensor {
     let (rows, d) = (table.dim(0), table.dim(1));
     assert!(ids.iter().all(|id| (*id as usize) < rows), "embedding: a row beyond the {rows} of {table:?}");
-    let mut y = table.scratch_like(&[d, ids.len()]);
-    dispatch!(table, cpu::by_column(&mut y, ids, table));
+    let mut y = Tensor::scratch(&table.device(), &[d, ids.len()]);
+    dispatch!(table, by_column(&mut y, ids, table));
     y
 }

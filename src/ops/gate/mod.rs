@@ -1,6 +1,7 @@
 //! The gate of adaptive layer norm blocks, `x += gate·y`, whose forward is an epilogue of [`linear`](super::linear).
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,6 @@ use crate::device::Tensor;
 pub fn backward(dx: &Tensor, gate: Chunk) -> Tensor {
     gate.check(dx.dim(0), dx.dim(2));
     let mut dy = dx.scratch_like(dx.shape());
-    dispatch!(dx, cpu::backward(&mut dy, dx, gate));
+    dispatch!(dx, backward(&mut dy, dx, gate));
     dy
 }

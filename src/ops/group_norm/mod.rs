@@ -1,6 +1,7 @@
 //! Group normalisation of NHWC images (Wu & He 2018), optionally followed by SiLU.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,6 @@ pub fn forward(x: &Tensor, norm: Norm, silu: bool) -> Tensor {
     let fits = norm.weight.len() == c && norm.bias.len() == c && norm.groups > 0 && c.is_multiple_of(norm.groups);
     assert!(fits, "group norm: x {x:?}, {} groups, weight {:?}", norm.groups, norm.weight);
     let mut y = x.scratch_like(x.shape());
-    dispatch!(x, cpu::forward(&mut y, x, norm, silu));
+    dispatch!(x, forward(&mut y, x, norm, silu));
     y
 }

@@ -1,6 +1,7 @@
 //! Layer normalisation over the last axis (Ba et al. 2016), population variance.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,6 @@ pub fn forward(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Tensor {
     let d = x.width();
     assert!(weight.shape() == [d] && bias.shape() == [d], "layer norm: {x:?}, weight {weight:?}, bias {bias:?}");
     let mut y = x.scratch_like(x.shape());
-    dispatch!(x, cpu::forward(&mut y, x, weight, bias, eps));
+    dispatch!(x, forward(&mut y, x, weight, bias, eps));
     y
 }

@@ -1,6 +1,7 @@
 //! A moving average: one flat buffer follows another.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,6 @@ pub fn forward(average: &mut Tensor, x: &Tensor, decay: f32) {
     if decay == 0.0 {
         super::copy::flat_into(average, 0, x);
     } else {
-        dispatch!(x, cpu::forward(average, x, decay));
+        dispatch!(x, forward(average, x, decay));
     }
 }

@@ -2,6 +2,7 @@
 //! the same pass.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -119,7 +120,7 @@ pub fn forward<'a>(x: &Tensor, layer: impl Into<Adapted<'a>>, then: Then) -> Ten
         }
     }
     let mut low = layer.low(x);
-    dispatch!(x, cpu::forward(&mut [&mut y], None, &mut [&mut low], x, &[layer], then));
+    dispatch!(x, forward(&mut [&mut y], None, &mut [&mut low], x, &[layer], then));
     y
 }
 
@@ -132,7 +133,7 @@ pub fn forward_each<const N: usize>(x: &Tensor, layers: [Adapted; N]) -> [Tensor
     let mut low = layers.map(|l| l.low(x));
     let mut outputs: Vec<&mut Tensor> = y.iter_mut().collect();
     let mut lows: Vec<&mut Vec<Tensor>> = low.iter_mut().collect();
-    dispatch!(x, cpu::forward(&mut outputs, None, &mut lows, x, &layers, Then::Nothing));
+    dispatch!(x, forward(&mut outputs, None, &mut lows, x, &layers, Then::Nothing));
     y
 }
 
@@ -147,7 +148,7 @@ pub fn forward_activated(x: &Tensor, layer: Adapted, activation: Activation, kep
     let mut hidden = x.scratch_like(&shape);
     let mut low = layer.low(x);
     let then = Then::Activate(activation);
-    dispatch!(x, cpu::forward(&mut [&mut y], Some(&mut hidden), &mut [&mut low], x, &[layer], then));
+    dispatch!(x, forward(&mut [&mut y], Some(&mut hidden), &mut [&mut low], x, &[layer], then));
     (y, hidden)
 }
 
@@ -202,7 +203,7 @@ pub fn backward(
         _ => dequantise::forward(weight),
     };
     assert!(grad.is_none() || x.is_some(), "linear backward: the input is saved wherever a LoRA is trained");
-    dispatch!(dy, cpu::backward(dy, &weight, x, lora.zip(low.as_mut()), grad, dx));
+    dispatch!(dy, backward(dy, &weight, x, lora.zip(low.as_mut()), grad, dx));
 }
 
 /// `W + s·B·A` in the type of `W`, or in f32 if that is stored in blocks; forms no gradient.
@@ -211,7 +212,7 @@ pub fn merge(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f32) -> Tensor {
     assert!(a.shape() == [rank, inputs] && b.shape() == [outputs, rank], "merge: {weight:?}, a {a:?}, b {b:?}");
     let weight = dequantise::forward(weight);
     let mut merged = Tensor::scratch_of(&weight.device(), weight.dtype(), weight.shape());
-    dispatch!(weight, cpu::merge(&mut merged, &weight, a, b, scale));
+    dispatch!(weight, merge(&mut merged, &weight, a, b, scale));
     merged
 }
 
@@ -219,6 +220,6 @@ pub fn merge(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f32) -> Tensor {
 pub fn rounded(weight: &Tensor, dtype: DType) -> Tensor {
     let weight = dequantise::forward(weight);
     let mut out = Tensor::scratch_of(&weight.device(), dtype, weight.shape());
-    dispatch!(weight, cpu::round(&mut out, &weight));
+    dispatch!(weight, round(&mut out, &weight));
     out
 }

@@ -2,6 +2,7 @@
 //! roots that are each rounded once.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ pub fn normal(device: &Device, keys: &[Key], shape: &[usize]) -> Tensor {
     let mut out = Tensor::scratch(device, shape);
     match device {
         Device::Cpu => cpu::normal(&mut out, keys),
+        Device::Gpu(_) => cuda::normal(&mut out, keys),
         Device::Plan(_) => {}
     }
     out

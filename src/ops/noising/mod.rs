@@ -1,6 +1,7 @@
 //! The forward process of flow matching (Lipman et al. 2023): clean latents with noise mixed in.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -11,6 +12,6 @@ use crate::device::Tensor;
 pub fn forward(x0: &Tensor, noise: &Tensor, t: &[f32]) -> Tensor {
     assert!(noise.shape() == x0.shape() && t.len() == x0.dim(0), "noising: x0 {x0:?}, noise {noise:?}, {} t", t.len());
     let mut x = x0.scratch_like(x0.shape());
-    dispatch!(x0, cpu::forward(&mut x, x0, noise, t));
+    dispatch!(x0, forward(&mut x, x0, noise, t));
     x
 }

@@ -1,6 +1,7 @@
 //! Bytes of pictures to the numbers a vision model was trained on.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,6 @@ pub fn forward(images: &Tensor, corner: [usize; 2], size: [usize; 2], mean: [f64
     let &[b, h, w, 3] = images.shape() else { panic!("normalise: {images:?}") };
     assert!(corner[0] + size[0] <= h && corner[1] + size[1] <= w, "normalise: {size:?} at {corner:?} of {images:?}");
     let mut out = images.scratch_like(&[b, 3, size[0], size[1]]);
-    dispatch!(images, cpu::forward(&mut out, images, corner, mean, std));
+    dispatch!(images, forward(&mut out, images, corner, mean, std));
     out
 }

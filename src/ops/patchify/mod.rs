@@ -1,6 +1,7 @@
 //! Between latents `[b, channels, h·p, w·p]` and tokens `[b, h·w, p·p·channels]`, one per patch of `p x p` pixels.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -54,7 +55,7 @@ pub fn forward(latent: &Tensor, patches: &Patches, order: Order) -> Tensor {
     let fits = found.len() == 4 && found[1] == least[1] && found[2] >= least[2] && found[3] >= least[3];
     assert!(fits, "patchify: {latent:?} for {least:?}");
     let mut out = latent.scratch_like(&[latent.dim(0), patches.tokens(), patches.width()]);
-    dispatch!(latent, cpu::forward(&mut out, latent, patches, order));
+    dispatch!(latent, forward(&mut out, latent, patches, order));
     out
 }
 
@@ -62,6 +63,6 @@ pub fn forward(latent: &Tensor, patches: &Patches, order: Order) -> Tensor {
 pub fn inverse(tokens: &Tensor, patches: &Patches, order: Order) -> Tensor {
     assert_eq!(tokens.shape(), [tokens.dim(0), patches.tokens(), patches.width()], "patchify: inverse");
     let mut out = tokens.scratch_like(&patches.latent_shape(tokens.dim(0)));
-    dispatch!(tokens, cpu::inverse(&mut out, tokens, patches, order));
+    dispatch!(tokens, inverse(&mut out, tokens, patches, order));
     out
 }

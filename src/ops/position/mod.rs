@@ -1,6 +1,7 @@
 //! Learned or tabulated positions: rows of a table added to tokens.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -14,5 +15,5 @@ pub fn add(x: &mut Tensor, table: &Tensor, starts: &[usize]) {
     assert!(n.is_multiple_of(starts.len()), "position: {n} tokens in {} lines", starts.len());
     let length = n / starts.len();
     assert!(starts.iter().all(|s| s + length <= rows), "position: {length} rows from {starts:?} of {rows}");
-    dispatch!(x, cpu::add(x, table, starts));
+    dispatch!(x, add(x, table, starts));
 }

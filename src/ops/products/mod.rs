@@ -3,6 +3,7 @@
 //! A difference is taken elementwise in f32 before anything is multiplied, so that two near velocities lose nothing.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -60,6 +61,6 @@ pub struct Products {
 pub fn forward(differences: &[Difference]) -> Vec<Products> {
     let first = Difference::check(differences);
     let mut out = vec![Products::default(); first.dim(0)];
-    dispatch!(first, cpu::forward(&mut out, differences));
+    dispatch!(first, forward(&mut out, differences));
     out
 }

@@ -1,6 +1,7 @@
 //! Decoded images to bytes.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -11,6 +12,6 @@ use crate::device::{DType, Tensor};
 /// limited to the range, rounded half to even.
 pub fn forward(images: &Tensor) -> Tensor {
     let mut out = Tensor::scratch_of(&images.device(), DType::U8, images.shape());
-    dispatch!(images, cpu::forward(&mut out, images));
+    dispatch!(images, forward(&mut out, images));
     out
 }

@@ -1,6 +1,7 @@
 //! Pictures in another size, as Pillow makes them.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,6 @@ pub fn bicubic(images: &Tensor, height: usize, width: usize) -> Tensor {
     let between = if columns_last { [b, height, w, 3] } else { [b, h, width, 3] };
     let bytes = |shape: &[usize]| Tensor::scratch_of(&images.device(), DType::U8, shape);
     let (mut middle, mut out) = (bytes(&between), bytes(&[b, height, width, 3]));
-    dispatch!(images, cpu::bicubic(&mut out, &mut middle, images, columns_last));
+    dispatch!(images, bicubic(&mut out, &mut middle, images, columns_last));
     out
 }

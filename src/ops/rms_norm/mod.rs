@@ -2,6 +2,7 @@
 //! the last axis of the same numbers in another shape.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -13,14 +14,14 @@ use crate::device::Tensor;
 pub fn forward(x: &Tensor, weight: &Tensor, eps: f32) -> Tensor {
     check(x, weight);
     let mut y = x.scratch_like(x.shape());
-    dispatch!(x, cpu::forward(&mut y, x, weight, eps));
+    dispatch!(x, forward(&mut y, x, weight, eps));
     y
 }
 
 /// [`forward`] in place.
 pub fn forward_in_place(x: &mut Tensor, weight: &Tensor, eps: f32) {
     check(x, weight);
-    dispatch!(x, cpu::forward_in_place(x, weight, eps));
+    dispatch!(x, forward_in_place(x, weight, eps));
 }
 
 /// The gradient to `x`, in place: `d` holds `dy` and becomes `dx = r·(w·dy − x·r²·mean(w·dy·x))` with
@@ -28,7 +29,7 @@ pub fn forward_in_place(x: &mut Tensor, weight: &Tensor, eps: f32) {
 pub fn backward(d: &mut Tensor, x: &Tensor, weight: &Tensor, eps: f32) {
     check(x, weight);
     assert_eq!(d.shape(), x.shape(), "rms norm backward");
-    dispatch!(d, cpu::backward(d, x, weight, eps));
+    dispatch!(d, backward(d, x, weight, eps));
 }
 
 fn check(x: &Tensor, weight: &Tensor) {

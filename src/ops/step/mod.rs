@@ -1,6 +1,7 @@
 //! One step of any sampler: guidance, noise, the next sample and how probable it is, in one pass.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -53,7 +54,7 @@ pub fn forward(inputs: Inputs, row: Row) -> Tensor {
     inputs.check();
     assert!(row.s == 0.0 || inputs.noise.len() == inputs.x.dim(0), "step: noise for {:?}", inputs.x);
     let mut next = inputs.x.scratch_like(inputs.x.shape());
-    dispatch!(inputs.x, cpu::forward(&mut next, inputs, row));
+    dispatch!(inputs.x, forward(&mut next, inputs, row));
     next
 }
 
@@ -63,7 +64,7 @@ pub fn residuals(next: &Tensor, inputs: Inputs, row: Row) -> Vec<f64> {
     inputs.check();
     assert_eq!(next.shape(), inputs.x.shape(), "step: residuals");
     let mut means = vec![0.0; next.dim(0)];
-    dispatch!(next, cpu::residuals(&mut means, next, inputs, row));
+    dispatch!(next, residuals(&mut means, next, inputs, row));
     means
 }
 

@@ -1,6 +1,7 @@
 //! The sinusoidal embedding of time (Vaswani et al. 2017), cosines first.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ pub fn forward(device: &Device, timestep: &[f32], channels: usize) -> Tensor {
     let mut out = Tensor::scratch(device, &[timestep.len(), channels]);
     match device {
         Device::Cpu => cpu::forward(&mut out, timestep),
+        Device::Gpu(_) => cuda::forward(&mut out, timestep),
         Device::Plan(_) => {}
     }
     out

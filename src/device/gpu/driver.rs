@@ -1,0 +1,281 @@
+//! What the engine asks of a GPU: memory, kernels, launches, graphs. [`Vm`](super::vm::Vm) is one that interprets.
+
+use anyhow::{Result, bail};
+
+/// An address of device memory; 0 is none.
+pub type DevicePtr = u64;
+
+/// What a device is and has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// As its maker calls it.
+    pub name: String,
+    /// Compute capability, such as 9 and 0.
+    pub capability: (u32, u32),
+    /// Streaming multiprocessors.
+    pub processors: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+}
+
+/// A kernel that a driver has loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Function(pub u32);
+
+/// Launches that a driver has recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Graph(pub u32);
+
+/// An argument of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arg {
+    /// A device address.
+    Ptr(DevicePtr),
+    /// 32 bits, unsigned.
+    U32(u32),
+    /// 32 bits, signed.
+    I32(i32),
+    /// 64 bits.
+    U64(u64),
+    /// Single precision.
+    F32(f32),
+    /// A tensor map, for bulk copies.
+    Map(TensorMap),
+    /// A struct by value, as C lays it out.
+    Bytes(Box<[u8]>),
+}
+
+impl Arg {
+    /// A struct by value.
+    pub fn of<T: bytemuck::NoUninit>(value: &T) -> Self {
+        Self::Bytes(bytemuck::bytes_of(value).into())
+    }
+
+    /// The bytes that the kernel gets.
+    pub fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Ptr(v) | Self::U64(v) => v.to_le_bytes().to_vec(),
+            Self::U32(v) => v.to_le_bytes().to_vec(),
+            Self::I32(v) => v.to_le_bytes().to_vec(),
+            Self::F32(v) => v.to_le_bytes().to_vec(),
+            Self::Map(map) => bytemuck::bytes_of(&map.0).to_vec(),
+            Self::Bytes(bytes) => bytes.to_vec(),
+        }
+    }
+}
+
+macro_rules! from {
+    ($($ty:ty => $variant:ident as $as:ty),*) => {
+        $(impl From<$ty> for Arg {
+            fn from(v: $ty) -> Self {
+                Self::$variant(v as $as)
+            }
+        })*
+    };
+}
+from!(u32 => U32 as u32, i32 => I32 as i32, u64 => U64 as u64, f32 => F32 as f32);
+
+/// The opaque bytes of a tensor map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct TensorMap(pub [u64; 16]);
+
+/// How shared memory holds the rows of a box, so that reading columns meets no bank conflict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swizzle {
+    /// As they come.
+    None,
+    /// Patterns of 32 bytes.
+    B32,
+    /// Patterns of 64 bytes.
+    B64,
+    /// Patterns of 128 bytes.
+    B128,
+}
+
+impl Swizzle {
+    /// Bytes of a pattern.
+    pub fn bytes(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::B32 => 32,
+            Self::B64 => 64,
+            Self::B128 => 128,
+        }
+    }
+}
+
+/// The layout of a tensor that bulk copies go by, innermost dimension first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorMapDesc {
+    /// Type of the elements; not blocks.
+    pub dtype: super::DType,
+    /// First element.
+    pub base: DevicePtr,
+    /// Elements of each dimension.
+    pub dims: Vec<u64>,
+    /// Bytes from one element to the next of every dimension but the innermost.
+    pub strides: Vec<u64>,
+    /// Elements of a box.
+    pub tile: Vec<u32>,
+    /// Elements from one taken to the next.
+    pub steps: Vec<u32>,
+    /// How shared memory holds it.
+    pub swizzle: Swizzle,
+}
+
+impl TensorMapDesc {
+    /// The rules of `cuTensorMapEncodeTiled`, which every driver goes by.
+    ///
+    /// # Errors
+    /// Says which rule is broken, what was found and what is expected.
+    pub fn check(&self) -> Result<()> {
+        let rank = self.dims.len();
+        if !(1..=5).contains(&rank)
+            || self.strides.len() + 1 != rank
+            || self.tile.len() != rank
+            || self.steps.len() != rank
+        {
+            bail!(
+                "tensor map: {rank} dimensions with {} strides, a box of {} and {} steps; expected 1 to 5, one stride less",
+                self.strides.len(),
+                self.tile.len(),
+                self.steps.len()
+            );
+        }
+        if !self.base.is_multiple_of(16) {
+            bail!("tensor map: base {:#x}, expected a multiple of 16", self.base);
+        }
+        if let Some(d) = self.dims.iter().find(|d| !(1..=1 << 32).contains(*d)) {
+            bail!("tensor map: a dimension of {d}, expected 1 to 2^32");
+        }
+        if let Some(s) = self.strides.iter().find(|s| !s.is_multiple_of(16) || **s >= 1 << 40) {
+            bail!("tensor map: a stride of {s} bytes, expected a multiple of 16 below 2^40");
+        }
+        if let Some(b) = self.tile.iter().find(|b| !(1..=256).contains(*b)) {
+            bail!("tensor map: {b} elements in a box, expected 1 to 256");
+        }
+        if let Some(s) = self.steps.iter().find(|s| !(1..=8).contains(*s)) {
+            bail!("tensor map: a step of {s}, expected 1 to 8");
+        }
+        let (inner, pattern) = (self.tile[0] * self.dtype.bytes(1) as u32, self.swizzle.bytes());
+        if !inner.is_multiple_of(16) || (pattern != 0 && inner > pattern) {
+            bail!(
+                "tensor map: rows of {inner} bytes in a box, swizzled by {pattern}; expected a multiple of 16 that fits"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A kernel on a grid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Which.
+    pub function: Function,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    /// In the order of the kernel's parameters.
+    pub args: Vec<Arg>,
+}
+
+/// What a device can be asked to do without an answer, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// Run a kernel.
+    Launch(Launch),
+    /// Copy bytes on the device.
+    Copy {
+        /// To here,
+        to: DevicePtr,
+        /// from there,
+        from: DevicePtr,
+        /// so many.
+        bytes: usize,
+    },
+    /// Set bytes.
+    Fill {
+        /// From here on,
+        to: DevicePtr,
+        /// so many,
+        bytes: usize,
+        /// to this.
+        byte: u8,
+    },
+}
+
+/// A GPU, real or interpreted. Everything happens in the order it is asked for.
+pub trait Driver: Send + Sync {
+    /// What it is.
+    fn facts(&self) -> &Facts;
+
+    /// Bytes of memory that are free.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn free_memory(&self) -> Result<u64>;
+
+    /// Memory of arbitrary content, aligned to 256 bytes.
+    ///
+    /// # Errors
+    /// If there is not enough; says how much was asked for and how much is left.
+    fn alloc(&self, bytes: usize) -> Result<DevicePtr>;
+
+    /// Gives back what [`Driver::alloc`] gave.
+    fn free(&self, ptr: DevicePtr);
+
+    /// From now on these bytes are arbitrary: memory is used anew. For drivers that watch.
+    fn forget(&self, _ptr: DevicePtr, _bytes: usize) {}
+
+    /// Copies to the device; `data` may go when this returns.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn write(&self, to: DevicePtr, data: &[u8]) -> Result<()>;
+
+    /// Copies from the device when all that was asked for is done.
+    ///
+    /// # Errors
+    /// If the device, or anything that it was asked to do, has failed.
+    fn read(&self, from: DevicePtr, out: &mut [u8]) -> Result<()>;
+
+    /// Waits until all that was asked for is done.
+    ///
+    /// # Errors
+    /// If any of it has failed.
+    fn synchronize(&self) -> Result<()>;
+
+    /// The kernel `entry` of a module, which is loaded once; it may be launched with so much dynamic shared memory.
+    ///
+    /// # Errors
+    /// If the driver refuses the PTX, or there is no such entry.
+    fn function(&self, file: &'static str, ptx: &'static str, entry: &str, shared: u32) -> Result<Function>;
+
+    /// Encodes a description, which has been checked.
+    ///
+    /// # Errors
+    /// If the driver refuses it.
+    fn tensor_map(&self, desc: &TensorMapDesc) -> Result<TensorMap>;
+
+    /// Asks for something to be done.
+    ///
+    /// # Errors
+    /// If it cannot be; what goes wrong while it is done comes out later.
+    fn submit(&self, op: &Op) -> Result<()>;
+
+    /// Records ops without doing them.
+    ///
+    /// # Errors
+    /// If one cannot be recorded.
+    fn capture(&self, ops: &[Op]) -> Result<Graph>;
+
+    /// Asks for the recorded ops to be done.
+    ///
+    /// # Errors
+    /// As [`Driver::submit`].
+    fn replay(&self, graph: Graph) -> Result<()>;
+}

@@ -1,0 +1,319 @@
+//! A GPU as the ops see it: memory, tables, launches. A [driver](Driver) does them; regions of launches that repeat become
+//! graphs.
+
+pub mod driver;
+mod kernels;
+mod pool;
+mod queue;
+pub mod vm;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use anyhow::{Result, anyhow};
+
+pub use driver::{Arg, DevicePtr, Driver, Facts, Swizzle, TensorMapDesc};
+use driver::{Launch, Op};
+use kernels::Kernels;
+pub use kernels::{File, files};
+use pool::Pool;
+use queue::{Graphs, Pending, Tables};
+
+use super::DType;
+
+/// A device with its kernels and memory.
+pub struct Gpu {
+    driver: Box<dyn Driver>,
+    state: Mutex<State>,
+}
+
+struct State {
+    kernels: Kernels,
+    pool: Pool,
+    graphs: Graphs,
+    tables: Tables,
+    /// The region that is being recorded, if one is.
+    pending: Option<Pending>,
+    /// The first thing that went wrong; nothing is done after it.
+    failed: Option<String>,
+}
+
+/// What a device has done and holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuStats {
+    /// Bytes in use now.
+    pub live: usize,
+    /// The most bytes that were in use at once.
+    pub peak: usize,
+    /// Bytes kept for reuse.
+    pub kept: usize,
+    /// Regions that were replayed as graphs.
+    pub replayed: u64,
+    /// Regions that were done launch by launch.
+    pub direct: u64,
+}
+
+/// How a kernel is laid over its work.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    /// Blocks.
+    pub blocks: [u32; 3],
+    /// Threads of each.
+    pub threads: u32,
+}
+
+impl Grid {
+    /// One dimension of blocks of 256 threads, for so many threads.
+    pub fn flat(threads: usize) -> Self {
+        Self { blocks: [u32::try_from(threads.div_ceil(256)).expect("a grid that fits"), 1, 1], threads: 256 }
+    }
+
+    /// As [`Grid::flat`], with a thread for every 16 bytes of `elements` of `dtype`.
+    pub fn packs(elements: usize, dtype: DType) -> Self {
+        Self::flat(elements.div_ceil(16 / dtype.bytes(1)))
+    }
+
+    /// Blocks of `threads` in up to three dimensions.
+    pub fn of(blocks: [usize; 3], threads: u32) -> Self {
+        Self { blocks: blocks.map(|b| u32::try_from(b).expect("a grid that fits")), threads }
+    }
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.facts().name)
+    }
+}
+
+impl Gpu {
+    /// The device behind a driver.
+    ///
+    /// # Errors
+    /// If there are no kernels for it.
+    pub fn new(driver: Box<dyn Driver>) -> Result<Arc<Self>> {
+        let facts = driver.facts();
+        let kernels = Kernels::new(facts.capability).map_err(|e| anyhow!("{}: {e}", facts.name))?;
+        let (pool, graphs, tables) = Default::default();
+        let state = State { kernels, pool, graphs, tables, pending: None, failed: None };
+        Ok(Arc::new(Self { driver, state: Mutex::new(state) }))
+    }
+
+    /// What it is.
+    pub fn facts(&self) -> &Facts {
+        self.driver.facts()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// What it has done and holds.
+    pub fn stats(&self) -> GpuStats {
+        let State { pool, graphs, .. } = &*self.state();
+        let (replayed, direct) = (graphs.replayed, graphs.direct);
+        GpuStats { live: pool.live, peak: pool.peak, kept: pool.kept, replayed, direct }
+    }
+
+    /// Waits for the device, and says what went wrong since it was made.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn check(&self) -> Result<()> {
+        let state = &mut *self.state();
+        state.attempt(|s| s.flush(&*self.driver));
+        state.attempt(|_| self.driver.synchronize());
+        state.failed.as_ref().map_or(Ok(()), |why| Err(anyhow!("{}: {why}", self.facts().name)))
+    }
+
+    /// Launches entry `entry` of op `op`.
+    pub fn launch(&self, op: &'static str, entry: &str, grid: Grid, args: impl IntoIterator<Item = Arg>) {
+        let args = args.into_iter().collect();
+        let state = &mut *self.state();
+        state.attempt(|s| {
+            let kernel = s.kernels.find(&*self.driver, op, entry)?;
+            let block = [grid.threads, 1, 1];
+            let launch = Launch { function: kernel.function, grid: grid.blocks, block, shared: kernel.shared, args };
+            s.submit(&*self.driver, Op::Launch(launch))
+        });
+    }
+
+    /// Small numbers that the host knows, where a kernel can read them while the table lives.
+    pub fn table<T: bytemuck::NoUninit>(self: &Arc<Self>, data: &[T]) -> Table {
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        let placed = self.state().attempt(|s| s.stage(&*self.driver, bytes));
+        match placed.flatten() {
+            Some(at) => Table { at, _buffer: None },
+            None => {
+                let buffer = Buffer::take(self, bytes.len());
+                buffer.write(0, bytes);
+                Table { at: buffer.ptr(), _buffer: Some(buffer) }
+            }
+        }
+    }
+
+    /// Encodes the layout of a tensor for bulk copies.
+    pub fn tensor_map(&self, desc: &TensorMapDesc) -> Arg {
+        let map = self.state().attempt(|_| desc.check().and_then(|()| self.driver.tensor_map(desc)));
+        Arg::Map(map.unwrap_or(driver::TensorMap([0; 16])))
+    }
+
+    /// `f`, whose launches are put off to its end, or to where something is read; the same launches are replayed as a graph
+    /// when they come again. Regions do not nest: an inner one is part of the outer.
+    pub fn region<T>(&self, f: impl FnOnce() -> T) -> T {
+        let outermost = {
+            let state = &mut *self.state();
+            let outermost = state.pending.is_none();
+            state.pending.get_or_insert_default();
+            outermost
+        };
+        let value = f();
+        if outermost {
+            let state = &mut *self.state();
+            state.attempt(|s| s.flush(&*self.driver));
+            state.pending = None;
+        }
+        value
+    }
+
+    /// Gives memory that is kept for reuse back to the driver.
+    pub fn trim(&self) {
+        let state = &mut *self.state();
+        state.attempt(|s| s.flush(&*self.driver));
+        state.attempt(|s| s.pool.trim(&*self.driver));
+    }
+}
+
+impl State {
+    /// `f` unless something has failed before; keeps its failure.
+    fn attempt<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Option<T> {
+        if self.failed.is_some() {
+            return None;
+        }
+        f(self).map_err(|e| self.failed = Some(format!("{e:#}"))).ok()
+    }
+
+    fn submit(&mut self, driver: &dyn Driver, op: Op) -> Result<()> {
+        match &mut self.pending {
+            Some(pending) => {
+                pending.ops.push(op);
+                Ok(())
+            }
+            None => driver.submit(&op),
+        }
+    }
+
+    /// Puts numbers among the tables of the region at hand, if there is one.
+    fn stage(&mut self, driver: &dyn Driver, data: &[u8]) -> Result<Option<DevicePtr>> {
+        let Some(pending) = &mut self.pending else { return Ok(None) };
+        if let Some(at) = self.tables.place(driver, pending, data)? {
+            return Ok(Some(at));
+        }
+        self.flush(driver)?;
+        let pending = self.pending.get_or_insert_default();
+        self.tables.place(driver, pending, data)
+    }
+
+    /// Does what the region at hand has put off.
+    fn flush(&mut self, driver: &dyn Driver) -> Result<()> {
+        let Some(pending) = self.pending.take() else { return Ok(()) };
+        self.pending = Some(Pending::default());
+        self.tables.send(driver, &pending)?;
+        self.graphs.run(driver, pending.ops)
+    }
+}
+
+/// Numbers on the device for a launch or a few.
+pub struct Table {
+    at: DevicePtr,
+    _buffer: Option<Buffer>,
+}
+
+impl From<&Table> for Arg {
+    fn from(table: &Table) -> Self {
+        Self::Ptr(table.at)
+    }
+}
+
+/// Device memory, given back on drop.
+pub(super) struct Buffer {
+    gpu: Arc<Gpu>,
+    ptr: DevicePtr,
+    bytes: usize,
+}
+
+impl Buffer {
+    /// Memory of arbitrary content. After a failure there is none, and nothing is done with it.
+    pub(super) fn take(gpu: &Arc<Gpu>, bytes: usize) -> Self {
+        let ptr = gpu.state().attempt(|s| s.pool.take(&*gpu.driver, bytes)).unwrap_or(0);
+        Self { gpu: gpu.clone(), ptr, bytes }
+    }
+
+    pub(super) fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    pub(super) fn ptr(&self) -> DevicePtr {
+        self.ptr
+    }
+
+    /// Copies to the device from byte `first` on.
+    pub(super) fn write(&self, first: usize, data: &[u8]) {
+        let (gpu, to) = (&self.gpu, self.ptr + first as u64);
+        if data.is_empty() {
+            return;
+        }
+        gpu.state().attempt(|s| match s.stage(&*gpu.driver, data)? {
+            Some(from) => s.submit(&*gpu.driver, Op::Copy { to, from, bytes: data.len() }),
+            None => gpu.driver.write(to, data),
+        });
+    }
+
+    /// Copies from the device; after a failure everything is NaN.
+    pub(super) fn read(&self, first: usize, out: &mut [u8]) {
+        let (gpu, from) = (&self.gpu, self.ptr + first as u64);
+        if out.is_empty() {
+            return;
+        }
+        let state = &mut *gpu.state();
+        let done = state.attempt(|s| {
+            s.flush(&*gpu.driver)?;
+            gpu.driver.read(from, out)
+        });
+        if done.is_none() {
+            out.fill(0xFF);
+        }
+    }
+
+    /// Sets bytes.
+    pub(super) fn fill(&self, first: usize, bytes: usize, byte: u8) {
+        let (gpu, to) = (&self.gpu, self.ptr + first as u64);
+        if bytes > 0 {
+            gpu.state().attempt(|s| s.submit(&*gpu.driver, Op::Fill { to, bytes, byte }));
+        }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.ptr != 0 {
+            self.gpu.state().pool.put(self.ptr, self.bytes);
+        }
+    }
+}
+
+/// Copies bytes from one place of the device to another.
+pub(crate) fn copy(gpu: &Gpu, to: DevicePtr, from: DevicePtr, bytes: usize) {
+    if bytes > 0 {
+        gpu.state().attempt(|s| s.submit(&*gpu.driver, Op::Copy { to, from, bytes }));
+    }
+}
+
+/// The suffix of the entries for a storage type.
+pub fn suffix(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "f32",
+        DType::F16 => "f16",
+        DType::Bf16 => "bf16",
+        DType::U8 => "u8",
+        DType::Blocks(blocks) => blocks.name(),
+    }
+}
