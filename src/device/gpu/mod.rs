@@ -5,6 +5,8 @@ pub mod driver;
 mod kernels;
 mod pool;
 mod queue;
+#[cfg(test)]
+mod tests;
 pub mod vm;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -243,7 +245,12 @@ pub(super) struct Buffer {
 impl Buffer {
     /// Memory of arbitrary content. After a failure there is none, and nothing is done with it.
     pub(super) fn take(gpu: &Arc<Gpu>, bytes: usize) -> Self {
-        let ptr = gpu.state().attempt(|s| s.pool.take(&*gpu.driver, bytes)).unwrap_or(0);
+        let taken = gpu.state().attempt(|s| {
+            let at = s.pool.take(&*gpu.driver, bytes)?;
+            s.submit(&*gpu.driver, Op::Forget { at, bytes: pool::taken(bytes) })?;
+            Ok(at)
+        });
+        let ptr = taken.unwrap_or(0);
         Self { gpu: gpu.clone(), ptr, bytes }
     }
 
