@@ -32,7 +32,7 @@ pub fn run(args: Args) -> Result<()> {
     for (name, dtype) in [("f32", DType::F32), ("bf16", DType::Bf16)] {
         line(&format!("{name} matmul"), gemm::path(dtype).to_string());
     }
-    let [single, half, threads] = args.device.run(|| Ok(speeds()))?;
+    let [single, half, threads] = args.device.on_cpu(|| Ok(speeds()))?;
     line("speed", format!("f32 {single:.0} GFLOP/s, bf16 {half:.0} GFLOP/s with {threads} threads"));
     line("CUDA", "not used: this version computes on the cpu".into());
     cuda::report(|label, text| line(&format!("  {label}"), text));

@@ -2,7 +2,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use engine::device::Device;
 use engine::io::{output_file, safetensors};
 use engine::models::text::TextEncoders;
 
@@ -33,8 +32,8 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    args.device.run(|| {
-        let text = TextEncoders::load(&args.parts.open(&args.model)?, &Device::Cpu)?;
+    args.device.run(|device| {
+        let text = TextEncoders::load(&args.parts.open(&args.model)?, device)?;
         output_file(&args.out)?;
         let embeds = encode_prompts(&text, &args.prompt, args.max_sequence_length)?;
         let tensors = [

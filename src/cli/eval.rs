@@ -78,11 +78,11 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.clone();
-    device.run(move || evaluate(&args))
+    device.run(move |device| evaluate(&args, device))
 }
 
-fn evaluate(args: &Args) -> Result<()> {
-    let (mut setup, bank) = prepare(args)?;
+fn evaluate(args: &Args, device: &Device) -> Result<()> {
+    let (mut setup, bank) = prepare(args, device)?;
     if let Some(out) = &args.out {
         output_folder(out)?;
     }
@@ -116,7 +116,7 @@ fn standard_error(rewards: &[f64], images_per_prompt: usize) -> f64 {
 }
 
 /// What is evaluated, and the adapter that goes on it.
-fn prepare(args: &Args) -> Result<(Setup, Option<(AdapterBank, Slot)>)> {
+fn prepare(args: &Args, device: &Device) -> Result<(Setup, Option<(AdapterBank, Slot)>)> {
     let rewards = rewards(args)?;
     match (&args.checkpoint, &args.model) {
         (Some(path), _) => {
@@ -126,12 +126,13 @@ fn prepare(args: &Args) -> Result<(Setup, Option<(AdapterBank, Slot)>)> {
                 Some(model) => args.parts.source(model),
                 None => args.parts.over(trained.source()),
             };
-            let setup = load(evaluation_config(model, &args.prompts, rewards, Some(&trained))?, args)?;
+            let setup = load(evaluation_config(model, &args.prompts, rewards, Some(&trained))?, args, device)?;
             let bank = saved_average(&saved, &trained, setup.pipeline.network.modules(), &setup.device)?;
             Ok((setup, Some((bank, Slot::Average))))
         }
         (None, Some(model)) => {
-            let mut setup = load(evaluation_config(args.parts.source(model), &args.prompts, rewards, None)?, args)?;
+            let mut setup =
+                load(evaluation_config(args.parts.source(model), &args.prompts, rewards, None)?, args, device)?;
             let Some(path) = &args.lora else { return Ok((setup, None)) };
             let lora = LoraFile::open(path)?;
             setup.prompts.merge(&lora)?;
@@ -160,10 +161,10 @@ fn rewards(args: &Args) -> Result<BTreeMap<String, RewardKeys>> {
 }
 
 /// Loads what `config`, with what the command line says, needs.
-fn load(config: TrainConfig, args: &Args) -> Result<Setup> {
+fn load(config: TrainConfig, args: &Args, device: &Device) -> Result<Setup> {
     let planned = check(adjust(config, args), Job::Evaluate)?;
     MemoryPlan::of(&planned)?.check(&planned)?;
-    planned.load(&Device::Cpu)
+    planned.load(device)
 }
 
 /// `config` with what the command line says.

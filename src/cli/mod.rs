@@ -21,7 +21,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
-use engine::device::{check_mapped, with_threads};
+use engine::device::{Device, check_mapped, with_threads};
+use engine::io::did_you_mean;
 use engine::models::index;
 use engine::models::source::{Model, Parts, Source};
 use engine::models::text::{LONGEST_SEQUENCE, PromptEmbeds, TextEncoders, describe_truncated};
@@ -72,37 +73,67 @@ commands! {
 /// Where to compute.
 #[derive(clap::Args, Clone, Debug)]
 pub struct DeviceArg {
-    /// Device to compute on: auto or cpu.
-    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device)]
-    device: Device,
+    /// Device to compute on: auto (a GPU if there is one, else the cpu), cpu, cuda, cuda:N, or vm, which interprets the
+    /// GPU's kernels on the cpu, slowly.
+    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device_name)]
+    device: DeviceName,
     /// Worker threads; 0 is one per core. Results do not depend on it.
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
 }
 
-/// A device that exists.
-#[derive(Clone, Copy, Debug)]
-enum Device {
+/// The value of `--device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DeviceName {
+    Auto,
     Cpu,
+    Cuda(u32),
+    Vm,
 }
 
-fn device(name: &str) -> Result<Device, String> {
-    match name {
-        "auto" | "cpu" => Ok(Device::Cpu),
-        _ => Err("this version computes on the cpu only; expected auto or cpu".into()),
+fn device_name(name: &str) -> Result<DeviceName, String> {
+    const KNOWN: [&str; 4] = ["auto", "cpu", "cuda", "vm"];
+    let expected = "expected auto, cpu, cuda, cuda:N or vm";
+    match name.split_once(':') {
+        None if name == "auto" => Ok(DeviceName::Auto),
+        None if name == "cpu" => Ok(DeviceName::Cpu),
+        None if name == "cuda" => Ok(DeviceName::Cuda(0)),
+        None if name == "vm" => Ok(DeviceName::Vm),
+        Some(("cuda", ordinal)) => {
+            let ordinal =
+                ordinal.parse().map_err(|_| format!("'{ordinal}' is no number of a device; such as cuda:0"))?;
+            Ok(DeviceName::Cuda(ordinal))
+        }
+        _ => Err(format!("{expected}{}", did_you_mean(name.split(':').next().unwrap_or(name), KNOWN))),
     }
 }
 
 impl DeviceArg {
     /// Runs `f` where the arguments say.
-    pub fn run<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub fn run<T: Send>(&self, f: impl FnOnce(&Device) -> Result<T> + Send) -> Result<T> {
+        let device = self.open()?;
+        // What has failed on the device comes first: all that was computed after it is worth nothing.
+        self.on_cpu(|| {
+            let result = f(&device);
+            device.check().and(result)
+        })
+    }
+
+    /// The device that the arguments name.
+    fn open(&self) -> Result<Device> {
         match self.device {
-            Device::Cpu => {
-                let result = with_threads(self.threads, f).context("cannot start worker threads")?;
-                // Whatever came of a file that changed meanwhile is not worth reporting.
-                check_mapped().and(result)
-            }
+            DeviceName::Auto => Ok(Device::auto()),
+            DeviceName::Cpu => Ok(Device::Cpu),
+            DeviceName::Cuda(ordinal) => Device::cuda(ordinal).with_context(|| format!("--device cuda:{ordinal}")),
+            DeviceName::Vm => Device::vm(ptxvm::Options::default()),
         }
+    }
+
+    /// Runs `f`, which computes on the CPU whatever the device.
+    pub fn on_cpu<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let result = with_threads(self.threads, f).context("cannot start worker threads")?;
+        // Whatever came of a file that changed meanwhile is not worth reporting.
+        check_mapped().and(result)
     }
 }
 

