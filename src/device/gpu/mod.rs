@@ -74,6 +74,19 @@ impl Grid {
         Self::flat(elements.div_ceil(16 / dtype.bytes(1)))
     }
 
+    /// Threads for `rows` rows of `width` elements of `dtype` in each of `samples`, one for every 16 bytes, as
+    /// kernels/common/rows.cuh has them; and how many share a row.
+    pub fn rows(samples: usize, rows: usize, width: usize, dtype: DType) -> (Self, u32) {
+        const WARP: usize = 32;
+        let packs = width.div_ceil(16 / dtype.bytes(1));
+        assert!(packs <= 1024, "a row of {width} {dtype:?} is wider than a block");
+        let (lanes, threads) = match packs {
+            0..=WARP => (packs.next_power_of_two(), 256),
+            _ => (packs.next_multiple_of(WARP), packs.next_multiple_of(WARP)),
+        };
+        (Self::of([rows.div_ceil(threads / lanes), samples, 1], threads as u32), lanes as u32)
+    }
+
     /// Blocks of `threads` in up to three dimensions.
     pub fn of(blocks: [usize; 3], threads: u32) -> Self {
         Self { blocks: blocks.map(|b| u32::try_from(b).expect("a grid that fits")), threads }
