@@ -1,6 +1,7 @@
 use super::*;
+use crate::device::Device;
 use crate::ops::copy::owned;
-use crate::ops::testing::{max_error, random, wide};
+use crate::ops::testing::{max_error, on_vm, random, wide};
 
 const SETTINGS: AdamW = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, eps: 1e-8 };
 
@@ -36,4 +37,24 @@ fn without_a_gradient_and_decay_nothing_moves() {
     let zeros = Tensor::zeros(&before.device(), &[100]);
     step(&AdamW { weight_decay: 0.0, ..SETTINGS }, &mut params, &zeros, 1.0, &mut moments);
     assert_eq!(params.host(), before.host());
+}
+
+#[test]
+fn a_kernel_gives_the_cpu_s_bits() {
+    for n in [1, 4, 7, 1024, 4101] {
+        let grads = [random(&[n], 2), random(&[n], 3)];
+        let run = |device: &Device| {
+            let mut params = Tensor::from_slice(device, random(&[n], 1).host(), &[n]);
+            let mut moments = Moments::zeros_like(&params);
+            for grads in &grads {
+                // Also gradients that begin where nothing is aligned.
+                let whole = Tensor::from_slice(device, &[&[0.0], grads.host()].concat(), &[n + 1]);
+                step(&SETTINGS, &mut params, &whole.view(1, &[n]), 0.5, &mut moments);
+                step(&SETTINGS, &mut params, &grads.to(device), 1.0, &mut moments);
+            }
+            vec![params, moments.exp_avg, moments.exp_avg_sq]
+        };
+        let raw = |tensors: Vec<Tensor>| tensors.iter().map(Tensor::to_raw).collect::<Vec<_>>();
+        assert_eq!(raw(on_vm(run)), raw(run(&Device::Cpu)), "{n}");
+    }
 }
