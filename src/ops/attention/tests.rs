@@ -1,5 +1,6 @@
 use super::*;
-use crate::ops::testing::{check_gradient, max_error, random, wide};
+use crate::device::Device;
+use crate::ops::testing::{check_gradient, devices, max_error, on_vm, random, wide};
 
 fn single(count: usize, scale: f32) -> Heads {
     Heads { count, scale, compute: DType::F32 }
@@ -37,7 +38,8 @@ fn attention_matches_f64_across_tile_edges_with_masks_and_bias() {
         let bias = random(&[heads, n, n], 4);
         let bias64 = wide(&bias);
         for causal in [false, true] {
-            for with_bias in [false, true] {
+            for (with_bias, device) in [false, true].into_iter().flat_map(|b| devices().map(|d| (b, d))) {
+                let [q, k, v, bias] = [&q, &k, &v, &bias].map(|t| t.to(&device));
                 let mask = Mask { causal, bias: with_bias.then_some(&bias) };
                 let got = forward(&[Part { q: &q, k: &k, v: &v }], single(heads, 0.3), mask);
                 let score = |head: usize, i: usize, j: usize| {
@@ -45,7 +47,7 @@ fn attention_matches_f64_across_tile_edges_with_masks_and_bias() {
                     if causal && j > i { f64::NEG_INFINITY } else { b }
                 };
                 let want = reference([&wide(&q), &wide(&k), &wide(&v)], [n, heads, d], 0.3f32.into(), score);
-                assert!(max_error(&got.out[0], &want) < 1e-5, "n {n} d {d} causal {causal} bias {with_bias}");
+                assert!(max_error(&got.out[0], &want) < 1e-5, "n {n} d {d} causal {causal} bias {with_bias} {device:?}");
             }
         }
     }
