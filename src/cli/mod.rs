@@ -122,7 +122,11 @@ impl DeviceArg {
     /// The device that the arguments name.
     fn open(&self) -> Result<Device> {
         match self.device {
-            DeviceName::Auto => Ok(Device::auto()),
+            DeviceName::Auto => {
+                let (device, unusable) = Device::auto();
+                unusable.iter().for_each(|why| warn(&format!("computing on the cpu: {why}")));
+                Ok(device)
+            }
             DeviceName::Cpu => Ok(Device::Cpu),
             DeviceName::Cuda(ordinal) => Device::cuda(ordinal).with_context(|| format!("--device cuda:{ordinal}")),
             DeviceName::Vm => Device::vm(ptxvm::Options::default()),

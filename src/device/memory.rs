@@ -85,6 +85,18 @@ fn address_space(proc: &Path) -> Option<(u64, u64)> {
     Some((limit, pages.split_whitespace().next()?.parse::<u64>().ok()? * 4096))
 }
 
+/// A number of bytes as a person reads it.
+pub fn bytes(n: u64) -> String {
+    let mut value = n as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ pub mod gpu;
 mod ledger;
 mod mapped;
 mod memory;
+mod nvtx;
 pub mod philox;
 mod storage;
 mod tensor;
@@ -19,9 +20,11 @@ pub use arena::{ArenaStats, poison_scratch, stats as arena_stats};
 pub use blocks::Blocks;
 pub use dtype::{DType, Elems};
 pub use gpu::Gpu;
+use gpu::cuda::{Cuda, Unusable};
 pub use ledger::{Ledger, Phase};
 pub use mapped::{MappedFile, check_mapped};
-pub use memory::{MachineMemory, machine_memory};
+pub use memory::{MachineMemory, bytes, machine_memory};
+pub use nvtx::{Range, range};
 pub use tensor::{MOST_AXES, Shape, Tensor};
 pub use workers::{with_threads, workers};
 
@@ -57,13 +60,17 @@ impl Device {
     ///
     /// # Errors
     /// Says in one line what was found and what is needed.
-    pub fn cuda(ordinal: u32) -> anyhow::Result<Self> {
-        anyhow::bail!("no driver for device {ordinal}")
+    pub fn cuda(ordinal: u32) -> Result<Self, Unusable> {
+        let driver = Cuda::open(ordinal)?;
+        Ok(Self::Gpu(Gpu::new(Box::new(driver)).map_err(|e| Unusable::new(e.to_string()))?))
     }
 
-    /// The first NVIDIA GPU if it can be computed on, else the CPU; warns if there is one that cannot.
-    pub fn auto() -> Self {
-        Self::Cpu
+    /// The first NVIDIA GPU if it can be computed on, else the CPU; and why, if there is one that cannot.
+    pub fn auto() -> (Self, Option<Unusable>) {
+        match Self::cuda(0) {
+            Ok(gpu) => (gpu, None),
+            Err(why) => (Self::Cpu, Some(why).filter(|why| !why.is_absent)),
+        }
     }
 
     /// Waits for the device, and says what has failed there since it was made. What was computed since is worth nothing.

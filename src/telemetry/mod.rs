@@ -11,6 +11,8 @@ pub use metrics::Metrics;
 pub use progress::Progress;
 pub use tensorboard::TensorBoard;
 
+pub use crate::device::{bytes, range};
+
 /// Prints a line to stdout. That nobody reads it (`| head`, a full disk) is no reason to end a run.
 pub fn say(line: &str) {
     use std::io::Write;
@@ -21,16 +23,4 @@ pub fn say(line: &str) {
 pub fn warn(line: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "warning: {line}");
-}
-
-/// A number of bytes as a person reads it.
-pub fn bytes(n: u64) -> String {
-    let mut value = n as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            return if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1} TiB")
 }

@@ -22,6 +22,19 @@ pub struct Facts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Function(pub u32);
 
+/// What a kernel takes, as the driver has compiled it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FunctionInfo {
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of a thread's local memory: what was spilt, and arrays.
+    pub local: u32,
+    /// Bytes of static shared memory.
+    pub shared: u32,
+    /// The most threads a block may have.
+    pub threads: u32,
+}
+
 /// Launches that a driver has recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Graph(pub u32);
@@ -282,4 +295,35 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// As [`Driver::submit`].
     fn replay(&self, graph: Graph) -> Result<()>;
+
+    /// From now on what this thread asks for is done beside what others ask for, after all that has been asked for so far.
+    /// Memory that is given back meanwhile may be in use on both sides: the caller keeps it until [`Driver::join`]. Drivers
+    /// that cannot do it do everything in order.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn fork(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Ends what [`Driver::fork`] began: what is asked for from now on, by any thread, comes after it.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn join(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What a kernel takes, where a driver compiles it.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn info(&self, _function: Function) -> Result<Option<FunctionInfo>> {
+        Ok(None)
+    }
+
+    /// The handle of the stream that this thread's work goes to, where there is one: for libraries that bring kernels.
+    fn stream(&self) -> Option<usize> {
+        None
+    }
 }

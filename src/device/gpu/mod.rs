@@ -1,6 +1,8 @@
 //! A GPU as the ops see it: memory, tables, launches. A [driver](Driver) does them; regions of launches that repeat become
 //! graphs.
 
+pub mod cublaslt;
+pub mod cuda;
 pub mod driver;
 mod kernels;
 mod pool;
@@ -14,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::{Result, anyhow};
 
-pub use driver::{Arg, DevicePtr, Driver, Facts, Swizzle, TensorMapDesc};
+pub use driver::{Arg, DevicePtr, Driver, Facts, FunctionInfo, Swizzle, TensorMapDesc};
 use driver::{Launch, Op};
 use kernels::Kernels;
 pub use kernels::{File, files};
@@ -138,6 +140,20 @@ impl Gpu {
         state.attempt(|s| s.flush(&*self.driver));
         state.attempt(|_| self.driver.synchronize());
         state.failed.as_ref().map_or(Ok(()), |why| Err(anyhow!("{}: {why}", self.facts().name)))
+    }
+
+    /// What the driver has made of entry `entry` of op `op`, if it compiles kernels.
+    ///
+    /// # Errors
+    /// If there is no such kernel, or the driver refuses it.
+    pub fn info(&self, op: &'static str, entry: &str) -> Result<Option<FunctionInfo>> {
+        let kernel = self.state().kernels.find(&*self.driver, op, entry)?;
+        self.driver.info(kernel.function)
+    }
+
+    /// The handle of the stream that work goes to, where there is one.
+    pub fn stream(&self) -> Option<usize> {
+        self.driver.stream()
     }
 
     /// Launches entry `entry` of op `op`; a grid without blocks has nothing to do.
