@@ -19,7 +19,7 @@ pub fn report(mut line: impl FnMut(&str, String)) {
         let mut why = String::new();
         let found = candidates.iter().find_map(|file| {
             // SAFETY: NVIDIA's libraries run nothing on load but their own set-up; any program using CUDA loads them.
-            match unsafe { Library::new(file) } {
+            match unsafe { Library::new(*file) } {
                 Ok(library) => Some((file, library)),
                 Err(e) => {
                     // The first name is the one looked for; the others fail the same way or are stubs.
