@@ -6,8 +6,8 @@ use crate::device::{DType, Tensor};
 /// Most parts a sequence has here.
 const PARTS: usize = 4;
 
-/// Tokens that a block has.
-const TILE: usize = 64;
+/// What the statistics of a part are filled up to a multiple of.
+const STATS_STEP: u32 = 64;
 
 /// `Part` of kernels/common/attention.cuh.
 #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
@@ -62,17 +62,23 @@ impl Sequence {
     }
 
     /// With `vectors` set once all addresses are there.
-    fn ready(mut self) -> Arg {
+    fn ready(&self) -> Arg {
         let addresses = self.part.iter().flat_map(|p| [p.q, p.k, p.v, p.dout, p.out, p.dq, p.dk, p.dv]);
-        self.vectors = u32::from(self.d.is_multiple_of(4) && addresses.fold(0, |all, a| all | a).is_multiple_of(16));
-        Arg::of(&self)
+        let vectors = self.d.is_multiple_of(4) && addresses.fold(0, |all, a| all | a).is_multiple_of(16);
+        Arg::of(&Self { vectors: vectors.into(), ..*self })
     }
 
-    /// Blocks for tiles of the tokens that `of` counts, for all heads and samples.
-    fn grid(&self, of: impl Fn(&PartArg) -> u32, batch: usize, threads: u32) -> Grid {
-        let tiles = self.part.iter().map(|p| of(p) as usize).map(|n| n.div_ceil(TILE)).sum();
+    /// Blocks for tiles of `tile` of the tokens that `of` counts, for all heads and samples.
+    fn grid(&self, of: impl Fn(&PartArg) -> u32, tile: usize, batch: usize, threads: u32) -> Grid {
+        let tiles = self.part.iter().map(|p| of(p) as usize).map(|n| n.div_ceil(tile)).sum();
         Grid::of([tiles, self.heads as usize, batch], threads)
     }
+}
+
+/// Where a tensor is, for writing.
+fn address_mut(t: &mut Tensor) -> DevicePtr {
+    t.arg_mut();
+    t.address()
 }
 
 /// The entry of `name` for heads of `d`: the smallest that holds them.
@@ -86,15 +92,14 @@ pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], head
     let (gpu, batch) = (lse.gpu(), lse.dim(0));
     let mut s = Sequence::new(parts, heads);
     for (part, out) in s.part.iter_mut().zip(&mut *out) {
-        out.arg_mut();
-        part.out = out.address();
+        part.out = address_mut(out);
     }
     let bias = mask.bias.map_or(Arg::Ptr(0), |bias| {
         assert_eq!(bias.dtype(), DType::F32, "attention: bias {bias:?}");
         bias.arg()
     });
     let entry = entry("attention_forward_f32", s.d, &[32, 64, 128, 512]);
-    let grid = s.grid(|p| p.queries, batch, 256);
+    let grid = s.grid(|p| p.queries, 64, batch, 256);
     gpu.launch("attention", &entry, grid, [s.ready(), lse.arg_mut(), bias, u32::from(mask.causal).into()]);
 }
 
@@ -105,5 +110,33 @@ pub(super) fn backward(
     parts: &[Part],
     heads: Heads,
 ) {
-    todo!("{} {} {} {} {}", grads.len(), outputs.len(), lse.len(), parts.len(), heads.count)
+    let (gpu, batch) = (lse.gpu(), lse.dim(0));
+    let mut s = Sequence::new(parts, heads);
+    for ((part, grad), output) in s.part.iter_mut().zip(grads).zip(outputs) {
+        part.stats = s.stats;
+        part.queries = 0;
+        if let Some(OutputGrad { out, dout }) = output {
+            part.queries = part.n;
+            (part.out, part.dout) = (out.address(), dout.address());
+            s.stats += part.n.next_multiple_of(STATS_STEP);
+        }
+        part.dq = grad.q.as_mut().map_or(0, address_mut);
+        (part.dk, part.dv) = (address_mut(&mut grad.k), address_mut(&mut grad.v));
+    }
+    let mut stats = Tensor::scratch(&lse.device(), &[2, batch, heads.count, s.stats as usize]);
+    let arg = s.ready();
+    if s.stats > 0 {
+        let grid = Grid::of([(s.stats as usize).div_ceil(256 / 8), heads.count, batch], 256);
+        let args = [arg.clone(), lse.arg(), stats.arg_mut(), 1f32.into()];
+        gpu.launch("attention_backward", "attention_backward_statistics_f32", grid, args);
+    }
+    let widths = [32, 64, 128];
+    let tile = if s.d <= 64 { 64 } else { 32 };
+    for (name, of) in [("keys", (|p| p.n) as fn(&PartArg) -> u32), ("queries", |p| p.queries)] {
+        let entry = entry(&format!("attention_backward_f32_{name}"), s.d, &widths);
+        let grid = s.grid(of, tile, batch, 256);
+        if grid.blocks[0] > 0 {
+            gpu.launch("attention_backward", &entry, grid, [arg.clone(), stats.arg()]);
+        }
+    }
 }
