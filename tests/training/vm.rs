@@ -35,7 +35,7 @@ fn a_run_on_the_interpreted_gpu_is_the_cpu_s_and_resumes_bit_for_bit() {
             let (got, want) = (on_vm[key].as_f64().unwrap(), on_cpu[key].as_f64().unwrap());
             assert!((got - want).abs() <= AGREES * want.abs(), "{key}: {got} on vm, {want} on the cpu");
         }
-        assert_eq!(on_vm["velocity_deviation"], 0.0, "rollout and training see the same velocity");
+        assert_eq!(on_vm["rollout_train_deviation"], 0.0, "rollout and training see the same velocity");
     }
     assert_eq!(epochs(&whole).len(), 3);
 

@@ -51,7 +51,7 @@ impl TextTower {
         assert!(n > 0 && n <= self.positions.dim(0), "clip text: {n} tokens, {} positions", self.positions.dim(0));
         let width = self.tokens.dim(1);
         let x = ops::embedding::forward(&ids.concat(), &self.tokens).reshape(&[b, n, width]);
-        let mut x = self.tower.activations(&x);
+        let mut x = self.tower.activations(x);
         ops::position::add(&mut x, &self.positions, &[0]);
         let hidden = self.tower.forward(x);
         Hidden { last: self.norm.forward(&hidden.last), ..hidden }

@@ -84,8 +84,8 @@ impl Tower {
     }
 
     /// `x` in the type that activations are kept in.
-    pub fn activations(&self, x: &Tensor) -> Tensor {
-        ops::copy::cast(x, x.device().activations(self.blocks[0].q.weight.dtype()))
+    pub fn activations(&self, x: Tensor) -> Tensor {
+        ops::copy::cast(&x, x.device().activations(self.blocks[0].q.weight.dtype()))
     }
 
     /// All linear layers, with their names under that of the tower.

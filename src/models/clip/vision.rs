@@ -55,7 +55,7 @@ impl VisionTower {
         let (b, side) = (pixels.dim(0), self.image / patch);
         assert_eq!(pixels.shape(), [b, channels, self.image, self.image], "clip vision: pixels");
         let patches = Patches { channels, size: patch, grid: (side, side) };
-        let pixels = &self.tower.activations(pixels);
+        let pixels = &self.tower.activations(pixels.clone());
         let tokens = self.patches.forward(&patchify::forward(pixels, &patches, Order::ChannelFirst));
         let n = side * side;
         let mut x = pixels.scratch_like(&[b, n + 1, width]);

@@ -47,7 +47,10 @@ fn attention_matches_f64_across_tile_edges_with_masks_and_bias() {
                     if causal && j > i { f64::NEG_INFINITY } else { b }
                 };
                 let want = reference([&wide(&q), &wide(&k), &wide(&v)], [n, heads, d], 0.3f32.into(), score);
-                assert!(max_error(&got.out[0], &want) < 1e-5, "n {n} d {d} causal {causal} bias {with_bias} {device:?}");
+                assert!(
+                    max_error(&got.out[0], &want) < 1e-5,
+                    "n {n} d {d} causal {causal} bias {with_bias} {device:?}"
+                );
             }
         }
     }
@@ -99,8 +102,7 @@ fn parts_attend_to_one_another_as_one_sequence_and_so_do_their_gradients() {
 #[test]
 fn a_part_whose_result_nothing_reads_counts_as_one_with_gradient_zero() {
     for device in devices() {
-        let [q, k, v, dout] =
-            [1, 2, 3, 4].map(|seed| cut(&random(&[2, 11, 8], seed), 7).map(|t| t.to(&device)));
+        let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| cut(&random(&[2, 11, 8], seed), 7).map(|t| t.to(&device)));
         let parts = [0, 1].map(|i| Part { q: &q[i], k: &k[i], v: &v[i] });
         let done = forward(&parts, single(2, 0.5), Mask::default());
         let read = Some(OutputGrad { out: &done.out[0], dout: &dout[0] });
