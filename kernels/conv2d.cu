@@ -56,17 +56,17 @@ __device__ __forceinline__ u64 pixel(const Conv& p, u32 window) {
 }
 
 // Writes N neighbouring channels, of which `count` are there.
-template <typename T, int N>
-__device__ __forceinline__ void finish(T* y, const T* add, float (&v)[N], const float (&bias)[N], u64 offset, int count, bool packed) {
+template <bool PACKED, typename T, int N>
+__device__ __forceinline__ void finish(T* y, const T* add, float (&v)[N], const float (&bias)[N], int count) {
 #pragma unroll
   for (int i = 0; i < N; ++i) v[i] += bias[i];
   if (add) {
     float a[N];
-    load(a, add + offset, count, packed);
+    load<PACKED>(a, add, count);
 #pragma unroll
     for (int i = 0; i < N; ++i) v[i] += a[i];
   }
-  store(y + offset, v, count, packed);
+  store<PACKED>(y, v, count);
 }
 
 // In single precision, without tensor cores: the CPU's chains of fused multiply-adds, cut where it cuts them. A thread has 8
@@ -93,13 +93,19 @@ __device__ __forceinline__ void simt(float* y, const float* x, const float* w, c
     for (int i = 0; i < 2; ++i) {
       const float* from = window[i].number(p, r, k);
       if (packed) {
-        load(a[i], from, window[i].has(p, r, k) ? 4 : 0, true);
+        load<true>(a[i], from, window[i].has(p, r, k) ? 4 : 0);
       } else {
 #pragma unroll
         for (int j = 0; j < 4; ++j) a[i][j] = window[i].has(p, r, k + j) ? from[j] : 0.0f;
       }
     }
-    load(b, channel + (u64)r * p.depth + k, has_channel ? p.depth - k : 0, packed);
+    const float* from = channel + (u64)r * p.depth + k;
+    const int count = has_channel ? p.depth - k : 0;
+    if (packed) {
+      load<true>(b, from, count);
+    } else {
+      load<false>(b, from, count);
+    }
   };
   auto keep = [&](int s) {
 #pragma unroll
@@ -150,11 +156,18 @@ __device__ __forceinline__ void simt(float* y, const float* x, const float* w, c
   const int column = n0 + TN * tx, count = p.outputs - column;
   const bool packed_y = p.outputs % TN == 0 && are_aligned(y, add);
   float of_channel[TN];
-  load(of_channel, bias + column, count, false);
+  load<false>(of_channel, bias + column, count);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     u32 m = m0 + (i / 4) * 64 + 4 * ty + i % 4;
-    if (m < p.windows) finish(y, add, total[i], of_channel, pixel(p, m) * p.outputs + column, count, packed_y);
+    if (m >= p.windows) break;
+    const u64 at = pixel(p, m) * p.outputs + column;
+    const float* more = add ? add + at : 0;
+    if (packed_y) {
+      finish<true>(y + at, more, total[i], of_channel, count);
+    } else {
+      finish<false>(y + at, more, total[i], of_channel, count);
+    }
   }
 }
 
@@ -252,7 +265,6 @@ __device__ __forceinline__ void mma(O* y, const T* x, const T* w, const float* b
   auto place = [&](int row, int column) -> float* {
     return (float*)raw + row * N + ((column / 4 ^ (row & 7)) * 4 + column % 4);
   };
-  cp_async_wait<0>();
   __syncthreads();
 #pragma unroll
   for (int i = 0; i < MI; ++i)
@@ -268,13 +280,19 @@ __device__ __forceinline__ void mma(O* y, const T* x, const T* w, const float* b
   const int column = tid % PARTS * E, count = p.outputs - n0 - column;
   const bool packed_y = p.outputs % E == 0 && are_aligned(y, add);
   float of_channel[E];
-  load(of_channel, bias + n0 + column, count, false);
+  load<false>(of_channel, bias + n0 + column, count);
 #pragma unroll 1
   for (int row = tid / PARTS; row < M && m0 + row < p.windows; row += THREADS / PARTS) {
     float v[E];
 #pragma unroll
     for (int e = 0; e < E; e += 4) *(Pack<float, 4>*)(v + e) = *(const Pack<float, 4>*)place(row, column + e);
-    finish(y, add, v, of_channel, pixel(p, m0 + row) * p.outputs + n0 + column, count, packed_y);
+    const u64 at = pixel(p, m0 + row) * p.outputs + n0 + column;
+    const O* more = add ? add + at : 0;
+    if (packed_y) {
+      finish<true>(y + at, more, v, of_channel, count);
+    } else {
+      finish<false>(y + at, more, v, of_channel, count);
+    }
   }
 }
 
@@ -336,10 +354,13 @@ template <typename T, typename U> __device__ __forceinline__ void cast(U* y, con
   constexpr int N = 8;
   u64 i = global_thread() * N;
   float v[N];
-  int count = i < n ? (int)min(n - i, (u64)N) : 0;
-  bool packed = count == N && are_aligned(x, y);
-  load(v, x + i, count, packed);
-  store(y + i, v, count, packed);
+  if (i + N <= n && are_aligned(x, y)) {
+    load<true>(v, x + i, N);
+    store<true>(y + i, v, N);
+  } else if (i < n) {
+    load<false>(v, x + i, min(n - i, (u64)N));
+    store<false>(y + i, v, min(n - i, (u64)N));
+  }
 }
 extern "C" __global__ void conv2d_cast_f32_f16(f16* y, const float* x, u64 n) { cast(y, x, n); }
 extern "C" __global__ void conv2d_cast_f32_bf16(bf16* y, const float* x, u64 n) { cast(y, x, n); }
