@@ -229,7 +229,7 @@ __device__ __forceinline__ void mma(O* y, const T* x, const T* w, const float* b
 #pragma unroll 1
   for (int s = 0; s < STAGES - 1; ++s) {
     if (s < steps) fetch(s);
-    cp_async_commit();
+    if constexpr (PACKED) cp_async_commit();
   }
 
   float d[MI][NI][4];
@@ -241,10 +241,10 @@ __device__ __forceinline__ void mma(O* y, const T* x, const T* w, const float* b
       for (int e = 0; e < 4; ++e) d[i][j][e] = 0.0f;
 #pragma unroll 1
   for (int k = 0; k < steps; ++k) {
-    cp_async_wait<STAGES - 2>();
+    if constexpr (PACKED) cp_async_wait<STAGES - 2>();
     __syncthreads();
     if (k + STAGES - 1 < steps) fetch((k + STAGES - 1) % STAGES);
-    cp_async_commit();
+    if constexpr (PACKED) cp_async_commit();
     const u32 a_tile = base + k % STAGES * STAGE, b_tile = a_tile + A_BYTES;
 #pragma unroll
     for (int kk = 0; kk < 2; ++kk) {
@@ -348,21 +348,3 @@ template <typename T> __device__ __forceinline__ void fold(float* y, const T* w,
 #define FOLD(T, t)                                                                                                      \
   extern "C" __global__ void conv2d_fold_##t(float* y, const T* w, u32 outputs, u32 inputs) { fold(y, w, outputs, inputs); }
 FOR_EACH_TYPE(FOLD)
-
-// What is multiplied is of one type.
-template <typename T, typename U> __device__ __forceinline__ void cast(U* y, const T* x, u64 n) {
-  constexpr int N = 8;
-  u64 i = global_thread() * N;
-  float v[N];
-  if (i + N <= n && are_aligned(x, y)) {
-    load<true>(v, x + i, N);
-    store<true>(y + i, v, N);
-  } else if (i < n) {
-    load<false>(v, x + i, min(n - i, (u64)N));
-    store<false>(y + i, v, min(n - i, (u64)N));
-  }
-}
-extern "C" __global__ void conv2d_cast_f32_f16(f16* y, const float* x, u64 n) { cast(y, x, n); }
-extern "C" __global__ void conv2d_cast_f32_bf16(bf16* y, const float* x, u64 n) { cast(y, x, n); }
-extern "C" __global__ void conv2d_cast_f16_bf16(bf16* y, const f16* x, u64 n) { cast(y, x, n); }
-extern "C" __global__ void conv2d_cast_bf16_f16(f16* y, const bf16* x, u64 n) { cast(y, x, n); }
