@@ -3,10 +3,10 @@
 // hot adaln_*
 #include "common/rows.cuh"
 
-template <typename T>
+template <bool PACKED, typename T>
 __device__ __forceinline__ void forward(T* y, const T* x, const T* shift, u64 shift_stride, const T* scale, u64 scale_stride,
                                         u32 rows, int width, int lanes, float eps) {
-  Share<T> at(rows, width, lanes, are_aligned(y, x, shift, scale) && (shift_stride | scale_stride) % at.N == 0);
+  Share<T, PACKED> at(rows, width, lanes);
   float v[at.N], a[at.N], b[at.N];
   at.load_row(v, x);
   at.load_shared(a, scale + blockIdx.y * scale_stride);
@@ -17,10 +17,10 @@ __device__ __forceinline__ void forward(T* y, const T* x, const T* shift, u64 sh
   at.store_row(y, v);
 }
 
-template <typename T>
+template <bool PACKED, typename T>
 __device__ __forceinline__ void backward(T* dx, const T* dy, const T* x, const T* scale, u64 scale_stride, u32 rows, int width,
                                          int lanes, float eps) {
-  Share<T> at(rows, width, lanes, are_aligned(dx, dy, x, scale) && scale_stride % at.N == 0);
+  Share<T, PACKED> at(rows, width, lanes);
   // Of g = dy (1 + scale), and of g times the normalised x.
   float v[at.N], g[at.N], d[at.N], a[at.N], sums[2] = {0.0f, 0.0f};
   at.load_row(v, x);
@@ -46,11 +46,19 @@ __device__ __forceinline__ void backward(T* dx, const T* dy, const T* x, const T
   extern "C" __global__ void __launch_bounds__(1024)                                                                    \
       adaln_forward_##t(T* y, const T* x, const T* shift, u64 shift_stride, const T* scale, u64 scale_stride, u32 rows, \
                         int width, int lanes, float eps) {                                                              \
-    forward(y, x, shift, shift_stride, scale, scale_stride, rows, width, lanes, eps);                                   \
+    if (is_packed<T>(width | shift_stride | scale_stride, y, x, shift, scale)) {                                        \
+      forward<true>(y, x, shift, shift_stride, scale, scale_stride, rows, width, lanes, eps);                           \
+    } else {                                                                                                            \
+      forward<false>(y, x, shift, shift_stride, scale, scale_stride, rows, width, lanes, eps);                          \
+    }                                                                                                                   \
   }                                                                                                                     \
   extern "C" __global__ void __launch_bounds__(1024)                                                                    \
       adaln_backward_##t(T* dx, const T* dy, const T* x, const T* scale, u64 scale_stride, u32 rows, int width,         \
                          int lanes, float eps) {                                                                        \
-    backward(dx, dy, x, scale, scale_stride, rows, width, lanes, eps);                                                  \
+    if (is_packed<T>(width | scale_stride, dx, dy, x, scale)) {                                                         \
+      backward<true>(dx, dy, x, scale, scale_stride, rows, width, lanes, eps);                                          \
+    } else {                                                                                                            \
+      backward<false>(dx, dy, x, scale, scale_stride, rows, width, lanes, eps);                                         \
+    }                                                                                                                   \
   }
 FOR_EACH_TYPE(KERNELS)

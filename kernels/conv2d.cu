@@ -56,17 +56,17 @@ __device__ __forceinline__ u64 pixel(const Conv& p, u32 window) {
 }
 
 // Writes N neighbouring channels, of which `count` are there.
-template <typename T, int N>
-__device__ __forceinline__ void finish(T* y, const T* add, float (&v)[N], const float (&bias)[N], u64 offset, int count, bool packed) {
+template <bool PACKED, typename T, int N>
+__device__ __forceinline__ void finish(T* y, const T* add, float (&v)[N], const float (&bias)[N], int count) {
 #pragma unroll
   for (int i = 0; i < N; ++i) v[i] += bias[i];
   if (add) {
     float a[N];
-    load(a, add + offset, count, packed);
+    load<PACKED>(a, add, count);
 #pragma unroll
     for (int i = 0; i < N; ++i) v[i] += a[i];
   }
-  store(y + offset, v, count, packed);
+  store<PACKED>(y, v, count);
 }
 
 // In single precision, without tensor cores: the CPU's chains of fused multiply-adds, cut where it cuts them. A thread has 8
@@ -93,13 +93,19 @@ __device__ __forceinline__ void simt(float* y, const float* x, const float* w, c
     for (int i = 0; i < 2; ++i) {
       const float* from = window[i].number(p, r, k);
       if (packed) {
-        load(a[i], from, window[i].has(p, r, k) ? 4 : 0, true);
+        load<true>(a[i], from, window[i].has(p, r, k) ? 4 : 0);
       } else {
 #pragma unroll
         for (int j = 0; j < 4; ++j) a[i][j] = window[i].has(p, r, k + j) ? from[j] : 0.0f;
       }
     }
-    load(b, channel + (u64)r * p.depth + k, has_channel ? p.depth - k : 0, packed);
+    const float* from = channel + (u64)r * p.depth + k;
+    const int count = has_channel ? p.depth - k : 0;
+    if (packed) {
+      load<true>(b, from, count);
+    } else {
+      load<false>(b, from, count);
+    }
   };
   auto keep = [&](int s) {
 #pragma unroll
@@ -150,11 +156,18 @@ __device__ __forceinline__ void simt(float* y, const float* x, const float* w, c
   const int column = n0 + TN * tx, count = p.outputs - column;
   const bool packed_y = p.outputs % TN == 0 && are_aligned(y, add);
   float of_channel[TN];
-  load(of_channel, bias + column, count, false);
+  load<false>(of_channel, bias + column, count);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     u32 m = m0 + (i / 4) * 64 + 4 * ty + i % 4;
-    if (m < p.windows) finish(y, add, total[i], of_channel, pixel(p, m) * p.outputs + column, count, packed_y);
+    if (m >= p.windows) break;
+    const u64 at = pixel(p, m) * p.outputs + column;
+    const float* more = add ? add + at : 0;
+    if (packed_y) {
+      finish<true>(y + at, more, total[i], of_channel, count);
+    } else {
+      finish<false>(y + at, more, total[i], of_channel, count);
+    }
   }
 }
 
@@ -216,7 +229,7 @@ __device__ __forceinline__ void mma(O* y, const T* x, const T* w, const float* b
 #pragma unroll 1
   for (int s = 0; s < STAGES - 1; ++s) {
     if (s < steps) fetch(s);
-    cp_async_commit();
+    if constexpr (PACKED) cp_async_commit();
   }
 
   float d[MI][NI][4];
@@ -228,10 +241,10 @@ __device__ __forceinline__ void mma(O* y, const T* x, const T* w, const float* b
       for (int e = 0; e < 4; ++e) d[i][j][e] = 0.0f;
 #pragma unroll 1
   for (int k = 0; k < steps; ++k) {
-    cp_async_wait<STAGES - 2>();
+    if constexpr (PACKED) cp_async_wait<STAGES - 2>();
     __syncthreads();
     if (k + STAGES - 1 < steps) fetch((k + STAGES - 1) % STAGES);
-    cp_async_commit();
+    if constexpr (PACKED) cp_async_commit();
     const u32 a_tile = base + k % STAGES * STAGE, b_tile = a_tile + A_BYTES;
 #pragma unroll
     for (int kk = 0; kk < 2; ++kk) {
@@ -252,7 +265,6 @@ __device__ __forceinline__ void mma(O* y, const T* x, const T* w, const float* b
   auto place = [&](int row, int column) -> float* {
     return (float*)raw + row * N + ((column / 4 ^ (row & 7)) * 4 + column % 4);
   };
-  cp_async_wait<0>();
   __syncthreads();
 #pragma unroll
   for (int i = 0; i < MI; ++i)
@@ -268,13 +280,19 @@ __device__ __forceinline__ void mma(O* y, const T* x, const T* w, const float* b
   const int column = tid % PARTS * E, count = p.outputs - n0 - column;
   const bool packed_y = p.outputs % E == 0 && are_aligned(y, add);
   float of_channel[E];
-  load(of_channel, bias + n0 + column, count, false);
+  load<false>(of_channel, bias + n0 + column, count);
 #pragma unroll 1
   for (int row = tid / PARTS; row < M && m0 + row < p.windows; row += THREADS / PARTS) {
     float v[E];
 #pragma unroll
     for (int e = 0; e < E; e += 4) *(Pack<float, 4>*)(v + e) = *(const Pack<float, 4>*)place(row, column + e);
-    finish(y, add, v, of_channel, pixel(p, m0 + row) * p.outputs + n0 + column, count, packed_y);
+    const u64 at = pixel(p, m0 + row) * p.outputs + n0 + column;
+    const O* more = add ? add + at : 0;
+    if (packed_y) {
+      finish<true>(y + at, more, v, of_channel, count);
+    } else {
+      finish<false>(y + at, more, v, of_channel, count);
+    }
   }
 }
 
@@ -330,18 +348,3 @@ template <typename T> __device__ __forceinline__ void fold(float* y, const T* w,
 #define FOLD(T, t)                                                                                                      \
   extern "C" __global__ void conv2d_fold_##t(float* y, const T* w, u32 outputs, u32 inputs) { fold(y, w, outputs, inputs); }
 FOR_EACH_TYPE(FOLD)
-
-// What is multiplied is of one type.
-template <typename T, typename U> __device__ __forceinline__ void cast(U* y, const T* x, u64 n) {
-  constexpr int N = 8;
-  u64 i = global_thread() * N;
-  float v[N];
-  int count = i < n ? (int)min(n - i, (u64)N) : 0;
-  bool packed = count == N && are_aligned(x, y);
-  load(v, x + i, count, packed);
-  store(y + i, v, count, packed);
-}
-extern "C" __global__ void conv2d_cast_f32_f16(f16* y, const float* x, u64 n) { cast(y, x, n); }
-extern "C" __global__ void conv2d_cast_f32_bf16(bf16* y, const float* x, u64 n) { cast(y, x, n); }
-extern "C" __global__ void conv2d_cast_f16_bf16(bf16* y, const f16* x, u64 n) { cast(y, x, n); }
-extern "C" __global__ void conv2d_cast_bf16_f16(f16* y, const bf16* x, u64 n) { cast(y, x, n); }

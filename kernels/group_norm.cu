@@ -6,18 +6,17 @@
 
 constexpr int THREADS = 256, WARPS = THREADS / 32;
 // Of a chunk, for each thread.
-constexpr int PIXELS = 16;
+constexpr int PIXELS = 16, BATCH = 4;
 
 // `columns` threads (a power of two, at most 32) have channels of the same pixel. The grid: chunks, channels, images.
-template <typename T> struct Chunk {
+template <typename T, bool PACKED> struct Chunk {
   static constexpr int N = 16 / sizeof(T);
   int columns, rows, channels, channel;
   u32 first, row, pixels;
   u64 image;
-  bool packed;
 
-  __device__ __forceinline__ Chunk(u32 pixels, int channels, int columns, bool aligned)
-      : columns(columns), channels(channels), pixels(pixels), packed(aligned && channels % N == 0) {
+  __device__ __forceinline__ Chunk(u32 pixels, int channels, int columns)
+      : columns(columns), channels(channels), pixels(pixels) {
     u32 shift = __popc(columns - 1);
     rows = THREADS >> shift;
     row = threadIdx.x >> shift;
@@ -29,29 +28,42 @@ template <typename T> struct Chunk {
   __device__ __forceinline__ u32 pixel(int i) const { return first + i * rows + row; }
   __device__ __forceinline__ u64 offset(u32 pixel) const { return (image + pixel) * channels + channel; }
   __device__ __forceinline__ int count(u32 pixel) const { return pixel < pixels ? channels - channel : 0; }
+  // The pixels of BATCH passes, so that as many loads are under way together.
+  __device__ __forceinline__ void fetch_batch(Pack<T, N> (&a)[BATCH], const T* x, int i) const {
+#pragma unroll
+    for (int j = 0; j < BATCH; ++j) a[j] = fetch<PACKED, N>(x + offset(pixel(i + j)), count(pixel(i + j)));
+  }
 };
+
+// Shared memory of the sums of a block's warps.
+template <int N> __device__ __forceinline__ float (&sums_of_warps())[WARPS][2][32 * N] {
+  __shared__ float sums[WARPS][2][32 * N];
+  return sums;
+}
 
 // Three numbers of a channel in a chunk, [image, chunk, 3, channel]: the first pixel, and the sums of the differences from
 // it and of their squares. Near the mean as it is, single precision loses nothing that matters.
-template <typename T> __device__ __forceinline__ void partial(float* out, const T* x, u32 pixels, int channels, int columns) {
-  Chunk<T> at(pixels, channels, columns, are_aligned(x));
+template <bool PACKED, typename T>
+__device__ __forceinline__ void partial(float* out, const T* x, u32 pixels, int channels, int columns) {
+  Chunk<T, PACKED> at(pixels, channels, columns);
   constexpr int N = at.N;
-  __shared__ float of_warp[WARPS][2][32 * N];
+  auto& of_warp = sums_of_warps<N>();
   float pivot[N], sums[2 * N];
-  load(pivot, x + at.offset(at.first), channels - at.channel, at.packed);
+  load<PACKED>(pivot, x + at.offset(at.first), channels - at.channel);
 #pragma unroll
   for (int k = 0; k < 2 * N; ++k) sums[k] = 0.0f;
-#pragma unroll 8
-  for (int i = 0; i < PIXELS; ++i) {
-    u32 pixel = at.pixel(i);
-    float v[N];
-    load(v, x + at.offset(pixel), at.count(pixel), at.packed);
+#pragma unroll 1
+  for (int i = 0; i < PIXELS; i += BATCH) {
+    Pack<T, N> a[BATCH];
+    at.fetch_batch(a, x, i);
 #pragma unroll
-    for (int k = 0; k < N; ++k) {
-      float apart = pixel < pixels ? v[k] - pivot[k] : 0.0f;
-      sums[k] += apart;
-      sums[N + k] = fmaf(apart, apart, sums[N + k]);
-    }
+    for (int j = 0; j < BATCH; ++j)
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        float apart = at.pixel(i + j) < pixels ? widen(a[j].v[k]) - pivot[k] : 0.0f;
+        sums[k] += apart;
+        sums[N + k] = fmaf(apart, apart, sums[N + k]);
+      }
   }
   for (int step = 16; step >= columns; step >>= 1)
 #pragma unroll
@@ -108,36 +120,58 @@ extern "C" __global__ void __launch_bounds__(512)
   }
 }
 
-template <typename T>
+// x sigmoid(x): in single precision with the CPU's bits; else by instructions whose errors are far below what rounding to T
+// makes of them.
+template <typename T> __device__ __forceinline__ float silu_to(float x) {
+  if constexpr (sizeof(T) == 4) return x / (1.0f + exp_exact(-x));
+  float e, r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * -1.44269504f));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.0f + e));
+  return x * r;
+}
+
+template <bool PACKED, typename T>
 __device__ __forceinline__ void apply(T* y, const T* x, const float* maps, u32 pixels, int channels, int columns, int silu) {
-  Chunk<T> at(pixels, channels, columns, are_aligned(y, x));
+  Chunk<T, PACKED> at(pixels, channels, columns);
   constexpr int N = at.N;
   float shift[N], scale[N], bias[N];
   maps += (u64)blockIdx.z * 3 * channels + at.channel;
-  load(shift, maps, channels - at.channel, at.packed);
-  load(scale, maps + channels, channels - at.channel, at.packed);
-  load(bias, maps + 2 * channels, channels - at.channel, at.packed);
-#pragma unroll 4
-  for (int i = 0; i < PIXELS; ++i) {
-    u32 pixel = at.pixel(i);
-    float v[N];
-    load(v, x + at.offset(pixel), at.count(pixel), at.packed);
+  load<PACKED>(shift, maps, channels - at.channel);
+  load<PACKED>(scale, maps + channels, channels - at.channel);
+  load<PACKED>(bias, maps + 2 * channels, channels - at.channel);
+#pragma unroll 1
+  for (int i = 0; i < PIXELS; i += BATCH) {
+    Pack<T, N> a[BATCH];
+    at.fetch_batch(a, x, i);
 #pragma unroll
-    for (int k = 0; k < N; ++k) {
-      v[k] = fmaf(v[k] - shift[k], scale[k], bias[k]);
-      if (silu) v[k] = v[k] / (1.0f + exp_exact(-v[k]));
+    for (int j = 0; j < BATCH; ++j) {
+      u32 pixel = at.pixel(i + j);
+      float v[N];
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        v[k] = fmaf(widen(a[j].v[k]) - shift[k], scale[k], bias[k]);
+        if (silu) v[k] = silu_to<T>(v[k]);
+      }
+      store<PACKED>(y + at.offset(pixel), v, at.count(pixel));
     }
-    store(y + at.offset(pixel), v, at.count(pixel), at.packed);
   }
 }
 
 #define KERNELS(T, t)                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(THREADS) group_norm_partial_##t(float* out, const T* x, u32 pixels,      \
-                                                                               int channels, int columns) {             \
-    partial(out, x, pixels, channels, columns);                                                                         \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                                 \
+      group_norm_partial_##t(float* out, const T* x, u32 pixels, int channels, int columns) {                           \
+    if (is_packed<T>(channels, x)) {                                                                                    \
+      partial<true>(out, x, pixels, channels, columns);                                                                 \
+    } else {                                                                                                            \
+      partial<false>(out, x, pixels, channels, columns);                                                                \
+    }                                                                                                                   \
   }                                                                                                                     \
-  extern "C" __global__ void __launch_bounds__(THREADS) group_norm_apply_##t(                                           \
+  extern "C" __global__ void __launch_bounds__(THREADS, 3) group_norm_apply_##t(                                           \
       T* y, const T* x, const float* maps, u32 pixels, int channels, int columns, int silu) {                           \
-    apply(y, x, maps, pixels, channels, columns, silu);                                                                 \
+    if (is_packed<T>(channels, y, x)) {                                                                                 \
+      apply<true>(y, x, maps, pixels, channels, columns, silu);                                                         \
+    } else {                                                                                                            \
+      apply<false>(y, x, maps, pixels, channels, columns, silu);                                                        \
+    }                                                                                                                   \
   }
 FOR_EACH_TYPE(KERNELS)

@@ -2,10 +2,10 @@
 // hot layer_norm_*
 #include "common/rows.cuh"
 
-template <typename T>
+template <bool PACKED, typename T>
 __device__ __forceinline__ void forward(T* y, const T* x, const float* weight, const float* bias, u32 rows, int width,
                                         int lanes, float eps) {
-  Share<T> at(rows, width, lanes, are_aligned(y, x) && are_aligned(weight, bias));
+  Share<T, PACKED> at(rows, width, lanes);
   float v[at.N], w[at.N], b[at.N];
   at.load_row(v, x);
   at.load_shared(w, weight);
@@ -19,6 +19,10 @@ __device__ __forceinline__ void forward(T* y, const T* x, const float* weight, c
 #define KERNELS(T, t)                                                                                                   \
   extern "C" __global__ void __launch_bounds__(1024) layer_norm_forward_##t(                                            \
       T* y, const T* x, const float* weight, const float* bias, u32 rows, int width, int lanes, float eps) {            \
-    forward(y, x, weight, bias, rows, width, lanes, eps);                                                               \
+    if (is_packed<T>(width, y, x, weight, bias)) {                                                                      \
+      forward<true>(y, x, weight, bias, rows, width, lanes, eps);                                                       \
+    } else {                                                                                                            \
+      forward<false>(y, x, weight, bias, rows, width, lanes, eps);                                                      \
+    }                                                                                                                   \
   }
 FOR_EACH_TYPE(KERNELS)

@@ -2,9 +2,9 @@
 // hot rms_norm_*
 #include "common/rows.cuh"
 
-template <typename T>
+template <bool PACKED, typename T>
 __device__ __forceinline__ void forward(T* y, const T* x, const float* weight, u32 rows, int width, int lanes, float eps) {
-  Share<T> at(rows, width, lanes, are_aligned(y, x) && are_aligned(weight));
+  Share<T, PACKED> at(rows, width, lanes);
   float v[at.N], w[at.N], squares[1] = {0.0f};
   at.load_row(v, x);
   at.load_shared(w, weight);
@@ -17,9 +17,9 @@ __device__ __forceinline__ void forward(T* y, const T* x, const float* weight, u
   at.store_row(y, v);
 }
 
-template <typename T>
+template <bool PACKED, typename T>
 __device__ __forceinline__ void backward(T* d, const T* x, const float* weight, u32 rows, int width, int lanes, float eps) {
-  Share<T> at(rows, width, lanes, are_aligned(d, x) && are_aligned(weight));
+  Share<T, PACKED> at(rows, width, lanes);
   // Of x x and of w dy x.
   float v[at.N], dy[at.N], w[at.N], sums[2] = {0.0f, 0.0f};
   at.load_row(v, x);
@@ -41,10 +41,18 @@ __device__ __forceinline__ void backward(T* d, const T* x, const float* weight, 
 #define KERNELS(T, t)                                                                                                   \
   extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward_##t(                                              \
       T* y, const T* x, const float* weight, u32 rows, int width, int lanes, float eps) {                               \
-    forward(y, x, weight, rows, width, lanes, eps);                                                                     \
+    if (is_packed<T>(width, y, x, weight)) {                                                                            \
+      forward<true>(y, x, weight, rows, width, lanes, eps);                                                             \
+    } else {                                                                                                            \
+      forward<false>(y, x, weight, rows, width, lanes, eps);                                                            \
+    }                                                                                                                   \
   }                                                                                                                     \
   extern "C" __global__ void __launch_bounds__(1024) rms_norm_backward_##t(                                             \
       T* d, const T* x, const float* weight, u32 rows, int width, int lanes, float eps) {                               \
-    backward(d, x, weight, rows, width, lanes, eps);                                                                    \
+    if (is_packed<T>(width, d, x, weight)) {                                                                            \
+      backward<true>(d, x, weight, rows, width, lanes, eps);                                                            \
+    } else {                                                                                                            \
+      backward<false>(d, x, weight, rows, width, lanes, eps);                                                           \
+    }                                                                                                                   \
   }
 FOR_EACH_TYPE(KERNELS)

@@ -4,35 +4,39 @@
 #include "common/elementwise.cuh"
 #include "common/reduce.cuh"
 
-// N numbers from p on, of which the first `count` are there and the others 0. `packed`: all or none are, and p is a
-// multiple of 16 bytes.
-template <typename T, int N> __device__ __forceinline__ void load(float (&v)[N], const T* p, int count, bool packed) {
-  constexpr int P = N < 16 / sizeof(T) ? N : 16 / sizeof(T);
+// N numbers of up to 16 bytes from p on, of which the first `count` are there and the others 0. `PACKED`: all or none are,
+// and p is a multiple of their bytes. (The load stands alone under its condition, so that several are under way together.)
+template <bool PACKED, int N, typename T> __device__ __forceinline__ Pack<T, N> fetch(const T* p, int count) {
+  Pack<T, N> a;
 #pragma unroll
-  for (int i = 0; i < N; ++i) v[i] = 0.0f;
-  if (packed) {
-    if (count <= 0) return;
-#pragma unroll
-    for (int i = 0; i < N; i += P) {
-      auto a = *(const Pack<T, P>*)(p + i);
-#pragma unroll
-      for (int k = 0; k < P; ++k) v[i + k] = widen(a.v[k]);
-    }
+  for (int i = 0; i < N; ++i) a.v[i] = narrow<T>(0.0f);
+  if constexpr (PACKED) {
+    if (count > 0) a = *(const Pack<T, N>*)p;
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i)
-      if (i < count) v[i] = widen(p[i]);
+      if (i < count) a.v[i] = p[i];
   }
+  return a;
+}
+
+// As many as there are in v.
+template <bool PACKED, typename T, int N> __device__ __forceinline__ void load(float (&v)[N], const T* p, int count) {
+  constexpr int P = N < 16 / sizeof(T) ? N : 16 / sizeof(T);
+  Pack<T, P> a[N / P];
+#pragma unroll
+  for (int i = 0; i < N / P; ++i) a[i] = fetch<PACKED, P>(p + i * P, PACKED ? count : count - i * P);
+#pragma unroll
+  for (int i = 0; i < N; ++i) v[i] = widen(a[i / P].v[i % P]);
 }
 
 // The first `count` of v to p on, as above.
-template <typename T, int N> __device__ __forceinline__ void store(T* p, const float (&v)[N], int count, bool packed) {
-  if (packed) {
-    if (count <= 0) return;
+template <bool PACKED, typename T, int N> __device__ __forceinline__ void store(T* p, const float (&v)[N], int count) {
+  if constexpr (PACKED) {
     Pack<T, N> a;
 #pragma unroll
     for (int i = 0; i < N; ++i) a.v[i] = narrow<T>(v[i]);
-    *(Pack<T, N>*)p = a;
+    if (count > 0) *(Pack<T, N>*)p = a;
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i)
@@ -41,14 +45,12 @@ template <typename T, int N> __device__ __forceinline__ void store(T* p, const f
 }
 
 // A thread's share of a row of `width` numbers. Blocks of the grid's second dimension have `rows` rows each.
-template <typename T> struct Share {
+template <typename T, bool PACKED> struct Share {
   static constexpr int N = 16 / sizeof(T);
   u64 row;
   int first, count, width, lanes;
-  bool packed;
 
-  __device__ __forceinline__ Share(u32 rows, int width, int lanes, bool aligned)
-      : width(width), lanes(lanes), packed(aligned && width % N == 0) {
+  __device__ __forceinline__ Share(u32 rows, int width, int lanes) : width(width), lanes(lanes) {
     u32 r = blockIdx.x, thread = threadIdx.x;
     if (lanes <= 32) {
       u32 shift = __popc(lanes - 1);
@@ -63,20 +65,26 @@ template <typename T> struct Share {
   // Of the row of x, of which each has a row like this, or of what is the same for all rows.
   __device__ __forceinline__ void load_row(float (&v)[N], const T* x) const { load_shared(v, x + row * width); }
   template <typename U> __device__ __forceinline__ void load_shared(float (&v)[N], const U* x) const {
-    load(v, x + first, count, packed);
+    load<PACKED>(v, x + first, count);
   }
   __device__ __forceinline__ void store_row(T* y, const float (&v)[N]) const {
-    store(y + row * width + first, v, count, packed);
+    store<PACKED>(y + row * width + first, v, count);
   }
-  __device__ __forceinline__ bool has(int i) const { return i < count; }
+  __device__ __forceinline__ bool has(int i) const { return (PACKED ? 0 : i) < count; }
 };
+
+// Whether rows of a width, and what begins at the pointers, can be had 16 bytes at a time.
+template <typename T, typename... P> __device__ __forceinline__ bool is_packed(u64 width, const P*... p) {
+  return width % (16 / sizeof(T)) == 0 && are_aligned(p...);
+}
 
 struct Statistics {
   float mean, rstd;
 };
 
 // Mean and reciprocal standard deviation of a row, in two passes (rounds 0 and 1).
-template <typename T, int N> __device__ __forceinline__ Statistics statistics(const Share<T>& at, const float (&v)[N], float eps) {
+template <typename Share, int N>
+__device__ __forceinline__ Statistics statistics(const Share& at, const float (&v)[N], float eps) {
   float total[1] = {0.0f}, squares[1] = {0.0f};
 #pragma unroll
   for (int i = 0; i < N; ++i) total[0] += v[i];

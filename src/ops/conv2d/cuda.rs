@@ -2,6 +2,7 @@ use super::Window;
 use crate::device::gpu::driver::Arg;
 use crate::device::gpu::{Grid, suffix};
 use crate::device::{DType, Tensor};
+use crate::ops::copy::cast;
 
 /// As in kernels/conv2d.cu.
 #[repr(C)]
@@ -99,15 +100,4 @@ fn launch(y: &mut Tensor, x: &Tensor, w: &Tensor, bias: &Tensor, add: Option<&Te
     let grid = Grid::of([tiles, if conv.doubled > 0 { 4 } else { 1 }, 1], THREADS);
     let add = add.map_or(Arg::Ptr(0), Tensor::arg);
     gpu.launch("conv2d", &entry, grid, [y.arg_mut(), x.arg(), w.arg(), bias.arg(), add, Arg::of(&conv)]);
-}
-
-fn cast(x: &Tensor, dtype: DType) -> Tensor {
-    if x.dtype() == dtype {
-        return x.clone();
-    }
-    let mut y = Tensor::scratch_of(&x.device(), dtype, x.shape());
-    let entry = format!("conv2d_cast_{}_{}", suffix(x.dtype()), suffix(dtype));
-    let n = x.len();
-    x.gpu().launch("conv2d", &entry, Grid::flat(n.div_ceil(8)), [y.arg_mut(), x.arg(), (n as u64).into()]);
-    y
 }
