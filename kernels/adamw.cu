@@ -3,7 +3,7 @@
 
 // hot adamw_*
 
-struct Numbers {
+struct alignas(16) Numbers {
   float factor, step_size, correction, shrink, beta1_rest, beta2, beta2_rest, eps;
 };
 

@@ -28,9 +28,10 @@ __device__ __forceinline__ void products(double* sums, const Term* terms, const 
   block.finish(sums + VALUES * ((u64)blockIdx.y * gridDim.x + blockIdx.x));
 }
 
-#define KERNEL(N)                                                                                          \
-  extern "C" __global__ void __launch_bounds__(256)                                                        \
-      products_forward_##N(double* sums, const Term* terms, const float* weights, u32 length) {            \
-    products<N>(sums, terms, weights, length);                                                             \
+// At least four blocks, because ptxas aims at eight by itself and spills for it.
+#define KERNEL(N)                                                                                \
+  extern "C" __global__ void __launch_bounds__(256, 4)                                           \
+      products_forward_##N(double* sums, const Term* terms, const float* weights, u32 length) {  \
+    products<N>(sums, terms, weights, length);                                                   \
   }
 KERNEL(1) KERNEL(2) KERNEL(3) KERNEL(4)

@@ -17,6 +17,8 @@ __device__ __forceinline__ float4 difference(const Term* terms, const float* wei
   for (int j = 0; j < MOST; ++j) {
     const Term term = terms[j];
     if (!term.x) break;
+    // An address out of a table might be of any memory, for all the compiler knows.
+    __builtin_assume(__isGlobal(term.x));
     float w = weights[j];
     float4 x = load_four(term.x, term.type, at, count);
     float4 y = make_float4(w * x.x, w * x.y, w * x.z, w * x.w);

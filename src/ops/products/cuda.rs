@@ -1,6 +1,7 @@
+use std::sync::Arc;
+
 use super::{Difference, MOST, Products, Weights};
 use crate::device::gpu::{Gpu, Grid, Results, Table, type_code};
-use std::sync::Arc;
 
 /// What kernels/common/difference.cuh reads.
 pub(in crate::ops) struct Terms {
