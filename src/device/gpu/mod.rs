@@ -124,9 +124,12 @@ impl Gpu {
         state.failed.as_ref().map_or(Ok(()), |why| Err(anyhow!("{}: {why}", self.facts().name)))
     }
 
-    /// Launches entry `entry` of op `op`.
+    /// Launches entry `entry` of op `op`; nothing if the grid is empty.
     pub fn launch(&self, op: &'static str, entry: &str, grid: Grid, args: impl IntoIterator<Item = Arg>) {
         let args = args.into_iter().collect();
+        if grid.blocks.contains(&0) {
+            return;
+        }
         let state = &mut *self.state();
         state.attempt(|s| {
             let kernel = s.kernels.find(&*self.driver, op, entry)?;
