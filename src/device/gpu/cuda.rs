@@ -174,6 +174,7 @@ impl Cuda {
         match op {
             Op::Launch(launch) => self.launch(stream, launch),
             Op::Copy { to, from, bytes } => cu!(cuMemcpyDtoDAsync_v2(*to, *from, *bytes, stream)),
+            Op::Forget { .. } => Ok(()),
             Op::Fill { to, bytes, byte } => cu!(cuMemsetD8Async(*to, *byte, *bytes, stream)),
         }
     }

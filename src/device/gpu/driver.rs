@@ -210,6 +210,13 @@ pub enum Op {
         /// so many.
         bytes: usize,
     },
+    /// From now on these bytes are arbitrary, because memory is used anew: for drivers that watch.
+    Forget {
+        /// From here on,
+        at: DevicePtr,
+        /// so many.
+        bytes: usize,
+    },
     /// Set bytes.
     Fill {
         /// From here on,
@@ -240,9 +247,6 @@ pub trait Driver: Send + Sync {
 
     /// Gives back what [`Driver::alloc`] gave.
     fn free(&self, ptr: DevicePtr);
-
-    /// From now on these bytes are arbitrary: memory is used anew. For drivers that watch.
-    fn forget(&self, _ptr: DevicePtr, _bytes: usize) {}
 
     /// Copies to the device; `data` may go when this returns.
     ///

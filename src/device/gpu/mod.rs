@@ -7,6 +7,8 @@ pub mod driver;
 mod kernels;
 mod pool;
 mod queue;
+#[cfg(test)]
+mod tests;
 pub mod vm;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -104,6 +106,14 @@ impl Gpu {
         self.driver.facts()
     }
 
+    /// Bytes of memory that nothing has yet.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    pub fn free_memory(&self) -> Result<u64> {
+        self.driver.free_memory()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -140,9 +150,12 @@ impl Gpu {
         self.driver.stream()
     }
 
-    /// Launches entry `entry` of op `op`.
+    /// Launches entry `entry` of op `op`; nothing if the grid is empty.
     pub fn launch(&self, op: &'static str, entry: &str, grid: Grid, args: impl IntoIterator<Item = Arg>) {
         let args = args.into_iter().collect();
+        if grid.blocks.contains(&0) {
+            return;
+        }
         let state = &mut *self.state();
         state.attempt(|s| {
             let kernel = s.kernels.find(&*self.driver, op, entry)?;
@@ -259,7 +272,12 @@ pub(super) struct Buffer {
 impl Buffer {
     /// Memory of arbitrary content. After a failure there is none, and nothing is done with it.
     pub(super) fn take(gpu: &Arc<Gpu>, bytes: usize) -> Self {
-        let ptr = gpu.state().attempt(|s| s.pool.take(&*gpu.driver, bytes)).unwrap_or(0);
+        let taken = gpu.state().attempt(|s| {
+            let at = s.pool.take(&*gpu.driver, bytes)?;
+            s.submit(&*gpu.driver, Op::Forget { at, bytes: pool::taken(bytes) })?;
+            Ok(at)
+        });
+        let ptr = taken.unwrap_or(0);
         Self { gpu: gpu.clone(), ptr, bytes }
     }
 

@@ -1,6 +1,6 @@
 //! Device memory that is used again, so that steady state asks the driver for none and addresses repeat.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
@@ -12,7 +12,7 @@ const STEP: usize = 256;
 /// Buffers by size.
 #[derive(Default)]
 pub struct Pool {
-    free: BTreeMap<usize, Vec<DevicePtr>>,
+    free: BTreeMap<usize, BTreeSet<DevicePtr>>,
     /// Bytes in use, at most ever in use, and kept.
     pub live: usize,
     pub peak: usize,
@@ -30,11 +30,11 @@ impl Pool {
     /// A buffer of at least `bytes`. Where memory is short, what is kept goes back first.
     pub fn take(&mut self, driver: &dyn Driver, bytes: usize) -> Result<DevicePtr> {
         let size = taken(bytes);
-        let found = self.free.get_mut(&size).and_then(Vec::pop);
+        // The lowest: which addresses work gets then depends on what is in use, not on what came before.
+        let found = self.free.get_mut(&size).and_then(BTreeSet::pop_first);
         let ptr = match found {
             Some(ptr) => {
                 self.kept -= size;
-                driver.forget(ptr, size);
                 ptr
             }
             None => match driver.alloc(size) {
@@ -56,7 +56,7 @@ impl Pool {
         let size = taken(bytes);
         self.live -= size;
         self.kept += size;
-        self.free.entry(size).or_default().push(ptr);
+        self.free.entry(size).or_default().insert(ptr);
     }
 
     /// Gives everything that is kept back to the driver.

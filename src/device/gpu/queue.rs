@@ -74,6 +74,7 @@ fn hash(ops: &[Op]) -> u64 {
                 }
             }
             Op::Copy { to, from, bytes } => (to, from, bytes).hash(&mut h),
+            Op::Forget { at, bytes } => (at, bytes).hash(&mut h),
             Op::Fill { to, bytes, byte } => (to, bytes, byte).hash(&mut h),
         }
     }
@@ -105,7 +106,7 @@ impl Tables {
     pub fn place(&mut self, driver: &dyn Driver, pending: &mut Pending, data: &[u8]) -> Result<Option<DevicePtr>> {
         let start = pending.staged.len().next_multiple_of(ALIGN);
         if start + data.len() > self.bytes {
-            if !pending.ops.is_empty() || !pending.staged.is_empty() {
+            if !pending.staged.is_empty() {
                 return Ok(None);
             }
             let bytes = (2 * data.len()).next_power_of_two().max(ROOM);

@@ -59,6 +59,7 @@ impl State {
                 let bytes = self.memory.bytes(*from, *bytes as u64)?;
                 Ok(self.memory.write(*to, &bytes)?)
             }
+            Op::Forget { at, bytes } => Ok(self.memory.forget(*at, *bytes as u64)?),
             Op::Fill { to, bytes, byte } => Ok(self.memory.write(*to, &vec![*byte; *bytes])?),
         }
     }
@@ -92,10 +93,6 @@ impl Driver for Vm {
     fn free(&self, ptr: DevicePtr) {
         // What is not there need not be given back.
         let _ = self.state().memory.free(ptr);
-    }
-
-    fn forget(&self, ptr: DevicePtr, bytes: usize) {
-        let _ = self.state().memory.forget(ptr, bytes as u64);
     }
 
     fn write(&self, to: DevicePtr, data: &[u8]) -> Result<()> {

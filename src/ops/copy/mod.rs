@@ -1,5 +1,5 @@
 //! The only copies there are: rows put together in another order, and blocks put in their place. Rows keep the type they are
-//! stored in.
+//! stored in, unless a cast is asked for.
 
 mod cpu;
 mod cuda;
@@ -7,7 +7,7 @@ mod cuda;
 mod tests;
 
 use super::dispatch;
-use crate::device::Tensor;
+use crate::device::{DType, Tensor};
 
 /// The outermost entries `rows` of `x`, in that order.
 pub fn gather(x: &Tensor, rows: &[usize]) -> Tensor {
@@ -56,7 +56,8 @@ pub fn flat_into(out: &mut Tensor, first: usize, x: &Tensor) {
 /// `x` `[b, m, w]` as the block of `out` `[b, n, d]` that begins at token `token` and column `column`.
 pub fn block_into(out: &mut Tensor, token: usize, column: usize, x: &Tensor) {
     let (&[b, n, d], &[same, m, w]) = (out.shape(), x.shape()) else { panic!("copy: {x:?} into {out:?}") };
-    assert!(b == same && token + m <= n && column + w <= d, "copy: {x:?} to ({token}, {column}) of {out:?}");
+    let fits = b == same && token + m <= n && column + w <= d && out.dtype() == x.dtype();
+    assert!(fits, "copy: {x:?} to ({token}, {column}) of {out:?}");
     dispatch!(x, block_into(out, token, column, x));
 }
 
@@ -67,5 +68,15 @@ pub fn columns(x: &Tensor, first: usize, width: usize) -> Tensor {
     *shape.last_mut().expect("at least one axis") = width;
     let mut out = x.scratch_like(&shape);
     dispatch!(x, columns(&mut out, x, first));
+    out
+}
+
+/// The numbers of `x`, rounded to the floating-point type `dtype`; `x` itself if it is of that type.
+pub fn cast(x: &Tensor, dtype: DType) -> Tensor {
+    if x.dtype() == dtype {
+        return x.clone();
+    }
+    let mut out = Tensor::scratch_of(&x.device(), dtype, x.shape());
+    dispatch!(x, cast(&mut out, x));
     out
 }
