@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use engine::device::{DType, Elems, machine_memory};
+use engine::device::{DType, Device, Elems, machine_memory};
 use engine::ops::cpu::gemm::{self, Epilogue, Mat, matmul};
 use engine::telemetry::bytes;
 use half::bf16;
@@ -21,7 +21,8 @@ pub struct Args {
 const MEASURED: Duration = Duration::from_millis(400);
 
 pub fn run(args: Args) -> Result<()> {
-    let line = |label: &str, text: String| println!("{label:15}{text}");
+    let device = args.device.open()?;
+    let line = |label: &str, text: String| println!("{}", format!("{label:15}{text}").trim_end());
     line(
         "processor",
         format!("{}, {} cores", processor(), std::thread::available_parallelism().map_or(1, usize::from)),
@@ -34,9 +35,18 @@ pub fn run(args: Args) -> Result<()> {
     }
     let [single, half, threads] = args.device.on_cpu(|| Ok(speeds()))?;
     line("speed", format!("f32 {single:.0} GFLOP/s, bf16 {half:.0} GFLOP/s with {threads} threads"));
-    line("CUDA", "not used: this version computes on the cpu".into());
+    line("device", used(&device)?);
+    line("CUDA", String::new());
     cuda::report(|label, text| line(&format!("  {label}"), text));
     Ok(())
+}
+
+/// What `--device` stands for here.
+fn used(device: &Device) -> Result<String> {
+    Ok(match device {
+        Device::Gpu(gpu) => format!("{}; {} free", cuda::describe(gpu.facts()), bytes(gpu.free_memory()?)),
+        Device::Cpu | Device::Plan(_) => "cpu".into(),
+    })
 }
 
 /// The value of the first line `key : value` of a file under /proc.

@@ -9,7 +9,10 @@ fn misspelt_flags_and_subcommands_get_a_suggestion() {
     refuses(&["inspect", "--jso", "x"], &["--jso", "'--json'"]);
     refuses(&["inpsect", "x"], &["inpsect", "'inspect'"]);
     refuses(&["inspect"], &["required", "<PATH>"]);
-    refuses(&["doctor", "--device", "cuda"], &["cuda", "cpu only", "auto or cpu"]);
+    refuses(&["doctor", "--device", "cdua:1"], &["cdua:1", "--device", "auto, cpu, cuda, cuda:N or vm", "'cuda'"]);
+    refuses(&["doctor", "--device", "gpu"], &["'gpu'", "--device", "auto, cpu, cuda, cuda:N or vm"]);
+    refuses(&["doctor", "--device", "cuda:first"], &["'first'", "--device", "cuda:0"]);
+    refuses(&["doctor", "--device", "cpu:0"], &["cpu:0", "--device", "did you mean 'cpu'"]);
     refuses(&["doctor", "--threads", "many"], &["many", "--threads"]);
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/tiny/ram_genevl.toml");
     refuses(&["train", "--config", config], &["ram_genevl.toml", "did you mean 'ram_geneval.toml'?", "No such file"]);
@@ -32,7 +35,7 @@ fn every_subcommand_explains_itself() {
 #[test]
 fn doctor_reports_the_machine_and_why_there_is_no_cuda() {
     let out = says(&["doctor", "--threads", "1"]);
-    for word in ["processor", "memory", "disk", "GFLOP/s", "1 threads", "libcuda", "libnvrtc"] {
+    for word in ["processor", "memory", "disk", "GFLOP/s", "1 threads", "libcuda", "libnvrtc", "libcublasLt"] {
         assert!(out.contains(word), "'{word}' is not in: {out}");
     }
 }

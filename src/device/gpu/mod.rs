@@ -120,6 +120,14 @@ impl Gpu {
         self.driver.facts()
     }
 
+    /// Bytes of memory that nothing has yet.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    pub fn free_memory(&self) -> Result<u64> {
+        self.driver.free_memory()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

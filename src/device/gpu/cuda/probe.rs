@@ -5,7 +5,6 @@ use std::ffi::{CStr, c_char, c_int, c_uint};
 
 use libloading::Library;
 
-use crate::device::bytes;
 use crate::device::gpu::driver::Facts;
 
 /// The oldest driver, by the CUDA version it supports: PTX 8.4 needs it.
@@ -253,17 +252,6 @@ fn device(library: &Library, ordinal: c_int) -> Result<Facts, Failed> {
     // Compute capability, major and minor; multiprocessors.
     let (capability, processors) = ((attribute(75)?, attribute(76)?), attribute(16)?);
     Ok(Facts { name, capability, processors, memory: memory as u64 })
-}
-
-/// What is known of a device in a line.
-pub fn describe(facts: &Facts) -> String {
-    let (major, minor) = facts.capability;
-    format!(
-        "{}, {}, compute capability {major}.{minor}, {} multiprocessors",
-        facts.name,
-        bytes(facts.memory),
-        facts.processors
-    )
 }
 
 /// Whether the library `name` is there and has all of `symbols`; gives the name of its file.
