@@ -479,8 +479,8 @@ mod tests {
     fn every_function_that_is_called_is_looked_for_first() {
         for source in [include_str!("cuda.rs"), include_str!("cuda/pinned.rs")] {
             let unlisted: Vec<&str> = calls(source).filter(|name| !probe::SYMBOLS.contains(name)).collect();
-            // The family, in the words above.
-            assert!(unlisted.iter().all(|name| *name == "cuMemAlloc"), "{unlisted:?}");
+            // The family, in the words above, and the one that the test below makes up.
+            assert!(unlisted.iter().all(|name| ["cuMemAlloc", "cuNothing"].contains(name)), "{unlisted:?}");
         }
         assert!(probe::SYMBOLS.is_sorted());
     }
