@@ -221,12 +221,12 @@ __device__ __forceinline__ void mma(O* y, const T* x, const T* w, const float* b
 #pragma unroll
     for (int i = 0; i < 2; ++i)
       copy_chunk<PACKED>(raw + s * STAGE + at(fetched + 64 * i, chunk), from[i],
-           [&](int e) { return k + e < p.depth && (u32)(window[i].column + k + e) < (u32)numbers[i]; });
+                         [&](int e) { return k + e < p.depth && (u32)(window[i].column + k + e) < (u32)numbers[i]; });
 #pragma unroll
     for (int i = 0; i < NB; ++i)
       if (N >= 64 || fetched < N)
         copy_chunk<PACKED>(raw + s * STAGE + A_BYTES + at(fetched + 64 * i, chunk), kernel[i],
-             [&](int e) { return k + e < p.depth && n0 + fetched + 64 * i < p.outputs; });
+                           [&](int e) { return k + e < p.depth && n0 + fetched + 64 * i < p.outputs; });
     k += K;
     int image_step = K, kernel_step = K;
     if (k - 8 * chunk >= p.depth) {
