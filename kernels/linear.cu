@@ -44,11 +44,6 @@ struct Products {
   Then then;
 };
 
-template <typename F, int V> __device__ __forceinline__ void activate(float (&v)[V]) {
-#pragma unroll
-  for (int i = 0; i < V; ++i) v[i] = F::of(v[i]);
-}
-
 // V neighbouring elements of a row, to the end.
 template <typename T, int V> __device__ __forceinline__ void finish(const Problem& p, const Then& then, u32 row, u32 column, float (&v)[V]) {
   using P = Pack<T, V>;
@@ -66,10 +61,19 @@ template <typename T, int V> __device__ __forceinline__ void finish(const Proble
   };
   if (row < then.kept) store(then.hidden);
   switch (then.kind) {
-  case GELU_TANH: activate<GeluTanh>(v); break;
-  case GELU_ERF: activate<GeluErf>(v); break;
-  case QUICK_GELU: activate<QuickGelu>(v); break;
-  case SILU: activate<Silu>(v); break;
+  case GELU_TANH:
+  case QUICK_GELU:
+  case SILU:
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const float tanh = GeluTanh::inner(v[i]), quick = QuickGelu::inner(v[i]);
+      v[i] *= sigmoid(then.kind == GELU_TANH ? tanh : then.kind == QUICK_GELU ? quick : Silu::inner(v[i]));
+    }
+    break;
+  case GELU_ERF:
+#pragma unroll
+    for (int i = 0; i < V; ++i) v[i] = GeluErf::of(v[i]);
+    break;
   case ADD: {
     const P r = *(const P*)((const T*)then.residual + at);
 #pragma unroll
@@ -89,20 +93,16 @@ template <typename T, int V> __device__ __forceinline__ void finish(const Proble
 
 template <typename T, int SIZE>
 __device__ __forceinline__ void finish(const float* staged, const Problem& p, const Then& then, u32 m0, u32 n0) {
-  constexpr int V = 16 / sizeof(T);
-  const bool packs = p.n % V == 0 && then.gate_stride % V == 0 && are_aligned((const T*)p.y, p.bias, (const T*)then.hidden, (const T*)then.residual, (const T*)then.gate);
+  constexpr int V = 4;
+  const bool packs = p.n % V == 0 && then.gate_stride % V == 0 && are_aligned(p.y, p.bias, then.hidden, then.residual, then.gate);
 #pragma unroll 1
   for (u32 i = threadIdx.x; i < SIZE * SIZE / V; i += THREADS) {
     const u32 r = i / (SIZE / V), c = i % (SIZE / V) * V, row = m0 + r, column = n0 + c;
     if (row >= p.m || column >= p.n) continue;
     const float* at = staged + staged_at<SIZE>(r, c);
     if (packs) {
-      float v[V];
-#pragma unroll
-      for (int j = 0; j < V; j += 4) {
-        const float4 f = *(const float4*)(at + j);
-        v[j] = f.x, v[j + 1] = f.y, v[j + 2] = f.z, v[j + 3] = f.w;
-      }
+      const float4 f = *(const float4*)at;
+      float v[V] = {f.x, f.y, f.z, f.w};
       finish<T, V>(p, then, row, column, v);
     } else {
 #pragma unroll 1
