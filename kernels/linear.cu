@@ -132,20 +132,20 @@ template <typename T, int SIZE, bool W_ALONG> __device__ __forceinline__ void li
     finish<bf16, SIZE>(staged, p, a.then, m0, n0);
 }
 
-#define LINEAR(T, t, SIZE)                                                                                              \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                              \
+#define LINEAR(T, t, SIZE, BLOCKS)                                                                                      \
+  extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                         \
       linear_nt_##t##_##SIZE(const __grid_constant__ Products a, const Extra* extra) {                                  \
     linear<T, SIZE, true>(a, extra);                                                                                    \
   }                                                                                                                     \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                              \
+  extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                         \
       linear_nn_##t##_##SIZE(const __grid_constant__ Products a, const Extra* extra) {                                  \
     linear<T, SIZE, false>(a, extra);                                                                                   \
   }
-LINEAR(float, f32, 64)
-LINEAR(f16, f16, 64)
-LINEAR(bf16, bf16, 64)
-LINEAR(f16, f16, 128)
-LINEAR(bf16, bf16, 128)
+LINEAR(float, f32, 64, 2)
+LINEAR(f16, f16, 64, 4)
+LINEAR(bf16, bf16, 64, 4)
+LINEAR(f16, f16, 128, 2)
+LINEAR(bf16, bf16, 128, 2)
 
 // a^T b with a [rows, m], b [rows, n]: one result for every chunk of rows.
 struct Gradient {
@@ -174,11 +174,14 @@ template <typename T, int SIZE> __device__ __forceinline__ void gradients(const 
   }
 }
 
-#define GRADIENTS(T, t)                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2) linear_tn_##t##_64(const __grid_constant__ Gradients g) {    \
+#define GRADIENTS(T, t, BLOCKS)                                                                                         \
+  extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                         \
+      linear_tn_##t##_64(const __grid_constant__ Gradients g) {                                                         \
     gradients<T, 64>(g);                                                                                                \
   }
-FOR_EACH_TYPE(GRADIENTS)
+GRADIENTS(float, f32, 2)
+GRADIENTS(f16, f16, 4)
+GRADIENTS(bf16, bf16, 4)
 
 // to[y][i] += sum of over chunks of from[y][chunk][i], for both gradients.
 extern "C" __global__ void linear_sum(float* to_0, float* to_1, const float* from_0, const float* from_1, u32 n_0, u32 n_1, u32 chunks) {

@@ -310,7 +310,7 @@ impl Given {
 #[test]
 fn kernels_are_as_exact_as_their_types_allow() {
     // Fewer tiles in depth than stages and more; below, at and off the edges of tiles; rows of 16 bytes or not.
-    let sizes = [[1, 8, 8, 1], [70, 200, 264, 32], [129, 45, 301, 5], [64, 64, 128, 33]];
+    let sizes = [[1, 8, 8, 1], [20, 200, 264, 32], [129, 45, 67, 5], [64, 64, 128, 33]];
     let given: Vec<Given> = sizes.into_iter().flat_map(|s| TYPES.map(|t| Given::new(s, t))).collect();
     let got = on_vm(|device| given.iter().flat_map(|g| g.run(device)).collect());
     for (Given { size, types, tensors }, got) in given.iter().zip(got.chunks(4)) {
