@@ -50,9 +50,11 @@ template <typename T, int V> __device__ __forceinline__ void finish(const Proble
   const u64 at = (u64)row * p.n + column;
 #pragma unroll
   for (int i = 0; i < V; ++i) v[i] *= p.scale;
-  if (p.bias)
+  if (p.bias) {
+    const auto b = *(const Pack<float, V>*)(p.bias + column);
 #pragma unroll
-    for (int i = 0; i < V; ++i) v[i] += p.bias[column + i];
+    for (int i = 0; i < V; ++i) v[i] += b.v[i];
+  }
   auto store = [&](void* to) {
     P out;
 #pragma unroll
@@ -165,7 +167,7 @@ template <typename T, int SIZE> __device__ __forceinline__ void gradients(const 
   const u32 m0 = blockIdx.y * SIZE, n0 = blockIdx.x * SIZE, chunk = blockIdx.z % g.chunks, first = chunk * g.chunk;
   if (m0 >= p.m || n0 >= p.n) return;
   const T *a = (const T*)p.a + (u64)first * p.lda, *b = (const T*)p.b + (u64)first * p.ldb;
-  const Source<T> source = {a, b, p.lda, p.ldb, 0, 0, min(g.chunk, g.rows - first)};
+  const Source<T> source = {a, b, p.lda, p.ldb, 0, p.lda, min(g.chunk, g.rows - first)};
   const float* staged = product<T, SIZE, false, false>(source, nullptr, 0, m0, n0, p.m, p.n);
   float* out = p.out + (u64)chunk * p.m * p.n;
   for (u32 i = threadIdx.x; i < SIZE * SIZE; i += THREADS) {

@@ -122,11 +122,11 @@ struct Matrix {
     ld: u32,
 }
 
-/// The type that is computed in: that of the weight where the activations are of it or can be rounded to it. Gradients have
-/// not the range of f16.
+/// The type that is computed in: that of the weight where the activations are of it or can be rounded to it, else f32.
+/// Gradients have not the range of f16, so that they and the weight are rounded to bf16.
 fn computed_in(weight: DType, activations: DType, gradients: bool) -> DType {
     match (weight, activations) {
-        (DType::F16, DType::F32) if gradients => DType::F32,
+        (DType::F16, DType::F32) if gradients => DType::Bf16,
         (_, DType::F32) => weight,
         _ if weight == activations => weight,
         _ => DType::F32,
