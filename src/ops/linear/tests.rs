@@ -141,10 +141,17 @@ fn what_follows_a_layer_is_done_to_its_result() {
 fn layers_of_one_input_give_the_bits_they_give_alone() {
     for device in devices() {
         let put = |shape: &[usize], seed| random(shape, seed).to(&device);
-        let x = put(&[2, 9, 70], 1);
+        let x = put(&[6, 3, 70], 1);
         let weights = [(50, 2), (70, 3), (20, 4)].map(|(out, seed)| put(&[out, 70], seed));
         let bias = [50, 70, 20].map(|out| put(&[out], 5));
-        let lora = |out| [Lora { samples: 0..1, a: put(&[4, 70], 6), b: put(&[out, 4], 7), scale: 0.5 }];
+        // More additions than go into a launch.
+        let lora = |out| {
+            let of = |i: usize| {
+                let (a, b) = (put(&[4, 70], 6 + i as u64), put(&[out, 4], 16 + i as u64));
+                Lora { samples: i..i + 1, a, b, scale: 0.5 }
+            };
+            [0, 1, 2, 4, 5].map(of)
+        };
         let lora = [lora(50), lora(70), lora(20)];
         let of = |i: usize| Adapted {
             layer: Layer { weight: &weights[i], bias: (i != 1).then_some(&bias[i]) },
@@ -311,7 +318,9 @@ impl Given {
 fn kernels_are_as_exact_as_their_types_allow() {
     // Fewer tiles in depth than stages and more; below, at and off the edges of tiles; rows of 16 bytes or not.
     let sizes = [[1, 8, 8, 1], [20, 200, 264, 32], [129, 45, 67, 5], [64, 64, 128, 33]];
-    let given: Vec<Given> = sizes.into_iter().flat_map(|s| TYPES.map(|t| Given::new(s, t))).collect();
+    let mut given: Vec<Given> = sizes.into_iter().flat_map(|s| TYPES.map(|t| Given::new(s, t))).collect();
+    // Gradients of several chunks of rows, the last of them short.
+    given.extend([0, 3].map(|t| Given::new([1100, 8, 16, 2], TYPES[t])));
     let got = on_vm(|device| given.iter().flat_map(|g| g.run(device)).collect());
     for (Given { size, types, tensors }, got) in given.iter().zip(got.chunks(4)) {
         let [x, dy, w, bias, a, b] = tensors.each_ref().map(wide);
