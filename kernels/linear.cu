@@ -44,20 +44,17 @@ struct Products {
   Then then;
 };
 
-template <typename F, int V> __device__ __forceinline__ void activate(float (&v)[V]) {
-#pragma unroll
-  for (int i = 0; i < V; ++i) v[i] = F::of(v[i]);
-}
-
 // V neighbouring elements of a row, to the end.
 template <typename T, int V> __device__ __forceinline__ void finish(const Problem& p, const Then& then, u32 row, u32 column, float (&v)[V]) {
   using P = Pack<T, V>;
   const u64 at = (u64)row * p.n + column;
 #pragma unroll
   for (int i = 0; i < V; ++i) v[i] *= p.scale;
-  if (p.bias)
+  if (p.bias) {
+    const auto b = *(const Pack<float, V>*)(p.bias + column);
 #pragma unroll
-    for (int i = 0; i < V; ++i) v[i] += p.bias[column + i];
+    for (int i = 0; i < V; ++i) v[i] += b.v[i];
+  }
   auto store = [&](void* to) {
     P out;
 #pragma unroll
@@ -66,10 +63,19 @@ template <typename T, int V> __device__ __forceinline__ void finish(const Proble
   };
   if (row < then.kept) store(then.hidden);
   switch (then.kind) {
-  case GELU_TANH: activate<GeluTanh>(v); break;
-  case GELU_ERF: activate<GeluErf>(v); break;
-  case QUICK_GELU: activate<QuickGelu>(v); break;
-  case SILU: activate<Silu>(v); break;
+  case GELU_TANH:
+  case QUICK_GELU:
+  case SILU:
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const float tanh = GeluTanh::inner(v[i]), quick = QuickGelu::inner(v[i]);
+      v[i] *= sigmoid(then.kind == GELU_TANH ? tanh : then.kind == QUICK_GELU ? quick : Silu::inner(v[i]));
+    }
+    break;
+  case GELU_ERF:
+#pragma unroll
+    for (int i = 0; i < V; ++i) v[i] = GeluErf::of(v[i]);
+    break;
   case ADD: {
     const P r = *(const P*)((const T*)then.residual + at);
 #pragma unroll
@@ -89,20 +95,16 @@ template <typename T, int V> __device__ __forceinline__ void finish(const Proble
 
 template <typename T, int SIZE>
 __device__ __forceinline__ void finish(const float* staged, const Problem& p, const Then& then, u32 m0, u32 n0) {
-  constexpr int V = 16 / sizeof(T);
-  const bool packs = p.n % V == 0 && then.gate_stride % V == 0 && are_aligned((const T*)p.y, p.bias, (const T*)then.hidden, (const T*)then.residual, (const T*)then.gate);
+  constexpr int V = 4;
+  const bool packs = p.n % V == 0 && then.gate_stride % V == 0 && are_aligned(p.y, p.bias, then.hidden, then.residual, then.gate);
 #pragma unroll 1
   for (u32 i = threadIdx.x; i < SIZE * SIZE / V; i += THREADS) {
     const u32 r = i / (SIZE / V), c = i % (SIZE / V) * V, row = m0 + r, column = n0 + c;
     if (row >= p.m || column >= p.n) continue;
     const float* at = staged + staged_at<SIZE>(r, c);
     if (packs) {
-      float v[V];
-#pragma unroll
-      for (int j = 0; j < V; j += 4) {
-        const float4 f = *(const float4*)(at + j);
-        v[j] = f.x, v[j + 1] = f.y, v[j + 2] = f.z, v[j + 3] = f.w;
-      }
+      const float4 f = *(const float4*)at;
+      float v[V] = {f.x, f.y, f.z, f.w};
       finish<T, V>(p, then, row, column, v);
     } else {
 #pragma unroll 1
@@ -132,20 +134,20 @@ template <typename T, int SIZE, bool W_ALONG> __device__ __forceinline__ void li
     finish<bf16, SIZE>(staged, p, a.then, m0, n0);
 }
 
-#define LINEAR(T, t, SIZE)                                                                                              \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                              \
+#define LINEAR(T, t, SIZE, BLOCKS)                                                                                      \
+  extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                         \
       linear_nt_##t##_##SIZE(const __grid_constant__ Products a, const Extra* extra) {                                  \
     linear<T, SIZE, true>(a, extra);                                                                                    \
   }                                                                                                                     \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                              \
+  extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                         \
       linear_nn_##t##_##SIZE(const __grid_constant__ Products a, const Extra* extra) {                                  \
     linear<T, SIZE, false>(a, extra);                                                                                   \
   }
-LINEAR(float, f32, 64)
-LINEAR(f16, f16, 64)
-LINEAR(bf16, bf16, 64)
-LINEAR(f16, f16, 128)
-LINEAR(bf16, bf16, 128)
+LINEAR(float, f32, 64, 2)
+LINEAR(f16, f16, 64, 4)
+LINEAR(bf16, bf16, 64, 4)
+LINEAR(f16, f16, 128, 2)
+LINEAR(bf16, bf16, 128, 2)
 
 // a^T b with a [rows, m], b [rows, n]: one result for every chunk of rows.
 struct Gradient {
@@ -165,7 +167,7 @@ template <typename T, int SIZE> __device__ __forceinline__ void gradients(const 
   const u32 m0 = blockIdx.y * SIZE, n0 = blockIdx.x * SIZE, chunk = blockIdx.z % g.chunks, first = chunk * g.chunk;
   if (m0 >= p.m || n0 >= p.n) return;
   const T *a = (const T*)p.a + (u64)first * p.lda, *b = (const T*)p.b + (u64)first * p.ldb;
-  const Source<T> source = {a, b, p.lda, p.ldb, 0, 0, min(g.chunk, g.rows - first)};
+  const Source<T> source = {a, b, p.lda, p.ldb, 0, p.lda, min(g.chunk, g.rows - first)};
   const float* staged = product<T, SIZE, false, false>(source, nullptr, 0, m0, n0, p.m, p.n);
   float* out = p.out + (u64)chunk * p.m * p.n;
   for (u32 i = threadIdx.x; i < SIZE * SIZE; i += THREADS) {
@@ -174,11 +176,14 @@ template <typename T, int SIZE> __device__ __forceinline__ void gradients(const 
   }
 }
 
-#define GRADIENTS(T, t)                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2) linear_tn_##t##_64(const __grid_constant__ Gradients g) {    \
+#define GRADIENTS(T, t, BLOCKS)                                                                                         \
+  extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                         \
+      linear_tn_##t##_64(const __grid_constant__ Gradients g) {                                                         \
     gradients<T, 64>(g);                                                                                                \
   }
-FOR_EACH_TYPE(GRADIENTS)
+GRADIENTS(float, f32, 2)
+GRADIENTS(f16, f16, 4)
+GRADIENTS(bf16, bf16, 4)
 
 // to[y][i] += sum of over chunks of from[y][chunk][i], for both gradients.
 extern "C" __global__ void linear_sum(float* to_0, float* to_1, const float* from_0, const float* from_1, u32 n_0, u32 n_1, u32 chunks) {

@@ -2,16 +2,20 @@
 #pragma once
 #include "common/math.cuh"
 
+// Those that are v sigmoid(inner(v)).
 struct GeluTanh {
   static constexpr float ROOT_2_OVER_PI = 0.7978846f, CUBIC = 0.044715f;
-  static __device__ float of(float v) { return v * sigmoid(2.0f * ROOT_2_OVER_PI * (v + CUBIC * v * v * v)); }
+  static __device__ float inner(float v) { return 2.0f * ROOT_2_OVER_PI * (v + CUBIC * v * v * v); }
+  static __device__ float of(float v) { return v * sigmoid(inner(v)); }
+};
+struct QuickGelu {
+  static __device__ float inner(float v) { return 1.702f * v; }
+  static __device__ float of(float v) { return v * sigmoid(inner(v)); }
+};
+struct Silu {
+  static __device__ float inner(float v) { return v; }
+  static __device__ float of(float v) { return v * sigmoid(v); }
 };
 struct GeluErf {
   static __device__ float of(float v) { return 0.5f * v * (1.0f + erf_exact(v * 0.70710678f)); }
-};
-struct QuickGelu {
-  static __device__ float of(float v) { return v * sigmoid(1.702f * v); }
-};
-struct Silu {
-  static __device__ float of(float v) { return v * sigmoid(v); }
 };

@@ -18,17 +18,39 @@ template <typename T, int SIZE, bool ALONG> struct Operand {
     return (line * LINE + (chunk ^ (ALONG ? (line >> 1) & 3 : line & 7))) * 16;
   }
 
-  // From line `line` and column `column` on of a matrix that has lines [first, end) and `columns` columns; zeros where it
-  // has nothing.
-  static __device__ __forceinline__ void load(u32 to, const T* from, u32 ld, u32 line, u32 first, u32 end, u32 column,
-                                              u32 columns) {
+  // This thread's chunks of the tiles that follow one another in depth: one in every 4 KB of a tile.
+  struct Cursor {
+    const T* from;
+    u32 ld;
+    // Depth that is left from the first chunk on.
+    int left;
+    bool there[SIZE / 64];
+
+    // Of a matrix with `depth` elements in depth, and [first, end) across it, from `place` on; there are zeros elsewhere.
+    __device__ __forceinline__ void begin(const T* matrix, u32 _ld, u32 place, u32 first, u32 end, u32 depth) {
+      const int line = threadIdx.x / LINE, chunk = threadIdx.x % LINE * VEC;
+      ld = _ld;
+      left = depth - (ALONG ? chunk : line);
+      from = matrix + (ALONG ? (long long)(int)(place + line - first) * ld + chunk : (u64)line * ld + place + chunk);
 #pragma unroll
-    for (int i = 0; i < SIZE / 64; ++i) {
-      u32 c = threadIdx.x + THREADS * i, l = line + c / LINE, col = column + c % LINE * VEC;
-      bool there = l >= first && l < end && col < columns;
-      cp_async16(to + at(c / LINE, c % LINE), from + (there ? (u64)(l - first) * ld + col : 0), there ? 16 : 0);
+      for (int i = 0; i < SIZE / 64; ++i) {
+        const u32 at = place + (ALONG ? line + i * (THREADS / LINE) : chunk);
+        there[i] = at >= first && at < end;
+      }
     }
-  }
+
+    // The next tile.
+    __device__ __forceinline__ void load(u32 to) {
+      to += at(threadIdx.x / LINE, threadIdx.x % LINE);
+#pragma unroll
+      for (int i = 0; i < SIZE / 64; ++i) {
+        const bool some = there[i] && left > (ALONG ? 0 : i * (THREADS / LINE));
+        cp_async16(to + 4096 * i, from + (u64)(i * (THREADS / LINE)) * ld, some ? 16 : 0);
+      }
+      from += ALONG ? DEPTH : (u64)DEPTH * ld;
+      left -= DEPTH;
+    }
+  };
 };
 
 // One product of a chain: `a` has rows [first, end), `b` all columns; ld are the elements from line to line.
@@ -168,24 +190,24 @@ __device__ __forceinline__ const float* product(Source<T> source, const Extra* e
   for (u32 e = 0; e < extras; ++e)
     if (meets(extra[e])) tiles += (extra[e].depth + DEPTH - 1) / DEPTH;
 
-  u32 at = 0, next = 0;
+  typename A::Cursor a;
+  typename B::Cursor b;
+  u32 left = first, next = 0;
+  auto begin = [&](const Source<T>& s) {
+    a.begin(s.a, s.lda, m0, s.first, s.end, s.depth);
+    b.begin(s.b, s.ldb, n0, 0, B_ALONG ? n : s.ldb, s.depth);
+  };
+  begin(source);
   auto load = [&](u32 stage) {
-    if (at >= source.depth) {
+    if (left == 0) {
       while (!meets(extra[next])) ++next;
       const Extra e = extra[next++];
-      source = {(const T*)e.a, (const T*)e.b, e.lda, e.ldb, e.first, e.end, e.depth};
-      at = 0;
+      begin({(const T*)e.a, (const T*)e.b, e.lda, e.ldb, e.first, e.end, e.depth});
+      left = (e.depth + DEPTH - 1) / DEPTH;
     }
-    const u32 to = base + stage * STAGE;
-    if (A_ALONG)
-      A::load(to, source.a, source.lda, m0, source.first, source.end, at, source.depth);
-    else
-      A::load(to, source.a, source.lda, at, 0, source.depth, m0, source.lda);
-    if (B_ALONG)
-      B::load(to + A::BYTES, source.b, source.ldb, n0, 0, n, at, source.depth);
-    else
-      B::load(to + A::BYTES, source.b, source.ldb, at, 0, source.depth, n0, source.ldb);
-    at += DEPTH;
+    a.load(base + stage * STAGE);
+    b.load(base + stage * STAGE + A::BYTES);
+    --left;
   };
 #pragma unroll
   for (u32 s = 0; s < STAGES - 1; ++s) {
@@ -205,7 +227,6 @@ __device__ __forceinline__ const float* product(Source<T> source, const Extra* e
     if (k < first && ((k + 1) % Tile::CHAIN == 0 || k + 1 == first)) tile.close();
   }
   tile.close();
-  cp_async_wait<0>();
   __syncthreads();
   if (live) tile.stage((float*)shared);
   __syncthreads();

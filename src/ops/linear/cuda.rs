@@ -122,11 +122,11 @@ struct Matrix {
     ld: u32,
 }
 
-/// The type that is computed in: that of the weight where the activations are of it or can be rounded to it. Gradients have
-/// not the range of f16.
+/// The type that is computed in: that of the weight where the activations are of it or can be rounded to it, else f32.
+/// Gradients have not the range of f16, so that they and the weight are rounded to bf16.
 fn computed_in(weight: DType, activations: DType, gradients: bool) -> DType {
     match (weight, activations) {
-        (DType::F16, DType::F32) if gradients => DType::F32,
+        (DType::F16, DType::F32) if gradients => DType::Bf16,
         (_, DType::F32) => weight,
         _ if weight == activations => weight,
         _ => DType::F32,
@@ -214,12 +214,18 @@ fn packing(from: &Tensor, to: &Tensor, [rows, columns]: [usize; 2], [to_rows, to
 }
 
 fn pack(gpu: &Arc<Gpu>, dtype: DType, jobs: &[Packing]) {
-    let threads = |j: &Packing| j.to_rows as usize * (j.to_columns as usize).div_ceil(16 / dtype.bytes(1));
-    let most = jobs.iter().map(threads).max().unwrap_or(0);
-    if most > 0 {
-        let grid = Grid::of([most.div_ceil(256), 1, jobs.len()], 256);
-        let table = gpu.table(jobs);
-        gpu.launch("linear", &format!("linear_pack_{}", suffix(dtype)), grid, [Arg::from(&table)]);
+    /// Blocks from which on a matrix has a launch of its own; the others share one as wide as the largest.
+    const LARGE: usize = 256;
+    let blocks =
+        |j: &Packing| (j.to_rows as usize * (j.to_columns as usize).div_ceil(16 / dtype.bytes(1))).div_ceil(256);
+    let (large, small): (Vec<Packing>, Vec<Packing>) = jobs.iter().partition(|j| blocks(j) >= LARGE);
+    for jobs in large.chunks(1).chain([&small[..]]) {
+        let most = jobs.iter().map(blocks).max().unwrap_or(0);
+        if most > 0 {
+            let table = gpu.table(jobs);
+            let grid = Grid::of([most, 1, jobs.len()], 256);
+            gpu.launch("linear", &format!("linear_pack_{}", suffix(dtype)), grid, [Arg::from(&table)]);
+        }
     }
 }
 
@@ -234,6 +240,9 @@ enum Weight {
 
 /// Launches products that differ in nothing but their operands.
 fn products(gpu: &Arc<Gpu>, dtype: DType, weight: Weight, problems: &[Problem], extras: &[Extra], then: Finish) {
+    if problems.is_empty() {
+        return;
+    }
     let table = (!extras.is_empty()).then(|| gpu.table(extras));
     for problems in problems.chunks(PROBLEMS) {
         let (n, m) = (problems.iter().map(|p| p.n).max(), problems.iter().map(|p| p.m).max());

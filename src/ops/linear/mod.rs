@@ -104,7 +104,8 @@ fn with_width(x: &Tensor, width: usize) -> Tensor {
 
 /// `then(x·Wᵀ + b (+ s·(x·Aᵀ)·Bᵀ))`. `x` `[.., in]`; returns `[.., out]`.
 ///
-/// Weights in bf16 are multiplied in bf16 and summed in f32 where the device can; other halves are widened.
+/// Weights in bf16 are multiplied in bf16 and summed in f32 where the device can, and those in f16 in f16 on a GPU, which
+/// rounds `x` and the factors to the type of the weight; other halves are widened.
 pub fn forward<'a>(x: &Tensor, layer: impl Into<Adapted<'a>>, then: Then) -> Tensor {
     let layer = layer.into();
     let weight = dequantise::forward(layer.layer.weight);
