@@ -22,6 +22,7 @@ __device__ __forceinline__ void forward(const Sequence& s, float* lse, const flo
   const Part& mine = s.part[own.part];
   const u32 row0 = own.row + mine0 + lane / 4;
   const u32 seen = MASKED && causal ? min(mine.n, own.row + QUERIES) : 0xffffffffu;
+  const bool busy = D > 64 || own.row + mine0 < mine.n;  // a warp without queries only helps to copy, if registers allow
   // Scores become powers of two; a bias is added before the largest is looked for.
   const float to_log2 = s.scale * LOG2_E, unit = MASKED ? 1.0f : to_log2;
 
@@ -40,12 +41,13 @@ __device__ __forceinline__ void forward(const Sequence& s, float* lse, const flo
     begin_tile<KEYS, D, THREADS, T>(v, other.v, s, first, other.n);
     cp_async_commit();
     float scores[M][KEYS / 8][4];
-    dots<T, D>(scores, q + mine0 * ROW<D> + lane_of_a<D>(), k + lane_of_b<D>());
+    if (busy) dots<T, D>(scores, q + mine0 * ROW<D> + lane_of_a<D>(), k + lane_of_b<D>());
     cp_async_wait<0>();
     __syncthreads();  // values are here, and every warp is done with the keys
     t.next(s);
     if (t.exists(s) && t.row < seen) begin_tile<KEYS, D, THREADS, T>(k, s.part[t.part].k, s, t.row, s.part[t.part].n);
     cp_async_commit();
+    if (!busy) continue;
 
     u32 p[M][KEYS / 16][4];
 #pragma unroll

@@ -23,6 +23,7 @@ __device__ __forceinline__ void backward(const Sequence& s, const float* stats) 
   const u32 lane = threadIdx.x & 31, mine0 = threadIdx.x / 32 * 16 * M;
   const Tile<OWN, !KEYS> own(s, blockIdx.x);
   const Part& mine = s.part[own.part];
+  const bool busy = own.row + mine0 < mine.n;  // a warp without tokens only helps to copy
   const float to_log2 = s.scale * LOG2_E;
   const float* lse = stats + ((u64)blockIdx.z * s.heads + blockIdx.y) * s.stats;
   const float* delta = lse + (u64)gridDim.z * s.heads * s.stats;
@@ -62,6 +63,7 @@ __device__ __forceinline__ void backward(const Sequence& s, const float* stats) 
     t.next(s);
     if (t.exists(s)) begin(t, stage ^ 1);
     cp_async_commit();
+    if (!busy) continue;
 #pragma unroll 1
     for (u32 step = 0; step < rows; step += STEP) {
       const u32 b1 = ring + stage * 2 * SIZE + step * ROW<D>, b2 = b1 + SIZE;

@@ -22,7 +22,7 @@ __device__ __forceinline__ void begin_tile(u32 tile, const void* x, const Sequen
   for (u32 i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
     const u32 r = i / CHUNKS, c = i % CHUNKS;
     const bool exists = row + r < n && c * 8 < s.d;
-    cp_async16(tile + r * ROW<D> + c * 16, exists ? head + (u64)(row + r) * s.heads * s.d + c * 8 : head, exists ? 16 : 0);
+    cp_async16(tile + r * ROW<D> + c * 16, exists ? head + (row + r) * token_stride(s) + c * 8 : head, exists ? 16 : 0);
   }
 }
 
@@ -92,7 +92,7 @@ template <typename T, int D>
 __device__ __forceinline__ void store_rows(
     void* x, const Sequence& s, u32 row, u32 n, const float (&acc)[D / 8][4], const float (&factor)[2], unsigned char* tile) {
   const u32 lane = threadIdx.x & 31, column = lane % 4 * 2;
-  const u64 first = head_at(s, n) + (u64)row * s.heads * s.d, stride = (u64)s.heads * s.d;
+  const u64 stride = token_stride(s), first = head_at(s, n) + row * stride;
   if (s.wide) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {

@@ -66,15 +66,21 @@ impl Sequence {
         Self { part, parts, n, heads, d, stats: 0, vectors: 0, scale, wide: wide.into() }
     }
 
-    /// Whether every token of a head begins at a multiple of 16 bytes, as those of `product` must on tensor cores.
-    fn ready(&self, product: DType) -> Arg {
+    /// Whether operands of `dtype` can be read 16 bytes at a time.
+    fn vectors(&self, dtype: DType) -> bool {
         let addresses = self.part.iter().flat_map(|p| [p.q, p.k, p.v, p.dout, p.out, p.dq, p.dk, p.dv]);
-        let vectors = self.d.is_multiple_of(4) && addresses.fold(0, |all, a| all | a).is_multiple_of(16);
-        assert!(
-            vectors || product == DType::F32,
-            "attention: operands of {product:?} that are not aligned to 16 bytes"
-        );
-        Arg::of(&Self { vectors: vectors.into(), ..*self })
+        self.d.is_multiple_of(16 / small(dtype.bytes(1))) && addresses.fold(0, |all, a| all | a).is_multiple_of(16)
+    }
+
+    /// The argument, with operands of `dtype`.
+    fn arg(&self, dtype: DType) -> Arg {
+        Arg::of(&Self { vectors: self.vectors(dtype).into(), ..*self })
+    }
+
+    /// As [`Sequence::arg`], for tensor cores.
+    fn half_arg(&self, dtype: DType) -> Arg {
+        assert!(self.vectors(dtype), "attention: operands of {dtype:?} that are not aligned to 16 bytes");
+        self.arg(dtype)
     }
 
     /// Blocks for tiles of `tile` of the tokens that `of` counts, for all heads and samples.
@@ -84,7 +90,8 @@ impl Sequence {
     }
 }
 
-/// What the operands of products are rounded to: f32 where nothing is to be rounded or tensor cores cannot read the heads.
+/// What the operands of products are rounded to: f32 where nothing is to be rounded, or where heads do not consist of the 16
+/// bytes that are copied at a time.
 fn product(q: &Tensor, heads: Heads) -> DType {
     let d = q.dim(2) / heads.count;
     if !d.is_multiple_of(8) || d > 128 {
@@ -132,10 +139,10 @@ pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], head
     widened(&mut out.iter_mut().collect::<Vec<_>>(), narrow_later, |out| {
         let mut s = Sequence::new(&operands, heads, out[0].dtype() == DType::F32);
         s.part.iter_mut().zip(out).for_each(|(part, out)| part.out = address_mut(out));
-        let args = [s.ready(product), lse.arg_mut(), bias, u32::from(mask.causal).into()];
+        let args = |s| [s, lse.arg_mut(), bias, u32::from(mask.causal).into()];
         if product == DType::F32 {
             let (entry, _) = entry("attention_forward_f32", s.d, &[32, 64, 128, 512]);
-            gpu.launch("attention", &entry, s.grid(|p| p.n, 64, batch, 256), args);
+            gpu.launch("attention", &entry, s.grid(|p| p.n, 64, batch, 256), args(s.arg(product)));
         } else {
             assert!(heads.scale > 0.0, "attention: a scale of {} on tensor cores", heads.scale);
             let masked = mask.causal || mask.bias.is_some();
@@ -143,7 +150,7 @@ pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], head
                 if masked { ("masked", &[32, 64, 128]) } else { ("forward", &[32, 64, 80, 128]) };
             let (entry, width) = entry(&format!("attention_mma_{name}_{}", suffix(product)), s.d, widths);
             let threads = if width <= 64 { 128 } else { 256 };
-            gpu.launch("attention_mma", &entry, s.grid(|p| p.n, 128, batch, threads), args);
+            gpu.launch("attention_mma", &entry, s.grid(|p| p.n, 128, batch, threads), args(s.half_arg(product)));
         }
     });
 }
@@ -180,13 +187,13 @@ pub(super) fn backward(
             let entry = format!("attention_backward_statistics_{}", suffix(dtype));
             let grid = Grid::of([(s.stats as usize).div_ceil(32), heads.count, batch], 256);
             let unit = if product == DType::F32 { 1.0 } else { std::f32::consts::LOG2_E };
-            let args = [s.ready(DType::F32), lse.arg(), stats.arg_mut(), unit.into()];
+            let args = [s.arg(dtype), lse.arg(), stats.arg_mut(), unit.into()];
             gpu.launch("attention_backward", &entry, grid, args);
         }
         for (part, dout) in s.part.iter_mut().zip(&douts) {
             part.dout = dout.as_ref().map_or(0, Tensor::address);
         }
-        let arg = s.ready(product);
+        let arg = if product == DType::F32 { s.arg(product) } else { s.half_arg(product) };
         for (name, of) in [("keys", (|p| p.n) as fn(&PartArg) -> u32), ("queries", |p| p.queries)] {
             let (op, entry, tile, threads) = if product == DType::F32 {
                 let (entry, width) = entry(&format!("attention_backward_f32_{name}"), s.d, &[32, 64, 128]);

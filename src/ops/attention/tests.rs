@@ -104,23 +104,27 @@ fn parts_attend_to_one_another_as_one_sequence_and_so_do_their_gradients() {
 
 #[test]
 fn a_part_whose_result_nothing_reads_counts_as_one_with_gradient_zero() {
-    for device in devices() {
-        let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| cut(&random(&[2, 11, 8], seed), 7).map(|t| t.to(&device)));
+    let heads = |compute| Heads { compute, ..single(2, 0.5) };
+    for (device, dtype) in devices().into_iter().zip([DType::F32; 2]).chain([(devices()[1].clone(), DType::Bf16)]) {
+        let heads = heads(dtype);
+        let part = |seed| cut(&random(&[2, 11, 16], seed), 7).map(|t| cast(&t, dtype).to(&device));
+        let [q, k, v, dout] = [1, 2, 3, 4].map(part);
         let parts = [0, 1].map(|i| Part { q: &q[i], k: &k[i], v: &v[i] });
-        let done = forward(&parts, single(2, 0.5), Mask::default());
+        let done = forward(&parts, heads, Mask::default());
         let read = Some(OutputGrad { out: &done.out[0], dout: &dout[0] });
-        let zeros = Tensor::zeros(&device, v[1].shape());
+        let zeros = cast(&Tensor::zeros(&device, v[1].shape()), dtype);
         let zero = Some(OutputGrad { out: &done.out[1], dout: &zeros });
-        let [unread, zero] = [None, zero].map(|second| backward(&[read, second], &done.lse, &parts, single(2, 0.5)));
+        let [unread, zero] = [None, zero].map(|second| backward(&[read, second], &done.lse, &parts, heads));
         assert!(unread[1].q.is_none());
         for i in 0..2 {
             for (a, b) in [(&unread[i].k, &zero[i].k), (&unread[i].v, &zero[i].v)] {
                 assert!(max_error(a, &wide(b)) < 1e-6);
             }
         }
-        for grad in backward(&[None, None], &done.lse, &parts, single(2, 0.5)) {
+        for grad in backward(&[None, None], &done.lse, &parts, heads) {
             assert!(grad.k.to_host().into_iter().chain(grad.v.to_host()).all(|g| g == 0.0));
         }
+        device.check().unwrap();
     }
 }
 
@@ -184,8 +188,7 @@ impl Case {
 
     fn name(&self) -> String {
         let tokens: Vec<_> = self.parts.iter().map(|p| p[0].dim(1)).collect();
-        let d = self.parts[0][0].dim(2) / self.heads.count;
-        format!("{tokens:?} tokens, heads of {d}, {:?} multiplied in {:?}", self.dtype, self.heads.compute)
+        format!("{tokens:?} tokens, heads of {}, {:?} multiplied in {:?}", self.d(), self.dtype, self.heads.compute)
     }
 
     fn n(&self) -> usize {
@@ -263,10 +266,18 @@ impl Case {
         [out, lse, dq, dk, dv]
     }
 
+    fn d(&self) -> usize {
+        self.parts[0][0].dim(2) / self.heads.count
+    }
+
     /// What is multiplied is rounded to this.
     fn product(&self) -> DType {
-        let own = if self.dtype == DType::F32 { self.heads.compute } else { self.dtype };
-        if self.heads.compute == DType::F32 { DType::F32 } else { own }
+        match (self.dtype, self.heads.compute) {
+            (_, DType::F32) => DType::F32,
+            _ if !self.d().is_multiple_of(8) => DType::F32,
+            (DType::F32, compute) => compute,
+            (own, _) => own,
+        }
     }
 
     /// Fails unless `got`, what [`Case::run`] gave, is as exact as arithmetic of the same precision.
@@ -284,8 +295,8 @@ impl Case {
         for (i, (what, got)) in ["out", "lse", "dq", "dk", "dv"].into_iter().zip(got).enumerate() {
             if what == "lse" {
                 // A sum of d products in f32 errs by less than d roundings of its terms; e^x and what follows add a few.
-                let d = self.parts[0][0].dim(2) / self.heads.count;
-                let (error, allowed) = (max_error(&got[0], &wide(&reference[i])), (d + 16) as f64 * 2f64.powi(-24));
+                let (error, allowed) =
+                    (max_error(&got[0], &wide(&reference[i])), (self.d() + 16) as f64 * 2f64.powi(-24));
                 assert!(error < allowed, "{name}: lse off by {error:e}, allowed {allowed:e}");
             } else {
                 assert!(got.iter().all(|t| t.dtype() == self.dtype));
@@ -337,26 +348,31 @@ const TYPES: [(DType, DType); 5] = [
     (DType::Bf16, DType::F32),
 ];
 
+/// Those that are stored and multiplied in one type, and of them those of tensor cores.
+const OWN: &[(DType, DType)] = TYPES.split_at(3).0;
+const HALF: &[(DType, DType)] = OWN.split_at(1).1;
+
 /// Tokens of each part, and number and width of heads.
 type Sizes = (&'static [usize], (usize, usize));
 
 #[test]
 fn kernels_are_as_exact_as_their_operands() {
-    const SIZES: [Sizes; 6] = [
-        (&[1], (1, 32)),
-        (&[1, 1], (1, 32)),
-        (&[17], (2, 64)),
-        (&[65], (1, 80)),
-        (&[64, 5], (1, 128)),
-        (&[150, 31], (1, 32)),
+    const SIZES: [(Sizes, &[(DType, DType)]); 7] = [
+        ((&[1], (1, 32)), &TYPES),
+        ((&[1, 1], (2, 12)), TYPES.split_at(2).0),
+        ((&[17], (2, 64)), &TYPES),
+        ((&[65], (1, 80)), HALF),
+        ((&[65, 3, 30], (1, 64)), HALF),
+        ((&[64, 5], (1, 128)), &TYPES),
+        ((&[150, 31], (1, 32)), OWN),
     ];
-    // The scores of a single token have no gradient but roundings.
-    let of = |(tokens, heads): Sizes| {
-        TYPES.map(|(own, compute)| {
-            (Case::new(1, tokens, heads, own, compute), Mask::default(), tokens.iter().sum::<usize>() > 1)
-        })
-    };
-    check(&SIZES.into_iter().flat_map(of).collect::<Vec<_>>());
+    let mut cases = Vec::new();
+    for ((tokens, heads), (dtype, compute)) in SIZES.iter().flat_map(|(s, t)| t.iter().map(move |t| (*s, *t))) {
+        // The scores of a single token have no gradient but roundings.
+        let with_gradients = tokens.len() > 1 || tokens[0] > 1;
+        cases.push((Case::new(1, tokens, heads, dtype, compute), Mask::default(), with_gradients));
+    }
+    check(&cases);
 }
 
 #[test]
@@ -364,7 +380,7 @@ fn kernels_mask_as_they_should() {
     let sizes = [(1, (1, 32)), (65, (2, 64)), (130, (1, 32)), (7, (1, 96))];
     let sizes = sizes.map(|(n, heads)| (n, heads, random(&[heads.0, n, n], 9)));
     let mut cases = Vec::new();
-    for ((n, heads, bias), (dtype, compute)) in sizes.iter().flat_map(|s| TYPES[..3].iter().map(move |t| (s, *t))) {
+    for ((n, heads, bias), (dtype, compute)) in sizes.iter().flat_map(|s| OWN.iter().map(move |t| (s, *t))) {
         for (causal, bias) in [(true, None), (false, Some(bias)), (true, Some(bias))] {
             cases.push((Case::new(1, &[*n], *heads, dtype, compute), Mask { causal, bias }, false));
         }
