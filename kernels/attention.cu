@@ -19,6 +19,7 @@ template <int D> __device__ __forceinline__ void forward(const Sequence& s, floa
   const u32 x = threadIdx.x % 16, y = threadIdx.x / 16;
   const Tile<TILE, true> own(s, blockIdx.x);
   const Part& mine = s.part[own.part];
+  const bool busy = warp_has_rows<4>(own.row, mine.n);
   const u32 row0 = own.row + y * 4, depth = (s.d + 3) / 4 * 4;
   const u32 seen = causal ? min(mine.n, own.row + TILE) : 0xffffffffu;  // a causal tile sees no key beyond its last query
 
@@ -35,40 +36,42 @@ template <int D> __device__ __forceinline__ void forward(const Sequence& s, floa
       if (!STAYS) load_tile<TILE, W>(q, mine.q, s, own.row, mine.n, c);
       load_tile<TILE, W>(kv, other.k, s, t.row, other.n, c);
       __syncthreads();
-      add_dots<4, 4, PITCH_Q, PITCH<W>>(scores, STAYS ? q + c : q, kv, min(depth - c, W));
+      if (busy) add_dots<4, 4, PITCH_Q, PITCH<W>>(scores, STAYS ? q + c : q, kv, min(depth - c, W));
     }
+    if (busy) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float most = m[i];
+      for (int i = 0; i < 4; ++i) {
+        float most = m[i];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const u32 row = row0 + i, key = x + 16 * j;
-        float& score = scores[i][j];
-        score *= s.scale;
-        if (bias && row < s.n && key < keys) score += bias[((u64)blockIdx.y * s.n + row) * s.n + t.row + key];
-        if (key >= keys || (causal && t.row + key > row)) score = -infinity();
-        most = fmaxf(most, score);
+        for (int j = 0; j < 4; ++j) {
+          const u32 row = row0 + i, key = x + 16 * j;
+          float& score = scores[i][j];
+          score *= s.scale;
+          if (bias && row < s.n && key < keys) score += bias[((u64)blockIdx.y * s.n + row) * s.n + t.row + key];
+          if (key >= keys || (causal && t.row + key > row)) score = -infinity();
+          most = fmaxf(most, score);
+        }
+#pragma unroll
+        for (int lanes = 8; lanes; lanes /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, lanes));
+        const float correction = exp_exact(m[i] - most);
+        m[i] = most;
+        l[i] *= correction;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) l[i] += scores[i][j] = exp_exact(scores[i][j] - most);
+#pragma unroll
+        for (int c = 0; c < CHUNKS; ++c)
+#pragma unroll
+          for (int e = 0; e < VECTOR; ++e) acc[c][i][e] *= correction;
       }
-#pragma unroll
-      for (int lanes = 8; lanes; lanes /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, lanes));
-      const float correction = exp_exact(m[i] - most);
-      m[i] = most;
-      l[i] *= correction;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) l[i] += scores[i][j] = exp_exact(scores[i][j] - most);
-#pragma unroll
-      for (int c = 0; c < CHUNKS; ++c)
-#pragma unroll
-        for (int e = 0; e < VECTOR; ++e) acc[c][i][e] *= correction;
+      put_scores<4, 4, PITCH_P>(p, scores);
     }
-    put_scores<4, 4, PITCH_P>(p, scores);
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
       if (c * W >= s.d) break;
       __syncthreads();
       load_tile<TILE, W>(kv, other.v, s, t.row, other.n, c * W);
       __syncthreads();
-      add_rows<4, VECTOR, PITCH_P, PITCH<W>>(acc[c], p, kv, (keys + 3) / 4 * 4);
+      if (busy) add_rows<4, VECTOR, PITCH_P, PITCH<W>>(acc[c], p, kv, (keys + 3) / 4 * 4);
     }
   }
 #pragma unroll

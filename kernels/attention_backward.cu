@@ -21,7 +21,7 @@ __device__ __forceinline__ void statistics(const Sequence& s, const float* lse, 
   const u32 row = slot - p.stats;
   float delta = 0.0f;
   if (row < p.queries) {
-    const u64 at = head_at(s, p.n) + (u64)row * s.heads * s.d;
+    const u64 at = head_at(s, p.n) + row * token_stride(s);
     const T *out = (const T*)p.out + at, *dout = (const T*)p.dout + at;
     for (u32 c = lane * N; c < s.d; c += 8 * N) {
       if (s.vectors) {
@@ -57,6 +57,7 @@ template <int D, bool KEYS> __device__ __forceinline__ void backward(const Seque
   const u32 x = threadIdx.x % 16, y = threadIdx.x / 16, depth = (s.d + 3) / 4 * 4;
   const Tile<TILE, !KEYS> own(s, blockIdx.x);
   const Part& mine = s.part[own.part];
+  const bool busy = warp_has_rows<M>(own.row, mine.n);
   const float* lse = stats + ((u64)blockIdx.z * s.heads + blockIdx.y) * s.stats;
   const float* delta = lse + (u64)gridDim.z * s.heads * s.stats;
 
@@ -71,6 +72,7 @@ template <int D, bool KEYS> __device__ __forceinline__ void backward(const Seque
     load_tile<TILE, D>(b1, KEYS ? other.q : other.k, s, t.row, other.n, 0);
     load_tile<TILE, D>(b2, KEYS ? other.dout : other.v, s, t.row, other.n, 0);
     __syncthreads();
+    if (!busy) continue;
     float scores[M][M] = {}, grads[M][M] = {};
     add_dots<M, M, PITCH<D>, PITCH<D>>(scores, a1, b1, depth);
     add_dots<M, M, PITCH<D>, PITCH<D>>(grads, a2, b2, depth);

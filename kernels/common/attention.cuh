@@ -50,6 +50,8 @@ template <int STEP, bool QUERIES> struct Tile {
 __device__ __forceinline__ u64 head_at(const Sequence& s, u32 n) {
   return ((u64)blockIdx.z * n * s.heads + blockIdx.y) * s.d;
 }
+// Elements from token to token.
+__device__ __forceinline__ u64 token_stride(const Sequence& s) { return s.heads * s.d; }
 
 // ---- In f32: blocks of 16 x 16 threads; thread (y, x) has rows y * M + i of a tile, so that a row is half a warp's. ----
 
@@ -71,7 +73,7 @@ __device__ __forceinline__ void load_tile(float* tile, const void* x, const Sequ
     u32 r = i / (W / 4), c = i % (W / 4) * 4, at = column + c;
     Pack<float, 4> a = {};
     if (row + r < n && at < s.d) {
-      const float* from = head + (u64)(row + r) * s.heads * s.d + at;
+      const float* from = head + (row + r) * token_stride(s) + at;
       if (s.vectors) {
         a = *(const Pack<float, 4>*)from;
       } else {
@@ -89,7 +91,7 @@ template <int M, int N, int PITCH_A, int PITCH_B>
 __device__ __forceinline__ void add_dots(float (&acc)[M][N], const float* a, const float* b, u32 width) {
   a += threadIdx.x / 16 * M * PITCH_A;
   b += threadIdx.x % 16 * PITCH_B;
-#pragma unroll 2
+#pragma unroll 1
   for (u32 k = 0; k < width; k += 4) {
     Pack<float, 4> u[M], v[N];
 #pragma unroll
@@ -110,7 +112,7 @@ template <int M, int VECTOR, int PITCH_P, int PITCH_B>
 __device__ __forceinline__ void add_rows(float (&acc)[M][VECTOR], const float* p, const float* b, u32 keys) {
   p += threadIdx.x / 16 * M * PITCH_P;
   b += threadIdx.x % 16 * VECTOR;
-#pragma unroll 2
+#pragma unroll 1
   for (u32 k = 0; k < keys; k += 4) {
     Pack<float, 4> u[M];
     Pack<float, VECTOR> v[4];
@@ -127,6 +129,9 @@ __device__ __forceinline__ void add_rows(float (&acc)[M][VECTOR], const float* p
   }
 }
 
+// Whether a tile that begins at token `row` of n has tokens among this warp's rows, of which each thread has M.
+template <int M> __device__ __forceinline__ bool warp_has_rows(u32 row, u32 n) { return row + threadIdx.x / 32 * 2 * M < n; }
+
 // This thread's scores as part of a tile [][PITCH]: the rows are read by this warp alone.
 template <int M, int N, int PITCH> __device__ __forceinline__ void put_scores(float* tile, const float (&p)[M][N]) {
   __syncwarp();
@@ -142,7 +147,7 @@ template <int VECTOR>
 __device__ __forceinline__ void store_row(
     void* x, const Sequence& s, u32 row, u32 n, const float (&acc)[VECTOR], float factor, u32 column) {
   if (row >= n || column >= s.d) return;
-  float* to = (float*)x + head_at(s, n) + (u64)row * s.heads * s.d + column;
+  float* to = (float*)x + head_at(s, n) + row * token_stride(s) + column;
   Pack<float, VECTOR> a;
 #pragma unroll
   for (int c = 0; c < VECTOR; ++c) a.v[c] = acc[c] * factor;

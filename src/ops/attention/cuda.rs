@@ -1,7 +1,11 @@
+//! Two families of kernels: on tensor cores for f16 and bf16, and in f32. Operands of another type are cast to that of the
+//! products first.
+
 use super::{Heads, Mask, OutputGrad, Part, PartGrad};
 use crate::device::gpu::driver::DevicePtr;
-use crate::device::gpu::{Arg, Grid};
+use crate::device::gpu::{Arg, Grid, suffix};
 use crate::device::{DType, Tensor};
+use crate::ops::copy::cast;
 
 /// Most parts a sequence has here.
 const PARTS: usize = 4;
@@ -47,31 +51,56 @@ fn small(n: usize) -> u32 {
 }
 
 impl Sequence {
-    fn new(parts: &[Part], heads: Heads) -> Self {
-        assert!(parts.len() <= PARTS, "attention: {} parts; on a GPU at most {PARTS}", parts.len());
+    /// Of these operands, all of one type, with results of f32 if `wide`.
+    fn new(operands: &[[Tensor; 3]], heads: Heads, wide: bool) -> Self {
+        assert!(operands.len() <= PARTS, "attention: {} parts; on a GPU at most {PARTS}", operands.len());
         let mut part = [PartArg::default(); PARTS];
         let mut n = 0;
-        for (to, p) in part.iter_mut().zip(parts) {
-            let [q, k, v] = [p.q, p.k, p.v].map(Tensor::address);
-            let tokens = small(p.q.dim(1));
+        for (to, operands) in part.iter_mut().zip(operands) {
+            let ([q, k, v], tokens) = (operands.each_ref().map(Tensor::address), small(operands[0].dim(1)));
             *to = PartArg { q, k, v, n: tokens, queries: tokens, first: n, ..PartArg::default() };
             n += tokens;
         }
-        let (heads, d, scale) = (small(heads.count), small(parts[0].q.dim(2) / heads.count), heads.scale);
-        Self { part, parts: small(parts.len()), n, heads, d, stats: 0, vectors: 0, scale, wide: 0 }
+        let d = small(operands[0][0].dim(2) / heads.count);
+        let (parts, heads, scale) = (small(operands.len()), small(heads.count), heads.scale);
+        Self { part, parts, n, heads, d, stats: 0, vectors: 0, scale, wide: wide.into() }
     }
 
-    /// With `vectors` set once all addresses are there.
-    fn ready(&self) -> Arg {
+    /// Whether operands of `dtype` can be read 16 bytes at a time.
+    fn vectors(&self, dtype: DType) -> bool {
         let addresses = self.part.iter().flat_map(|p| [p.q, p.k, p.v, p.dout, p.out, p.dq, p.dk, p.dv]);
-        let vectors = self.d.is_multiple_of(4) && addresses.fold(0, |all, a| all | a).is_multiple_of(16);
-        Arg::of(&Self { vectors: vectors.into(), ..*self })
+        self.d.is_multiple_of(16 / small(dtype.bytes(1))) && addresses.fold(0, |all, a| all | a).is_multiple_of(16)
+    }
+
+    /// The argument, with operands of `dtype`.
+    fn arg(&self, dtype: DType) -> Arg {
+        Arg::of(&Self { vectors: self.vectors(dtype).into(), ..*self })
+    }
+
+    /// As [`Sequence::arg`], for tensor cores.
+    fn half_arg(&self, dtype: DType) -> Arg {
+        assert!(self.vectors(dtype), "attention: operands of {dtype:?} that are not aligned to 16 bytes");
+        self.arg(dtype)
     }
 
     /// Blocks for tiles of `tile` of the tokens that `of` counts, for all heads and samples.
     fn grid(&self, of: impl Fn(&PartArg) -> u32, tile: usize, batch: usize, threads: u32) -> Grid {
-        let tiles = self.part.iter().map(|p| of(p) as usize).map(|n| n.div_ceil(tile)).sum();
+        let tiles = self.part.iter().map(|p| (of(p) as usize).div_ceil(tile)).sum();
         Grid::of([tiles, self.heads as usize, batch], threads)
+    }
+}
+
+/// What the operands of products are rounded to: f32 where nothing is to be rounded, or where heads do not consist of the 16
+/// bytes that are copied at a time.
+fn product(q: &Tensor, heads: Heads) -> DType {
+    let d = q.dim(2) / heads.count;
+    if !d.is_multiple_of(8) || d > 128 {
+        return DType::F32;
+    }
+    match (q.dtype(), heads.compute) {
+        (DType::F32, compute @ (DType::F16 | DType::Bf16)) => compute,
+        (_, DType::F32) => DType::F32,
+        (own, _) => own,
     }
 }
 
@@ -81,26 +110,49 @@ fn address_mut(t: &mut Tensor) -> DevicePtr {
     t.address()
 }
 
-/// The entry of `name` for heads of `d`: the smallest that holds them.
-fn entry(name: &str, d: u32, widths: &[u32]) -> String {
+/// The entry of `name` for heads of `d`, and the width of it: the smallest of those there are that holds them.
+fn entry(name: &str, d: u32, widths: &[u32]) -> (String, u32) {
     let width = widths.iter().find(|w| d <= **w);
     let width = width.unwrap_or_else(|| panic!("{name}: heads of {d}; on a GPU at most {}", widths[widths.len() - 1]));
-    format!("{name}_d{width}")
+    (format!("{name}_d{width}"), *width)
+}
+
+/// `results` of another type than the kernels write them in: written in f32 by `f` and then cast.
+fn widened(results: &mut [&mut Tensor], wide: bool, f: impl FnOnce(&mut [&mut Tensor])) {
+    if !wide {
+        return f(results);
+    }
+    let mut own: Vec<Tensor> = results.iter().map(|t| Tensor::scratch(&t.device(), t.shape())).collect();
+    f(&mut own.iter_mut().collect::<Vec<_>>());
+    results.iter_mut().zip(&own).for_each(|(t, own)| **t = cast(own, t.dtype()));
 }
 
 pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], heads: Heads, mask: Mask) {
-    let (gpu, batch) = (lse.gpu(), lse.dim(0));
-    let mut s = Sequence::new(parts, heads);
-    for (part, out) in s.part.iter_mut().zip(&mut *out) {
-        part.out = address_mut(out);
-    }
+    let (gpu, batch, dtype) = (lse.gpu(), lse.dim(0), out[0].dtype());
+    let product = product(parts[0].q, heads);
+    let operands: Vec<_> = parts.iter().map(|p| [p.q, p.k, p.v].map(|t| cast(t, product))).collect();
     let bias = mask.bias.map_or(Arg::Ptr(0), |bias| {
         assert_eq!(bias.dtype(), DType::F32, "attention: bias {bias:?}");
         bias.arg()
     });
-    let entry = entry("attention_forward_f32", s.d, &[32, 64, 128, 512]);
-    let grid = s.grid(|p| p.queries, 64, batch, 256);
-    gpu.launch("attention", &entry, grid, [s.ready(), lse.arg_mut(), bias, u32::from(mask.causal).into()]);
+    let narrow_later = product == DType::F32 && dtype != DType::F32;
+    widened(&mut out.iter_mut().collect::<Vec<_>>(), narrow_later, |out| {
+        let mut s = Sequence::new(&operands, heads, out[0].dtype() == DType::F32);
+        s.part.iter_mut().zip(out).for_each(|(part, out)| part.out = address_mut(out));
+        let args = |s| [s, lse.arg_mut(), bias, u32::from(mask.causal).into()];
+        if product == DType::F32 {
+            let (entry, _) = entry("attention_forward_f32", s.d, &[32, 64, 128, 512]);
+            gpu.launch("attention", &entry, s.grid(|p| p.n, 64, batch, 256), args(s.arg(product)));
+        } else {
+            assert!(heads.scale > 0.0, "attention: a scale of {} on tensor cores", heads.scale);
+            let masked = mask.causal || mask.bias.is_some();
+            let (name, widths): (_, &[u32]) =
+                if masked { ("masked", &[32, 64, 128]) } else { ("forward", &[32, 64, 80, 128]) };
+            let (entry, width) = entry(&format!("attention_mma_{name}_{}", suffix(product)), s.d, widths);
+            let threads = if width <= 64 { 128 } else { 256 };
+            gpu.launch("attention_mma", &entry, s.grid(|p| p.n, 128, batch, threads), args(s.half_arg(product)));
+        }
+    });
 }
 
 pub(super) fn backward(
@@ -110,33 +162,48 @@ pub(super) fn backward(
     parts: &[Part],
     heads: Heads,
 ) {
-    let (gpu, batch) = (lse.gpu(), lse.dim(0));
-    let mut s = Sequence::new(parts, heads);
-    for ((part, grad), output) in s.part.iter_mut().zip(grads).zip(outputs) {
-        part.stats = s.stats;
-        part.queries = 0;
-        if let Some(OutputGrad { out, dout }) = output {
-            part.queries = part.n;
-            (part.out, part.dout) = (out.address(), dout.address());
-            s.stats += part.n.next_multiple_of(STATS_STEP);
+    let (gpu, batch, dtype) = (lse.gpu(), lse.dim(0), grads[0].k.dtype());
+    let product = product(parts[0].q, heads);
+    let operands: Vec<_> = parts.iter().map(|p| [p.q, p.k, p.v].map(|t| cast(t, product))).collect();
+    let douts: Vec<_> = outputs.iter().map(|o| o.map(|o| cast(o.dout, product))).collect();
+    let narrow_later = product == DType::F32 && dtype != DType::F32;
+    let mut results: Vec<_> =
+        grads.iter_mut().flat_map(|g| [Some(&mut g.k), Some(&mut g.v), g.q.as_mut()]).flatten().collect();
+    widened(&mut results, narrow_later, |results| {
+        let mut s = Sequence::new(&operands, heads, results[0].dtype() == DType::F32);
+        let mut results = results.iter_mut().map(|t| address_mut(t));
+        let mut next = || results.next().expect("a result for each");
+        for (part, output) in s.part.iter_mut().zip(outputs) {
+            (part.dk, part.dv) = (next(), next());
+            (part.queries, part.stats) = (0, s.stats);
+            if let Some(OutputGrad { out, dout }) = output {
+                (part.queries, part.dq) = (part.n, next());
+                (part.out, part.dout) = (out.address(), dout.address());
+                s.stats += part.n.next_multiple_of(STATS_STEP);
+            }
         }
-        part.dq = grad.q.as_mut().map_or(0, address_mut);
-        (part.dk, part.dv) = (address_mut(&mut grad.k), address_mut(&mut grad.v));
-    }
-    let mut stats = Tensor::scratch(&lse.device(), &[2, batch, heads.count, s.stats as usize]);
-    let arg = s.ready();
-    if s.stats > 0 {
-        let grid = Grid::of([(s.stats as usize).div_ceil(256 / 8), heads.count, batch], 256);
-        let args = [arg.clone(), lse.arg(), stats.arg_mut(), 1f32.into()];
-        gpu.launch("attention_backward", "attention_backward_statistics_f32", grid, args);
-    }
-    let widths = [32, 64, 128];
-    let tile = if s.d <= 64 { 64 } else { 32 };
-    for (name, of) in [("keys", (|p| p.n) as fn(&PartArg) -> u32), ("queries", |p| p.queries)] {
-        let entry = entry(&format!("attention_backward_f32_{name}"), s.d, &widths);
-        let grid = s.grid(of, tile, batch, 256);
-        if grid.blocks[0] > 0 {
-            gpu.launch("attention_backward", &entry, grid, [arg.clone(), stats.arg()]);
+        let mut stats = Tensor::scratch(&lse.device(), &[2, batch, heads.count, s.stats as usize]);
+        if s.stats > 0 {
+            let entry = format!("attention_backward_statistics_{}", suffix(dtype));
+            let grid = Grid::of([(s.stats as usize).div_ceil(32), heads.count, batch], 256);
+            let unit = if product == DType::F32 { 1.0 } else { std::f32::consts::LOG2_E };
+            let args = [s.arg(dtype), lse.arg(), stats.arg_mut(), unit.into()];
+            gpu.launch("attention_backward", &entry, grid, args);
         }
-    }
+        for (part, dout) in s.part.iter_mut().zip(&douts) {
+            part.dout = dout.as_ref().map_or(0, Tensor::address);
+        }
+        let arg = if product == DType::F32 { s.arg(product) } else { s.half_arg(product) };
+        for (name, of) in [("keys", (|p| p.n) as fn(&PartArg) -> u32), ("queries", |p| p.queries)] {
+            let (op, entry, tile, threads) = if product == DType::F32 {
+                let (entry, width) = entry(&format!("attention_backward_f32_{name}"), s.d, &[32, 64, 128]);
+                ("attention_backward", entry, if width <= 64 { 64 } else { 32 }, 256)
+            } else {
+                let entries = format!("attention_mma_backward_{name}_{}", suffix(product));
+                let (entry, width) = entry(&entries, s.d, &[32, 64, 80, 128]);
+                ("attention_mma_backward", entry, if width <= 64 { 128 } else { 64 }, 128)
+            };
+            gpu.launch(op, &entry, s.grid(of, tile, batch, threads), [arg.clone(), stats.arg()]);
+        }
+    });
 }
