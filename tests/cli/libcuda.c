@@ -34,7 +34,7 @@ static void say(const char *format, ...) {
     static FILE *file;
     const char *path = getenv("FAKE_CUDA_LOG");
     if (!path) return;
-    if (!file) file = fopen(path, "w");
+    if (!file) file = fopen(path, "a");
     va_list args;
     va_start(args, format);
     vfprintf(file, format, args);

@@ -432,6 +432,8 @@ impl Driver for Cuda {
     }
 
     fn stream(&self) -> Option<usize> {
+        // A library that is given it expects its context to be current.
+        self.bind().ok()?;
         Some(self.lane().stream as usize)
     }
 }
