@@ -1,26 +1,13 @@
 // Pointwise non-linearities, in place: see src/ops/activation.
+#include "common/activations.cuh"
 #include "common/elementwise.cuh"
-#include "common/math.cuh"
 
-struct GeluTanh {
-  static constexpr float ROOT_2_OVER_PI = 0.7978846f, CUBIC = 0.044715f;
-  static __device__ float of(float v) { return v * sigmoid(2.0f * ROOT_2_OVER_PI * (v + CUBIC * v * v * v)); }
-};
 struct GeluTanhBackward {
   static __device__ float of(float d, float v) {
     constexpr float ROOT_2_OVER_PI = GeluTanh::ROOT_2_OVER_PI, CUBIC = GeluTanh::CUBIC;
     float s = sigmoid(2.0f * ROOT_2_OVER_PI * (v + CUBIC * v * v * v));
     return d * (s + v * s * (1.0f - s) * 2.0f * ROOT_2_OVER_PI * (1.0f + 3.0f * CUBIC * v * v));
   }
-};
-struct GeluErf {
-  static __device__ float of(float v) { return 0.5f * v * (1.0f + erf_exact(v * 0.70710678f)); }
-};
-struct QuickGelu {
-  static __device__ float of(float v) { return v * sigmoid(1.702f * v); }
-};
-struct Silu {
-  static __device__ float of(float v) { return v * sigmoid(v); }
 };
 struct Multiply {
   static __device__ float of(float x, float y) { return x * y; }

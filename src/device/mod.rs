@@ -92,6 +92,15 @@ impl Device {
         }
     }
 
+    /// What activations are kept in beside weights of type `weights`: on a GPU the same half precision, on the CPU always
+    /// single.
+    pub fn activations(&self, weights: DType) -> DType {
+        match (self, weights) {
+            (Self::Gpu(_), DType::F16 | DType::Bf16) => weights,
+            _ => DType::F32,
+        }
+    }
+
     /// Whether nothing is computed here.
     pub fn is_plan(&self) -> bool {
         matches!(self, Self::Plan(_))

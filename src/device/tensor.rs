@@ -94,6 +94,17 @@ impl Tensor {
         t
     }
 
+    /// A tensor of zeros on the same device and of the same type as `self`, which is not one of blocks.
+    pub fn zeros_like(&self, shape: &[usize]) -> Self {
+        let mut t = self.scratch_like(shape);
+        match t.device() {
+            Device::Cpu => t.host_bytes_mut().fill(0),
+            Device::Gpu(_) => t.storage.buffer().fill(0, t.dtype.bytes(t.len()), 0),
+            Device::Plan(_) => {}
+        }
+        t
+    }
+
     /// A tensor holding a copy of `data`, which must have exactly as many elements as `shape`.
     pub fn from_slice(device: &Device, data: &[f32], shape: &[usize]) -> Self {
         let mut t = Self::scratch(device, shape);

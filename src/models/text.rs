@@ -237,7 +237,7 @@ impl TextEncoders {
 
         let mut encoded = Vec::new();
         for prompts in distinct.chunks(MICRO_BATCH) {
-            encoded.push(self.encode_batch(prompts, max_sequence_length)?);
+            encoded.push(self.device.region(|| self.encode_batch(prompts, max_sequence_length))?);
             on_batch(prompts.len());
         }
         let all = PromptEmbeds::concat(&encoded.iter().collect::<Vec<_>>());

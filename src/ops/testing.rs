@@ -12,25 +12,46 @@ pub fn random(shape: &[usize], seed: u64) -> Tensor {
     noise::normal(&Device::Cpu, &[key], &[1, shape.iter().product()]).reshape(shape)
 }
 
-/// The CPU, and an interpreted GPU.
-pub fn devices() -> [Device; 2] {
-    [Device::Cpu, Device::vm(ptxvm::Options::default()).unwrap()]
+/// Names the GPU that tests run on, as `--device` does; without it, it is interpreted. For machines that have one.
+const DEVICE: &str = "ENGINE_TEST_DEVICE";
+
+/// The real GPU that tests are to run on, if one is named.
+fn real() -> Option<Device> {
+    let name = std::env::var(DEVICE).ok()?;
+    let ordinal = name.strip_prefix("cuda:").unwrap_or("0").parse().expect("cuda:N");
+    Some(Device::cuda(ordinal).unwrap())
 }
 
-/// What `f` gives on an interpreted GPU, whose bits are the same twice and in whatever order the device does things.
+/// The CPU, and a GPU.
+pub fn devices() -> [Device; 2] {
+    [Device::Cpu, real().unwrap_or_else(|| Device::vm(ptxvm::Options::default()).unwrap())]
+}
+
+/// What `f` gives on a GPU, whose bits are the same every time, and in whatever order an interpreted one does things.
 pub fn on_vm(f: impl Fn(&Device) -> Vec<Tensor>) -> Vec<Tensor> {
     use ptxvm::{Options, Schedule};
-    let run = |schedule| {
-        let device = Device::vm(Options { schedule, ..Options::default() }).unwrap();
+    let run = |device: Device, name: &str| {
         let out = f(&device);
-        device.check().unwrap_or_else(|e| panic!("{schedule}: {e}"));
+        device.check().unwrap_or_else(|e| panic!("{name}: {e}"));
         out.iter().map(|t| t.to(&Device::Cpu)).collect::<Vec<_>>()
     };
-    let first = run(Schedule::Eager);
-    for schedule in [Schedule::Lazy, Schedule::Descending, Schedule::Random(1), Schedule::Random(2)] {
-        let again = run(schedule);
-        let same = first.iter().zip(&again).all(|(a, b)| a.to_raw() == b.to_raw());
-        assert!(same && first.len() == again.len(), "{schedule} gives other bits");
+    let (first, again): (_, Vec<_>) = match real() {
+        Some(device) => {
+            let again = (0..20).map(|i| run(device.clone(), &format!("time {i}"))).collect();
+            (run(device, "first"), again)
+        }
+        None => {
+            let vm = |schedule: Schedule| {
+                let device = Device::vm(Options { schedule, ..Options::default() }).unwrap();
+                run(device, &schedule.to_string())
+            };
+            let others = [Schedule::Lazy, Schedule::Descending, Schedule::Random(1), Schedule::Random(2)];
+            (vm(Schedule::Eager), others.map(vm).into())
+        }
+    };
+    for (i, again) in again.iter().enumerate() {
+        let same = first.iter().zip(again).all(|(a, b)| a.to_raw() == b.to_raw());
+        assert!(same && first.len() == again.len(), "run {i} gives other bits");
     }
     first
 }

@@ -91,19 +91,22 @@ pub fn sample(
     let mut x = noise;
     for (i, at) in x.device().rehearse(path.steps).iter().enumerate() {
         let timestep = vec![policy.schedule.timestep(at.sigma); count];
-        let doubled = guided.then(|| copy::concat(&[&x, &x]));
-        let input = doubled.as_ref().unwrap_or(&x);
-        let velocity = policy.network.forward(input, condition.condition(&timestep), &adapters);
-        drop(doubled);
-        let inputs = Inputs {
-            x: &x,
-            velocity: &velocity,
-            guidance: guided.then_some(path.guidance),
-            history: history.each_ref().map(Option::as_ref),
-            noise: &[],
-        };
-        let next = step::forward(inputs, at.row());
-        let clean = keeps_history.then(|| step::clean(inputs, at.sigma));
+        let (velocity, next, clean) = x.device().region(|| {
+            let doubled = guided.then(|| copy::concat(&[&x, &x]));
+            let input = doubled.as_ref().unwrap_or(&x);
+            let velocity = policy.network.forward(input, condition.condition(&timestep), &adapters);
+            drop(doubled);
+            let inputs = Inputs {
+                x: &x,
+                velocity: &velocity,
+                guidance: guided.then_some(path.guidance),
+                history: history.each_ref().map(Option::as_ref),
+                noise: &[],
+            };
+            let next = step::forward(inputs, at.row());
+            let clean = keeps_history.then(|| step::clean(inputs, at.sigma));
+            (velocity, next, clean)
+        });
         on_step(Visit { step: i, x: &x, velocity: velocity.slice(count - batch..count) })?;
         x = next;
         if clean.is_some() {

@@ -116,6 +116,7 @@ impl Setup {
                 interrupt.check()
             };
             let latents = sample::sample(policy, path, start, &embeds, negative.as_ref(), on_step)?;
+            self.device.check()?;
             sample::check_finite(&latents, |i| texts[i])?;
             copy::rows_into(&mut x0, batch.start, &latents);
             drop((latents, embeds, sampling));

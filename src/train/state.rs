@@ -52,7 +52,11 @@ impl State {
     }
 
     /// The state as a checkpoint. Holds nothing that differs between two runs of the same config.
+    ///
+    /// # Errors
+    /// If the device has failed, and with it what it holds.
     pub fn to_checkpoint(&self, setup: &Setup) -> Result<Checkpoint> {
+        setup.device.check()?;
         let modules = setup.pipeline.network.modules();
         let meta = json!({
             "epoch": self.epoch,

@@ -160,7 +160,8 @@ impl Setup {
                 None => None,
             };
             let batch = Batch { points, x0, noise, prompts, probe };
-            let done = accumulate(policies, &*self.algorithm, &batch, chunks.iter().map(|c| c.len()).sum(), &mut grads);
+            let total = chunks.iter().map(|c| c.len()).sum();
+            let done = self.device.region(|| accumulate(policies, &*self.algorithm, &batch, total, &mut grads));
             report.loss += done.loss;
             report.deviation = report.deviation.or(done.deviation);
             progress.step(points.len() as u64);
@@ -168,6 +169,7 @@ impl Setup {
         }
         progress.finish();
 
+        self.device.check()?;
         let modules = self.pipeline.network.modules();
         report.grad_norm = norm::sum_of_squares(&grads).sqrt();
         report.skipped = match norm::first_non_finite(&grads) {

@@ -10,6 +10,8 @@ mod memory;
 mod resume;
 mod step;
 mod theory;
+#[cfg(unix)]
+mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -43,14 +43,16 @@ fn results_do_not_depend_on_threads_rollout_batch_or_checkpointing() {
 fn a_signal_saves_and_exits_cleanly_and_the_same_command_goes_on() {
     [("-TERM", 143), ("-INT", 130), ("-HUP", 129), ("-USR1", 138)]
         .into_iter()
-        .for_each(|(s, code)| signal_saves(s, code));
+        .for_each(|(s, code)| signal_saves(s, code, &[]));
 }
 
-fn signal_saves(signal: &str, code: i32) {
+/// A run with `args` ends at `signal` with `code` and goes on from what it saved.
+pub fn signal_saves(signal: &str, code: i32, args: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let config = write_config(dir.path(), "");
     let run = dir.path().join("run");
-    let mut child = train_command(&config, &run, &["--set", "num_epochs=100000", "checkpoint.every=0"])
+    let with = |more: &[&'static str]| [args, more].concat();
+    let mut child = train_command(&config, &run, &with(&["--set", "num_epochs=100000", "checkpoint.every=0"]))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -68,7 +70,7 @@ fn signal_saves(signal: &str, code: i32) {
     };
     assert_eq!(status.code(), Some(code), "{rest:?}");
     assert!(rest.iter().any(|l| l.starts_with("interrupted after epoch")), "{rest:?}");
-    let again = train(&config, &run, &["--set", "num_epochs=1"]);
+    let again = train(&config, &run, &with(&["--set", "num_epochs=1"]));
     assert!(String::from_utf8_lossy(&again.stdout).contains("resumed from"));
 }
 

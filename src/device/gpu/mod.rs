@@ -11,6 +11,7 @@ mod queue;
 mod tests;
 pub mod vm;
 
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::{Result, anyhow};
@@ -74,6 +75,19 @@ impl Grid {
     /// As [`Grid::flat`], with a thread for every 16 bytes of `elements` of `dtype`.
     pub fn packs(elements: usize, dtype: DType) -> Self {
         Self::flat(elements.div_ceil(16 / dtype.bytes(1)))
+    }
+
+    /// Threads for `rows` rows of `width` elements of `dtype` in each of `samples`, one for every 16 bytes, as
+    /// kernels/common/rows.cuh has them; and how many share a row.
+    pub fn rows(samples: usize, rows: usize, width: usize, dtype: DType) -> (Self, u32) {
+        const WARP: usize = 32;
+        let packs = width.div_ceil(16 / dtype.bytes(1));
+        assert!(packs <= 1024, "a row of {width} {dtype:?} is wider than a block");
+        let (lanes, threads) = match packs {
+            0..=WARP => (packs.next_power_of_two(), 256),
+            _ => (packs.next_multiple_of(WARP), packs.next_multiple_of(WARP)),
+        };
+        (Self::of([rows.div_ceil(threads / lanes), samples, 1], threads as u32), lanes as u32)
     }
 
     /// Blocks of `threads` in up to three dimensions.
@@ -150,12 +164,12 @@ impl Gpu {
         self.driver.stream()
     }
 
-    /// Launches entry `entry` of op `op`; nothing if the grid is empty.
+    /// Launches entry `entry` of op `op`; a grid without blocks has nothing to do.
     pub fn launch(&self, op: &'static str, entry: &str, grid: Grid, args: impl IntoIterator<Item = Arg>) {
-        let args = args.into_iter().collect();
         if grid.blocks.contains(&0) {
             return;
         }
+        let args = args.into_iter().collect();
         let state = &mut *self.state();
         state.attempt(|s| {
             let kernel = s.kernels.find(&*self.driver, op, entry)?;
@@ -262,6 +276,40 @@ impl From<&Table> for Arg {
     }
 }
 
+/// Numbers that kernels leave for the host.
+pub struct Results<T> {
+    buffer: Buffer,
+    count: usize,
+    of: PhantomData<T>,
+}
+
+impl<T: bytemuck::Pod> Results<T> {
+    /// Room for `count` numbers, of arbitrary content.
+    pub fn scratch(gpu: &Arc<Gpu>, count: usize) -> Self {
+        Self { buffer: Buffer::take(gpu, count * size_of::<T>()), count, of: PhantomData }
+    }
+
+    /// As [`Results::scratch`], with all bits set: integers are the largest there are.
+    pub fn ones(gpu: &Arc<Gpu>, count: usize) -> Self {
+        let results = Self::scratch(gpu, count);
+        results.buffer.fill(0, count * size_of::<T>(), 0xFF);
+        results
+    }
+
+    /// Waits for them. After a failure all their bits are set.
+    pub fn read(&self) -> Vec<T> {
+        let mut out = vec![T::zeroed(); self.count];
+        self.buffer.read(0, bytemuck::cast_slice_mut(&mut out));
+        out
+    }
+}
+
+impl<T> From<&Results<T>> for Arg {
+    fn from(results: &Results<T>) -> Self {
+        Self::Ptr(results.buffer.ptr())
+    }
+}
+
 /// Device memory, given back on drop.
 pub(super) struct Buffer {
     gpu: Arc<Gpu>,
@@ -349,5 +397,15 @@ pub fn suffix(dtype: DType) -> &'static str {
         DType::Bf16 => "bf16",
         DType::U8 => "u8",
         DType::Blocks(blocks) => blocks.name(),
+    }
+}
+
+/// What a storage type is called in kernels that are told it as they run: `Type` of kernels/common/operand.cuh.
+pub fn type_code(dtype: DType) -> u32 {
+    match dtype {
+        DType::F32 => 0,
+        DType::F16 => 1,
+        DType::Bf16 => 2,
+        DType::U8 | DType::Blocks(_) => panic!("{dtype:?} is not computed in"),
     }
 }

@@ -164,6 +164,7 @@ impl Autoencoder {
         let (images, count) = (x.dim(0), (AT_ONCE / pixels.max(1)).max(1));
         let parts: Vec<Tensor> =
             (0..images).step_by(count).map(|first| x.slice(first..(first + count).min(images))).collect();
+        let f = |x: &Tensor| self.device.region(|| f(x));
         // Large images are work enough for all threads one by one.
         let done: Vec<Tensor> =
             if count > 1 { self.device.side_by_side(parts, |x| f(&x)) } else { parts.iter().map(f).collect() };

@@ -13,9 +13,10 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::device::{Device, Tensor};
+use crate::device::{DType, Device, Tensor};
 use crate::io::{Loader, TensorFile};
 use crate::models::Linear;
+use crate::ops::copy;
 
 pub use config::{ClipConfig, TextConfig, VisionConfig};
 pub use text::{ClipText, ClipTextOutput};
@@ -68,13 +69,14 @@ impl Clip {
 
     /// Images to the joint space, not normalised. `pixels` `[b, 3, s, s]`, preprocessed; returns `[b, projection]`.
     pub fn image_embeds(&self, pixels: &Tensor) -> Tensor {
-        self.visual_projection.forward(&self.vision.forward(pixels))
+        let embeds = pixels.device().region(|| self.visual_projection.forward(&self.vision.forward(pixels)));
+        copy::cast(&embeds, DType::F32)
     }
 
     /// Token ids to the joint space, not normalised; returns `[b, projection]`.
     pub fn text_embeds(&self, ids: &[Vec<u32>]) -> Tensor {
         let hidden = self.text.forward(ids);
-        self.text_projection.forward(&self.text.pool(&hidden.last, ids))
+        copy::cast(&self.text_projection.forward(&self.text.pool(&hidden.last, ids)), DType::F32)
     }
 
     /// The logarithm of the factor on cosines, as stored.

@@ -50,7 +50,8 @@ impl TextTower {
         assert!(b > 0 && ids.iter().all(|row| row.len() == n), "clip text: rows of unequal length");
         assert!(n > 0 && n <= self.positions.dim(0), "clip text: {n} tokens, {} positions", self.positions.dim(0));
         let width = self.tokens.dim(1);
-        let mut x = ops::embedding::forward(&ids.concat(), &self.tokens).reshape(&[b, n, width]);
+        let x = ops::embedding::forward(&ids.concat(), &self.tokens).reshape(&[b, n, width]);
+        let mut x = self.tower.activations(x);
         ops::position::add(&mut x, &self.positions, &[0]);
         let hidden = self.tower.forward(x);
         Hidden { last: self.norm.forward(&hidden.last), ..hidden }
@@ -144,6 +145,8 @@ impl ClipText {
     pub fn forward(&self, ids: &[Vec<u32>]) -> ClipTextOutput {
         let Hidden { penultimate, last } = self.tower.forward(ids);
         let text_embeds = self.projection.forward(&self.tower.pool(&last, ids));
-        ClipTextOutput { hidden: penultimate, last_hidden: last, text_embeds }
+        let [hidden, last_hidden, text_embeds] =
+            [penultimate, last, text_embeds].map(|x| ops::copy::cast(&x, DType::F32));
+        ClipTextOutput { hidden, last_hidden, text_embeds }
     }
 }

@@ -83,6 +83,11 @@ impl Tower {
         Self { blocks: (0..shape.layers).map(block).collect(), shape }
     }
 
+    /// `x` in the type that activations are kept in.
+    pub fn activations(&self, x: Tensor) -> Tensor {
+        ops::copy::cast(&x, x.device().activations(self.blocks[0].q.weight.dtype()))
+    }
+
     /// All linear layers, with their names under that of the tower.
     pub fn linears(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
         self.blocks.iter_mut().enumerate().flat_map(|(i, block)| {

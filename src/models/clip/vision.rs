@@ -55,10 +55,11 @@ impl VisionTower {
         let (b, side) = (pixels.dim(0), self.image / patch);
         assert_eq!(pixels.shape(), [b, channels, self.image, self.image], "clip vision: pixels");
         let patches = Patches { channels, size: patch, grid: (side, side) };
+        let pixels = &self.tower.activations(pixels.clone());
         let tokens = self.patches.forward(&patchify::forward(pixels, &patches, Order::ChannelFirst));
         let n = side * side;
         let mut x = pixels.scratch_like(&[b, n + 1, width]);
-        let class = embedding::forward(&vec![0; b], &self.class);
+        let class = copy::cast(&embedding::forward(&vec![0; b], &self.class), x.dtype());
         copy::block_into(&mut x, 0, 0, &class.reshape(&[b, 1, width]));
         copy::block_into(&mut x, 1, 0, &tokens);
         position::add(&mut x, &self.positions, &[0]);

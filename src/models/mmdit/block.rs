@@ -218,7 +218,7 @@ impl Block {
         };
 
         let mut dinputs = want_inputs.then(|| {
-            let dcontext = dcontext.take().unwrap_or_else(|| Tensor::zeros(&context.device(), context.shape()));
+            let dcontext = dcontext.take().unwrap_or_else(|| context.zeros_like(context.shape()));
             (&mut dx, dcontext)
         });
         let [image_d, text_d]: [_; 2] = joint.try_into().unwrap_or_else(|_| unreachable!("two parts"));

@@ -71,6 +71,7 @@ impl TimeTextEmbed {
     /// embedding applies that first.
     pub(super) fn forward(&self, timestep: &[f32], pooled: &Tensor, adapters: &Adapters) -> Tensor {
         let times = ops::timestep::forward(&pooled.device(), timestep, TIME_CHANNELS);
+        let times = ops::copy::cast(&times, pooled.dtype());
         let inner = |first: &LoraLinear, x: &Tensor| first.forward(x, adapters, Then::Activate(Activation::Silu));
         let time = self.time[1].forward(&inner(&self.time[0], &times), adapters, Then::Nothing);
         let mut out = self.text[1].forward(&inner(&self.text[0], pooled), adapters, Then::Add(&time));

@@ -24,7 +24,7 @@ use super::source::Component;
 use crate::device::{DType, Device, Tensor, range, workers};
 use crate::io::{Loader, Scope};
 use crate::ops::adaln::{self, Chunk};
-use crate::ops::linear::{self, InputGrad, Then, backward};
+use crate::ops::linear::{InputGrad, Then, backward};
 use crate::ops::patchify::{self, Order, Patches};
 use crate::ops::{activation, copy};
 
@@ -36,6 +36,8 @@ pub struct Mmdit {
     /// Whether its weights are so few that reading them once for every piece of a batch costs nothing.
     small: bool,
     device: Device,
+    /// What activations are kept in.
+    activations: DType,
     patch_embed: PatchEmbed,
     time_text_embed: TimeTextEmbed,
     context_embedder: LoraLinear,
@@ -129,13 +131,15 @@ impl Mmdit {
             .map(|i| Block::load(&scope.sub("transformer_blocks").sub(&i.to_string()), &config, i))
             .collect();
         let width = config.patch_size * config.patch_size * config.velocity_channels();
+        let proj_out = scope.outer("proj_out", d, width);
         Self {
             patch_embed: PatchEmbed::load(&root.sub("pos_embed"), &config),
             time_text_embed: TimeTextEmbed::load(&scope.sub("time_text_embed"), &config),
             context_embedder: scope.outer("context_embedder", config.joint_attention_dim, d),
             blocks,
             norm_out: scope.outer("norm_out.linear", d, 2 * d),
-            proj_out: scope.outer("proj_out", d, width),
+            activations: device.activations(proj_out.base.weight.dtype()),
+            proj_out,
             modules: modules.into_inner(),
             device: device.clone(),
             small,
@@ -155,11 +159,12 @@ impl Mmdit {
         let p = self.config.patch_size;
         let grid = (latent.dim(2) / p, latent.dim(3) / p);
         let patches = Patches { channels: self.config.in_channels, size: p, grid };
-        let mut x = self.patch_embed.forward(latent, &patches);
-        let [text, pooled] = [condition.prompt_embeds, condition.pooled_prompt_embeds].map(widened);
+        let [latent, text, pooled] = [latent, condition.prompt_embeds, condition.pooled_prompt_embeds]
+            .map(|input| copy::cast(input, self.activations));
+        let mut x = self.patch_embed.forward(&latent, &patches);
         let embedding = self.time_text_embed.forward(condition.timestep, &pooled, adapters);
         let mut context = self.context_embedder.forward(&text, adapters, Then::Nothing);
-        drop((text, pooled));
+        drop((latent, text, pooled));
         let mut blocks = Vec::with_capacity(if rows > 0 { self.blocks.len() } else { 0 });
         for (i, block) in self.blocks.iter().enumerate() {
             let _range = range(format_args!("block {i}"));
@@ -172,14 +177,9 @@ impl Mmdit {
         let normed = adaln::forward(&x, shift, scale);
         let out = Patches { channels: self.config.velocity_channels(), ..patches };
         let tokens = self.proj_out.forward(&normed, adapters, Then::Nothing);
-        let velocity = patchify::inverse(&tokens, &out, Order::ChannelLast);
+        let velocity = copy::cast(&patchify::inverse(&tokens, &out, Order::ChannelLast), DType::F32);
         (velocity, Kept { blocks, x: keep(&x, rows), modulation: keep(&modulation, rows), patches })
     }
-}
-
-/// `x` in single precision.
-fn widened(x: &Tensor) -> Tensor {
-    if x.dtype() == DType::F32 { x.clone() } else { linear::rounded(x, DType::F32) }
 }
 
 impl Network for Mmdit {
@@ -241,7 +241,7 @@ impl Mmdit {
     /// among themselves rather than every op. The first `kept` rows are for a backward, whose gradients must not depend on
     /// the number of threads.
     fn pieces(&self, rows: usize, kept: usize) -> Vec<Range<usize>> {
-        if !self.small {
+        if !self.small || matches!(self.device, Device::Gpu(_)) {
             return iter::once(0..rows).collect();
         }
         let cut = |from: usize, to: usize, most: usize| (from..to).step_by(most).map(move |i| i..(i + most).min(to));
@@ -275,10 +275,10 @@ impl Mmdit {
     fn backward_of(&self, dvelocity: &Tensor, kept: Kept, trained: &mut Trained, want_dx: bool) -> Option<Tensor> {
         let Kept { blocks, x, modulation, patches } = kept;
         let out = Patches { channels: self.config.velocity_channels(), ..patches };
-        let dtokens = patchify::forward(dvelocity, &out, Order::ChannelLast);
+        let dtokens = patchify::forward(&copy::cast(dvelocity, self.activations), &out, Order::ChannelLast);
         let mut dnormed = x.scratch_like(x.shape());
         backward(&dtokens, &self.proj_out.base.weight, None, None, None, InputGrad::Overwrite(&mut dnormed));
-        let mut dx = Tensor::zeros(&self.device, x.shape());
+        let mut dx = x.zeros_like(x.shape());
         adaln::backward(&mut dx, &dnormed, &x, Chunk { modulation: &modulation, index: 0 });
         drop((dnormed, dtokens, x));
         let mut dcontext = None;
@@ -288,6 +288,6 @@ impl Mmdit {
             let (d, dc) = block.backward(dx, dcontext, saved, trained, i > 0 || want_dx)?;
             (dx, dcontext) = (d, Some(dc));
         }
-        want_dx.then(|| self.patch_embed.backward(&dx, &patches))
+        want_dx.then(|| copy::cast(&self.patch_embed.backward(&dx, &patches), DType::F32))
     }
 }

@@ -86,11 +86,19 @@ impl T5 {
         assert!(b > 0 && n > 0 && ids.iter().all(|row| row.len() == n), "t5: rows of unequal length");
         let bias = position::bias(&self.distances, n, self.config.relative_attention_max_distance);
         let x = ops::embedding::forward(&ids.concat(), &self.tokens);
-        let mut x = x.reshape(&[b, n, self.config.d_model]);
+        let mut x = ops::copy::cast(&x.reshape(&[b, n, self.config.d_model]), self.activations());
         for block in &self.blocks {
             x = block.forward(&x, &bias, &self.config);
         }
-        ops::rms_norm::forward(&x, &self.norm, self.config.layer_norm_epsilon)
+        ops::copy::cast(&ops::rms_norm::forward(&x, &self.norm, self.config.layer_norm_epsilon), DType::F32)
+    }
+
+    /// What activations are kept in: T5's are too large for half precision, but not for bfloat16.
+    fn activations(&self) -> DType {
+        match self.tokens.device().activations(self.blocks[0].q.weight.dtype()) {
+            DType::Bf16 => DType::Bf16,
+            _ => DType::F32,
+        }
     }
 }
 

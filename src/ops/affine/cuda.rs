@@ -1,7 +1,10 @@
-#![expect(unused)]
 use super::Affine;
 use crate::device::Tensor;
+use crate::device::gpu::{Arg, Grid, suffix};
 
 pub(super) fn forward(y: &mut Tensor, x: &Tensor, map: Affine) {
-    todo!("kernel")
+    let (dtype, n) = (x.dtype(), x.len());
+    let Affine { before, scale, after, limits: [low, high] } = map;
+    let args = [y.arg_mut(), x.arg(), Arg::of(&[before, scale, after, low, high]), (n as u64).into()];
+    x.gpu().launch("affine", &format!("affine_forward_{}", suffix(dtype)), Grid::packs(n, dtype), args);
 }

@@ -1,5 +1,6 @@
 use super::*;
-use crate::ops::testing::{check_gradient, max_error, random, wide};
+use crate::device::Device;
+use crate::ops::testing::{check_gradient, devices, max_error, on_vm, random, wide};
 
 fn single(count: usize, scale: f32) -> Heads {
     Heads { count, scale, compute: DType::F32 }
@@ -37,7 +38,8 @@ fn attention_matches_f64_across_tile_edges_with_masks_and_bias() {
         let bias = random(&[heads, n, n], 4);
         let bias64 = wide(&bias);
         for causal in [false, true] {
-            for with_bias in [false, true] {
+            for (with_bias, device) in [false, true].into_iter().flat_map(|b| devices().map(|d| (b, d))) {
+                let [q, k, v, bias] = [&q, &k, &v, &bias].map(|t| t.to(&device));
                 let mask = Mask { causal, bias: with_bias.then_some(&bias) };
                 let got = forward(&[Part { q: &q, k: &k, v: &v }], single(heads, 0.3), mask);
                 let score = |head: usize, i: usize, j: usize| {
@@ -45,7 +47,10 @@ fn attention_matches_f64_across_tile_edges_with_masks_and_bias() {
                     if causal && j > i { f64::NEG_INFINITY } else { b }
                 };
                 let want = reference([&wide(&q), &wide(&k), &wide(&v)], [n, heads, d], 0.3f32.into(), score);
-                assert!(max_error(&got.out[0], &want) < 1e-5, "n {n} d {d} causal {causal} bias {with_bias}");
+                assert!(
+                    max_error(&got.out[0], &want) < 1e-5,
+                    "n {n} d {d} causal {causal} bias {with_bias} {device:?}"
+                );
             }
         }
     }
@@ -57,24 +62,26 @@ fn cut(x: &Tensor, first: usize) -> [Tensor; 2] {
     [0..first, first..n].map(|rows| {
         let picked: Vec<f32> =
             (0..b).flat_map(|i| x.host()[(i * n + rows.start) * w..(i * n + rows.end) * w].to_vec()).collect();
-        Tensor::from_slice(&x.device(), &picked, &[b, rows.len(), w])
+        Tensor::from_slice(&Device::Cpu, &picked, &[b, rows.len(), w])
     })
 }
 
 /// Two parts put together.
 fn joined([a, b]: [&Tensor; 2]) -> Tensor {
     let w = a.width();
-    let parts = a.host().chunks(a.dim(1) * w).zip(b.host().chunks(b.dim(1) * w));
+    let [host_a, host_b] = [a, b].map(Tensor::to_host);
+    let parts = host_a.chunks(a.dim(1) * w).zip(host_b.chunks(b.dim(1) * w));
     let data: Vec<f32> = parts.flat_map(|(a, b)| [a, b].concat()).collect();
-    Tensor::from_slice(&a.device(), &data, &[a.dim(0), a.dim(1) + b.dim(1), w])
+    Tensor::from_slice(&Device::Cpu, &data, &[a.dim(0), a.dim(1) + b.dim(1), w])
 }
 
 #[test]
 fn parts_attend_to_one_another_as_one_sequence_and_so_do_their_gradients() {
     // The second sequence takes several tiles of queries and of keys.
-    for (b, n, first, heads, d) in [(2, 9, 6, 2, 4), (1, 200, 130, 1, 3)] {
+    let sizes = [(2, 9, 6, 2, 4), (1, 200, 130, 1, 3)];
+    for ((b, n, first, heads, d), device) in sizes.into_iter().flat_map(|s| devices().map(|d| (s, d))) {
         let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| random(&[b, n, heads * d], seed));
-        let [qs, ks, vs, douts] = [&q, &k, &v, &dout].map(|t| cut(t, first));
+        let [qs, ks, vs, douts] = [&q, &k, &v, &dout].map(|t| cut(t, first).map(|t| t.to(&device)));
         let parts = [0, 1].map(|i| Part { q: &qs[i], k: &ks[i], v: &vs[i] });
         let done = forward(&parts, single(heads, 0.5), Mask::default());
         let (q64, k64, v64) = (wide(&q), wide(&k), wide(&v));
@@ -94,17 +101,22 @@ fn parts_attend_to_one_another_as_one_sequence_and_so_do_their_gradients() {
 
 #[test]
 fn a_part_whose_result_nothing_reads_counts_as_one_with_gradient_zero() {
-    let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| cut(&random(&[2, 11, 8], seed), 7));
-    let parts = [0, 1].map(|i| Part { q: &q[i], k: &k[i], v: &v[i] });
-    let done = forward(&parts, single(2, 0.5), Mask::default());
-    let read = Some(OutputGrad { out: &done.out[0], dout: &dout[0] });
-    let zeros = Tensor::zeros(&v[1].device(), v[1].shape());
-    let zero = Some(OutputGrad { out: &done.out[1], dout: &zeros });
-    let [unread, zero] = [None, zero].map(|second| backward(&[read, second], &done.lse, &parts, single(2, 0.5)));
-    assert!(unread[1].q.is_none());
-    for i in 0..2 {
-        for (a, b) in [(&unread[i].k, &zero[i].k), (&unread[i].v, &zero[i].v)] {
-            assert!(max_error(a, &wide(b)) < 1e-6);
+    for device in devices() {
+        let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| cut(&random(&[2, 11, 8], seed), 7).map(|t| t.to(&device)));
+        let parts = [0, 1].map(|i| Part { q: &q[i], k: &k[i], v: &v[i] });
+        let done = forward(&parts, single(2, 0.5), Mask::default());
+        let read = Some(OutputGrad { out: &done.out[0], dout: &dout[0] });
+        let zeros = Tensor::zeros(&device, v[1].shape());
+        let zero = Some(OutputGrad { out: &done.out[1], dout: &zeros });
+        let [unread, zero] = [None, zero].map(|second| backward(&[read, second], &done.lse, &parts, single(2, 0.5)));
+        assert!(unread[1].q.is_none());
+        for i in 0..2 {
+            for (a, b) in [(&unread[i].k, &zero[i].k), (&unread[i].v, &zero[i].v)] {
+                assert!(max_error(a, &wide(b)) < 1e-6);
+            }
+        }
+        for grad in backward(&[None, None], &done.lse, &parts, single(2, 0.5)) {
+            assert!(grad.k.to_host().into_iter().chain(grad.v.to_host()).all(|g| g == 0.0));
         }
     }
 }

@@ -1,22 +1,103 @@
-#![expect(unused)]
 use super::Window;
-use crate::device::{Elems, Tensor, workers};
-use crate::ops::cpu::gemm::{KC, Left, Mat, NR, Panels, pack_f32, tiles};
-use crate::ops::cpu::{Shared, at_least, repeated, scratch};
-use crate::ops::math::wide;
+use crate::device::gpu::driver::Arg;
+use crate::device::gpu::{Grid, suffix};
+use crate::device::{DType, Tensor};
+use crate::ops::copy::cast;
+
+/// As in kernels/conv2d.cu.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct Conv {
+    image: [i32; 3],
+    windows: [i32; 2],
+    outputs: i32,
+    all_windows: u32,
+    rows: i32,
+    depth: i32,
+    stride: i32,
+    top: i32,
+    left: i32,
+    doubled: i32,
+}
+
+/// Windows of a block.
+const M: usize = 128;
+const THREADS: u32 = 256;
 
 pub(super) fn arrange(out: &mut Tensor, w: &Tensor) {
-    todo!("kernel")
+    let (inputs, taps, n) = (w.dim(1), w.dim(2) * w.dim(3), w.len());
+    let entry = format!("conv2d_arrange_{}", w.dtype().bytes(1));
+    let sizes = [inputs, taps, n].map(|n| (n as u32).into());
+    w.gpu().launch("conv2d", &entry, Grid::flat(n), [out.arg_mut(), w.arg()].into_iter().chain(sizes));
 }
 
 pub(super) fn fold(out: &mut Tensor, w: &Tensor) {
-    todo!("kernel")
+    let (entry, n) = (format!("conv2d_fold_{}", suffix(w.dtype())), out.len());
+    let sizes = [w.dim(0), w.dim(1)].map(|n| (n as u32).into());
+    w.gpu().launch("conv2d", &entry, Grid::flat(n), [out.arg_mut(), w.arg()].into_iter().chain(sizes));
 }
 
 pub(super) fn forward(y: &mut Tensor, x: &Tensor, w: &Tensor, bias: &Tensor, window: Window, add: Option<&Tensor>) {
-    todo!("kernel")
+    let ([left, _, top, _], stride) = (window.padding, window.stride);
+    let (windows, kernel) = ([y.dim(1), y.dim(2)], [w.dim(1), w.dim(2)]);
+    let conv = Conv {
+        stride: stride as i32,
+        top: top as i32,
+        left: left as i32,
+        doubled: 0,
+        ..Conv::new(x, windows, y.dim(3), kernel)
+    };
+    launch(y, x, w, bias, add, conv);
 }
 
 pub(super) fn doubled(y: &mut Tensor, x: &Tensor, w: &Tensor, bias: &Tensor) {
-    todo!("kernel")
+    let conv = Conv { doubled: 1, ..Conv::new(x, [x.dim(1), x.dim(2)], y.dim(3), [2, 2]) };
+    launch(y, x, w, bias, None, conv);
+}
+
+impl Conv {
+    /// One window at every pixel from the first on.
+    fn new(x: &Tensor, windows: [usize; 2], outputs: usize, [rows, columns]: [usize; 2]) -> Self {
+        let all_windows = u32::try_from(x.dim(0) * windows[0] * windows[1]).expect("fewer windows than 2^32");
+        Self {
+            image: [x.dim(1) as i32, x.dim(2) as i32, x.dim(3) as i32],
+            windows: windows.map(|n| n as i32),
+            outputs: outputs as i32,
+            all_windows,
+            rows: rows as i32,
+            depth: (columns * x.dim(3)) as i32,
+            stride: 1,
+            top: 0,
+            left: 0,
+            doubled: 0,
+        }
+    }
+}
+
+/// Multiplies in the type of the image or of the weight, whichever is narrower; in the image's if both are half precision.
+fn launch(y: &mut Tensor, x: &Tensor, w: &Tensor, bias: &Tensor, add: Option<&Tensor>, conv: Conv) {
+    if y.is_empty() {
+        return;
+    }
+    let (gpu, result) = (x.gpu(), suffix(y.dtype()));
+    let dtype = if x.dtype() == DType::F32 { w.dtype() } else { x.dtype() };
+    let (x, w) = (cast(x, dtype), cast(w, dtype));
+    let (inputs, outputs) = (x.dim(3), conv.outputs as usize);
+    let aligned = (x.address() | w.address()).is_multiple_of(16);
+    let (entry, columns) = match dtype {
+        DType::F32 if outputs > 16 => ("conv2d_wide_f32".to_string(), 64),
+        DType::F32 => ("conv2d_narrow_f32".to_string(), 16),
+        half => {
+            let (name, columns) = match (inputs.is_multiple_of(8) && aligned, outputs > 32) {
+                (true, true) => ("wide", 128),
+                (true, false) => ("narrow", 32),
+                (false, _) => ("ragged", 32),
+            };
+            (format!("conv2d_{name}_{}_{result}", suffix(half)), columns)
+        }
+    };
+    let tiles = (conv.all_windows as usize).div_ceil(M) * outputs.div_ceil(columns);
+    let grid = Grid::of([tiles, if conv.doubled > 0 { 4 } else { 1 }, 1], THREADS);
+    let add = add.map_or(Arg::Ptr(0), Tensor::arg);
+    gpu.launch("conv2d", &entry, grid, [y.arg_mut(), x.arg(), w.arg(), bias.arg(), add, Arg::of(&conv)]);
 }

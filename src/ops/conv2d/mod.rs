@@ -54,7 +54,8 @@ pub fn folded(w: &Tensor) -> Tensor {
 /// `y = w * x + bias (+ add)`.
 ///
 /// `x` `[b, h, w, in]`, `w` [`arranged`] `[out, kh, kw, in]`, `bias` `[out]`, `add` as the result; returns
-/// `[b, h', w', out]`. Weights stored in half precision are widened, not the image narrowed.
+/// `[b, h', w', out]`. On the CPU, weights stored in half precision are widened; on a GPU they and the image are multiplied
+/// in the narrower type of both (the image's, if both are half precision) and summed in single precision.
 pub fn forward(x: &Tensor, w: &Tensor, bias: &Tensor, window: Window, add: Option<&Tensor>) -> Tensor {
     let (&[b, height, width, inputs], &[outputs, kh, kw, per_window]) = (x.shape(), w.shape()) else {
         panic!("conv2d: x {x:?}, weight {w:?}")

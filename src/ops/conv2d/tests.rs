@@ -1,7 +1,7 @@
 use super::*;
-use crate::device::DType;
+use crate::device::{DType, Device};
 use crate::ops::linear::rounded;
-use crate::ops::testing::{bits, max_error, random, wide};
+use crate::ops::testing::{bits, check_precision, devices, max_error, on_vm, random, wide};
 
 /// The convolution in f64, straight from its definition; the weight as files have it.
 fn reference(x: &Tensor, w: &Tensor, bias: &Tensor, window: Window) -> (Vec<f64>, [usize; 2]) {
@@ -62,14 +62,16 @@ fn convolution_matches_its_definition_in_f64_at_odd_sizes() {
         let x = random(&[b, h, w, inputs], 1);
         let (weight, bias) = (random(&[outputs, inputs, kernel, kernel], 2), random(&[outputs], 3));
         let (want, out) = reference(&x, &weight, &bias, window);
-        let weight = arranged(&weight);
-        let y = forward(&x, &weight, &bias, window, None);
-        assert_eq!(y.shape(), [b, out[0], out[1], outputs]);
-        assert!(max_error(&y, &want) < 1e-6, "{:?} {window:?}: {:e}", x.shape(), max_error(&y, &want));
-
-        let add = random(y.shape(), 4);
-        let want: Vec<f64> = want.iter().zip(wide(&add)).map(|(y, a)| y + a).collect();
-        assert!(max_error(&forward(&x, &weight, &bias, window, Some(&add)), &want) < 1e-6);
+        let add = random(&[b, out[0], out[1], outputs], 4);
+        let added: Vec<f64> = want.iter().zip(wide(&add)).map(|(y, a)| y + a).collect();
+        for device in devices() {
+            let (x, bias, add, weight) =
+                (x.to(&device), bias.to(&device), add.to(&device), arranged(&weight.to(&device)));
+            let y = forward(&x, &weight, &bias, window, None);
+            assert_eq!(y.shape(), [b, out[0], out[1], outputs]);
+            assert!(max_error(&y, &want) < 1e-6, "{:?} {window:?}: {:e}", x.shape(), max_error(&y, &want));
+            assert!(max_error(&forward(&x, &weight, &bias, window, Some(&add)), &added) < 1e-6);
+        }
     }
 }
 
@@ -79,9 +81,91 @@ fn convolution_of_the_enlarged_image_matches_its_definition_in_f64() {
         let x = random(&[b, h, w, inputs], 1);
         let (weight, bias) = (random(&[outputs, inputs, 3, 3], 2), random(&[outputs], 3));
         let (want, out) = reference(&enlarged(&x), &weight, &bias, Window::same(3));
-        let y = doubled(&x, &folded(&weight), &bias);
-        assert_eq!(y.shape(), [b, out[0], out[1], outputs]);
-        assert!(max_error(&y, &want) < 1e-6, "{:?}: {:e}", x.shape(), max_error(&y, &want));
+        for device in devices() {
+            let y = doubled(&x.to(&device), &folded(&weight.to(&device)), &bias.to(&device));
+            assert_eq!(y.shape(), [b, out[0], out[1], outputs]);
+            assert!(max_error(&y, &want) < 1e-6, "{:?}: {:e}", x.shape(), max_error(&y, &want));
+        }
+    }
+}
+
+#[test]
+fn weights_are_put_in_order_bit_by_bit() {
+    for (dtype, [outputs, inputs]) in [(DType::F32, [3, 5]), (DType::F16, [7, 2]), (DType::Bf16, [9, 33])] {
+        let w = rounded(&random(&[outputs, inputs, 3, 3], 1), dtype);
+        let got = on_vm(|device| vec![arranged(&w.to(device)), folded(&w.to(device))]);
+        assert_eq!([bits(&got[0]), bits(&got[1])], [bits(&arranged(&w)), bits(&folded(&w))], "{dtype:?}");
+    }
+}
+
+#[test]
+fn kernels_give_the_cpu_s_bits_in_single_precision() {
+    // Chains that are cut, window rows that are not whole tiles, several tiles of windows and of channels.
+    for ([b, inputs, outputs, h, w, kernel], window) in [
+        ([2, 90, 17, 9, 9, 3], Window::same(3)),
+        ([1, 12, 65, 12, 11, 3], Window::halving()),
+        ([1, 300, 3, 3, 4, 1], Window::same(1)),
+    ] {
+        let (x, bias) = (random(&[b, h, w, inputs], 1), random(&[outputs], 3));
+        let weight = arranged(&random(&[outputs, inputs, kernel, kernel], 2));
+        let plain = forward(&x, &weight, &bias, window, None);
+        let add = random(plain.shape(), 4);
+        let added = forward(&x, &weight, &bias, window, Some(&add));
+        let got = on_vm(|device| {
+            let (x, w, bias, add) = (x.to(device), weight.to(device), bias.to(device), add.to(device));
+            vec![forward(&x, &w, &bias, window, None), forward(&x, &w, &bias, window, Some(&add))]
+        });
+        assert_eq!([bits(&got[0]), bits(&got[1])], [bits(&plain), bits(&added)], "{inputs} to {outputs}, {window:?}");
+    }
+    let (x, bias, w) = (random(&[2, 5, 7, 20], 1), random(&[18], 3), folded(&random(&[18, 20, 3, 3], 2)));
+    let got = on_vm(|device| vec![doubled(&x.to(device), &w.to(device), &bias.to(device))]);
+    assert_eq!(bits(&got[0]), bits(&doubled(&x, &w, &bias)));
+}
+
+#[test]
+fn half_precision_kernels_err_as_little_as_single_precision_and_give_an_image_the_same_bits_in_any_batch() {
+    use DType::{Bf16, F16, F32};
+    // Of the image and of the weight; what both are multiplied in comes third.
+    let types =
+        [(F16, F16, F16), (Bf16, Bf16, Bf16), (F32, F16, F16), (F32, Bf16, Bf16), (Bf16, F16, Bf16), (F16, F32, F16)];
+    let sizes = [
+        ([9, 16, 40, 5, 5, 3], Window::same(3)),
+        ([9, 24, 3, 4, 5, 3], Window::same(3)),
+        ([9, 13, 34, 4, 5, 3], Window { stride: 2, padding: [2, 1, 0, 2] }),
+        ([9, 40, 130, 4, 4, 1], Window::halving()),
+    ];
+    for (i, ([b, inputs, outputs, h, w, kernel], window)) in sizes.into_iter().enumerate() {
+        for (of_x, of_w, of_both) in types.into_iter().skip(i % 2).step_by(2) {
+            let x = rounded(&random(&[b, h, w, inputs], 1), of_x);
+            let (weight, bias) = (rounded(&random(&[outputs, inputs, kernel, kernel], 2), of_w), random(&[outputs], 3));
+            let single = |t: &Tensor| rounded(&rounded(t, of_both), F32);
+            let (x32, w32) = (single(&x), single(&weight));
+            let plain = forward(&x32, &arranged(&w32), &bias, window, None);
+            let add = rounded(&random(plain.shape(), 4), of_x);
+            let cpu = forward(&x32, &arranged(&w32), &bias, window, Some(&rounded(&add, F32)));
+
+            let run = |device: &Device, images: std::ops::Range<usize>| {
+                let (x, add) = (x.slice(images.clone()).to(device), add.slice(images).to(device));
+                let (w, bias) = (arranged(&weight.to(device)), bias.to(device));
+                vec![forward(&x, &w, &bias, window, None), forward(&x, &w, &bias, window, Some(&add))]
+            };
+            let got = on_vm(|device| [run(device, 0..b), run(device, 4..5)].concat());
+            let name = format!("{inputs} to {outputs}, {of_x:?} and {of_w:?}");
+            for (whole, alone) in got[..2].iter().zip(&got[2..]) {
+                assert_eq!(bits(&whole.slice(4..5)), bits(alone), "{name}");
+            }
+            let (want, _) = reference(&x32, &w32, &bias, window);
+            check_precision(&name, &got[0], &plain, &want);
+            let want: Vec<f64> = want.iter().zip(wide(&add)).map(|(y, a)| y + a).collect();
+            check_precision(&format!("{name}, added"), &got[1], &cpu, &want);
+        }
+    }
+    for (inputs, outputs, dtype) in [(16, 33, Bf16), (5, 3, F16)] {
+        let x = rounded(&random(&[2, 5, 7, inputs], 1), dtype);
+        let (w, bias) = (folded(&random(&[outputs, inputs, 3, 3], 2)), random(&[outputs], 3));
+        let got = on_vm(|device| vec![doubled(&x.to(device), &w.to(device), &bias.to(device))]);
+        let cpu = doubled(&rounded(&x, F32), &rounded(&rounded(&w, dtype), F32), &bias);
+        check_precision(&format!("doubled, {inputs} to {outputs}"), &got[0], &cpu, &wide(&cpu));
     }
 }
 

@@ -5,6 +5,8 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::ops) use cuda::decode;
+
 use super::dispatch;
 use crate::device::{DType, Tensor};
 

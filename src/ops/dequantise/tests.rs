@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::*;
 use crate::device::{Blocks, Device, MappedFile};
 use crate::io::TensorFile;
-use crate::ops::testing::random;
+use crate::ops::testing::{devices, on_vm, random};
 use crate::ops::{embedding, linear};
 
 /// `rows` equal rows of the fixture's blocks, and what they stand for (`tools/oracle/blocks.py`).
@@ -25,10 +25,24 @@ fn fixture(blocks: Blocks, rows: usize, scale: f32) -> (Tensor, Vec<f32>) {
 fn every_format_gives_the_values_of_the_gguf_package_and_of_pytorch() {
     for blocks in Blocks::ALL {
         let (x, want) = fixture(blocks, 1, 1.0);
-        let y = forward(&x);
         let differs = |(got, want): &(&f32, &f32)| got.to_bits() != want.to_bits() && !(got.is_nan() && want.is_nan());
-        let wrong = y.host().iter().zip(&want).position(|pair| differs(&pair));
-        assert_eq!((wrong, y.len()), (None, want.len()), "{}", blocks.name());
+        for device in devices() {
+            let y = forward(&x.to(&device));
+            let wrong = y.to_host().iter().zip(&want).position(|pair| differs(&pair));
+            assert_eq!((wrong, y.len()), (None, want.len()), "{} on {device:?}", blocks.name());
+        }
+    }
+}
+
+#[test]
+fn kernels_give_the_cpu_s_bits_for_whole_matrices_and_parts_of_them() {
+    for blocks in Blocks::ALL {
+        let (x, _) = fixture(blocks, 5, -0.5);
+        let parts = |x: &Tensor| vec![forward(x), forward(&x.slice(1..4)), embedding::forward(&[4, 0, 3, 3], x)];
+        for (got, want) in on_vm(|device| parts(&x.to(device))).iter().zip(parts(&x)) {
+            let same = |(a, b): (f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+            assert!(got.to_host().into_iter().zip(want.host()).all(same), "{}", blocks.name());
+        }
     }
 }
 
@@ -37,8 +51,10 @@ fn many_rows_are_decoded_as_one_is_and_are_times_the_scale() {
     // Several tasks, and no whole number of them.
     for blocks in [Blocks::F8E5M2, Blocks::Q8_0, Blocks::Q6K] {
         let (x, want) = fixture(blocks, 211, -0.5);
-        let y = forward(&x);
-        assert!(y.host().iter().zip(&want).all(|(y, w)| *y == -0.5 * w || w.is_nan()), "{}", blocks.name());
+        for device in devices() {
+            let y = forward(&x.to(&device)).to_host();
+            assert!(y.iter().zip(&want).all(|(y, w)| *y == -0.5 * w || w.is_nan()), "{}", blocks.name());
+        }
     }
 }
 

@@ -5,7 +5,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-use super::dispatch;
+use super::{dequantise, dispatch};
 use crate::device::Tensor;
 
 /// `y[i] = table[ids[i]]`, widened or decoded to single precision. `table` `[rows, d]`; returns `[ids, d]`.
@@ -23,6 +23,7 @@ pub fn forward(ids: &[u32], table: &Tensor) -> Tensor {
 pub fn by_column(ids: &[u32], table: &Tensor) -> Tensor {
     let (rows, d) = (table.dim(0), table.dim(1));
     assert!(ids.iter().all(|id| (*id as usize) < rows), "embedding: a row beyond the {rows} of {table:?}");
+    let table = &dequantise::forward(table);
     let mut y = Tensor::scratch(&table.device(), &[d, ids.len()]);
     dispatch!(table, by_column(&mut y, ids, table));
     y

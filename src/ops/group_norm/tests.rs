@@ -1,6 +1,8 @@
 use super::*;
+use crate::device::{DType, Device};
 use crate::ops::affine::{self, Affine};
-use crate::ops::testing::{max_error, random, wide};
+use crate::ops::linear::rounded;
+use crate::ops::testing::{bits, check_precision, devices, max_error, on_vm, random, wide};
 
 /// The normalisation in f64, straight from its definition.
 fn reference(x: &Tensor, norm: Norm, silu: bool) -> Vec<f64> {
@@ -33,8 +35,35 @@ fn forward_matches_the_definition_in_f64_also_far_from_zero() {
         let (weight, bias) = (random(&[channels], 2), random(&[channels], 3));
         let norm = Norm { weight: &weight, bias: &bias, groups, eps: 1e-6 };
         for silu in [false, true] {
-            let error = max_error(&forward(&x, norm, silu), &reference(&x, norm, silu));
-            assert!(error < 1e-6, "{:?} offset {offset}: {error:e}", x.shape());
+            let want = reference(&x, norm, silu);
+            for device in devices() {
+                let (x, weight, bias) = (x.to(&device), weight.to(&device), bias.to(&device));
+                let error = max_error(&forward(&x, Norm { weight: &weight, bias: &bias, ..norm }, silu), &want);
+                assert!(error < 1e-6, "{:?} offset {offset} on {device:?}: {error:e}", x.shape());
+            }
+        }
+    }
+}
+
+#[test]
+fn kernels_err_as_little_as_the_cpu_and_give_an_image_the_same_bits_in_any_batch() {
+    // Channels below, at and off what 16 bytes hold and what a block takes; several chunks, and one that is not full.
+    for (b, channels, groups, h, w) in
+        [(9, 6, 3, 5, 7), (9, 8, 4, 1, 1), (2, 64, 32, 9, 8), (2, 96, 4, 11, 5), (2, 264, 8, 5, 27)]
+    {
+        let (weight, bias) = (random(&[channels], 2), random(&[channels], 3));
+        let norm = Norm { weight: &weight, bias: &bias, groups, eps: 1e-6 };
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            let x = rounded(&random(&[b, h, w, channels], 1), dtype);
+            let run = |device: &Device, images: std::ops::Range<usize>| {
+                let (x, weight, bias) = (x.slice(images).to(device), weight.to(device), bias.to(device));
+                forward(&x, Norm { weight: &weight, bias: &bias, ..norm }, true)
+            };
+            let got = on_vm(|device| vec![run(device, 0..b), run(device, b / 2..b / 2 + 1)]);
+            assert_eq!(bits(&got[0].slice(b / 2..b / 2 + 1)), bits(&got[1]), "{channels} {dtype:?}");
+            let x = rounded(&x, DType::F32);
+            let (cpu, want) = (forward(&x, norm, true), reference(&x, norm, true));
+            check_precision(&format!("{channels} {dtype:?}"), &got[0], &cpu, &want);
         }
     }
 }

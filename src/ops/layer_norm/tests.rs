@@ -1,17 +1,41 @@
 use super::forward;
-use crate::ops::testing::{max_error, random, wide};
+use crate::device::{DType, Device};
+use crate::ops::linear::rounded;
+use crate::ops::testing::{bits, check_precision, devices, max_error, on_vm, random, wide};
+
+fn reference(x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {
+    let d = w.len();
+    x.chunks(d)
+        .flat_map(|row| {
+            let mean = row.iter().sum::<f64>() / d as f64;
+            let var = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / d as f64;
+            (0..d).map(move |i| (row[i] - mean) / (var + f64::from(1e-5f32)).sqrt() * w[i] + b[i])
+        })
+        .collect()
+}
 
 #[test]
 fn layer_norm_matches_f64_at_odd_widths() {
-    for d in [1, 7, 64, 100] {
-        let (x, w, b) = (random(&[5, d], 1), random(&[d], 2), random(&[d], 3));
-        let (w64, b64) = (wide(&w), wide(&b));
-        let mut want = Vec::new();
-        for row in wide(&x).chunks(d) {
-            let mean = row.iter().sum::<f64>() / d as f64;
-            let var = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / d as f64;
-            want.extend((0..d).map(|i| (row[i] - mean) / (var + 1e-5).sqrt() * w64[i] + b64[i]));
+    for device in devices() {
+        for d in [1, 7, 64, 100] {
+            let (x, w, b) = (random(&[5, d], 1), random(&[d], 2), random(&[d], 3));
+            let want = reference(&wide(&x), &wide(&w), &wide(&b));
+            let y = forward(&x.to(&device), &w.to(&device), &b.to(&device), 1e-5);
+            assert!(max_error(&y, &want) < 1e-5);
         }
-        assert!(max_error(&forward(&x, &w, &b, 1e-5), &want) < 1e-5);
+    }
+}
+
+#[test]
+fn the_kernel_errs_as_little_as_the_cpu_and_gives_a_row_the_same_bits_in_any_batch() {
+    let widths = [1, 7, 8, 64, 128, 129, 260, 768, 2056];
+    for (d, dtype) in widths.into_iter().flat_map(|d| [DType::F32, DType::F16, DType::Bf16].map(|t| (d, t))) {
+        let (x, w, b) = (rounded(&random(&[9, d], 1), dtype), random(&[d], 2), random(&[d], 3));
+        let run = |device: &Device, rows| forward(&x.slice(rows).to(device), &w.to(device), &b.to(device), 1e-5);
+        let got = on_vm(|device| vec![run(device, 0..9), run(device, 4..5)]);
+        assert_eq!(bits(&got[0].slice(4..5)), bits(&got[1]), "{d} {dtype:?}");
+        let x = rounded(&x, DType::F32);
+        let want = reference(&wide(&x), &wide(&w), &wide(&b));
+        check_precision(&format!("{d} {dtype:?}"), &got[0], &forward(&x, &w, &b, 1e-5), &want);
     }
 }

@@ -1,7 +1,8 @@
 use super::cpu::{cos_sin, minus_two_ln, normals};
 use super::*;
 use crate::device::philox::Purpose;
-use crate::device::with_threads;
+use crate::device::{gpu, with_threads};
+use crate::ops::testing::{devices, on_vm};
 
 fn stream(key: Key, n: usize) -> Vec<f32> {
     normal(&Device::Cpu, &[key], &[1, n]).to_host()
@@ -16,9 +17,11 @@ fn numbers_are_those_of_the_definition_bit_for_bit() {
     assert_eq!(bits(0xFF_FFFF), (0x3400_0000, 0x3F80_0000, 0xB4C9_0FDB));
     let key = Key::new(7, Purpose::InitialLatent);
     assert_eq!(key.words(), [0x623A_A92D, 0xEC9F_0537, 0xBB54_C43B, 0xFEA6_ABCA]);
-    let first: Vec<u32> = stream(key, 8).iter().map(|v| v.to_bits()).collect();
     let want = [0x3F4A_64ED, 0xBE44_6697, 0xBF05_1BD8, 0xBEB3_9C1D, 0xBFA6_6245, 0x3E94_C3B0, 0xC002_30D2, 0xBF96_708F];
-    assert_eq!(first, want);
+    for device in devices() {
+        let first: Vec<u32> = normal(&device, &[key], &[1, 8]).to_host().iter().map(|v| v.to_bits()).collect();
+        assert_eq!(first, want, "{device:?}");
+    }
 }
 
 #[test]
@@ -64,4 +67,39 @@ fn normal_numbers_have_mean_zero_variance_one_and_no_correlation_between_streams
     assert!(mean(&|i| f64::from(a[i])).abs() < se);
     assert!((mean(&|i| f64::from(a[i]).powi(2)) - 1.0).abs() < se * 2f64.sqrt());
     assert!(mean(&|i| f64::from(a[i]) * f64::from(b[i])).abs() < se);
+}
+
+#[test]
+fn a_kernel_makes_the_cpu_s_bits_at_any_length_and_a_row_is_its_key_alone() {
+    let key = |i: u32| Key { prompt: i, ..Key::new(u64::MAX - 7, Purpose::SamplerNoise) };
+    let keys: Vec<Key> = (0..9).map(key).collect();
+    for n in [1, 3, 4, 7, 64, 1023, 1024, 1025, 4101] {
+        let got = on_vm(|device| vec![normal(device, &keys, &[9, n]), normal(device, &keys[4..5], &[1, n])]);
+        assert_eq!(got[0].to_raw(), normal(&Device::Cpu, &keys, &[9, n]).to_raw(), "{n}");
+        assert_eq!(got[1].to_raw(), got[0].slice(4..5).to_raw(), "{n} alone");
+    }
+    let long = |device: &Device| normal(device, &keys[..1], &[1, 1 << 17]).to_raw();
+    assert!(devices().iter().all(|device| long(device) == long(&Device::Cpu)));
+}
+
+/// What assemblers must not fuse: what is fused, or has no rounding written to it.
+#[test]
+fn the_kernels_of_noise_and_step_round_every_operation_on_its_own() {
+    for op in ["noise", "step"] {
+        for file in gpu::files().filter(|file| file.op == op) {
+            let operations =
+                file.text.lines().filter_map(|line| line.split_whitespace().find(|word| !word.starts_with('@')));
+            let mut additions = 0;
+            for operation in operations {
+                let (name, modifiers) = operation.split_once('.').unwrap_or((operation, ""));
+                let is_float = modifiers.ends_with("f32") || modifiers.ends_with("f64");
+                assert!(!matches!(name, "fma" | "mad") || !is_float, "{}: {operation}", file.path);
+                if matches!(name, "add" | "sub" | "mul") && is_float {
+                    assert!(modifiers.starts_with("rn."), "{}: {operation}", file.path);
+                    additions += 1;
+                }
+            }
+            assert!(additions > 20, "{}: what has become of its arithmetic?", file.path);
+        }
+    }
 }

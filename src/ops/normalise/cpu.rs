@@ -1,11 +1,10 @@
 use rayon::prelude::*;
 
+use super::table;
 use crate::device::Tensor;
 
 pub(super) fn forward(out: &mut Tensor, images: &Tensor, corner: [usize; 2], mean: [f64; 3], std: [f64; 3]) {
-    // The value of each byte in each channel.
-    let table: [[f32; 256]; 3] =
-        [0, 1, 2].map(|c| std::array::from_fn(|byte| ((byte as f64 / 255.0 - mean[c]) / std[c]) as f32));
+    let table = table(mean, std);
     let (h, w, height, width) = (images.dim(1), images.dim(2), out.dim(2), out.dim(3));
     let planes = out.host_mut().par_chunks_exact_mut(height * width).enumerate();
     planes.for_each(|(i, plane)| {

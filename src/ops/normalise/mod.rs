@@ -17,3 +17,8 @@ pub fn forward(images: &Tensor, corner: [usize; 2], size: [usize; 2], mean: [f64
     dispatch!(images, forward(&mut out, images, corner, mean, std));
     out
 }
+
+/// The number for each byte of each channel.
+fn table(mean: [f64; 3], std: [f64; 3]) -> [[f32; 256]; 3] {
+    [0, 1, 2].map(|c| std::array::from_fn(|byte| ((byte as f64 / 255.0 - mean[c]) / std[c]) as f32))
+}

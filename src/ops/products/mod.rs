@@ -7,6 +7,8 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::ops) use cuda::Terms;
+
 use super::dispatch;
 use crate::device::Tensor;
 

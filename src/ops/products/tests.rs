@@ -1,18 +1,24 @@
 use super::*;
-use crate::device::with_threads;
+use crate::device::{DType, Device, with_threads};
 use crate::ops::affine::{self, Affine};
-use crate::ops::testing::{random, wide};
+use crate::ops::linear::rounded;
+use crate::ops::testing::{devices, on_vm, random, wide};
 
 #[test]
 fn products_are_means_over_a_row_in_f64() {
     let (rows, per) = (3, 4099);
     let [a, b, c] = [1, 2, 3].map(|seed| random(&[rows, per], seed));
     let weights = [0.5, -2.0, 0.0];
-    let differences = [
-        Difference { terms: vec![(Weights::All(1.0), &a), (Weights::All(-1.0), &b)] },
-        Difference { terms: vec![(Weights::All(1.0), &c), (Weights::Rows(&weights), &a)] },
-    ];
-    let found = forward(&differences);
+    let found = devices().map(|device| {
+        let [a, b, c] = [&a, &b, &c].map(|t| t.to(&device));
+        let differences = [
+            Difference { terms: vec![(Weights::All(1.0), &a), (Weights::All(-1.0), &b)] },
+            Difference { terms: vec![(Weights::All(1.0), &c), (Weights::Rows(&weights), &a)] },
+        ];
+        forward(&differences)
+    });
+    assert_eq!(found[0], found[1]);
+    let [found, _] = found;
     let (a, b, c) = (wide(&a), wide(&b), wide(&c));
     for row in 0..rows {
         let at = |i: usize| row * per + i;
@@ -33,9 +39,12 @@ fn near_velocities_lose_nothing() {
     // One is a 2^-16 part longer: the difference is exact in f32.
     let a = random(&[1, 1000], 1);
     let b = affine::forward(&a, Affine { scale: 1.0 + 2f32.powi(-10), ..Affine::default() });
-    let d = forward(&[Difference { terms: vec![(Weights::All(1.0), &b), (Weights::All(-1.0), &a)] }]);
     let exact = wide(&b).iter().zip(wide(&a)).map(|(b, a)| (b - a).powi(2)).sum::<f64>() / 1000.0;
-    assert!((d[0].gram[0][0] - exact).abs() < 1e-14 * exact);
+    for device in devices() {
+        let (a, b) = (a.to(&device), b.to(&device));
+        let d = forward(&[Difference { terms: vec![(Weights::All(1.0), &b), (Weights::All(-1.0), &a)] }]);
+        assert!((d[0].gram[0][0] - exact).abs() < 1e-14 * exact, "{device:?}");
+    }
 }
 
 #[test]
@@ -49,4 +58,44 @@ fn a_row_alone_and_in_a_batch_gives_the_same_bits_for_any_number_of_threads() {
     let whole = run(1, 0..9);
     assert_eq!(whole, run(3, 0..9));
     assert_eq!(whole[4..5], run(2, 4..5));
+}
+
+/// The products of `n` differences of `operands`, which have weights of every kind.
+fn of(operands: &[Tensor; 4], n: usize, weights: &[f32]) -> Vec<Products> {
+    let [a, b, c, d] = operands;
+    let differences = [
+        Difference { terms: vec![(Weights::All(1.0), a), (Weights::All(-1.0), b)] },
+        Difference { terms: vec![(Weights::Rows(weights), c)] },
+        Difference { terms: vec![(Weights::All(0.5), b), (Weights::Rows(weights), d), (Weights::All(-1.5), a)] },
+        Difference { terms: [a, b, c, d].map(|t| (Weights::Rows(weights), t)).to_vec() },
+    ];
+    forward(&differences[..n])
+}
+
+#[test]
+fn kernels_give_the_cpu_s_bits_for_operands_of_any_type_and_a_row_is_the_same_in_any_batch() {
+    let weights: Vec<f32> = (0..9).map(|row| row as f32 - 3.5).collect();
+    let types = [DType::F32, DType::Bf16, DType::F16, DType::F32];
+    for (i, length) in [1, 4, 127, 1023, 1024, 1025, 2049].into_iter().enumerate() {
+        let n = i % MOST + 1;
+        let operands = [1, 2, 3, 4].map(|seed| rounded(&random(&[9, length], seed), types[(i + seed as usize) % 4]));
+        let want = of(&operands.each_ref().map(|t| rounded(t, DType::F32)), n, &weights);
+        let bytes = |products: Vec<Products>| {
+            let numbers: Vec<f64> =
+                products.iter().flat_map(|p| p.gram.iter().flatten().chain(&p.l1)).copied().collect();
+            Tensor::from_bytes(
+                &Device::Cpu,
+                bytemuck::cast_slice(&numbers),
+                &[products.len(), numbers.len() * 8 / products.len()],
+            )
+        };
+        let want = bytes(want);
+        let got = on_vm(|device| {
+            let operands = operands.each_ref().map(|t| t.to(device));
+            let alone = operands.each_ref().map(|t| t.slice(4..5));
+            vec![bytes(of(&operands, n, &weights)), bytes(of(&alone, n, &weights[4..5]))]
+        });
+        assert_eq!(got[0].to_raw(), want.to_raw(), "{n} of {length}");
+        assert_eq!(got[1].to_raw(), want.slice(4..5).to_raw(), "{n} of {length} alone");
+    }
 }

@@ -45,9 +45,9 @@ fn to_height(out: &mut Tensor, x: &Tensor) {
 }
 
 /// The inputs of one output, from `first` on, and their weights.
-struct Taps {
-    first: usize,
-    weights: Vec<i32>,
+pub(super) struct Taps {
+    pub(super) first: usize,
+    pub(super) weights: Vec<i32>,
 }
 
 impl Taps {
@@ -64,7 +64,7 @@ impl Taps {
     }
 }
 
-fn taps(from: usize, to: usize) -> Vec<Taps> {
+pub(super) fn taps(from: usize, to: usize) -> Vec<Taps> {
     let scale = from as f64 / to as f64;
     let stretch = scale.max(1.0);
     let reach = 2.0 * stretch;

@@ -3,6 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::device::Device;
 use crate::io::TensorFile;
+use crate::ops::testing::{devices, on_vm};
 
 /// The fixture is Pillow's work.
 #[test]
@@ -14,7 +15,22 @@ fn resizing_is_pillows_bit_for_bit() {
         let [h, w, _] = *image.shape() else { panic!("{name}") };
         let [height, width, _] = *want.shape() else { panic!("{name}") };
         // Twice the same picture: a batch is its pictures one by one.
-        let images = Tensor::from_bytes(&Device::Cpu, &image.raw().repeat(2), &[2, h, w, 3]);
-        assert!(bicubic(&images, height, width).to_raw() == want.raw().repeat(2), "{name}");
+        for device in devices() {
+            let images = Tensor::from_bytes(&device, &image.raw().repeat(2), &[2, h, w, 3]);
+            assert!(bicubic(&images, height, width).to_raw() == want.raw().repeat(2), "{name} on {device:?}");
+        }
+    }
+}
+
+#[test]
+fn a_kernel_gives_the_cpu_s_bytes_in_either_order_of_passes() {
+    // The extremes, so that sums leave the range of a byte on both sides.
+    let picture = |h: usize, w: usize| -> Vec<u8> {
+        (0..2 * h * w * 3).map(|i| [0, 255, 128, 255, 0, 0, 7][i * i % 7]).collect()
+    };
+    for ([h, w], [height, width]) in [([9, 70], [3, 5]), ([70, 9], [5, 11]), ([8, 8], [8, 8]), ([1, 300], [2, 90])] {
+        let run =
+            |device: &Device| vec![bicubic(&Tensor::from_bytes(device, &picture(h, w), &[2, h, w, 3]), height, width)];
+        assert_eq!(on_vm(run)[0].to_raw(), run(&Device::Cpu)[0].to_raw(), "{h}x{w} to {height}x{width}");
     }
 }

@@ -1,14 +1,51 @@
-#![expect(unused)]
 use super::{Inputs, Row};
 use crate::device::Tensor;
-use crate::ops::cpu::ordered_sum;
-use crate::ops::math::wide;
-use crate::ops::noise::normals;
+use crate::device::gpu::{Arg, Grid, Results, type_code};
 
 pub(super) fn forward(next: &mut Tensor, inputs: Inputs, row: Row) {
-    todo!("kernel")
+    let gpu = next.gpu();
+    let words: Vec<[u32; 4]> = inputs.noise.iter().map(|key| key.words()).collect();
+    let keys = (row.s != 0.0).then(|| gpu.table(&words));
+    let args = [next.arg_mut(), formula(&inputs, row), keys.as_ref().map_or(Arg::Ptr(0), Arg::from), row.s.into()];
+    gpu.launch("step", "step_forward", grid(inputs.x), args);
 }
 
 pub(super) fn residuals(means: &mut [f64], next: &Tensor, inputs: Inputs, row: Row) {
-    todo!("kernel")
+    let (gpu, grid) = (next.gpu(), grid(next));
+    let [chunks, samples, _] = grid.blocks.map(|n| n as usize);
+    let sums = Results::<f64>::scratch(&gpu, samples * chunks);
+    gpu.launch("step", "step_residuals", grid, [(&sums).into(), next.arg(), formula(&inputs, row)]);
+    let (sums, length) = (sums.read(), next.len() / samples.max(1));
+    for (mean, sums) in means.iter_mut().zip(sums.chunks(chunks.max(1))) {
+        *mean = sums.iter().sum::<f64>() / length as f64;
+    }
+}
+
+/// A block for 1024 elements of a sample.
+fn grid(x: &Tensor) -> Grid {
+    let length = x.len() / x.dim(0).max(1);
+    Grid::of([length.div_ceil(1024), x.dim(0), 1], 256)
+}
+
+/// `Inputs` of kernels/step.cu.
+fn formula(inputs: &Inputs, row: Row) -> Arg {
+    let Inputs { x, velocity, guidance, history, .. } = *inputs;
+    let samples = x.dim(0);
+    let (unconditional, conditional) = match guidance {
+        Some(_) => (velocity.arg(), velocity.slice(samples..2 * samples).arg()),
+        None => (Arg::Ptr(0), velocity.arg()),
+    };
+    let history = [0, 1].map(|k| match row.history[k] {
+        0.0 => Arg::Ptr(0),
+        _ => {
+            let m = history[k].expect("a row with a factor for history is given it");
+            assert_eq!(m.dtype(), x.dtype(), "step: history for {x:?}");
+            m.arg()
+        }
+    });
+    let tensors = [x.arg(), conditional, unconditional].into_iter().chain(history);
+    let sizes = [type_code(x.dtype()), type_code(velocity.dtype()), (x.len() / samples.max(1)) as u32].map(Arg::from);
+    let numbers = [guidance.unwrap_or(0.0), row.a, row.b, row.history[0], row.history[1]].map(Arg::from);
+    let fields = tensors.chain(sizes).chain(numbers);
+    Arg::Bytes(fields.flat_map(|field| field.bytes()).collect())
 }

@@ -10,16 +10,19 @@ use crate::decode::decode;
 use crate::error::{Error, Result};
 use crate::exec::{Block, Launch};
 use crate::finding::{Fault, Finding};
-use crate::memory::{DevicePtr, Memory};
-use crate::options::Options;
+use crate::memory::{DevicePtr, Memory, Order};
+use crate::options::{Options, Schedule};
 use crate::parse::{Source, parse};
-use crate::program::{Exec, Inst, Kernel, Slot, Special};
+use crate::program::{Inst, Kernel, Slot, Special};
 use crate::regs::{File, LANES, Regs};
 use crate::stats::Stats;
 use crate::types::Space;
 
-/// Decoded kernels by name and seed of perturbation.
-type Kernels = HashMap<(String, Option<u64>), Arc<Kernel>>;
+/// Decoded kernels by seed of perturbation and name.
+type Kernels = HashMap<Option<u64>, HashMap<String, Arc<Kernel>>>;
+
+/// Warp instructions that are not worth handing to another thread.
+const SMALL: u64 = 4096;
 
 /// A PTX file, parsed. Kernels are decoded when they are first launched.
 pub struct Module {
@@ -110,9 +113,9 @@ impl Module {
     }
 
     fn kernel(&self, entry: &str, perturb: Option<u64>) -> Result<Arc<Kernel>> {
-        let key = (entry.to_string(), perturb);
         let mut all = self.kernels.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(k) = all.get(&key) {
+        let all = all.entry(perturb).or_default();
+        if let Some(k) = all.get(entry) {
             return Ok(k.clone());
         }
         let f = self.source.functions.iter().find(|f| f.entry && f.name == entry).ok_or_else(|| {
@@ -123,7 +126,7 @@ impl Module {
             ))
         })?;
         let k = Arc::new(decode(&self.source, f, perturb)?);
-        all.insert(key, k.clone());
+        all.insert(entry.to_string(), k.clone());
         Ok(k)
     }
 
@@ -138,27 +141,23 @@ impl Module {
     }
 
     /// Variables of the module, made when they are first needed and kept with the memory.
-    fn variables(&self, memory: &mut Memory) -> Result<Vec<u64>> {
+    fn variables(&self, memory: &mut Memory) -> Result<()> {
+        if memory.variables.contains_key(&self.id) {
+            return Ok(());
+        }
         let mut all = Vec::new();
         for v in &self.source.variables {
-            if !matches!(v.space, Space::Global | Space::Const) {
-                all.push(0);
-                continue;
-            }
-            let key = (self.id, v.name.clone());
-            let at = match memory.variables.get(&key) {
-                Some(&p) => p,
-                None => {
+            all.push(match v.space {
+                Space::Global | Space::Const => {
                     let mut bytes = v.init.clone().unwrap_or_default();
                     bytes.resize(v.size as usize, 0);
-                    let p = memory.alloc_from(&bytes)?;
-                    memory.variables.insert(key, p);
-                    p
+                    memory.alloc_from(&bytes)?
                 }
-            };
-            all.push(at);
+                _ => 0,
+            });
         }
-        Ok(all)
+        memory.variables.insert(self.id, all);
+        Ok(())
     }
 
     /// Runs a kernel over all blocks. A launch that a driver would refuse is an error; what a kernel does wrong is a
@@ -174,9 +173,9 @@ impl Module {
         let kernel = self.kernel(entry, options.perturb)?;
         let params = self.arguments(&kernel, args)?;
         let regions = self.fits(&kernel, config)?;
-        let variables = self.variables(memory)?;
-        let track = kernel.code.iter().any(|i| matches!(i.exec, Exec::Load { nc: true, .. }));
+        self.variables(memory)?;
         memory.begin_launch();
+        let dynamic = regions.last().map_or(0, |r| r.0);
         let launch = Launch {
             kernel: &kernel,
             memory,
@@ -184,31 +183,46 @@ impl Module {
             grid: config.grid,
             block: config.block,
             params,
-            regs: registers(&kernel, config, &variables, regions.last().map_or(0, |r| r.0)),
+            regs: registers(&kernel, config, &memory.variables[&self.id], dynamic),
             regions,
-            track,
-            spare: Mutex::default(),
+            order: (options.check && config.grid != [1, 1, 1]).then(Order::default),
         };
         let [x, y, z] = config.grid.map(u64::from);
         let n = x * y * z;
         // the lowest block with a finding: those above need not start
         let stop = AtomicU64::new(u64::MAX);
-        let done: Vec<(Stats, Option<Finding>)> = (0..n)
-            .into_par_iter()
-            .filter(|&b| b <= stop.load(Relaxed))
-            .map(|b| {
-                let at = [(b % x) as u32, (b / x % y) as u32, (b / (x * y)) as u32];
-                let mut block = Block::new(&launch, at);
-                let finding = block.run().err().map(|f| {
-                    stop.fetch_min(b, Relaxed);
-                    self.finding(&kernel, config, &block, *f)
-                });
-                block.retire();
-                (block.stats, finding)
-            })
-            .collect();
+        let run = |b: u64| {
+            if b > stop.load(Relaxed) {
+                return (b, Stats::default(), None);
+            }
+            let at = [(b % x) as u32, (b / x % y) as u32, (b / (x * y)) as u32];
+            let mut block = Block::new(&launch, at);
+            let finding = block.run().err().map(|f| {
+                stop.fetch_min(b, Relaxed);
+                self.finding(&kernel, config, &block, *f)
+            });
+            let stats = block.stats;
+            block.retire();
+            (b, stats, finding)
+        };
+        let mut done: Vec<(u64, Stats, Option<Finding>)> = match options.schedule {
+            // one after the other, so that of two blocks that race each comes first in one of the schedules
+            Schedule::Ascending => (0..n).map(run).collect(),
+            Schedule::Descending => (0..n).rev().map(run).collect(),
+            _ => {
+                let first = run(0);
+                if first.1.instructions * (n - 1) < SMALL {
+                    std::iter::once(first).chain((1..n).map(run)).collect()
+                } else {
+                    let mut rest: Vec<_> = (1..n).into_par_iter().map(run).collect();
+                    rest.push(first);
+                    rest
+                }
+            }
+        };
+        done.sort_unstable_by_key(|d| d.0);
         let mut report = Report::default();
-        for (stats, finding) in done {
+        for (_, stats, finding) in done {
             report.stats.add(&stats);
             report.findings.extend(finding);
         }

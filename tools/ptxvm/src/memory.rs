@@ -4,11 +4,12 @@
 //! the other, as on a device.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::finding::Kind;
+use crate::regs::LANES;
 
 /// The first address. Every allocation has 4 GB of addresses of its own, so that running past its end meets nobody.
 const FIRST: u64 = 0x10_0000_0000;
@@ -33,10 +34,108 @@ struct Allocation {
     known: Vec<AtomicU32>,
     /// All bytes are known.
     full: AtomicBool,
-    /// A bit for each word that `ld.global.nc` read, and that was written, in this launch.
-    read_only: Vec<AtomicU32>,
-    written: Vec<AtomicU32>,
-    tracked: AtomicBool,
+    /// What this launch did, by pages of words, where it did something that is watched.
+    pages: Vec<OnceLock<Box<Page>>>,
+}
+
+/// Words of a page.
+const PAGE: usize = 1024;
+
+/// What a launch did to some words.
+struct Page {
+    /// It did something, so that it must be forgotten.
+    touched: AtomicBool,
+    tagged: AtomicBool,
+    /// A bit for each word that `ld.global.nc` read, and that was written.
+    read_only: [AtomicU32; PAGE / 32],
+    written: [AtomicU32; PAGE / 32],
+    /// Who wrote each word last.
+    tags: [AtomicU32; PAGE],
+}
+
+impl Default for Page {
+    fn default() -> Page {
+        Page {
+            touched: AtomicBool::new(false),
+            tagged: AtomicBool::new(false),
+            read_only: [const { AtomicU32::new(0) }; PAGE / 32],
+            written: [const { AtomicU32::new(0) }; PAGE / 32],
+            tags: [const { AtomicU32::new(0) }; PAGE],
+        }
+    }
+}
+
+/// What orders the blocks of one launch: a fence, then an atomic by one block; an atomic by another, then its reads. Which
+/// word the atomics are on is not asked.
+#[derive(Default)]
+pub(crate) struct Order {
+    clock: AtomicU64,
+    /// For each block that fenced: when what it wrote before each of its fences was released by an atomic.
+    released: Mutex<HashMap<u32, Vec<u64>>>,
+}
+
+/// A block as the watch over global memory knows it.
+pub(crate) struct Watch<'a> {
+    /// Writes are kept for `ld.global.nc`.
+    pub nc: bool,
+    /// Races are looked for.
+    pub order: Option<&'a Order>,
+    block: u32,
+    fences: u32,
+    acquired: u64,
+}
+
+/// Blocks and fences that a tag can name.
+const BLOCKS: u64 = (1 << 24) - 2;
+const FENCES: u32 = 255;
+
+impl<'a> Watch<'a> {
+    pub fn new(nc: bool, order: Option<&'a Order>, block: u64) -> Watch<'a> {
+        Watch { nc, order: order.filter(|_| block < BLOCKS), block: block as u32 + 1, fences: 0, acquired: 0 }
+    }
+
+    fn tag(&self) -> u32 {
+        self.block << 8 | self.fences.min(FENCES)
+    }
+
+    /// `membar` and its like.
+    pub fn fence(&mut self) {
+        self.fences += u32::from(self.order.is_some());
+    }
+
+    /// What was fenced is there for whoever comes later: before an atomic.
+    pub fn release(&mut self) {
+        let Some(order) = self.order.filter(|_| self.fences > 0) else { return };
+        let mut all = order.released.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = all.entry(self.block).or_default();
+        if mine.len() < self.fences as usize {
+            mine.resize(self.fences as usize, order.clock.fetch_add(1, SeqCst));
+        }
+    }
+
+    /// What others released is known: after an atomic.
+    pub fn acquire(&mut self) {
+        if let Some(order) = self.order {
+            self.acquired = order.clock.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// Whether a write by another block comes before what this one does now.
+    #[cold]
+    fn ordered(&self, tag: u32) -> bool {
+        let (block, fence) = (tag >> 8, tag & 0xFF);
+        let Some(order) = self.order.filter(|_| fence < FENCES) else { return true };
+        let all = order.released.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&block).and_then(|t| t.get(fence as usize)).is_some_and(|&t| t < self.acquired)
+    }
+
+    #[inline(always)]
+    fn meets(&self, tag: u32, what: &str) -> Access<()> {
+        if tag >> 8 == self.block || tag == 0 || self.ordered(tag) {
+            return Ok(());
+        }
+        Err((Kind::Race, format!("{what} of global memory, not ordered after the write by block {}", (tag >> 8) - 1)))
+    }
 }
 
 /// The layout of a tensor in device memory that bulk tensor copies go by (PTX ISA 5.5), innermost first.
@@ -122,10 +221,12 @@ impl TensorMap {
 pub struct Memory {
     slots: Vec<Allocation>,
     maps: Vec<TensorMap>,
-    /// Variables of modules, by module and name.
-    pub(crate) variables: HashMap<(u64, String), DevicePtr>,
+    /// Variables of modules, by module, in order.
+    pub(crate) variables: HashMap<u64, Vec<DevicePtr>>,
     /// Atomics of 64 bits are two words, one after the other.
     wide: Mutex<()>,
+    /// Pages that the last launch touched: allocation and page.
+    touched: Mutex<Vec<(usize, usize)>>,
 }
 
 fn zeros(n: usize) -> Vec<AtomicU32> {
@@ -147,16 +248,13 @@ impl Memory {
             )));
         }
         let words = bytes.div_ceil(4) as usize;
-        let bits = words.div_ceil(32);
         self.slots.push(Allocation {
             bytes,
             freed: false,
             words: zeros(words),
             known: zeros(words.div_ceil(8)),
             full: AtomicBool::new(bytes == 0),
-            read_only: zeros(bits),
-            written: zeros(bits),
-            tracked: AtomicBool::new(false),
+            pages: std::iter::repeat_with(OnceLock::new).take(words.div_ceil(PAGE)).collect(),
         });
         Ok(FIRST + (self.slots.len() as u64 - 1) * APART)
     }
@@ -183,8 +281,7 @@ impl Memory {
                 a.freed = true;
                 a.words = Vec::new();
                 a.known = Vec::new();
-                a.read_only = Vec::new();
-                a.written = Vec::new();
+                a.pages = Vec::new();
                 Ok(())
             }
             _ => Err(Error::Memory(format!("free of {p:#x}, which is no allocation in use"))),
@@ -282,9 +379,9 @@ impl Memory {
         Ok((a, at as usize))
     }
 
-    /// The allocation and offset of an access of a kernel.
+    /// The number of the allocation of an access of a kernel, and the offset there.
     #[inline(always)]
-    fn locate(&self, p: u64, len: usize) -> Access<(&Allocation, usize)> {
+    fn locate(&self, p: u64, len: usize) -> Access<(usize, usize)> {
         let Some(n) = self.index(p) else {
             return Err((Kind::OutOfBounds, "a global address that belongs to no allocation".into()));
         };
@@ -296,16 +393,51 @@ impl Memory {
                 (Kind::OutOfBounds, format!("byte {at} and {len} more of an allocation of {} bytes", a.bytes))
             });
         }
-        Ok((a, at as usize))
+        Ok((n, at as usize))
+    }
+
+    /// What must hold before bytes are read.
+    #[inline(always)]
+    fn may_read(&self, slot: usize, at: usize, len: usize, nc: bool, watch: &Watch) -> Access<()> {
+        let a = &self.slots[slot];
+        if !a.full.load(Relaxed) && !a.knows(at, len) {
+            return Err((Kind::Uninitialised, "global memory that nobody wrote".into()));
+        }
+        if nc {
+            self.mark(slot, at, len, true)?;
+        }
+        if watch.order.is_some() {
+            a.tags(at, len, |t| watch.meets(t.load(Relaxed), "a read"))?;
+        }
+        Ok(())
+    }
+
+    /// What must hold before bytes are written.
+    #[inline(always)]
+    fn may_write(&self, slot: usize, at: usize, len: usize, watch: &Watch) -> Access<()> {
+        if watch.nc {
+            self.mark(slot, at, len, false)?;
+        }
+        if watch.order.is_some() {
+            for p in at / 4 / PAGE..=(at + len - 1) / 4 / PAGE {
+                self.page(slot, p).tagged.store(true, Relaxed);
+            }
+            let mine = watch.tag();
+            self.slots[slot].tags(at, len, |t| {
+                watch.meets(t.load(Relaxed), "a write")?;
+                t.store(mine, Relaxed);
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Reads up to 16 bytes as words; `at` is a multiple of the smaller of `len` and 4.
     #[inline(always)]
-    pub(crate) fn load(&self, p: u64, len: usize, nc: bool) -> Access<[u32; 4]> {
-        let (a, at) = self.locate(p, len)?;
-        if !a.full.load(Relaxed) && !a.knows(at, len) {
-            return Err((Kind::Uninitialised, "global memory that nobody wrote".into()));
-        }
+    pub(crate) fn load(&self, p: u64, len: usize, nc: bool, watch: &Watch) -> Access<[u32; 4]> {
+        let (n, at) = self.locate(p, len)?;
+        self.may_read(n, at, len, nc, watch)?;
+        let a = &self.slots[n];
         let mut out = [0; 4];
         if len >= 4 {
             for (n, o) in out.iter_mut().enumerate().take(len / 4) {
@@ -315,16 +447,15 @@ impl Memory {
             let w = a.words[at / 4].load(Relaxed) >> (8 * (at % 4));
             out[0] = if len == 1 { w & 0xFF } else { w & 0xFFFF };
         }
-        if nc {
-            a.track(&a.read_only, &a.written, at, len)?;
-        }
         Ok(out)
     }
 
     /// Writes up to 16 bytes.
     #[inline(always)]
-    pub(crate) fn store(&self, p: u64, len: usize, v: [u32; 4], track: bool) -> Access<()> {
-        let (a, at) = self.locate(p, len)?;
+    pub(crate) fn store(&self, p: u64, len: usize, v: [u32; 4], watch: &Watch) -> Access<()> {
+        let (n, at) = self.locate(p, len)?;
+        self.may_write(n, at, len, watch)?;
+        let a = &self.slots[n];
         if len >= 4 {
             for (n, v) in v.iter().enumerate().take(len / 4) {
                 a.words[at / 4 + n].store(*v, Relaxed);
@@ -336,23 +467,137 @@ impl Memory {
         if !a.full.load(Relaxed) {
             a.learn(at, len);
         }
-        if track { a.track(&a.written, &a.read_only, at, len) } else { Ok(()) }
+        Ok(())
     }
 
-    /// Replaces 4 or 8 bytes by a function of them, at once; the old ones.
-    pub(crate) fn update(&self, p: u64, len: usize, track: bool, f: impl Fn(u64) -> u64) -> Access<u64> {
-        let (a, at) = self.locate(p, len)?;
+    /// The allocation that all of these runs of bytes lie in, and the address of its first byte.
+    #[inline(always)]
+    fn whole(&self, runs: &[(u64, u64)]) -> Option<(usize, u64)> {
+        let n = self.index(runs[0].0)?;
+        let base = FIRST + n as u64 * APART;
+        let a = &self.slots[n];
+        (!a.freed && runs.iter().all(|r| r.0 >= base && r.1 <= base + a.bytes)).then_some((n, base))
+    }
+
+    /// Reads `len` aligned bytes from each of 32 addresses that lie in the runs; false if something is wrong with one.
+    #[inline(always)]
+    pub(crate) fn gather(
+        &self,
+        at: &[u64; LANES],
+        runs: &[(u64, u64)],
+        len: usize,
+        nc: bool,
+        watch: &Watch,
+        out: &mut [[u32; LANES]; 4],
+    ) -> bool {
+        let Some((n, base)) = self.whole(runs) else { return false };
+        if runs.iter().any(|r| self.may_read(n, (r.0 - base) as usize, (r.1 - r.0) as usize, nc, watch).is_err()) {
+            return false;
+        }
+        let words = &self.slots[n].words[..];
+        fn copy<const N: usize>(words: &[AtomicU32], at: &[u64; LANES], base: u64, out: &mut [[u32; LANES]; 4]) {
+            for (l, &a) in at.iter().enumerate() {
+                let o = ((a - base) / 4) as usize;
+                let w = &words[o..o + N];
+                for k in 0..N {
+                    out[k][l] = w[k].load(Relaxed);
+                }
+            }
+        }
+        match len {
+            16 => copy::<4>(words, at, base, out),
+            8 => copy::<2>(words, at, base, out),
+            4 => copy::<1>(words, at, base, out),
+            _ => {
+                for (l, &a) in at.iter().enumerate() {
+                    let o = (a - base) as usize;
+                    out[0][l] = words[o / 4].load(Relaxed) >> (8 * (o % 4));
+                }
+            }
+        }
+        true
+    }
+
+    /// Writes `len` aligned bytes to the address of each lane of a mask; false, and nothing done, if something is wrong.
+    #[inline(always)]
+    pub(crate) fn scatter(
+        &self,
+        (at, mask): (&[u64; LANES], u32),
+        runs: &[(u64, u64)],
+        len: usize,
+        watch: &Watch,
+        v: &[[u32; LANES]; 4],
+    ) -> bool {
+        let Some((n, base)) = self.whole(runs) else { return false };
+        if runs.iter().any(|r| self.may_write(n, (r.0 - base) as usize, (r.1 - r.0) as usize, watch).is_err()) {
+            return false;
+        }
+        let a = &self.slots[n];
+        let words = &a.words[..];
+        fn copy<const N: usize>(
+            words: &[AtomicU32],
+            (at, mask): (&[u64; LANES], u32),
+            base: u64,
+            v: &[[u32; LANES]; 4],
+        ) {
+            for (l, &a) in at.iter().enumerate() {
+                if mask >> l & 1 == 1 {
+                    let o = ((a - base) / 4) as usize;
+                    let w = &words[o..o + N];
+                    for k in 0..N {
+                        w[k].store(v[k][l], Relaxed);
+                    }
+                }
+            }
+        }
+        match len {
+            16 => copy::<4>(words, (at, mask), base, v),
+            8 => copy::<2>(words, (at, mask), base, v),
+            4 => copy::<1>(words, (at, mask), base, v),
+            _ => {
+                let ones = if len == 1 { 0xFF } else { 0xFFFFu32 };
+                let mut l = 0;
+                while l < LANES {
+                    if mask >> l & 1 == 1 {
+                        let (o, per) = ((at[l] - base) as usize, 4 / len);
+                        let whole = o % 4 == 0
+                            && l + per <= LANES
+                            && (1..per).all(|k| mask >> (l + k) & 1 == 1 && at[l + k] == at[l] + (k * len) as u64);
+                        if whole {
+                            let w = (0..per).fold(0, |w, k| w | (v[0][l + k] & ones) << (8 * len * k));
+                            words[o / 4].store(w, Relaxed);
+                            l += per;
+                            continue;
+                        }
+                        a.merge(o / 4, ones << (8 * (o % 4)), (v[0][l] & ones) << (8 * (o % 4)));
+                    }
+                    l += 1;
+                }
+            }
+        }
+        if !a.full.load(Relaxed) {
+            runs.iter().for_each(|r| a.learn((r.0 - base) as usize, (r.1 - r.0) as usize));
+        }
+        true
+    }
+
+    /// Replaces 2, 4 or 8 bytes by a function of them, at once; the old ones.
+    pub(crate) fn update(&self, p: u64, len: usize, watch: &Watch, f: impl Fn(u64) -> u64) -> Access<u64> {
+        let (n, at) = self.locate(p, len)?;
+        let a = &self.slots[n];
         if !a.full.load(Relaxed) && !a.knows(at, len) {
             return Err((Kind::Uninitialised, "an atomic on global memory that nobody wrote".into()));
         }
-        if track {
-            a.track(&a.written, &a.read_only, at, len)?;
+        if watch.nc {
+            self.mark(n, at, len, false)?;
         }
-        if len == 4 {
-            let old = a.words[at / 4].fetch_update(Relaxed, Relaxed, |v| Some(f(v.into()) as u32));
-            return Ok(old.unwrap_or_else(|v| v).into());
+        if len <= 4 {
+            let (shift, ones) = (8 * (at % 4), u32::MAX >> (32 - 8 * len));
+            let new = |v: u32| v & !(ones << shift) | (f((v >> shift & ones).into()) as u32 & ones) << shift;
+            let old = a.words[at / 4].fetch_update(Relaxed, Relaxed, |v| Some(new(v)));
+            return Ok((old.unwrap_or_else(|v| v) >> shift & ones).into());
         }
-        let _one = self.wide.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _one = self.wide.lock().unwrap_or_else(PoisonError::into_inner);
         let (lo, hi) = (&a.words[at / 4], &a.words[at / 4 + 1]);
         let old = u64::from(lo.load(Relaxed)) | u64::from(hi.load(Relaxed)) << 32;
         let new = f(old);
@@ -361,11 +606,49 @@ impl Memory {
         Ok(old)
     }
 
-    /// Forgets what earlier launches read and wrote.
+    /// Forgets what the last launch read and wrote.
     pub(crate) fn begin_launch(&self) {
-        for a in self.slots.iter().filter(|a| a.tracked.swap(false, Relaxed)) {
-            a.read_only.iter().chain(&a.written).for_each(|w| w.store(0, Relaxed));
+        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        for (slot, page) in touched.drain(..) {
+            let Some(p) = self.slots[slot].pages.get(page).and_then(OnceLock::get) else { continue };
+            p.read_only.iter().chain(&p.written).for_each(|w| w.store(0, Relaxed));
+            if p.tagged.load(Relaxed) {
+                p.tags.iter().for_each(|t| t.store(0, Relaxed));
+                p.tagged.store(false, Relaxed);
+            }
+            p.touched.store(false, Relaxed);
         }
+    }
+
+    /// A page of an allocation, which is forgotten when the next launch begins.
+    #[inline(always)]
+    fn page(&self, slot: usize, page: usize) -> &Page {
+        let p = self.slots[slot].pages[page].get_or_init(Box::default);
+        if !p.touched.load(Relaxed) && !p.touched.swap(true, SeqCst) {
+            self.touched.lock().unwrap_or_else(PoisonError::into_inner).push((slot, page));
+        }
+        p
+    }
+
+    /// Marks words as read by `ld.global.nc` or as written; whoever comes second sees the other's mark.
+    #[inline(always)]
+    fn mark(&self, slot: usize, at: usize, len: usize, read: bool) -> Access<()> {
+        let (mut w, end) = (at / 4, (at + len).div_ceil(4));
+        while w < end {
+            let here = (32 - w % 32).min(end - w);
+            let bits = u32::MAX >> (32 - here) << (w % 32);
+            let page = self.page(slot, w / PAGE);
+            let n = w % PAGE / 32;
+            let (mine, theirs) = if read { (&page.read_only, &page.written) } else { (&page.written, &page.read_only) };
+            if mine[n].load(Relaxed) & bits != bits {
+                mine[n].fetch_or(bits, SeqCst);
+            }
+            if theirs[n].load(SeqCst) & bits != 0 {
+                return Err((Kind::ReadOnly, "memory that is written and read by ld.global.nc in one launch".into()));
+            }
+            w += here;
+        }
+        Ok(())
     }
 }
 
@@ -375,8 +658,7 @@ impl Allocation {
     }
 
     fn merge(&self, word: usize, mask: u32, bits: u32) {
-        self.words[word].fetch_and(!mask, Relaxed);
-        self.words[word].fetch_or(bits, Relaxed);
+        let _ = self.words[word].fetch_update(Relaxed, Relaxed, |v| Some(v & !mask | bits));
     }
 
     fn put_bytes(&self, at: usize, data: &[u8]) {
@@ -388,9 +670,16 @@ impl Allocation {
 
     #[inline(always)]
     fn knows(&self, at: usize, len: usize) -> bool {
-        // an access of up to 16 aligned bytes lies in one word of bits
-        let ones = (u32::MAX >> (32 - len)) << (at % 32);
-        self.known[at / 32].load(Relaxed) & ones == ones
+        let (mut n, end) = (at, at + len);
+        while n < end {
+            let here = (32 - n % 32).min(end - n);
+            let ones = (u32::MAX >> (32 - here)) << (n % 32);
+            if self.known[n / 32].load(Relaxed) & ones != ones {
+                return false;
+            }
+            n += here;
+        }
+        true
     }
 
     fn learn(&self, at: usize, len: usize) {
@@ -405,19 +694,16 @@ impl Allocation {
         }
     }
 
-    /// Marks words in one set; whoever comes second sees the other's mark.
-    fn track(&self, mine: &[AtomicU32], theirs: &[AtomicU32], at: usize, len: usize) -> Access<()> {
-        if !self.tracked.load(Relaxed) {
-            self.tracked.store(true, Relaxed);
-        }
-        for w in at / 4..(at + len).div_ceil(4) {
-            let bit = 1u32 << (w % 32);
-            if mine[w / 32].load(Relaxed) & bit == 0 {
-                mine[w / 32].fetch_or(bit, SeqCst);
+    /// The tags of bytes, where this launch wrote anything on their pages.
+    #[inline(always)]
+    fn tags(&self, at: usize, len: usize, f: impl Fn(&AtomicU32) -> Access<()>) -> Access<()> {
+        let (mut w, end) = (at / 4, (at + len).div_ceil(4));
+        while w < end {
+            let here = (PAGE - w % PAGE).min(end - w);
+            if let Some(p) = self.pages[w / PAGE].get().filter(|p| p.tagged.load(Relaxed)) {
+                p.tags[w % PAGE..w % PAGE + here].iter().try_for_each(&f)?;
             }
-            if theirs[w / 32].load(SeqCst) & bit != 0 {
-                return Err((Kind::ReadOnly, "memory that is written and read by ld.global.nc in one launch".into()));
-            }
+            w += here;
         }
         Ok(())
     }
@@ -426,6 +712,14 @@ impl Allocation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn none() -> Watch<'static> {
+        Watch::new(false, None, 0)
+    }
+
+    fn nc() -> Watch<'static> {
+        Watch::new(true, None, 0)
+    }
 
     #[test]
     fn bytes_come_back_and_edges_are_kept() {
@@ -437,7 +731,7 @@ mod tests {
         m.free(p).unwrap();
         assert!(m.free(p).is_err());
         assert!(m.read(p, &mut [0]).is_err());
-        assert_eq!(m.load(p, 4, false).unwrap_err().0, Kind::UseAfterFree);
+        assert_eq!(m.load(p, 4, false, &none()).unwrap_err().0, Kind::UseAfterFree);
     }
 
     #[test]
@@ -445,22 +739,22 @@ mod tests {
         let mut m = Memory::new();
         let p = m.alloc(64).unwrap();
         m.write(p + 2, &[7, 7]).unwrap();
-        assert_eq!(m.load(p, 4, false).unwrap_err().0, Kind::Uninitialised);
-        assert_eq!(m.load(p + 2, 2, false).unwrap()[0], 0x0707);
-        m.store(p + 32, 16, [1, 2, 3, 4], false).unwrap();
-        assert_eq!(m.load(p + 32, 16, false).unwrap(), [1, 2, 3, 4]);
+        assert_eq!(m.load(p, 4, false, &none()).unwrap_err().0, Kind::Uninitialised);
+        assert_eq!(m.load(p + 2, 2, false, &none()).unwrap()[0], 0x0707);
+        m.store(p + 32, 16, [1, 2, 3, 4], &none()).unwrap();
+        assert_eq!(m.load(p + 32, 16, false, &none()).unwrap(), [1, 2, 3, 4]);
         m.forget(p + 40, 1).unwrap();
-        assert_eq!(m.load(p + 40, 4, false).unwrap_err().0, Kind::Uninitialised);
+        assert_eq!(m.load(p + 40, 4, false, &none()).unwrap_err().0, Kind::Uninitialised);
     }
 
     #[test]
     fn what_is_read_as_constant_must_not_be_written() {
         let mut m = Memory::new();
         let p = m.alloc_zeroed(64).unwrap();
-        m.load(p, 4, true).unwrap();
-        assert_eq!(m.store(p, 4, [1; 4], true).unwrap_err().0, Kind::ReadOnly);
+        m.load(p, 4, true, &nc()).unwrap();
+        assert_eq!(m.store(p, 4, [1; 4], &nc()).unwrap_err().0, Kind::ReadOnly);
         m.begin_launch();
-        m.store(p, 4, [1; 4], true).unwrap();
-        assert_eq!(m.load(p, 4, true).unwrap_err().0, Kind::ReadOnly);
+        m.store(p, 4, [1; 4], &nc()).unwrap();
+        assert_eq!(m.load(p, 4, true, &nc()).unwrap_err().0, Kind::ReadOnly);
     }
 }

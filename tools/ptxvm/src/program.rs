@@ -31,6 +31,8 @@ pub struct Kernel {
     pub threads: Option<[u32; 3]>,
     /// Whether registers must be watched for `wgmma`.
     pub has_wgmma: bool,
+    /// Whether it has `ld.global.nc`, so that writes are watched.
+    pub has_nc: bool,
 }
 
 /// A parameter of a kernel.

@@ -27,19 +27,32 @@ enum Write {
     Atomic,
 }
 
+/// The last write of a word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Last {
+    writer: u16,
+    how: Write,
+    time: u32,
+}
+
+const NEVER: Last = Last { writer: NOBODY, how: Write::Async, time: 0 };
+
+/// Words that are forgotten together when a shadow is used again.
+const PAGE: usize = 256;
+
 /// The shadow of one block.
 pub(crate) struct Shadow {
     warps: usize,
     /// What each warp knows of each agent.
     known: Vec<Clock>,
-    /// Last writer, its time, and whether it wrote through the generic proxy, by word.
-    writer: Vec<u16>,
-    time: Vec<u32>,
-    how: Vec<Write>,
-    /// Time of the last read, by word and warp.
-    read: Vec<u32>,
+    /// By word.
+    last: Vec<Last>,
+    /// Time of the last read, by warp and word.
+    read: Vec<Vec<u32>>,
     /// Asynchronous reads under way, by word.
     held: Vec<u16>,
+    /// Pages of words that were written: nothing else is remembered.
+    dirty: Vec<bool>,
     bars: BTreeMap<u32, Barrier>,
     /// Arrivals of this phase at each `bar`.
     blocks: [Clock; 16],
@@ -79,7 +92,27 @@ fn at<T>(kind: Kind, word: usize, message: String) -> Step<T> {
 }
 
 impl Shadow {
-    pub fn new(warps: usize, words: usize) -> Shadow {
+    /// The shadow of a block of so many warps and words, in the memory of an earlier one.
+    pub fn new(warps: usize, words: usize, before: Option<Shadow>) -> Shadow {
+        let (mut last, mut read, mut held, mut dirty) = match before {
+            Some(b) => (b.last, b.read, b.held, b.dirty),
+            None => Default::default(),
+        };
+        for (n, d) in dirty.iter_mut().enumerate().filter(|(_, d)| **d) {
+            let page = n * PAGE..(n + 1) * PAGE;
+            last[page.clone()].fill(NEVER);
+            held[page.clone()].fill(0);
+            read.iter_mut().for_each(|r: &mut Vec<u32>| r[page.clone()].fill(0));
+            *d = false;
+        }
+        if last.len() < words || read.len() < warps {
+            let words = words.next_multiple_of(PAGE).max(last.len());
+            last.resize(words, NEVER);
+            held.resize(words, 0);
+            dirty.resize(words / PAGE, false);
+            read.resize(warps.max(read.len()), Vec::new());
+            read.iter_mut().for_each(|r| r.resize(words, 0));
+        }
         let mut known = vec![vec![0; 2 * warps]; warps];
         for (w, k) in known.iter_mut().enumerate() {
             k[w] = 1;
@@ -87,11 +120,10 @@ impl Shadow {
         Shadow {
             warps,
             known,
-            writer: vec![NOBODY; words],
-            time: vec![0; words],
-            how: vec![Write::Async; words],
-            read: vec![0; words * warps],
-            held: vec![0; words],
+            last,
+            read,
+            held,
+            dirty,
             bars: BTreeMap::new(),
             blocks: Default::default(),
             fences: vec![Vec::new(); warps],
@@ -206,19 +238,33 @@ impl Shadow {
 
     #[inline(always)]
     fn after_write(&self, w: usize, g: usize, what: &str, proxy: bool) -> Step {
-        let a = self.writer[g];
+        let Last { writer: a, how, time } = self.last[g];
         if a == NOBODY {
             return at(Kind::Uninitialised, g, format!("{what} of shared memory that nobody wrote"));
         }
-        if usize::from(a) != w && self.time[g] > of(&self.known[w], a.into()) {
+        if usize::from(a) != w && time > of(&self.known[w], a.into()) {
             return at(Kind::Race, g, format!("{what} by warp {w}, not ordered after the write {}", self.agent(a)));
         }
-        if proxy && self.how[g] != Write::Async { self.fenced(w, g, what) } else { Ok(()) }
+        if proxy && how != Write::Async { self.fenced(w, g, what) } else { Ok(()) }
+    }
+
+    /// The same for several words: neighbours are mostly of one write, which is looked at once.
+    #[inline(always)]
+    fn after_writes(&self, w: usize, span: Range<usize>, what: &str, proxy: bool) -> Step {
+        let mut seen = None;
+        for g in span {
+            if seen != Some(self.last[g]) {
+                self.after_write(w, g, what, proxy)?;
+                seen = Some(self.last[g]);
+            }
+        }
+        Ok(())
     }
 
     /// A generic write that the asynchronous proxy reads: its writer fenced after it, and this warp knows.
     fn fenced(&self, w: usize, g: usize, what: &str) -> Step {
-        let (a, mut time) = (usize::from(self.writer[g]), self.time[g]);
+        let Last { writer, mut time, .. } = self.last[g];
+        let a = usize::from(writer);
         let v = if a < self.warps {
             a
         } else {
@@ -233,39 +279,52 @@ impl Shadow {
             _ => at(
                 Kind::Proxy,
                 g,
-                format!("{what} by warp {w} of what was written {} without fence.proxy.async", self.agent(a as u16)),
+                format!("{what} by warp {w} of what was written {} without fence.proxy.async", self.agent(writer)),
             ),
         }
     }
 
     #[inline(always)]
-    fn before_write(&self, w: usize, g: usize, what: &str) -> Step {
-        let a = self.writer[g];
-        if a != NOBODY && usize::from(a) != w && self.time[g] > of(&self.known[w], a.into()) {
-            return at(Kind::Race, g, format!("{what} by warp {w}, not ordered after the write {}", self.agent(a)));
+    fn before_write(&self, w: usize, span: Range<usize>, what: &str) -> Step {
+        let mut seen = NEVER;
+        for g in span.clone() {
+            let last = self.last[g];
+            if last != seen {
+                let a = last.writer;
+                if a != NOBODY && usize::from(a) != w && last.time > of(&self.known[w], a.into()) {
+                    let whose = self.agent(a);
+                    return at(Kind::Race, g, format!("{what} by warp {w}, not ordered after the write {whose}"));
+                }
+                seen = last;
+            }
         }
-        self.after_reads(w, g, what)
+        self.after_reads(w, span, what)
     }
 
     #[inline(always)]
-    fn after_reads(&self, w: usize, g: usize, what: &str) -> Step {
-        if self.held[g] > 0 {
-            return at(Kind::Race, g, format!("{what} by warp {w} over what an asynchronous read still uses"));
+    fn after_reads(&self, w: usize, span: Range<usize>, what: &str) -> Step {
+        if let Some(n) = self.held[span.clone()].iter().position(|&h| h > 0) {
+            let message = format!("{what} by warp {w} over what an asynchronous read still uses");
+            return at(Kind::Race, span.start + n, message);
         }
         let known = &self.known[w];
-        for (v, &r) in self.read[g * self.warps..(g + 1) * self.warps].iter().enumerate() {
-            if r > known[v] && v != w {
-                return at(Kind::Race, g, format!("{what} by warp {w}, not ordered after a read by warp {v}"));
+        for (v, read) in self.read[..self.warps].iter().enumerate() {
+            // without an early end the compiler makes one comparison of eight words
+            if v != w && read[span.clone()].iter().fold(0, |m, &r| m.max(r)) > known[v] {
+                let n = read[span.clone()].iter().position(|&r| r > known[v]).unwrap_or(0);
+                let message = format!("{what} by warp {w}, not ordered after a read by warp {v}");
+                return at(Kind::Race, span.start + n, message);
             }
         }
         Ok(())
     }
 
     #[inline(always)]
-    fn wrote(&mut self, g: usize, agent: usize, time: u32, how: Write) {
-        self.writer[g] = agent as u16;
-        self.time[g] = time;
-        self.how[g] = how;
+    fn wrote(&mut self, span: Range<usize>, agent: usize, time: u32, how: Write) {
+        if !span.is_empty() {
+            self.dirty[span.start / PAGE..=(span.end - 1) / PAGE].fill(true);
+        }
+        self.last[span].fill(Last { writer: agent as u16, how, time });
     }
 
     /// Words of an access of bytes.
@@ -277,20 +336,18 @@ impl Shadow {
     #[inline(always)]
     pub fn read(&mut self, w: usize, a: usize, len: usize) -> Step {
         let now = self.now(w);
-        for g in Self::span(a, len) {
-            self.after_write(w, g, "a read", false)?;
-            self.read[g * self.warps + w] = now;
-        }
+        let span = Self::span(a, len);
+        self.after_writes(w, span.clone(), "a read", false)?;
+        self.read[w][span].fill(now);
         Ok(())
     }
 
     #[inline(always)]
     pub fn write(&mut self, w: usize, a: usize, len: usize) -> Step {
         let now = self.now(w);
-        for g in Self::span(a, len) {
-            self.before_write(w, g, "a write")?;
-            self.wrote(g, w, now, Write::Generic);
-        }
+        let span = Self::span(a, len);
+        self.before_write(w, span.clone(), "a write")?;
+        self.wrote(span, w, now, Write::Generic);
         Ok(())
     }
 
@@ -298,11 +355,11 @@ impl Shadow {
     pub fn atomic(&mut self, w: usize, a: usize, len: usize) -> Step {
         let now = self.now(w);
         for g in Self::span(a, len) {
-            if self.how[g] != Write::Atomic {
+            if self.last[g].how != Write::Atomic {
                 self.after_write(w, g, "an atomic", false)?;
             }
-            self.after_reads(w, g, "an atomic")?;
-            self.wrote(g, w, now, Write::Atomic);
+            self.after_reads(w, g..g + 1, "an atomic")?;
+            self.wrote(g..g + 1, w, now, Write::Atomic);
         }
         Ok(())
     }
@@ -310,9 +367,9 @@ impl Shadow {
     /// A bulk load is issued: the agent that will write, and the time of its write.
     pub fn bulk_load(&mut self, w: usize, a: usize, len: usize, bar: u32) -> Step<(usize, u32)> {
         self.seen(w, bar, true)?;
+        self.before_write(w, Self::span(a, len), "a bulk copy")?;
         for g in Self::span(a, len) {
-            self.before_write(w, g, "a bulk copy")?;
-            if self.how[g] != Write::Async && usize::from(self.writer[g]) == w {
+            if self.last[g].how != Write::Async && usize::from(self.last[g].writer) == w {
                 self.after_write(w, g, "a bulk copy over a write", true)?;
             }
         }
@@ -326,9 +383,7 @@ impl Shadow {
         }
         self.agents[agent - self.warps] += 1;
         let time = self.agents[agent - self.warps];
-        for g in Self::span(a, len) {
-            self.wrote(g, agent, time, Write::Async);
-        }
+        self.wrote(Self::span(a, len), agent, time, Write::Async);
         Ok((agent, time))
     }
 
@@ -358,18 +413,18 @@ impl Shadow {
         let now: Vec<u32> = ws.clone().map(|w| self.now(w)).collect();
         for g in words {
             self.held[g] = self.held[g].saturating_sub(1);
-            let from = g * self.warps;
-            self.read[from + ws.start..from + ws.end].copy_from_slice(&now);
+            for (w, &now) in ws.clone().zip(&now) {
+                self.read[w][g] = now;
+            }
         }
     }
 
     /// `cp.async` is issued: the time of its write.
     pub fn copy(&mut self, w: usize, a: usize, len: usize) -> Step<u32> {
         let time = self.agents[w] + 1;
-        for g in Self::span(a, len) {
-            self.before_write(w, g, "cp.async")?;
-            self.wrote(g, self.warps + w, time, Write::Generic);
-        }
+        let span = Self::span(a, len);
+        self.before_write(w, span.clone(), "cp.async")?;
+        self.wrote(span, self.warps + w, time, Write::Generic);
         Ok(time)
     }
 
@@ -388,6 +443,7 @@ impl Shadow {
 
     /// The first word that an asynchronous read still uses.
     pub fn still_held(&self) -> Option<usize> {
-        self.held.iter().position(|&h| h > 0)
+        let dirty = self.dirty.iter().enumerate().filter(|(_, d)| **d);
+        dirty.flat_map(|(n, _)| n * PAGE..(n + 1) * PAGE).find(|&g| self.held[g] > 0)
     }
 }

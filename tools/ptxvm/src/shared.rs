@@ -2,21 +2,41 @@
 
 use crate::finding::Kind;
 use crate::memory::Access;
+use crate::regs::LANES;
+
+/// Bytes that are forgotten together when the memory is used again.
+const PAGE: usize = 1024;
 
 /// Bytes, which of them were written, and where variables lie.
+#[derive(Default)]
 pub(crate) struct Shared {
     pub bytes: Vec<u8>,
     /// Four bits for each word.
     known: Vec<u8>,
+    /// Pages in which something is known.
+    dirty: Vec<bool>,
     /// First byte and the byte after the last of each variable; the dynamic one last.
     regions: Vec<(u32, u32)>,
 }
 
 impl Shared {
-    pub fn new(regions: Vec<(u32, u32)>) -> Shared {
-        let end = regions.iter().map(|r| r.1).max().unwrap_or(0).next_multiple_of(4) as usize;
-        // what nobody wrote is NaN in every format
-        Shared { bytes: vec![0xFF; end], known: vec![0; end / 4], regions }
+    /// Memory for these variables, in that of an earlier block.
+    pub fn new(regions: &[(u32, u32)], before: Option<Shared>) -> Shared {
+        let mut s = before.unwrap_or_default();
+        for (n, d) in s.dirty.iter_mut().enumerate().filter(|(_, d)| **d) {
+            s.known[n * PAGE / 4..(n + 1) * PAGE / 4].fill(0);
+            *d = false;
+        }
+        let end = regions.iter().map(|r| r.1).max().unwrap_or(0).next_multiple_of(PAGE as u32) as usize;
+        if s.bytes.len() < end {
+            // what nobody wrote is NaN in every format
+            s.bytes.resize(end, 0xFF);
+            s.known.resize(end / 4, 0);
+            s.dirty.resize(end / PAGE, false);
+        }
+        s.regions.clear();
+        s.regions.extend_from_slice(regions);
+        s
     }
 
     /// Words in it.
@@ -50,6 +70,10 @@ impl Shared {
 
     #[inline(always)]
     pub fn learn(&mut self, at: usize, len: usize) {
+        if len == 0 {
+            return;
+        }
+        self.dirty[at / PAGE..=(at + len - 1) / PAGE].fill(true);
         match len {
             1 | 2 => self.known[at / 4] |= ((1 << len) - 1) << (at % 4),
             _ => self.known[at / 4..(at + len).div_ceil(4)].fill(15),
@@ -73,6 +97,51 @@ impl Shared {
         self.bytes[at..at + len].copy_from_slice(&raw(v)[..len]);
         self.learn(at, len);
         Ok(())
+    }
+
+    /// Reads `len` aligned bytes from each of 32 addresses that were checked.
+    #[inline(always)]
+    pub fn gather(&self, at: &[u64; LANES], len: usize, out: &mut [[u32; LANES]; 4]) {
+        fn copy<const N: usize>(bytes: &[u8], at: &[u64; LANES], out: &mut [[u32; LANES]; 4]) {
+            for (l, &a) in at.iter().enumerate() {
+                let (w, _) = bytes[a as usize..a as usize + 4 * N].as_chunks::<4>();
+                for k in 0..N {
+                    out[k][l] = u32::from_le_bytes(w[k]);
+                }
+            }
+        }
+        match len {
+            16 => copy::<4>(&self.bytes, at, out),
+            8 => copy::<2>(&self.bytes, at, out),
+            4 => copy::<1>(&self.bytes, at, out),
+            2 => at.iter().zip(&mut out[0]).for_each(|(&a, o)| *o = self.half(a as usize).into()),
+            _ => at.iter().zip(&mut out[0]).for_each(|(&a, o)| *o = self.bytes[a as usize].into()),
+        }
+    }
+
+    /// Writes `len` aligned bytes to the address of each lane of a mask; they were checked.
+    #[inline(always)]
+    pub fn scatter(&mut self, (at, mask): (&[u64; LANES], u32), len: usize, v: &[[u32; LANES]; 4]) {
+        fn copy<const N: usize>(bytes: &mut [u8], (at, mask): (&[u64; LANES], u32), v: &[[u32; LANES]; 4]) {
+            for (l, &a) in at.iter().enumerate() {
+                if mask >> l & 1 == 1 {
+                    let (w, _) = bytes[a as usize..a as usize + 4 * N].as_chunks_mut::<4>();
+                    for k in 0..N {
+                        w[k] = v[k][l].to_le_bytes();
+                    }
+                }
+            }
+        }
+        match len {
+            16 => copy::<4>(&mut self.bytes, (at, mask), v),
+            8 => copy::<2>(&mut self.bytes, (at, mask), v),
+            4 => copy::<1>(&mut self.bytes, (at, mask), v),
+            _ => {
+                for (l, &a) in at.iter().enumerate().filter(|(l, _)| mask >> l & 1 == 1) {
+                    self.bytes[a as usize..a as usize + len].copy_from_slice(&v[0][l].to_le_bytes()[..len]);
+                }
+            }
+        }
     }
 
     #[inline(always)]

@@ -74,13 +74,13 @@ pub(crate) fn conflicts(at: &[(usize, u64)], len: usize) -> u64 {
     let per = 32 / len.div_ceil(4).max(1);
     let mut extra = 0;
     for part in at.chunk_by(|a, b| a.0 / per == b.0 / per) {
-        let mut first = [u64::MAX; 32];
-        let mut meets = false;
+        let (mut first, mut taken, mut meets) = ([0u64; 32], 0u32, false);
         for &(_, a) in part {
             for w in a / 4..(a + len as u64).div_ceil(4) {
-                let b = &mut first[(w % 32) as usize];
-                meets |= *b != u64::MAX && *b != w;
-                *b = w;
+                let b = (w % 32) as usize;
+                meets |= taken >> b & 1 == 1 && first[b] != w;
+                taken |= 1 << b;
+                first[b] = w;
             }
         }
         if meets {
@@ -90,13 +90,23 @@ pub(crate) fn conflicts(at: &[(usize, u64)], len: usize) -> u64 {
     extra
 }
 
-/// The most words that one bank gives.
+/// The most words that one bank gives: of a part of a warp, which asks for 32 at most.
 fn turns(part: &[(usize, u64)], len: usize) -> u64 {
-    let mut words: Vec<u64> = part.iter().flat_map(|&(_, a)| a / 4..(a + len as u64).div_ceil(4)).collect();
-    words.sort_unstable();
-    words.dedup();
-    let mut count = [0u64; 32];
-    words.iter().for_each(|w| count[(w % 32) as usize] += 1);
+    // words by bank, in a list for each
+    let (mut words, mut next, mut head, mut count) = ([0u64; 64], [usize::MAX; 64], [usize::MAX; 32], [0u64; 32]);
+    let mut n = 0;
+    for w in part.iter().flat_map(|&(_, a)| a / 4..(a + len as u64).div_ceil(4)).take(64) {
+        let b = (w % 32) as usize;
+        let mut at = head[b];
+        while at != usize::MAX && words[at] != w {
+            at = next[at];
+        }
+        if at == usize::MAX {
+            (words[n], next[n], head[b]) = (w, head[b], n);
+            count[b] += 1;
+            n += 1;
+        }
+    }
     count.into_iter().max().unwrap_or(1)
 }
 

@@ -55,6 +55,7 @@ pub fn decode(source: &Source, f: &Function, perturb: Option<u64>) -> Result<Ker
             }
         }
     }
+    c.kernel.has_nc = c.kernel.code.iter().any(|i| matches!(i.exec, Exec::Load { nc: true, .. }));
     Ok(c.kernel)
 }
 
@@ -110,6 +111,7 @@ impl<'a> Context<'a> {
             max_threads: f.max_threads,
             threads: f.threads,
             has_wgmma: false,
+            has_nc: false,
         };
         for p in &f.params {
             let offset = kernel.param_bytes.next_multiple_of(p.align);

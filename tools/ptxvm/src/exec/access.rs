@@ -5,13 +5,18 @@ use crate::decode::{LOCAL, PARAM, SHARED, WINDOWS_END};
 use crate::finding::{Fault, Kind, Step, fault_at};
 use crate::memory::Access;
 use crate::program::{Address, Rmw};
-use crate::regs::{LANES, Reg};
+use crate::regs::{File, LANES, Lane, Reg, Regs};
 use crate::stats::{conflicts, sectors};
 use crate::types::{Space, Type};
 
 /// Places a fault of memory.
 pub(super) fn placed<T>(r: Access<T>, lane: usize, address: u64) -> Step<T> {
     r.map_err(|(kind, message)| Box::new(Fault { kind, lane: Some(lane), address: Some(address), message }))
+}
+
+fn by_lane(mut f: Box<Fault>, lane: usize) -> Box<Fault> {
+    f.lane.get_or_insert(lane);
+    f
 }
 
 /// The space of a generic address, and the address there.
@@ -48,6 +53,155 @@ fn aligned(a: u64, len: usize, lane: usize) -> Step {
     fault_at(Kind::Misaligned, lane, a, format!("an access of {len} bytes"))
 }
 
+/// The addresses of a warp's access, and the runs of neighbouring bytes that they make: most accesses are one or few.
+struct Row {
+    /// By lane; lanes that take no part have the address of one that does.
+    at: [u64; LANES],
+    mask: u32,
+    runs: [(u64, u64); LANES],
+    n: usize,
+    /// The runs ascend, and none touches another.
+    ascends: bool,
+}
+
+impl Row {
+    #[inline(always)]
+    fn new(warp: &Warp, mask: u32, a: Address, len: usize) -> Row {
+        let (mut at, len) = (warp.regs.row64(a.base), len as u64);
+        at.iter_mut().for_each(|x| *x = x.wrapping_add(a.offset as u64));
+        let mut row = Row { at, mask, runs: [(0, 0); LANES], n: 1, ascends: true };
+        let first = at[mask.trailing_zeros() as usize & 31];
+        if mask == u32::MAX {
+            let apart = at.iter().enumerate().fold(0, |d, (l, &x)| d | x ^ first.wrapping_add(l as u64 * len));
+            if apart == 0 {
+                row.runs[0] = (first, first.wrapping_add(32 * len));
+                return row;
+            }
+        } else {
+            for (l, x) in row.at.iter_mut().enumerate() {
+                *x = if mask >> l & 1 == 1 { *x } else { first };
+            }
+        }
+        let (mut run, mut last) = ((first, first.wrapping_add(len)), first);
+        row.n = 0;
+        for x in row.at {
+            if x == last {
+                continue;
+            }
+            last = x;
+            if x == run.1 {
+                run.1 = x.wrapping_add(len);
+            } else if x < run.0 || x.wrapping_add(len) > run.1 {
+                row.push(run);
+                run = (x, x.wrapping_add(len));
+            }
+        }
+        row.push(run);
+        row
+    }
+
+    #[inline(always)]
+    fn push(&mut self, run: (u64, u64)) {
+        self.ascends &= self.n == 0 || run.0 > self.runs[self.n - 1].1;
+        self.runs[self.n] = run;
+        self.n += 1;
+    }
+
+    fn runs(&self) -> &[(u64, u64)] {
+        &self.runs[..self.n]
+    }
+
+    fn aligned(&self, len: usize) -> bool {
+        self.at.iter().fold(0, |m, &a| m | a) & (len as u64 - 1) == 0
+    }
+
+    /// Whether a loop over lanes sees no address twice and no bank either.
+    fn is_one_run(&self) -> bool {
+        self.n == 1 && self.at.is_sorted()
+    }
+
+    /// Makes generic addresses those of the one space they are all in.
+    #[inline(always)]
+    fn resolve(&mut self, space: Space) -> Option<Space> {
+        let (to, first) = resolve(space, self.runs[0].0);
+        let by = self.runs[0].0.wrapping_sub(first);
+        if space == Space::Generic {
+            let inside = |a: u64| resolve(space, a).0 == to;
+            if !self.runs().iter().all(|r| inside(r.0) && inside(r.1.wrapping_sub(1))) {
+                return None;
+            }
+            if by != 0 {
+                self.at.iter_mut().for_each(|a| *a -= by);
+                self.runs[..self.n].iter_mut().for_each(|r| *r = (r.0 - by, r.1 - by));
+            }
+        }
+        Some(to)
+    }
+
+    fn list(&self, out: &mut [(usize, u64); LANES]) -> usize {
+        let mut n = 0;
+        for l in lanes_of(self.mask) {
+            out[n] = (l, self.at[l]);
+            n += 1;
+        }
+        n
+    }
+}
+
+/// Words of a row as the values of registers.
+#[inline(always)]
+fn deliver(regs: &mut Regs, ty: Type, dst: &[Reg], w: &[[u32; LANES]; 4], ex: u32) {
+    let size = ty.bytes() as usize;
+    for (n, &d) in dst.iter().enumerate() {
+        match size {
+            8 => {
+                let v: [u64; LANES] = std::array::from_fn(|l| u64::from(w[2 * n][l]) | u64::from(w[2 * n + 1][l]) << 32);
+                u64::put(regs, d.row, &v, ex);
+            }
+            4 if d.file == File::Word => u32::put(regs, d.row, &w[n], ex),
+            4 if ty == Type::S32 => i64::put(regs, d.row, &w[n].map(|v| i64::from(v as i32)), ex),
+            4 => u64::put(regs, d.row, &w[n].map(u64::from), ex),
+            _ => {
+                let (row, shift) = (&w[n * size / 4], 8 * (n * size % 4));
+                let v = match ty {
+                    Type::S8 => row.map(|v| (v >> shift) as u8 as i8 as i64),
+                    Type::S16 => row.map(|v| (v >> shift) as u16 as i16 as i64),
+                    _ if size == 1 => row.map(|v| (v >> shift) as u8 as i64),
+                    _ => row.map(|v| (v >> shift) as u16 as i64),
+                };
+                match d.file {
+                    File::Wide => i64::put(regs, d.row, &v, ex),
+                    _ => u32::put(regs, d.row, &v.map(|v| v as u32), ex),
+                }
+            }
+        }
+    }
+}
+
+/// Values of registers as words of a row.
+#[inline(always)]
+fn collect(regs: &Regs, ty: Type, src: &[Reg], w: &mut [[u32; LANES]; 4]) {
+    let size = ty.bytes() as usize;
+    for (n, &s) in src.iter().enumerate() {
+        match (size, s.file) {
+            (8, _) => {
+                let v = regs.row64(s);
+                w[2 * n] = v.map(|v| v as u32);
+                w[2 * n + 1] = v.map(|v| (v >> 32) as u32);
+            }
+            (4, File::Word) => w[n] = regs.word[s.row as usize],
+            (4, _) => w[n] = regs.row64(s).map(|v| v as u32),
+            _ => {
+                let (v, to, shift) = (regs.row64(s), n * size / 4, 8 * (n * size % 4));
+                let ones = (1 << (8 * size)) - 1;
+                for l in 0..LANES {
+                    w[to][l] |= (v[l] as u32 & ones) << shift;
+                }
+            }
+        }
+    }
+}
+
 impl Block<'_> {
     #[allow(clippy::too_many_arguments)] // a load has that many parts
     pub(super) fn load(
@@ -60,14 +214,24 @@ impl Block<'_> {
         from: Address,
         nc: bool,
     ) -> Step {
+        let (size, len) = (ty.bytes() as usize, ty.bytes() as usize * dst.len());
+        let mut row = Row::new(warp, ex, from, len);
+        let mut w = [[0; LANES]; 4];
+        if row.aligned(len)
+            && let Some(to) = row.resolve(space)
+            && self.load_row(warp.id, &row, to, len, nc, &mut w)
+        {
+            deliver(&mut warp.regs, ty, dst, &w, ex);
+            self.count_row(to, &row, len, false);
+            return Ok(());
+        }
         let mut at = [(0, 0); LANES];
         let n = addresses(warp, ex, from, &mut at);
-        let (size, len) = (ty.bytes() as usize, ty.bytes() as usize * dst.len());
         for &(l, a) in &at[..n] {
             let (space, a) = resolve(space, a);
             aligned(a, len, l)?;
             let v = match space {
-                Space::Global => placed(self.launch.memory.load(a, len, nc), l, a)?,
+                Space::Global => placed(self.launch.memory.load(a, len, nc, &self.watch), l, a)?,
                 Space::Shared => {
                     self.ordinary(a, len, l)?;
                     self.shadow_read(warp.id, a, len, l)?;
@@ -95,10 +259,56 @@ impl Block<'_> {
         Ok(())
     }
 
+    /// Loads all lanes at once; false where anything is out of the ordinary, so that lanes go one by one and the fault
+    /// is found with its lane.
+    #[inline(always)]
+    fn load_row(&mut self, warp: usize, row: &Row, space: Space, len: usize, nc: bool, w: &mut [[u32; LANES]; 4]) -> bool {
+        match space {
+            Space::Global => self.launch.memory.gather(&row.at, row.runs(), len, nc, &self.watch, w),
+            Space::Shared => {
+                for &(from, end) in row.runs() {
+                    let bytes = end.wrapping_sub(from) as usize;
+                    let Ok(at) = self.shared.check(from, bytes, 1) else { return false };
+                    if self.near_mbarriers(from, bytes) || !self.shared.knows(at, bytes) {
+                        return false;
+                    }
+                    if let Some(s) = &mut self.shadow
+                        && s.read(warp, at, bytes).is_err()
+                    {
+                        return false;
+                    }
+                }
+                self.shared.gather(&row.at, len, w);
+                true
+            }
+            // arguments are mostly the same for all lanes
+            Space::Param if row.n == 1 && row.runs[0].1 - row.runs[0].0 == len as u64 => {
+                let Ok(v) = self.param(row.runs[0].0, len, 0) else { return false };
+                for (w, v) in w.iter_mut().zip(v) {
+                    w.fill(v);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn store(&mut self, warp: &mut Warp, ex: u32, space: Space, ty: Type, src: &[Reg], to: Address) -> Step {
+        let (size, len) = (ty.bytes() as usize, ty.bytes() as usize * src.len());
+        let mut row = Row::new(warp, ex, to, len);
+        if row.aligned(len)
+            && let Some(space) = row.resolve(space)
+            && matches!(space, Space::Global | Space::Shared)
+        {
+            let mut w = [[0; LANES]; 4];
+            collect(&warp.regs, ty, src, &mut w);
+            if self.store_row(warp.id, &row, space, len, &w) {
+                self.count_row(space, &row, len, true);
+                return Ok(());
+            }
+        }
         let mut at = [(0, 0); LANES];
         let n = addresses(warp, ex, to, &mut at);
-        let (size, len) = (ty.bytes() as usize, ty.bytes() as usize * src.len());
         for &(l, a) in &at[..n] {
             let (space, a) = resolve(space, a);
             aligned(a, len, l)?;
@@ -112,12 +322,12 @@ impl Block<'_> {
                 }
             }
             match space {
-                Space::Global => placed(self.launch.memory.store(a, len, v, self.launch.track), l, a)?,
+                Space::Global => placed(self.launch.memory.store(a, len, v, &self.watch), l, a)?,
                 Space::Shared => {
                     self.ordinary(a, len, l)?;
                     placed(self.shared.store(a, len, v), l, a)?;
                     if let Some(s) = &mut self.shadow {
-                        s.write(warp.id, a as usize, len)?;
+                        s.write(warp.id, a as usize, len).map_err(|f| by_lane(f, l))?;
                     }
                 }
                 Space::Param => return fault_at(Kind::OutOfBounds, l, a, "a store to a kernel's parameters"),
@@ -128,15 +338,66 @@ impl Block<'_> {
         Ok(())
     }
 
+    /// Stores all lanes at once; false, and nothing done, where lanes must go one by one.
+    #[inline(always)]
+    fn store_row(&mut self, warp: usize, row: &Row, space: Space, len: usize, w: &[[u32; LANES]; 4]) -> bool {
+        if space == Space::Global {
+            return self.launch.memory.scatter((&row.at, row.mask), row.runs(), len, &self.watch, w);
+        }
+        for &(from, end) in row.runs() {
+            let bytes = end.wrapping_sub(from) as usize;
+            let Ok(at) = self.shared.check(from, bytes, 1) else { return false };
+            if self.near_mbarriers(from, bytes) {
+                return false;
+            }
+            if let Some(s) = &mut self.shadow
+                && s.write(warp, at, bytes).is_err()
+            {
+                return false;
+            }
+        }
+        self.shared.scatter((&row.at, row.mask), len, w);
+        row.runs().iter().for_each(|r| self.shared.learn(r.0 as usize, (r.1 - r.0) as usize));
+        true
+    }
+
+    /// Counts an access of which the runs are known.
+    #[inline(always)]
+    fn count_row(&mut self, space: Space, row: &Row, len: usize, store: bool) {
+        let bytes = u64::from(row.mask.count_ones()) * len as u64;
+        let mut list = [(0, 0); LANES];
+        match space {
+            Space::Global => {
+                self.stats.global_sectors += if row.ascends {
+                    let mut next = 0;
+                    row.runs().iter().fold(0, |n, &(from, end)| {
+                        let (first, end) = ((from / 32).max(next), end.div_ceil(32));
+                        next = end;
+                        n + (end - first.min(end))
+                    })
+                } else {
+                    let n = row.list(&mut list);
+                    sectors(&list[..n], len)
+                };
+                if store { self.stats.global_written += bytes } else { self.stats.global_read += bytes }
+            }
+            Space::Shared => {
+                if !row.is_one_run() {
+                    let n = row.list(&mut list);
+                    self.stats.bank_conflicts += conflicts(&list[..n], len);
+                }
+                if store { self.stats.shared_written += bytes } else { self.stats.shared_read += bytes }
+            }
+            _ => {}
+        }
+    }
+
     /// Order comes before content: what is still to be copied is a race, whether it is there already or not.
     #[inline(always)]
     fn shadow_read(&mut self, warp: usize, a: u64, len: usize, lane: usize) -> Step {
         let Some(s) = &mut self.shadow else { return Ok(()) };
         let at = placed(self.shared.check(a, len, len), lane, a)?;
-        s.read(warp, at, len).map_err(|mut f| {
-            f.lane.get_or_insert(lane);
-            f
-        })
+        s.read(warp, at, len).map_err(|f| by_lane(f, lane))
     }
 
     fn count(&mut self, space: Space, at: &[(usize, u64)], len: usize, store: bool) {
@@ -159,10 +420,13 @@ impl Block<'_> {
     /// Ordinary accesses must keep away from live mbarriers.
     #[inline(always)]
     pub(super) fn ordinary(&self, a: u64, len: usize, lane: usize) -> Step {
-        if a >= u64::from(self.mbar_span.1) || a + (len as u64) <= u64::from(self.mbar_span.0) {
-            return Ok(());
-        }
-        self.near_mbarrier(a, len, lane)
+        if self.near_mbarriers(a, len) { self.near_mbarrier(a, len, lane) } else { Ok(()) }
+    }
+
+    /// Whether there may be mbarriers among these bytes.
+    #[inline(always)]
+    fn near_mbarriers(&self, a: u64, len: usize) -> bool {
+        a < u64::from(self.mbar_span.1) && a + len as u64 > u64::from(self.mbar_span.0)
     }
 
     fn near_mbarrier(&self, a: u64, len: usize, lane: usize) -> Step {
@@ -240,13 +504,14 @@ impl Block<'_> {
             self.rng.below(n as u64) as usize
         };
         at[..n].rotate_left(turn);
+        self.watch.release();
         for &(l, p) in &at[..n] {
             let (space, p) = resolve(space, p);
             aligned(p, len, l)?;
             let (x, y) = (warp.regs.lane(a, l), b.map_or(0, |b| warp.regs.lane(b, l)));
             let f = |old: u64| modify(ty, op, old, x, y);
             let old = match space {
-                Space::Global => placed(self.launch.memory.update(p, len, self.launch.track, f), l, p)?,
+                Space::Global => placed(self.launch.memory.update(p, len, &self.watch, f), l, p)?,
                 Space::Shared => {
                     self.ordinary(p, len, l)?;
                     if let Some(s) = &mut self.shadow {
@@ -264,6 +529,7 @@ impl Block<'_> {
                 warp.regs.set_lane(d, l, old);
             }
         }
+        self.watch.acquire();
         self.count(space, &at[..n], len, true);
         Ok(())
     }
@@ -283,10 +549,11 @@ impl Block<'_> {
         }
         for (j, &d) in dst.iter().enumerate() {
             let m = &rows[8 * j..8 * j + 8];
-            for l in 0..LANES {
+            let row = &mut warp.regs.word[d.row as usize];
+            for (l, v) in row.iter_mut().enumerate() {
                 let (g, q) = (l / 4, 2 * (l % 4));
                 let (lo, hi) = if trans { (m[q][g], m[q + 1][g]) } else { (m[g][q], m[g][q + 1]) };
-                warp.regs.set_lane(d, l, u64::from(lo) | u64::from(hi) << 16);
+                *v = u32::from(lo) | u32::from(hi) << 16;
             }
         }
         self.count(Space::Shared, &at[..n], 16, false);

@@ -104,7 +104,7 @@ impl Block<'_> {
         };
         for n in (0..c.size).step_by(unit as usize) {
             let a = c.from + u64::from(n);
-            let v = placed(self.launch.memory.load(a, unit as usize, false), c.lane, a)?;
+            let v = placed(self.launch.memory.load(a, unit as usize, false, &self.watch), c.lane, a)?;
             all[n as usize..(n + unit) as usize].copy_from_slice(&raw(v)[..unit as usize]);
         }
         let at = c.to as usize;
@@ -255,7 +255,7 @@ impl Block<'_> {
             let v = self.param(a, 16, lane)?;
             v.map(u64::from)
         } else {
-            placed(self.launch.memory.load(a, 16, false), lane, a)?.map(u64::from)
+            placed(self.launch.memory.load(a, 16, false, &self.watch), lane, a)?.map(u64::from)
         };
         if !a.is_multiple_of(64) {
             return fault_at(Kind::Misaligned, lane, a, "a tensor map must be aligned to 64 bytes");
@@ -425,7 +425,7 @@ impl Block<'_> {
             Way::Load(g, n) => {
                 for o in (0..*n).step_by(16) {
                     let a = g + u64::from(o);
-                    let v = placed(self.launch.memory.load(a, 16, false), lane, a)?;
+                    let v = placed(self.launch.memory.load(a, 16, false, &self.watch), lane, a)?;
                     let s = (t.shared + o) as usize;
                     self.shared.bytes[s..s + 16].copy_from_slice(&raw(v));
                 }
@@ -440,7 +440,7 @@ impl Block<'_> {
                     let mut b = [0; 16];
                     b.copy_from_slice(&self.shared.bytes[s..s + 16]);
                     let a = g + u64::from(o);
-                    placed(self.launch.memory.store(a, 16, crate::shared::words(b), self.launch.track), lane, a)?;
+                    placed(self.launch.memory.store(a, 16, crate::shared::words(b), &self.watch), lane, a)?;
                 }
                 self.stats.global_written += u64::from(*n);
                 self.stats.shared_read += u64::from(*n);
@@ -496,9 +496,9 @@ impl Block<'_> {
                     if store {
                         let mut b = [0; 16];
                         b.copy_from_slice(&self.shared.bytes[at..at + 16]);
-                        placed(self.launch.memory.store(a, 16, crate::shared::words(b), self.launch.track), lane, a)?;
+                        placed(self.launch.memory.store(a, 16, crate::shared::words(b), &self.watch), lane, a)?;
                     } else {
-                        let v = placed(self.launch.memory.load(a, 16, false), lane, a)?;
+                        let v = placed(self.launch.memory.load(a, 16, false, &self.watch), lane, a)?;
                         self.shared.bytes[at..at + 16].copy_from_slice(&raw(v));
                     }
                     moved += 16;
@@ -516,10 +516,10 @@ impl Block<'_> {
                     } else if store {
                         let mut b = [0; 16];
                         b[..len].copy_from_slice(&self.shared.bytes[s..s + len]);
-                        placed(self.launch.memory.store(a, len, crate::shared::words(b), self.launch.track), lane, a)?;
+                        placed(self.launch.memory.store(a, len, crate::shared::words(b), &self.watch), lane, a)?;
                         moved += len as u64;
                     } else {
-                        let v = placed(self.launch.memory.load(a, len, false), lane, a)?;
+                        let v = placed(self.launch.memory.load(a, len, false, &self.watch), lane, a)?;
                         self.shared.bytes[s..s + len].copy_from_slice(&raw(v)[..len]);
                         moved += len as u64;
                     }

@@ -3,7 +3,7 @@
 use super::lanes_of;
 use crate::finding::{Fault, Kind, Step};
 use crate::program::{Rmw, Shuffle, Vote};
-use crate::regs::{LANES, Reg, Regs};
+use crate::regs::{File, LANES, Lane, Reg, Regs};
 
 /// Lanes of the mask that each lane gave, among those here.
 fn groups(r: &Regs, ex: u32, mask: Reg, mut f: impl FnMut(u32)) {
@@ -26,11 +26,11 @@ pub(super) fn shuffle(
     (dst, pred): (Reg, Option<Reg>),
     [src, b, c]: [Reg; 3],
 ) -> Step {
-    let values: [u64; LANES] = std::array::from_fn(|l| r.lane(src, l));
-    for l in lanes_of(ex) {
-        let (b, c) = (r.lane(b, l) as i32 & 31, r.lane(c, l) as i32);
+    let (values, b, c) = (r.row64(src), r.row64(b), r.row64(c));
+    let (mut from, mut out, mut inside) = ([0usize; LANES], [0u64; LANES], 0u32);
+    for l in 0..LANES {
+        let (b, c, lane) = (b[l] as i32 & 31, c[l] as i32, l as i32);
         let (clamp, seg) = (c & 31, c >> 8 & 31);
-        let lane = l as i32;
         let (min, max) = (lane & seg, (lane & seg) | (clamp & !seg));
         let j = match mode {
             Shuffle::Up => lane - b,
@@ -38,20 +38,30 @@ pub(super) fn shuffle(
             Shuffle::Bfly => lane ^ b,
             Shuffle::Idx => min | (b & !seg),
         };
-        let inside = if mode == Shuffle::Up { j >= max } else { j <= max };
-        let from = if inside { j as usize } else { l };
-        if ex >> from & 1 == 0 {
-            return Err(Box::new(Fault {
-                kind: Kind::Divergence,
-                lane: Some(l),
-                address: None,
-                message: format!("a shuffle from lane {from}, which is not there"),
-            }));
-        }
-        r.set_lane(dst, l, values[from]);
-        if let Some(p) = pred {
-            r.set_lane(p, l, inside.into());
-        }
+        let yes = if mode == Shuffle::Up { j >= max } else { j <= max };
+        from[l] = if yes { j as usize & 31 } else { l };
+        inside |= u32::from(yes) << l;
+    }
+    for l in 0..LANES {
+        out[l] = values[from[l]];
+    }
+    if ex != u32::MAX
+        && let Some(l) = lanes_of(ex).find(|&l| ex >> from[l] & 1 == 0)
+    {
+        return Err(Box::new(Fault {
+            kind: Kind::Divergence,
+            lane: Some(l),
+            address: None,
+            message: format!("a shuffle from lane {}, which is not there", from[l]),
+        }));
+    }
+    match dst.file {
+        File::Wide => u64::put(r, dst.row, &out, ex),
+        _ => u32::put(r, dst.row, &out.map(|v| v as u32), ex),
+    }
+    if let Some(p) = pred {
+        let f = &mut r.flag[p.row as usize];
+        *f = *f & !ex | inside & ex;
     }
     Ok(())
 }

@@ -6,11 +6,11 @@ mod lanes;
 mod matrix;
 mod run;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
 
 use crate::finding::{Kind, Step, fault};
-use crate::memory::Memory;
+use crate::memory::{Memory, Order, Watch};
 use crate::options::{Options, Rng, Schedule};
 use crate::program::{Exec, Fence, Inst, Kernel, Lanes, Special};
 use crate::regs::{File, LANES, Reg, Regs};
@@ -30,22 +30,42 @@ pub(crate) struct Launch<'a> {
     pub regs: Regs,
     /// Static variables and dynamic memory.
     pub regions: Vec<(u32, u32)>,
-    /// Stores watch for `ld.global.nc`.
-    pub track: bool,
-    /// Registers of warps that have ended, for those that start: what they hold counts as never written.
-    pub spare: Mutex<Vec<Regs>>,
+    /// What orders blocks, where races between them are looked for.
+    pub order: Option<Order>,
+}
+
+/// Memory of blocks that have ended, for those that start on the same thread.
+#[derive(Default)]
+struct Spare {
+    regs: Vec<Regs>,
+    shared: Option<Shared>,
+    shadow: Option<Shadow>,
+}
+
+thread_local! {
+    static SPARE: RefCell<Spare> = RefCell::default();
 }
 
 impl Launch<'_> {
-    fn registers(&self) -> Regs {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match spare {
-            Some(mut r) => {
-                r.known.clone_from(&self.regs.known);
-                r
+    /// The registers of a warp that starts: rows that no constant or special is in hold anything, and count as never
+    /// written.
+    fn registers(&self, spare: Option<Regs>) -> Regs {
+        let Some(mut r) = spare else { return self.regs.clone() };
+        let rows = self.kernel.rows;
+        r.word.resize(rows[0].max(r.word.len()), [0; LANES]);
+        r.wide.resize(rows[1].max(r.wide.len()), [0; LANES]);
+        r.flag.resize(rows[2].max(r.flag.len()), 0);
+        r.known.clone_from(&self.regs.known);
+        let uniform = self.kernel.constants.iter().map(|c| c.0).chain(self.kernel.specials.iter().map(|s| s.0));
+        for Reg { file, row } in uniform {
+            let n = row as usize;
+            match file {
+                File::Word => r.word[n] = self.regs.word[n],
+                File::Wide => r.wide[n] = self.regs.wide[n],
+                File::Flag => r.flag[n] = self.regs.flag[n],
             }
-            None => self.regs.clone(),
         }
+        r
     }
 }
 
@@ -196,6 +216,10 @@ pub(crate) struct Block<'a> {
     /// First and last byte of mbarriers, to tell ordinary accesses apart quickly.
     mbar_span: (u32, u32),
     shadow: Option<Shadow>,
+    /// What this block does to global memory that others may see.
+    watch: Watch<'a>,
+    /// Memory that this block does not need.
+    spare: Spare,
     /// Bulk loads issued and not done.
     pending: Vec<copies::Transfer>,
     /// Products of each warp group.
@@ -223,7 +247,8 @@ impl<'a> Block<'a> {
     pub fn new(launch: &'a Launch<'a>, at: [u32; 3]) -> Block<'a> {
         let threads = launch.block.iter().product::<u32>();
         let n = threads.div_ceil(32) as usize;
-        let shared = Shared::new(launch.regions.clone());
+        let mut spare = SPARE.with_borrow_mut(std::mem::take);
+        let shared = Shared::new(&launch.regions, spare.shared.take());
         let number = u64::from(at[0])
             + u64::from(launch.grid[0]) * (u64::from(at[1]) + u64::from(launch.grid[1]) * u64::from(at[2]));
         let seed = match launch.options.schedule {
@@ -235,8 +260,10 @@ impl<'a> Block<'a> {
         let each = ((65_536 / threads.max(1)) & !7).min(248);
         Block {
             at,
-            warps: (0..n).map(|w| Warp::start(launch, at, w, threads)).collect(),
-            shadow: launch.options.check.then(|| Shadow::new(n, shared.words())),
+            warps: (0..n).map(|w| Warp::start(launch, at, w, threads, spare.regs.pop())).collect(),
+            shadow: launch.options.check.then(|| Shadow::new(n, shared.words(), spare.shadow.take())),
+            watch: Watch::new(launch.kernel.has_nc, launch.order.as_ref(), number),
+            spare,
             shared,
             local: vec![0xFF; local],
             local_known: vec![false; local],
@@ -254,10 +281,12 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Gives registers to the blocks that follow.
-    pub fn retire(&mut self) {
-        let mut spare = self.launch.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        spare.extend(self.warps.iter_mut().map(|w| std::mem::take(&mut w.regs)).filter(|r| !r.known[0].is_empty()));
+    /// Gives memory to the blocks that follow.
+    pub fn retire(mut self) {
+        self.spare.regs.extend(self.warps.into_iter().map(|w| w.regs).filter(|r| !r.word.is_empty()));
+        self.spare.shared = Some(self.shared);
+        self.spare.shadow = self.shadow.or(self.spare.shadow);
+        SPARE.set(self.spare);
     }
 
     fn code(&self) -> &'a [Inst] {
@@ -472,6 +501,9 @@ impl<'a> Block<'a> {
             Exec::CpWait(keep) => self.cp_wait(warp, *keep)?,
             Exec::Mbarrier { op, at } => return self.mbarrier(warp, ex, *op, *at),
             Exec::Fence(kind) => {
+                if *kind == Fence::Memory {
+                    self.watch.fence();
+                }
                 if let Some(s) = &mut self.shadow {
                     match kind {
                         Fence::Memory => {}
@@ -500,6 +532,9 @@ impl<'a> Block<'a> {
 
     /// Whether all lanes of the mask that a `.sync` instruction names are there.
     fn assemble(&self, warp: &Warp, cur: Part, ex: u32, mask: Reg) -> Step<bool> {
+        if ex == u32::MAX && warp.regs.row64(mask).iter().all(|&m| m as u32 == u32::MAX) {
+            return Ok(true);
+        }
         let mut left = ex;
         while left != 0 {
             let first = left.trailing_zeros() as usize;
@@ -595,8 +630,8 @@ fn meeting(e: &Exec) -> Option<Reg> {
 }
 
 impl Warp {
-    fn start(launch: &Launch, at: [u32; 3], w: usize, threads: u32) -> Warp {
-        let mut regs = launch.registers();
+    fn start(launch: &Launch, at: [u32; 3], w: usize, threads: u32, spare: Option<Regs>) -> Warp {
+        let mut regs = launch.registers(spare);
         let first = w as u32 * 32;
         let live = if threads - first >= 32 { u32::MAX } else { (1 << (threads - first)) - 1 };
         let [bx, by, _] = launch.block;

@@ -1,0 +1,350 @@
+// Convolution of NHWC images as a matrix product, and its weights put in order: see src/ops/conv2d. Rows are windows,
+// columns are output channels; a row of a window is `depth` numbers that lie side by side in the image, so that the sum runs
+// over (window row, number) and nothing is divided. What lies outside the image is filled with zeros on the way to shared
+// memory.
+// shared conv2d_wide_*16_* 65536
+// shared conv2d_narrow_*16_* 40960
+// shared conv2d_ragged_* 40960
+// hot conv2d_wide_* conv2d_narrow_* conv2d_ragged_*
+#include "common/mma.cuh"
+#include "common/rows.cuh"
+
+// One convolution, or the four of the parities of an image enlarged twofold (the grid's second dimension).
+struct Conv {
+  // Of the image.
+  int height, width, inputs;
+  // Windows of an image, of all images, and channels of the result.
+  int down, across, outputs;
+  u32 windows;
+  // Of a window; `depth` is its width times `inputs`.
+  int rows, depth;
+  int stride, top, left, doubled;
+};
+
+// Windows per block.
+constexpr int M = 128, THREADS = 256;
+
+__device__ __forceinline__ int parity() { return blockIdx.y; }
+
+// Where a window lies: it begins at row `row`, number `column` of its image, which is at `at` if that is inside.
+template <typename T> struct Window {
+  int row, column;
+  const T* at;
+
+  __device__ __forceinline__ Window(const Conv& p, const T* x, u32 window) {
+    u32 line = window / p.across, image = line / p.down;
+    int top = p.doubled ? 1 - parity() / 2 : p.top, left = p.doubled ? 1 - parity() % 2 : p.left;
+    row = (int)(line - image * p.down) * p.stride - top;
+    column = ((int)(window - line * p.across) * p.stride - left) * p.inputs;
+    at = x + ((long long)image * p.height + row) * p.width * p.inputs + column;
+    if (window >= p.windows) row = -(1 << 30);
+  }
+  // Whether number k of window row r is there.
+  __device__ __forceinline__ bool has(const Conv& p, int r, int k) const {
+    return (u32)(row + r) < (u32)p.height && (u32)(column + k) < (u32)(p.width * p.inputs) && k < p.depth;
+  }
+  __device__ __forceinline__ const T* number(const Conv& p, int r, int k) const {
+    return at + (long long)r * p.width * p.inputs + k;
+  }
+};
+
+// The pixel of the result that a window gives.
+__device__ __forceinline__ u64 pixel(const Conv& p, u32 window) {
+  if (!p.doubled) return window;
+  u32 line = window / p.across;
+  return ((u64)line * 2 + parity() / 2) * 2 * p.across + 2 * (window - line * p.across) + parity() % 2;
+}
+
+// Writes N neighbouring channels, of which `count` are there.
+template <bool PACKED, typename T, int N>
+__device__ __forceinline__ void finish(T* y, const T* add, float (&v)[N], const float (&bias)[N], int count) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) v[i] += bias[i];
+  if (add) {
+    float a[N];
+    load<PACKED>(a, add, count);
+#pragma unroll
+    for (int i = 0; i < N; ++i) v[i] += a[i];
+  }
+  store<PACKED>(y, v, count);
+}
+
+// In single precision, without tensor cores: the CPU's chains of fused multiply-adds, cut where it cuts them. A thread has 8
+// windows times TN channels; tiles of 16 numbers lie in shared memory with the windows, and channels, side by side.
+template <int TN>
+__device__ __forceinline__ void simt(float* y, const float* x, const float* w, const float* bias, const float* add, const Conv& p) {
+  constexpr int N = 16 * TN, K = 16, CUT = 256, PAD = 4;
+  __shared__ __align__(16) float a_smem[2][K][M + PAD], b_smem[2][K][N + PAD];
+  const int tid = threadIdx.x, tx = tid % 16, ty = tid / 16, tiles_n = (p.outputs + N - 1) / N;
+  const u32 m0 = blockIdx.x / tiles_n * M;
+  const int n0 = blockIdx.x % tiles_n * N;
+  const bool packed = p.inputs % 4 == 0 && are_aligned(x, w);
+  w += (u64)parity() * p.outputs * p.rows * p.depth;
+
+  // A thread fetches the same four numbers of two windows and of one channel.
+  const int fetched = tid / 4, part = tid % 4 * 4;
+  const Window<float> window[2] = {Window<float>(p, x, m0 + fetched), Window<float>(p, x, m0 + fetched + 64)};
+  const bool has_channel = fetched < N && n0 + fetched < p.outputs;
+  const float* channel = w + (u64)(n0 + fetched) * p.rows * p.depth;
+  float a[2][4], b[4];
+  auto fetch = [&](int r, int k) {
+    k += part;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float* from = window[i].number(p, r, k);
+      if (packed) {
+        load<true>(a[i], from, window[i].has(p, r, k) ? 4 : 0);
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) a[i][j] = window[i].has(p, r, k + j) ? from[j] : 0.0f;
+      }
+    }
+    const float* from = channel + (u64)r * p.depth + k;
+    const int count = has_channel ? p.depth - k : 0;
+    if (packed) {
+      load<true>(b, from, count);
+    } else {
+      load<false>(b, from, count);
+    }
+  };
+  auto keep = [&](int s) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      a_smem[s][part + j][fetched] = a[0][j];
+      a_smem[s][part + j][fetched + 64] = a[1][j];
+      if (fetched < N) b_smem[s][part + j][fetched] = b[j];
+    }
+  };
+
+  float total[8][TN], chain[8][TN];
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+#pragma unroll
+    for (int j = 0; j < TN; ++j) total[i][j] = chain[i][j] = 0.0f;
+  fetch(0, 0);
+  keep(0);
+  __syncthreads();
+#pragma unroll 1
+  for (int r = 0, k = 0, s = 0; r < p.rows; s ^= 1) {
+    int next_r = r, next_k = k + K;
+    if (next_k >= p.depth) next_k = 0, ++next_r;
+    if (next_r < p.rows) fetch(next_r, next_k);
+#pragma unroll
+    for (int kk = 0; kk < K; ++kk) {
+      float left[8], right[TN];
+      *(Pack<float, 4>*)left = *(const Pack<float, 4>*)&a_smem[s][kk][4 * ty];
+      *(Pack<float, 4>*)(left + 4) = *(const Pack<float, 4>*)&a_smem[s][kk][64 + 4 * ty];
+      *(Pack<float, TN>*)right = *(const Pack<float, TN>*)&b_smem[s][kk][TN * tx];
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+#pragma unroll
+        for (int j = 0; j < TN; ++j) chain[i][j] = fmaf(left[i], right[j], chain[i][j]);
+    }
+    if (next_k % CUT == 0)
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+#pragma unroll
+        for (int j = 0; j < TN; ++j) {
+          total[i][j] += chain[i][j];
+          chain[i][j] = 0.0f;
+        }
+    if (next_r < p.rows) keep(s ^ 1);
+    __syncthreads();
+    r = next_r, k = next_k;
+  }
+
+  const int column = n0 + TN * tx, count = p.outputs - column;
+  const bool packed_y = p.outputs % TN == 0 && are_aligned(y, add);
+  float of_channel[TN];
+  load<false>(of_channel, bias + column, count);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    u32 m = m0 + (i / 4) * 64 + 4 * ty + i % 4;
+    if (m >= p.windows) break;
+    const u64 at = pixel(p, m) * p.outputs + column;
+    const float* more = add ? add + at : 0;
+    if (packed_y) {
+      finish<true>(y + at, more, total[i], of_channel, count);
+    } else {
+      finish<false>(y + at, more, total[i], of_channel, count);
+    }
+  }
+}
+
+// In half precision on tensor cores, summed in f32: tiles of 32 numbers go through a ring in shared memory. The result, of
+// type O, is put in order there. `PACKED`: whatever 16 bytes a thread copies are inside or outside as a whole.
+template <typename T, typename O, int N, bool PACKED>
+__device__ __forceinline__ void mma(O* y, const T* x, const T* w, const float* bias, const O* add, const Conv& p) {
+  constexpr int K = 32, STAGES = 4, WARPS_N = N / 32, WARPS_M = 8 / WARPS_N, MI = M / WARPS_M / 16, NI = 4;
+  constexpr u32 A_BYTES = M * K * 2, STAGE = A_BYTES + N * K * 2;
+  extern __shared__ __align__(128) unsigned char raw[];
+  const u32 base = smem_u32(raw);
+  const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32, tiles_n = (p.outputs + N - 1) / N;
+  const int wm = warp / WARPS_N * 16 * MI, wn = warp % WARPS_N * 8 * NI;
+  const u32 m0 = blockIdx.x / tiles_n * M;
+  const int n0 = blockIdx.x % tiles_n * N, steps = p.rows * ((p.depth + K - 1) / K);
+  w += (u64)parity() * p.outputs * p.rows * p.depth;
+
+  // A row of a tile is four chunks of 16 bytes, two rows share 128 bytes; so chunked, ldmatrix meets no bank twice.
+  auto at = [](int row, int chunk) -> u32 { return row * 64 + ((chunk ^ ((row >> 1) & 3)) << 4); };
+
+  const int fetched = tid / 4, chunk = tid % 4;
+  const Window<T> window[2] = {Window<T>(p, x, m0 + fetched), Window<T>(p, x, m0 + fetched + 64)};
+  int next_r = 0, next_k = 8 * chunk;
+  auto fetch = [&](int s) {
+    const u32 a = s * STAGE, b = a + A_BYTES;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const u32 to = a + at(fetched + 64 * i, chunk);
+      const T* from = window[i].number(p, next_r, next_k);
+      if constexpr (PACKED) {
+        const bool has = window[i].has(p, next_r, next_k);
+        cp_async16(base + to, has ? from : x, has ? 16 : 0);
+      } else {
+        Pack<T, 8> v;
+#pragma unroll
+        for (int e = 0; e < 8; ++e) v.v[e] = window[i].has(p, next_r, next_k + e) ? from[e] : narrow<T>(0.0f);
+        *(Pack<T, 8>*)(raw + to) = v;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < (N + 63) / 64; ++i) {
+      const int row = fetched + 64 * i, n = n0 + row;
+      if (N < 64 && row >= N) break;
+      const u32 to = b + at(row, chunk);
+      const T* from = w + ((u64)n * p.rows + next_r) * p.depth + next_k;
+      if constexpr (PACKED) {
+        const bool has = n < p.outputs && next_k < p.depth;
+        cp_async16(base + to, has ? from : w, has ? 16 : 0);
+      } else {
+        Pack<T, 8> v;
+#pragma unroll
+        for (int e = 0; e < 8; ++e) v.v[e] = n < p.outputs && next_k + e < p.depth ? from[e] : narrow<T>(0.0f);
+        *(Pack<T, 8>*)(raw + to) = v;
+      }
+    }
+    next_k += K;
+    if (next_k - 8 * chunk >= p.depth) next_k = 8 * chunk, ++next_r;
+  };
+#pragma unroll 1
+  for (int s = 0; s < STAGES - 1; ++s) {
+    if (s < steps) fetch(s);
+    if constexpr (PACKED) cp_async_commit();
+  }
+
+  float d[MI][NI][4];
+#pragma unroll
+  for (int i = 0; i < MI; ++i)
+#pragma unroll
+    for (int j = 0; j < NI; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) d[i][j][e] = 0.0f;
+#pragma unroll 1
+  for (int k = 0; k < steps; ++k) {
+    if constexpr (PACKED) cp_async_wait<STAGES - 2>();
+    __syncthreads();
+    if (k + STAGES - 1 < steps) fetch((k + STAGES - 1) % STAGES);
+    if constexpr (PACKED) cp_async_commit();
+    const u32 a_tile = base + k % STAGES * STAGE, b_tile = a_tile + A_BYTES;
+#pragma unroll
+    for (int kk = 0; kk < 2; ++kk) {
+      u32 a[MI][4], b[NI / 2][4];
+#pragma unroll
+      for (int i = 0; i < MI; ++i) ldmatrix4(a[i], a_tile + at(wm + 16 * i + lane % 16, 2 * kk + lane / 16));
+#pragma unroll
+      for (int j = 0; j < NI / 2; ++j)
+        ldmatrix4(b[j], b_tile + at(wn + 16 * j + lane % 8 + lane / 16 * 8, 2 * kk + lane / 8 % 2));
+#pragma unroll
+      for (int i = 0; i < MI; ++i)
+#pragma unroll
+        for (int j = 0; j < NI; ++j) mma16816<T>(d[i][j], a[i], b[j / 2][2 * (j % 2)], b[j / 2][2 * (j % 2) + 1]);
+    }
+  }
+
+  // The tile of results in f32, in chunks of four numbers that change places with the row.
+  auto place = [&](int row, int column) -> float* {
+    return (float*)raw + row * N + ((column / 4 ^ (row & 7)) * 4 + column % 4);
+  };
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < MI; ++i)
+#pragma unroll
+    for (int j = 0; j < NI; ++j)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        Pack<float, 2> two = {d[i][j][2 * h], d[i][j][2 * h + 1]};
+        *(Pack<float, 2>*)place(wm + 16 * i + lane / 4 + 8 * h, wn + 8 * j + lane % 4 * 2) = two;
+      }
+  __syncthreads();
+  constexpr int E = 16 / sizeof(O), PARTS = N / E;
+  const int column = tid % PARTS * E, count = p.outputs - n0 - column;
+  const bool packed_y = p.outputs % E == 0 && are_aligned(y, add);
+  float of_channel[E];
+  load<false>(of_channel, bias + n0 + column, count);
+#pragma unroll 1
+  for (int row = tid / PARTS; row < M && m0 + row < p.windows; row += THREADS / PARTS) {
+    float v[E];
+#pragma unroll
+    for (int e = 0; e < E; e += 4) *(Pack<float, 4>*)(v + e) = *(const Pack<float, 4>*)place(row, column + e);
+    const u64 at = pixel(p, m0 + row) * p.outputs + n0 + column;
+    const O* more = add ? add + at : 0;
+    if (packed_y) {
+      finish<true>(y + at, more, v, of_channel, count);
+    } else {
+      finish<false>(y + at, more, v, of_channel, count);
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    conv2d_wide_f32(float* y, const float* x, const float* w, const float* bias, const float* add, const Conv p) {
+  simt<4>(y, x, w, bias, add, p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    conv2d_narrow_f32(float* y, const float* x, const float* w, const float* bias, const float* add, const Conv p) {
+  simt<1>(y, x, w, bias, add, p);
+}
+
+#define PRODUCT(NAME, T, t, O, o, N, PACKED)                                                                            \
+  extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                              \
+      conv2d_##NAME##_##t##_##o(O* y, const T* x, const T* w, const float* bias, const O* add, const Conv p) {          \
+    mma<T, O, N, PACKED>(y, x, w, bias, add, p);                                                                        \
+  }
+#define PRODUCTS(T, t, O, o)                                                                                            \
+  PRODUCT(wide, T, t, O, o, 128, true)                                                                                  \
+  PRODUCT(narrow, T, t, O, o, 32, true)                                                                                 \
+  PRODUCT(ragged, T, t, O, o, 32, false)
+PRODUCTS(f16, f16, f16, f16)
+PRODUCTS(f16, f16, float, f32)
+PRODUCTS(bf16, bf16, bf16, bf16)
+PRODUCTS(bf16, bf16, float, f32)
+
+// [out, in, taps] to [out, taps, in]
+template <typename T> __device__ __forceinline__ void arrange(T* y, const T* w, u32 inputs, u32 taps, u32 n) {
+  u32 i = global_thread();
+  if (i >= n) return;
+  u32 tap = i / inputs, output = tap / taps;
+  y[i] = w[(output * inputs + i - tap * inputs) * taps + tap - output * taps];
+}
+extern "C" __global__ void conv2d_arrange_2(u16* y, const u16* w, u32 inputs, u32 taps, u32 n) { arrange(y, w, inputs, taps, n); }
+extern "C" __global__ void conv2d_arrange_4(u32* y, const u32* w, u32 inputs, u32 taps, u32 n) { arrange(y, w, inputs, taps, n); }
+
+// The rows (columns) of a 3x3 window that fall on row (column) `tap` of two that it meets.
+struct Range {
+  int first, end;
+  __device__ __forceinline__ Range(int parity, int tap) : first(tap ? 1 + parity : 0), end(tap ? 3 : 1 + parity) {}
+};
+template <typename T> __device__ __forceinline__ void fold(float* y, const T* w, u32 outputs, u32 inputs) {
+  u32 i = global_thread();
+  if (i >= 16 * outputs * inputs) return;
+  u32 tap = i / inputs, kernel = tap / 4, parity = kernel / outputs;
+  const T* taps = w + ((kernel - parity * outputs) * inputs + i - tap * inputs) * 9;
+  Range rows(parity / 2, tap / 2 % 2), columns(parity % 2, tap % 2);
+  double sum = -0.0;
+  for (int r = rows.first; r < rows.end; ++r)
+    for (int c = columns.first; c < columns.end; ++c) sum += widen(taps[r * 3 + c]);
+  y[i] = sum;
+}
+#define FOLD(T, t)                                                                                                      \
+  extern "C" __global__ void conv2d_fold_##t(float* y, const T* w, u32 outputs, u32 inputs) { fold(y, w, outputs, inputs); }
+FOR_EACH_TYPE(FOLD)

@@ -1,0 +1,177 @@
+// Group normalisation of NHWC images, and SiLU: see src/ops/group_norm. Blocks take chunks of an image's pixels; a thread
+// stays with the channels that lie side by side in 16 bytes. A chunk's size does not depend on how many images there are.
+// hot group_norm_*
+#include "common/math.cuh"
+#include "common/rows.cuh"
+
+constexpr int THREADS = 256, WARPS = THREADS / 32;
+// Of a chunk, for each thread.
+constexpr int PIXELS = 16, BATCH = 4;
+
+// `columns` threads (a power of two, at most 32) have channels of the same pixel. The grid: chunks, channels, images.
+template <typename T, bool PACKED> struct Chunk {
+  static constexpr int N = 16 / sizeof(T);
+  int columns, rows, channels, channel;
+  u32 first, row, pixels;
+  u64 image;
+
+  __device__ __forceinline__ Chunk(u32 pixels, int channels, int columns)
+      : columns(columns), channels(channels), pixels(pixels) {
+    u32 shift = __popc(columns - 1);
+    rows = THREADS >> shift;
+    row = threadIdx.x >> shift;
+    channel = ((blockIdx.y << shift) + (threadIdx.x & (columns - 1))) * N;
+    first = blockIdx.x * rows * PIXELS;
+    image = (u64)blockIdx.z * pixels;
+  }
+  // The pixel of the chunk's pass `i` over its rows.
+  __device__ __forceinline__ u32 pixel(int i) const { return first + i * rows + row; }
+  __device__ __forceinline__ u64 offset(u32 pixel) const { return (image + pixel) * channels + channel; }
+  __device__ __forceinline__ int count(u32 pixel) const { return pixel < pixels ? channels - channel : 0; }
+  // The pixels of BATCH passes, so that as many loads are under way together.
+  __device__ __forceinline__ void fetch_batch(Pack<T, N> (&a)[BATCH], const T* x, int i) const {
+#pragma unroll
+    for (int j = 0; j < BATCH; ++j) a[j] = fetch<PACKED, N>(x + offset(pixel(i + j)), count(pixel(i + j)));
+  }
+};
+
+// Shared memory of the sums of a block's warps.
+template <int N> __device__ __forceinline__ float (&sums_of_warps())[WARPS][2][32 * N] {
+  __shared__ float sums[WARPS][2][32 * N];
+  return sums;
+}
+
+// Three numbers of a channel in a chunk, [image, chunk, 3, channel]: the first pixel, and the sums of the differences from
+// it and of their squares. Near the mean as it is, single precision loses nothing that matters.
+template <bool PACKED, typename T>
+__device__ __forceinline__ void partial(float* out, const T* x, u32 pixels, int channels, int columns) {
+  Chunk<T, PACKED> at(pixels, channels, columns);
+  constexpr int N = at.N;
+  auto& of_warp = sums_of_warps<N>();
+  float pivot[N], sums[2 * N];
+  load<PACKED>(pivot, x + at.offset(at.first), channels - at.channel);
+#pragma unroll
+  for (int k = 0; k < 2 * N; ++k) sums[k] = 0.0f;
+#pragma unroll 1
+  for (int i = 0; i < PIXELS; i += BATCH) {
+    Pack<T, N> a[BATCH];
+    at.fetch_batch(a, x, i);
+#pragma unroll
+    for (int j = 0; j < BATCH; ++j)
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        float apart = at.pixel(i + j) < pixels ? widen(a[j].v[k]) - pivot[k] : 0.0f;
+        sums[k] += apart;
+        sums[N + k] = fmaf(apart, apart, sums[N + k]);
+      }
+  }
+  for (int step = 16; step >= columns; step >>= 1)
+#pragma unroll
+    for (int k = 0; k < 2 * N; ++k) sums[k] += __shfl_xor_sync(0xFFFFFFFF, sums[k], step);
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (lane < columns)
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      of_warp[warp][0][lane * N + k] = sums[k];
+      of_warp[warp][1][lane * N + k] = sums[N + k];
+    }
+  out += ((u64)blockIdx.z * gridDim.x + blockIdx.x) * 3 * channels;
+  if (at.row == 0)
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+      if (at.channel + k < channels) out[at.channel + k] = pivot[k];
+  __syncthreads();
+  int channel = blockIdx.y * columns * N + threadIdx.x;
+  if (threadIdx.x < columns * N && channel < channels)
+#pragma unroll
+    for (int s = 0; s < 2; ++s) {
+      float total = of_warp[0][s][threadIdx.x];
+#pragma unroll
+      for (int w = 1; w < WARPS; ++w) total += of_warp[w][s][threadIdx.x];
+      out[(1 + s) * channels + channel] = total;
+    }
+}
+
+// What is done to every channel of an image, [image, 3, channel]: (x - shift) scale + bias. A block has a group of an image.
+extern "C" __global__ void __launch_bounds__(512)
+    group_norm_maps(float* maps, const float* partial, const float* weight, const float* bias, u32 pixels, u32 chunks, u32 chunk,
+                    int channels, float eps) {
+  int size = channels / gridDim.x, first = blockIdx.x * size;
+  partial += (u64)blockIdx.y * chunks * 3 * channels + first;
+  // About a number near all of them, in double precision.
+  double near = partial[0], sums[2] = {0.0, 0.0};
+  for (u32 i = threadIdx.x; i < chunks * size; i += blockDim.x) {
+    u32 c = i / size;
+    const float* at = partial + (u64)c * 3 * channels + i % size;
+    double n = min(chunk, pixels - c * chunk), apart = at[0] - near, sum = at[channels];
+    sums[0] += n * apart + sum;
+    sums[1] += at[2 * channels] + apart * (2.0 * sum + n * apart);
+  }
+  block_sums<0>(sums, blockDim.x);
+  double n = (double)pixels * size, offset = sums[0] / n, mean = near + offset;
+  float shift = mean;
+  double lost = mean - shift, deviation = sqrt(fmax(sums[1] / n - offset * offset, 0.0) + eps);
+  maps += (u64)blockIdx.y * 3 * channels;
+  for (int c = first + threadIdx.x; c < first + size; c += blockDim.x) {
+    double scale = weight[c] / deviation;
+    maps[c] = shift;
+    maps[channels + c] = scale;
+    maps[2 * channels + c] = bias[c] - lost * scale;
+  }
+}
+
+// x sigmoid(x): in single precision with the CPU's bits; else by instructions whose errors are far below what rounding to T
+// makes of them.
+template <typename T> __device__ __forceinline__ float silu_to(float x) {
+  if constexpr (sizeof(T) == 4) return x / (1.0f + exp_exact(-x));
+  float e, r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * -1.44269504f));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.0f + e));
+  return x * r;
+}
+
+template <bool PACKED, typename T>
+__device__ __forceinline__ void apply(T* y, const T* x, const float* maps, u32 pixels, int channels, int columns, int silu) {
+  Chunk<T, PACKED> at(pixels, channels, columns);
+  constexpr int N = at.N;
+  float shift[N], scale[N], bias[N];
+  maps += (u64)blockIdx.z * 3 * channels + at.channel;
+  load<PACKED>(shift, maps, channels - at.channel);
+  load<PACKED>(scale, maps + channels, channels - at.channel);
+  load<PACKED>(bias, maps + 2 * channels, channels - at.channel);
+#pragma unroll 1
+  for (int i = 0; i < PIXELS; i += BATCH) {
+    Pack<T, N> a[BATCH];
+    at.fetch_batch(a, x, i);
+#pragma unroll
+    for (int j = 0; j < BATCH; ++j) {
+      u32 pixel = at.pixel(i + j);
+      float v[N];
+#pragma unroll
+      for (int k = 0; k < N; ++k) {
+        v[k] = fmaf(widen(a[j].v[k]) - shift[k], scale[k], bias[k]);
+        if (silu) v[k] = silu_to<T>(v[k]);
+      }
+      store<PACKED>(y + at.offset(pixel), v, at.count(pixel));
+    }
+  }
+}
+
+#define KERNELS(T, t)                                                                                                   \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                                                 \
+      group_norm_partial_##t(float* out, const T* x, u32 pixels, int channels, int columns) {                           \
+    if (is_packed<T>(channels, x)) {                                                                                    \
+      partial<true>(out, x, pixels, channels, columns);                                                                 \
+    } else {                                                                                                            \
+      partial<false>(out, x, pixels, channels, columns);                                                                \
+    }                                                                                                                   \
+  }                                                                                                                     \
+  extern "C" __global__ void __launch_bounds__(THREADS, 3) group_norm_apply_##t(                                           \
+      T* y, const T* x, const float* maps, u32 pixels, int channels, int columns, int silu) {                           \
+    if (is_packed<T>(channels, y, x)) {                                                                                 \
+      apply<true>(y, x, maps, pixels, channels, columns, silu);                                                         \
+    } else {                                                                                                            \
+      apply<false>(y, x, maps, pixels, channels, columns, silu);                                                        \
+    }                                                                                                                   \
+  }
+FOR_EACH_TYPE(KERNELS)
