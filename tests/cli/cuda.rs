@@ -154,7 +154,7 @@ fn under_a_fake() {
     let cuda = Cuda::open(0).unwrap();
     let length = 2 * PAGE + 1000;
     let [a, b] = [length, 4096].map(|bytes| cuda.alloc(bytes).unwrap());
-    let data: Vec<u8> = (0..length).map(|i| (i * i >> 7) as u8).collect();
+    let data: Vec<u8> = (0..length).map(|i| ((i * i) >> 7) as u8).collect();
     cuda.write(a, &data).unwrap();
     let mut back = vec![0; length];
     cuda.read(a, &mut back).unwrap();

@@ -167,7 +167,7 @@ impl Cuda {
 
     /// Where this thread's work goes.
     fn lane(&self) -> &Lane {
-        if ASIDE.get() == self as *const Self { &self.side } else { &self.main }
+        if std::ptr::eq(ASIDE.get(), self) { &self.side } else { &self.main }
     }
 
     fn submit_to(&self, stream: sys::CUstream, op: &Op) -> Result<()> {
@@ -310,6 +310,8 @@ impl Driver for Cuda {
                 let (mut function, name) = (null_mut(), CString::new(entry)?);
                 cu!(cuModuleGetFunction(&mut function, module, name.as_ptr()))
                     .with_context(|| format!("{file} has no entry {entry}"))?;
+                // Not at the first launch, which may be one that is being recorded.
+                cu!(cuFuncLoad(function)).with_context(|| entry.to_string())?;
                 state.functions.push(Loaded { function, entry: key.1.clone(), shared: 0 });
                 let known = Function(state.functions.len() as u32 - 1);
                 state.known.insert(key, known);
