@@ -39,9 +39,13 @@ template <typename T> struct Window {
     at = x + ((long long)image * p.height + row) * p.width * p.inputs + column;
     if (window >= p.windows) row = -(1 << 30);
   }
+  // How many numbers are in the image's row that window row r meets.
+  __device__ __forceinline__ int numbers(const Conv& p, int r) const {
+    return (u32)(row + r) < (u32)p.height ? p.width * p.inputs : 0;
+  }
   // Whether number k of window row r is there.
   __device__ __forceinline__ bool has(const Conv& p, int r, int k) const {
-    return (u32)(row + r) < (u32)p.height && (u32)(column + k) < (u32)(p.width * p.inputs) && k < p.depth;
+    return (u32)(column + k) < (u32)numbers(p, r) && k < p.depth;
   }
   __device__ __forceinline__ const T* number(const Conv& p, int r, int k) const {
     return at + (long long)r * p.width * p.inputs + k;
@@ -171,6 +175,18 @@ __device__ __forceinline__ void simt(float* y, const float* x, const float* w, c
   }
 }
 
+// Eight numbers to shared memory, with zeros for those that are not there; `PACKED`: all of them are as the first is.
+template <bool PACKED, typename T, typename Has> __device__ __forceinline__ void copy_chunk(void* to, const T* from, Has has) {
+  if constexpr (PACKED) {
+    cp_async16(smem_u32(to), from, has(0) ? 16 : 0);
+  } else {
+    Pack<T, 8> v;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) v.v[e] = has(e) ? from[e] : narrow<T>(0.0f);
+    *(Pack<T, 8>*)to = v;
+  }
+}
+
 // In half precision on tensor cores, summed in f32: tiles of 32 numbers go through a ring in shared memory. The result, of
 // type O, is put in order there. `PACKED`: whatever 16 bytes a thread copies are inside or outside as a whole.
 template <typename T, typename O, int N, bool PACKED>
@@ -188,43 +204,44 @@ __device__ __forceinline__ void mma(O* y, const T* x, const T* w, const float* b
   // A row of a tile is four chunks of 16 bytes, two rows share 128 bytes; so chunked, ldmatrix meets no bank twice.
   auto at = [](int row, int chunk) -> u32 { return row * 64 + ((chunk ^ ((row >> 1) & 3)) << 4); };
 
+  // A thread fetches the same chunk of two windows and of up to two channels; where from goes along with it.
+  constexpr int NB = (N + 63) / 64;
   const int fetched = tid / 4, chunk = tid % 4;
   const Window<T> window[2] = {Window<T>(p, x, m0 + fetched), Window<T>(p, x, m0 + fetched + 64)};
-  int next_r = 0, next_k = 8 * chunk;
+  int r = 0, k = 8 * chunk, numbers[2];
+  const T *from[2], *kernel[NB];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    from[i] = window[i].at + k;
+    numbers[i] = window[i].numbers(p, 0);
+  }
+#pragma unroll
+  for (int i = 0; i < NB; ++i) kernel[i] = w + (u64)(n0 + fetched + 64 * i) * p.rows * p.depth + k;
   auto fetch = [&](int s) {
-    const u32 a = s * STAGE, b = a + A_BYTES;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const u32 to = a + at(fetched + 64 * i, chunk);
-      const T* from = window[i].number(p, next_r, next_k);
-      if constexpr (PACKED) {
-        const bool has = window[i].has(p, next_r, next_k);
-        cp_async16(base + to, has ? from : x, has ? 16 : 0);
-      } else {
-        Pack<T, 8> v;
+    for (int i = 0; i < 2; ++i)
+      copy_chunk<PACKED>(raw + s * STAGE + at(fetched + 64 * i, chunk), from[i],
+                         [&](int e) { return k + e < p.depth && (u32)(window[i].column + k + e) < (u32)numbers[i]; });
 #pragma unroll
-        for (int e = 0; e < 8; ++e) v.v[e] = window[i].has(p, next_r, next_k + e) ? from[e] : narrow<T>(0.0f);
-        *(Pack<T, 8>*)(raw + to) = v;
-      }
+    for (int i = 0; i < NB; ++i)
+      if (N >= 64 || fetched < N)
+        copy_chunk<PACKED>(raw + s * STAGE + A_BYTES + at(fetched + 64 * i, chunk), kernel[i],
+                           [&](int e) { return k + e < p.depth && n0 + fetched + 64 * i < p.outputs; });
+    k += K;
+    int image_step = K, kernel_step = K;
+    if (k - 8 * chunk >= p.depth) {
+      const int back = k - 8 * chunk - K;
+      k = 8 * chunk;
+      image_step = p.width * p.inputs - back;
+      kernel_step = p.depth - back;
+      ++r;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) numbers[i] = window[i].numbers(p, r);
     }
 #pragma unroll
-    for (int i = 0; i < (N + 63) / 64; ++i) {
-      const int row = fetched + 64 * i, n = n0 + row;
-      if (N < 64 && row >= N) break;
-      const u32 to = b + at(row, chunk);
-      const T* from = w + ((u64)n * p.rows + next_r) * p.depth + next_k;
-      if constexpr (PACKED) {
-        const bool has = n < p.outputs && next_k < p.depth;
-        cp_async16(base + to, has ? from : w, has ? 16 : 0);
-      } else {
-        Pack<T, 8> v;
+    for (int i = 0; i < 2; ++i) from[i] += image_step;
 #pragma unroll
-        for (int e = 0; e < 8; ++e) v.v[e] = n < p.outputs && next_k + e < p.depth ? from[e] : narrow<T>(0.0f);
-        *(Pack<T, 8>*)(raw + to) = v;
-      }
-    }
-    next_k += K;
-    if (next_k - 8 * chunk >= p.depth) next_k = 8 * chunk, ++next_r;
+    for (int i = 0; i < NB; ++i) kernel[i] += kernel_step;
   };
 #pragma unroll 1
   for (int s = 0; s < STAGES - 1; ++s) {
@@ -240,12 +257,12 @@ __device__ __forceinline__ void mma(O* y, const T* x, const T* w, const float* b
 #pragma unroll
       for (int e = 0; e < 4; ++e) d[i][j][e] = 0.0f;
 #pragma unroll 1
-  for (int k = 0; k < steps; ++k) {
+  for (int step = 0; step < steps; ++step) {
     if constexpr (PACKED) cp_async_wait<STAGES - 2>();
     __syncthreads();
-    if (k + STAGES - 1 < steps) fetch((k + STAGES - 1) % STAGES);
+    if (step + STAGES - 1 < steps) fetch((step + STAGES - 1) % STAGES);
     if constexpr (PACKED) cp_async_commit();
-    const u32 a_tile = base + k % STAGES * STAGE, b_tile = a_tile + A_BYTES;
+    const u32 a_tile = base + step % STAGES * STAGE, b_tile = a_tile + A_BYTES;
 #pragma unroll
     for (int kk = 0; kk < 2; ++kk) {
       u32 a[MI][4], b[NI / 2][4];

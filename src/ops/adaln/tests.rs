@@ -55,7 +55,7 @@ fn adaln_and_its_gradient_match_f64_and_the_gradient_is_added() {
 
 #[test]
 fn kernels_err_as_little_as_the_cpu_and_give_a_row_the_same_bits_in_any_batch() {
-    let sizes = [(9, 1, 1), (9, 3, 21), (9, 5, 64), (9, 2, 128), (9, 1, 260), (9, 1, 1536)];
+    let sizes = [(9, 1, 1), (9, 3, 21), (9, 5, 64), (9, 2, 128), (9, 1, 261), (9, 1, 1536)];
     for ((b, n, d), dtype) in sizes.into_iter().flat_map(|s| [DType::F32, DType::F16, DType::Bf16].map(|t| (s, t))) {
         let of = |shape: &[usize], seed| rounded(&random(shape, seed), dtype);
         let (x, m, dy, dx) = (of(&[b, n, d], 1), of(&[b, 4 * d], 2), of(&[b, n, d], 3), of(&[b, n, d], 4));

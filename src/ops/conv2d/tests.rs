@@ -128,37 +128,35 @@ fn half_precision_kernels_err_as_little_as_single_precision_and_give_an_image_th
     // Of the image and of the weight; what both are multiplied in comes third.
     let types =
         [(F16, F16, F16), (Bf16, Bf16, Bf16), (F32, F16, F16), (F32, Bf16, Bf16), (Bf16, F16, Bf16), (F16, F32, F16)];
-    let sizes = [
-        ([9, 16, 40, 5, 5, 3], Window::same(3)),
-        ([9, 24, 3, 4, 5, 3], Window::same(3)),
-        ([9, 13, 34, 4, 5, 3], Window { stride: 2, padding: [2, 1, 0, 2] }),
-        ([9, 40, 130, 4, 4, 1], Window::halving()),
-    ];
-    for (i, ([b, inputs, outputs, h, w, kernel], window)) in sizes.into_iter().enumerate() {
-        for (of_x, of_w, of_both) in types.into_iter().skip(i % 2).step_by(2) {
-            let x = rounded(&random(&[b, h, w, inputs], 1), of_x);
-            let (weight, bias) = (rounded(&random(&[outputs, inputs, kernel, kernel], 2), of_w), random(&[outputs], 3));
-            let single = |t: &Tensor| rounded(&rounded(t, of_both), F32);
-            let (x32, w32) = (single(&x), single(&weight));
-            let plain = forward(&x32, &arranged(&w32), &bias, window, None);
-            let add = rounded(&random(plain.shape(), 4), of_x);
-            let cpu = forward(&x32, &arranged(&w32), &bias, window, Some(&rounded(&add, F32)));
+    // What many channels go through, by turns; what few and ragged ones go through.
+    let many = [([9, 16, 40, 5, 5, 3], Window::same(3)), ([9, 40, 130, 4, 4, 1], Window::halving())];
+    let few =
+        [([9, 24, 3, 4, 3, 3], Window::same(3)), ([9, 13, 34, 4, 5, 3], Window { stride: 2, padding: [2, 1, 0, 2] })];
+    let by_turns = types.into_iter().enumerate().map(|(i, types)| (many[i % 2], types));
+    let all = few.into_iter().flat_map(|size| types.map(|types| (size, types)));
+    for (([b, inputs, outputs, h, w, kernel], window), (of_x, of_w, of_both)) in by_turns.chain(all) {
+        let x = rounded(&random(&[b, h, w, inputs], 1), of_x);
+        let (weight, bias) = (rounded(&random(&[outputs, inputs, kernel, kernel], 2), of_w), random(&[outputs], 3));
+        let single = |t: &Tensor| rounded(&rounded(t, of_both), F32);
+        let (x32, w32) = (single(&x), single(&weight));
+        let plain = forward(&x32, &arranged(&w32), &bias, window, None);
+        let add = rounded(&random(plain.shape(), 4), of_x);
+        let cpu = forward(&x32, &arranged(&w32), &bias, window, Some(&rounded(&add, F32)));
 
-            let run = |device: &Device, images: std::ops::Range<usize>| {
-                let (x, add) = (x.slice(images.clone()).to(device), add.slice(images).to(device));
-                let (w, bias) = (arranged(&weight.to(device)), bias.to(device));
-                vec![forward(&x, &w, &bias, window, None), forward(&x, &w, &bias, window, Some(&add))]
-            };
-            let got = on_vm(|device| [run(device, 0..b), run(device, 4..5)].concat());
-            let name = format!("{inputs} to {outputs}, {of_x:?} and {of_w:?}");
-            for (whole, alone) in got[..2].iter().zip(&got[2..]) {
-                assert_eq!(bits(&whole.slice(4..5)), bits(alone), "{name}");
-            }
-            let (want, _) = reference(&x32, &w32, &bias, window);
-            check_precision(&name, &got[0], &plain, &want);
-            let want: Vec<f64> = want.iter().zip(wide(&add)).map(|(y, a)| y + a).collect();
-            check_precision(&format!("{name}, added"), &got[1], &cpu, &want);
+        let run = |device: &Device, images: std::ops::Range<usize>| {
+            let (x, add) = (x.slice(images.clone()).to(device), add.slice(images).to(device));
+            let (w, bias) = (arranged(&weight.to(device)), bias.to(device));
+            vec![forward(&x, &w, &bias, window, None), forward(&x, &w, &bias, window, Some(&add))]
+        };
+        let got = on_vm(|device| [run(device, 0..b), run(device, 4..5)].concat());
+        let name = format!("{inputs} to {outputs}, {of_x:?} and {of_w:?}");
+        for (whole, alone) in got[..2].iter().zip(&got[2..]) {
+            assert_eq!(bits(&whole.slice(4..5)), bits(alone), "{name}");
         }
+        let (want, _) = reference(&x32, &w32, &bias, window);
+        check_precision(&name, &got[0], &plain, &want);
+        let want: Vec<f64> = want.iter().zip(wide(&add)).map(|(y, a)| y + a).collect();
+        check_precision(&format!("{name}, added"), &got[1], &cpu, &want);
     }
     for (inputs, outputs, dtype) in [(16, 33, Bf16), (5, 3, F16)] {
         let x = rounded(&random(&[2, 5, 7, inputs], 1), dtype);

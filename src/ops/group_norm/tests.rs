@@ -48,9 +48,7 @@ fn forward_matches_the_definition_in_f64_also_far_from_zero() {
 #[test]
 fn kernels_err_as_little_as_the_cpu_and_give_an_image_the_same_bits_in_any_batch() {
     // Channels below, at and off what 16 bytes hold and what a block takes; several chunks, and one that is not full.
-    for (b, channels, groups, h, w) in
-        [(9, 6, 3, 5, 7), (9, 8, 4, 1, 1), (2, 64, 32, 9, 8), (2, 96, 4, 11, 5), (2, 264, 8, 5, 27)]
-    {
+    for (b, channels, groups, h, w) in [(9, 6, 3, 5, 7), (2, 8, 4, 1, 1), (2, 64, 32, 9, 8), (2, 264, 8, 5, 27)] {
         let (weight, bias) = (random(&[channels], 2), random(&[channels], 3));
         let norm = Norm { weight: &weight, bias: &bias, groups, eps: 1e-6 };
         for dtype in [DType::F32, DType::F16, DType::Bf16] {

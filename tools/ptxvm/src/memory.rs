@@ -422,6 +422,10 @@ impl Memory {
             for p in at / 4 / PAGE..=(at + len - 1) / 4 / PAGE {
                 self.page(slot, p).tagged.store(true, Relaxed);
             }
+            // A word of which blocks may each have a part belongs to none.
+            for edge in [at, at + len].into_iter().filter(|e| e % 4 != 0) {
+                self.page(slot, edge / 4 / PAGE).tags[edge / 4 % PAGE].store(0, Relaxed);
+            }
             let mine = watch.tag();
             self.slots[slot].tags(at, len, |t| {
                 watch.meets(t.load(Relaxed), "a write")?;
@@ -694,10 +698,10 @@ impl Allocation {
         }
     }
 
-    /// The tags of bytes, where this launch wrote anything on their pages.
+    /// The tags of words that bytes fill, where this launch wrote anything on their pages.
     #[inline(always)]
     fn tags(&self, at: usize, len: usize, f: impl Fn(&AtomicU32) -> Access<()>) -> Access<()> {
-        let (mut w, end) = (at / 4, (at + len).div_ceil(4));
+        let (mut w, end) = (at.div_ceil(4), (at + len) / 4);
         while w < end {
             let here = (PAGE - w % PAGE).min(end - w);
             if let Some(p) = self.pages[w / PAGE].get().filter(|p| p.tagged.load(Relaxed)) {
