@@ -24,7 +24,7 @@ use gpu::cuda::{Cuda, Unusable};
 pub use ledger::{Ledger, Phase};
 pub use mapped::{MappedFile, check_mapped};
 pub use memory::{MachineMemory, bytes, machine_memory};
-pub use nvtx::{Range, range};
+pub use nvtx::range;
 pub use tensor::{MOST_AXES, Shape, Tensor};
 pub use workers::{with_threads, workers};
 

@@ -16,9 +16,9 @@ pub struct Range {
 }
 
 /// Begins a range. Nothing where there is no NVTX library, whose calls cost next to nothing unless a profiler listens.
-pub fn range(name: &str) -> Range {
+pub fn range(name: impl std::fmt::Display) -> Range {
     let is_open = is_usable() && {
-        let name = CString::new(name).unwrap_or_default();
+        let name = CString::new(name.to_string()).unwrap_or_default();
         // SAFETY: the library has the symbol, as was asked before; it copies the name.
         unsafe { sys::nvtxRangePushA(name.as_ptr()) };
         true
@@ -49,7 +49,7 @@ mod tests {
     fn ranges_nest_whether_there_is_a_library_or_not() {
         let _epoch = range("epoch");
         for i in 0..3 {
-            let _block = range(&format!("block {i}\0"));
+            let _block = range(format_args!("block {i}\0"));
         }
     }
 }

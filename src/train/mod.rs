@@ -24,7 +24,7 @@ use crate::data::Prompt;
 use crate::data::sampler::{Sample, groups};
 use crate::device::philox::Purpose;
 use crate::models::lora::{AdapterBank, Slot};
-use crate::telemetry::Clock;
+use crate::telemetry::{Clock, range};
 
 /// Random numbers of epoch `e` are keyed by `e + 1`; 0 is for evaluation, whose images are the same at every epoch.
 const EVAL_EPOCH: u32 = 0;
@@ -36,6 +36,7 @@ impl Setup {
     /// [`Interrupted`](guard::Interrupted), or what a reward or an encoder reports.
     pub fn train_epoch(&mut self, state: &mut State, interrupt: &Interrupt) -> Result<EpochReport> {
         let (raw, epoch) = (self.config.raw.clone(), state.epoch);
+        let _range = range(format_args!("epoch {epoch}"));
         let mut clock = Clock::start();
         self.prompts.next_round();
         let key = |samples: &[Sample], purpose: Purpose, image: usize, draw: u32| {
@@ -68,6 +69,7 @@ impl Setup {
         for (i, points) in self.algorithm.updates(&scored).iter().enumerate() {
             // Once a step is taken, the epoch is finished.
             let never = Interrupt::never();
+            let _range = range("update");
             let update = self.update(state, &rollout, &texts, points, if i == 0 { interrupt } else { &never })?;
             report.add(&update);
         }

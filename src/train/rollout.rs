@@ -13,7 +13,7 @@ use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::{copy, noise};
 use crate::rewards::{Images, Scores, Scoring};
 use crate::rollout::sample::{self, Path, Policy, Visit};
-use crate::telemetry::{Clock, Progress};
+use crate::telemetry::{Clock, Progress, range};
 
 /// Images that are decoded and scored together; changes memory, not results.
 const DECODE_BATCH: usize = 32;
@@ -97,9 +97,13 @@ impl Setup {
         for batch in self.device.rehearse(&batches) {
             let texts: Vec<&str> = order.prompts[batch.clone()].iter().map(|p| p.text.as_str()).collect();
             self.device.phase("text encoders");
-            let embeds = self.prompts.encode(&texts)?;
+            let embeds = {
+                let _range = range("encode");
+                self.prompts.encode(&texts)?
+            };
 
             self.device.phase(order.job.what);
+            let sampling = range(order.job.what);
             let draw = |s: &Sample| s.key(self.config.raw.seed, Purpose::InitialLatent, order.epoch, 0);
             let keys: Vec<Key> = order.samples[batch.clone()].iter().map(draw).collect();
             let start = noise::normal(&self.device, &keys, &[batch.len(), sizes.channels, side, side]);
@@ -115,16 +119,22 @@ impl Setup {
             self.device.check()?;
             sample::check_finite(&latents, |i| texts[i])?;
             copy::rows_into(&mut x0, batch.start, &latents);
-            drop((latents, embeds));
+            drop((latents, embeds, sampling));
             clock.lap("rollout");
 
             for part in ranges(batch.clone(), DECODE_BATCH) {
                 self.device.phase("decode");
-                let images = Images::decoded(self.pipeline.vae.decode(&x0.slice(part.clone())));
+                let images = {
+                    let _range = range("decode");
+                    Images::decoded(self.pipeline.vae.decode(&x0.slice(part.clone())))
+                };
                 clock.lap("decode");
                 self.device.phase("reward");
                 let of_image: Vec<&Prompt> = order.prompts[part].iter().collect();
-                let scored = scoring.batch(&images, &of_image);
+                let scored = {
+                    let _range = range("rewards");
+                    scoring.batch(&images, &of_image)
+                };
                 // Whether the rewards can judge the prompts is asked when a run starts, not when it is planned.
                 if !self.device.is_plan() {
                     scored?;

@@ -12,14 +12,19 @@ use tempfile::TempDir;
 
 use super::{check_line, refuses};
 
+/// Compiles the fake `source` with `defines` to `library` in `folder`.
+fn compile(folder: &Path, source: &str, library: &str, defines: &[&str]) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli").join(source);
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-O1", "-w", "-o"]).arg(folder.join(library)).arg(source);
+    let output = cc.args(defines.iter().map(|d| format!("-D{d}"))).output().expect("a C compiler");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// A folder with a fake `libcuda.so.1` that was compiled with `defines`.
 fn fake(defines: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/libcuda.c");
-    let mut cc = Command::new("cc");
-    cc.args(["-shared", "-fPIC", "-O1", "-w", "-o"]).arg(folder.path().join("libcuda.so.1")).arg(source);
-    let output = cc.args(defines.iter().map(|d| format!("-D{d}"))).output().expect("a C compiler");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    compile(folder.path(), "libcuda.c", "libcuda.so.1", defines);
     folder
 }
 
@@ -107,11 +112,13 @@ fn auto_takes_a_usable_gpu_and_says_why_another_is_not() {
 /// Runs the ignored test `name` in a process of its own, under a driver that writes down what it is asked; gives that.
 fn recorded(name: &str) -> Vec<String> {
     let folder = fake(&[]);
+    compile(folder.path(), "libcublasLt.c", "libcublasLt.so.12", &[]);
     let log = folder.path().join("log");
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--ignored", "--nocapture"])
         .env("LD_LIBRARY_PATH", folder.path())
         .env("FAKE_CUDA_LOG", &log)
+        .env("FAKE_CUBLASLT_LOG", &log)
         .output()
         .unwrap();
     let [out, err] = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned());
@@ -147,7 +154,7 @@ fn under_a_fake() {
     let cuda = Cuda::open(0).unwrap();
     let length = 2 * PAGE + 1000;
     let [a, b] = [length, 4096].map(|bytes| cuda.alloc(bytes).unwrap());
-    let data: Vec<u8> = (0..length).map(|i| (i * i >> 7) as u8).collect();
+    let data: Vec<u8> = (0..length).map(|i| ((i * i) >> 7) as u8).collect();
     cuda.write(a, &data).unwrap();
     let mut back = vec![0; length];
     cuda.read(a, &mut back).unwrap();
@@ -321,4 +328,58 @@ fn regions_of_ops_become_graphs_of_the_driver() {
     assert_eq!([count("s2 begin capture"), count("s0 replay g0"), count("alloc")], [1, 2, 2], "{log:#?}");
     assert_eq!([count("launch activation_add_f32"), count("launch activation_silu_f32")], [3, 3], "{log:#?}");
     assert_eq!(count("launch activation_add_f32 grid 5 1 1 block 256 1 1 shared 0 args m1+0 m0+0 5000"), 3, "{log:#?}");
+}
+
+#[test]
+#[ignore = "a_product_of_cublaslt_is_chosen_once runs it"]
+fn cublaslt_under_a_fake() {
+    use engine::device::gpu::cublaslt::Linear;
+    if !is_fake() {
+        return;
+    }
+    let device = Device::cuda(0).unwrap();
+    let Device::Gpu(gpu) = &device else { unreachable!("a GPU") };
+    let bf16 = |shape| Tensor::scratch_of(&device, DType::Bf16, shape);
+    let (x, w, mut y) = (bf16(&[96, 64]), bf16(&[128, 64]), bf16(&[96, 128]));
+    let product = Linear::new(gpu, DType::Bf16, [96, 128, 64]).unwrap();
+    for _ in 0..2 {
+        product.run(&mut y, &x, &w).unwrap();
+    }
+    assert!(product.run(&mut y, &w, &x).is_err());
+}
+
+#[test]
+fn a_product_of_cublaslt_is_chosen_once() {
+    let log = recorded("cli::cuda::cublaslt_under_a_fake");
+    let log: Vec<&str> = log.iter().filter(|l| l.starts_with("lt ")).map(String::as_str).collect();
+    let product = "lt product 1 0 by algorithm 42, 33554432 bytes, all there";
+    let want = [
+        "lt workspace 33554432",
+        "lt choose, transposed 1: a type 14 64 x 128 by 64 b type 14 64 x 96 by 64 d type 14 128 x 96 by 128",
+        product,
+        product,
+        "lt destroy",
+    ];
+    assert_eq!(log, want);
+}
+
+#[test]
+fn phases_and_blocks_are_ranges_where_there_is_nvtx() {
+    let folder = tempfile::tempdir().unwrap();
+    compile(folder.path(), "libnvToolsExt.c", "libnvToolsExt.so.1", &[]);
+    let config = crate::training::write_config(folder.path(), "");
+    let log = folder.path().join("log");
+    let args = ["--threads", "1", "--device", "cpu", "--set", "num_epochs=1", "eval.every=0"];
+    let output = crate::training::train_command(&config, &folder.path().join("run"), &args)
+        .env("LD_LIBRARY_PATH", folder.path())
+        .env("FAKE_NVTX_LOG", &log)
+        .output()
+        .unwrap();
+    crate::training::assert_success(&output);
+    let log = std::fs::read_to_string(log).unwrap();
+    for line in
+        ["epoch 0", "  encode", "  rollout", "    block 0", "  decode", "  rewards", "  update", "    block 0 backward"]
+    {
+        assert!(log.lines().any(|l| l == line), "'{line}' is not in: {log}");
+    }
 }

@@ -21,7 +21,7 @@ use super::Linear;
 use super::lora::{Adapters, LoraLinear, Module, Rows, Trained};
 use super::network::{Checkpointing, Condition, Network, Saved, Sizes};
 use super::source::Component;
-use crate::device::{DType, Device, Tensor, workers};
+use crate::device::{DType, Device, Tensor, range, workers};
 use crate::io::{Loader, Scope};
 use crate::ops::adaln::{self, Chunk};
 use crate::ops::linear::{InputGrad, Then, backward};
@@ -166,7 +166,8 @@ impl Mmdit {
         let mut context = self.context_embedder.forward(&text, adapters, Then::Nothing);
         drop((latent, text, pooled));
         let mut blocks = Vec::with_capacity(if rows > 0 { self.blocks.len() } else { 0 });
-        for block in &self.blocks {
+        for (i, block) in self.blocks.iter().enumerate() {
+            let _range = range(format_args!("block {i}"));
             let saved;
             (x, context, saved) = block.forward(x, context, &embedding, adapters, (rows, policy));
             blocks.extend(saved);
@@ -282,6 +283,7 @@ impl Mmdit {
         drop((dnormed, dtokens, x));
         let mut dcontext = None;
         for (i, (block, saved)) in self.blocks.iter().zip(blocks).enumerate().rev() {
+            let _range = range(format_args!("block {i} backward"));
             // Nothing reads the gradient to the first block's input, unless someone wants that to the latent.
             let (d, dc) = block.backward(dx, dcontext, saved, trained, i > 0 || want_dx)?;
             (dx, dcontext) = (d, Some(dc));

@@ -155,7 +155,8 @@ fn deliver(regs: &mut Regs, ty: Type, dst: &[Reg], w: &[[u32; LANES]; 4], ex: u3
     for (n, &d) in dst.iter().enumerate() {
         match size {
             8 => {
-                let v: [u64; LANES] = std::array::from_fn(|l| u64::from(w[2 * n][l]) | u64::from(w[2 * n + 1][l]) << 32);
+                let v: [u64; LANES] =
+                    std::array::from_fn(|l| u64::from(w[2 * n][l]) | u64::from(w[2 * n + 1][l]) << 32);
                 u64::put(regs, d.row, &v, ex);
             }
             4 if d.file == File::Word => u32::put(regs, d.row, &w[n], ex),
@@ -262,7 +263,15 @@ impl Block<'_> {
     /// Loads all lanes at once; false where anything is out of the ordinary, so that lanes go one by one and the fault
     /// is found with its lane.
     #[inline(always)]
-    fn load_row(&mut self, warp: usize, row: &Row, space: Space, len: usize, nc: bool, w: &mut [[u32; LANES]; 4]) -> bool {
+    fn load_row(
+        &mut self,
+        warp: usize,
+        row: &Row,
+        space: Space,
+        len: usize,
+        nc: bool,
+        w: &mut [[u32; LANES]; 4],
+    ) -> bool {
         match space {
             Space::Global => self.launch.memory.gather(&row.at, row.runs(), len, nc, &self.watch, w),
             Space::Shared => {
