@@ -18,8 +18,18 @@ const RANK: usize = 32;
 /// Partial sums of gradients: at most so many, of at least so many rows.
 const CHUNKS: usize = 16;
 const CHUNK: usize = 512;
-/// As in kernels/linear.cu: adding a residual.
-const ADD: u32 = 5;
+
+/// As in kernels/linear.cu: what is done to a result; 0 is nothing.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Kind {
+    GeluTanh = 1,
+    GeluErf,
+    QuickGelu,
+    Silu,
+    Add,
+    AddGated,
+}
 
 /// As in kernels/linear.cu.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -175,6 +185,11 @@ impl Packer {
         self.filled(t, t.rows(), t.width().next_multiple_of(step))
     }
 
+    /// A weight `[out, ..]`, its other axes folded.
+    fn weight(&mut self, w: &Tensor) -> Matrix {
+        self.matrix(&w.view(0, &[w.dim(0), w.len() / w.dim(0).max(1)]))
+    }
+
     /// `t` with zeros up to so many rows and columns.
     fn filled(&mut self, t: &Tensor, rows: usize, columns: usize) -> Matrix {
         let to = Tensor::scratch_of(&t.device(), self.dtype, &[rows, columns]);
@@ -269,18 +284,18 @@ impl Finish {
         let plain = Self::plain(dtype);
         match then {
             Then::Nothing => plain,
-            Then::Activate(Activation::GeluTanh) => Self { kind: 1, ..plain },
-            Then::Activate(Activation::GeluErf) => Self { kind: 2, ..plain },
-            Then::Activate(Activation::QuickGelu) => Self { kind: 3, ..plain },
-            Then::Activate(Activation::Silu) => Self { kind: 4, ..plain },
+            Then::Activate(Activation::GeluTanh) => Self { kind: Kind::GeluTanh as u32, ..plain },
+            Then::Activate(Activation::GeluErf) => Self { kind: Kind::GeluErf as u32, ..plain },
+            Then::Activate(Activation::QuickGelu) => Self { kind: Kind::QuickGelu as u32, ..plain },
+            Then::Activate(Activation::Silu) => Self { kind: Kind::Silu as u32, ..plain },
             Then::Add(residual) => {
                 assert_eq!(residual.dtype(), dtype, "linear: residual");
-                Self { kind: ADD, residual: residual.address(), ..plain }
+                Self { kind: Kind::Add as u32, residual: residual.address(), ..plain }
             }
             Then::AddGated { residual, gate: Chunk { modulation, index } } => {
                 assert_eq!((residual.dtype(), modulation.dtype()), (dtype, dtype), "linear: residual and gate");
                 Self {
-                    kind: 6,
+                    kind: Kind::AddGated as u32,
                     residual: residual.address(),
                     gate: modulation.address() + dtype.bytes(index * y.width()) as u64,
                     gate_stride: size(modulation.width()),
@@ -406,7 +421,7 @@ pub(super) fn forward(
                 let (down, up) = (batch.packer.down(&l.a), batch.packer.up(&l.b));
                 kept.push(batch.add(left, rows, down, up, l.a.dim(0), l.scale));
             }
-            let w = batch.packer.matrix(layer.weight);
+            let w = batch.packer.weight(layer.weight);
             let bias = layer.bias.map_or(0, Tensor::address);
             batch.push(Problem { bias, ..left.times(w, written(y), layer.weight.dim(0), 1.0) });
         }
@@ -448,11 +463,11 @@ pub(super) fn backward(
     });
     let mut finish = Finish::plain(dtype);
     if let Some((dx, add)) = dx {
-        let w = batch.packer.matrix(weight);
+        let w = batch.packer.weight(weight);
         batch.push(left.times(w, written(dx), inputs, 1.0));
         finish = Finish::plain(dx.dtype());
         if add {
-            (finish.kind, finish.residual) = (ADD, dx.address());
+            (finish.kind, finish.residual) = (Kind::Add as u32, dx.address());
         }
     }
     batch.run(Weight::Across, finish);
