@@ -46,9 +46,24 @@ fn main() {
     let cases = [
         ("fma.rn.f32", looped("mov.f32 %f2, %f1; mov.f32 %f3, %f1;", "fma.rn.f32 %f2, %f1, %f3, %f2;")),
         ("add.s32", looped("mov.u32 %r4, 0;", "add.s32 %r4, %r4, %r1;")),
-        ("mad.lo.s32, mul.wide.u32, add.s64, shl.b32", looped("mov.u32 %r4, 0; mov.u64 %rd4, 0;", "mad.lo.s32 %r4, %r4, %r1, %r8; mul.wide.u32 %rd5, %r4, 4; add.s64 %rd4, %rd4, %rd5; shl.b32 %r5, %r4, 3;")),
-        ("setp.lt.s32, selp.b32, @p add.s32", looped("mov.u32 %r4, 0;", "setp.lt.s32 %p1, %r4, %r1; selp.b32 %r5, %r4, %r1, %p1; @%p1 add.s32 %r4, %r4, 1;")),
-        ("ex2.approx.f32, rcp.approx.f32", looped("mov.f32 %f2, %f1;", "ex2.approx.f32 %f3, %f1; rcp.approx.f32 %f2, %f3;")),
+        (
+            "mad.lo.s32, mul.wide.u32, add.s64, shl.b32",
+            looped(
+                "mov.u32 %r4, 0; mov.u64 %rd4, 0;",
+                "mad.lo.s32 %r4, %r4, %r1, %r8; mul.wide.u32 %rd5, %r4, 4; add.s64 %rd4, %rd4, %rd5; shl.b32 %r5, %r4, 3;",
+            ),
+        ),
+        (
+            "setp.lt.s32, selp.b32, @p add.s32",
+            looped(
+                "mov.u32 %r4, 0;",
+                "setp.lt.s32 %p1, %r4, %r1; selp.b32 %r5, %r4, %r1, %p1; @%p1 add.s32 %r4, %r4, 1;",
+            ),
+        ),
+        (
+            "ex2.approx.f32, rcp.approx.f32",
+            looped("mov.f32 %f2, %f1;", "ex2.approx.f32 %f3, %f1; rcp.approx.f32 %f2, %f3;"),
+        ),
         ("ld.global.f32", looped("", "ld.global.f32 %f2, [%rd2];")),
         ("ld.global.nc.v4.f32", looped("", &format!("ld.global.nc.v4.f32 {{{four}}}, [%rd3];"))),
         ("st.global.f32", looped("", "st.global.f32 [%rd2], %f1;")),
@@ -58,8 +73,24 @@ fn main() {
         ("ld.shared.f32 of one word", looped(fill, "ld.shared.f32 %f2, [%r9];")),
         ("st.shared.f32", looped(fill, "st.shared.f32 [%r2], %f1;")),
         ("shfl.sync.bfly.b32", looped("", "shfl.sync.bfly.b32 %r4, %r1, 5, 31, 0xffffffff;")),
+        ("ldmatrix.x4", looped(fill, "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r10, %r11, %r12, %r13}, [%r3];")),
+        (
+            "mma.m16n8k16.bf16",
+            looped(
+                "mov.b32 %r10, 0; mov.b32 %r11, 0; mov.b32 %r12, 0; mov.b32 %r13, 0; mov.f32 %f10, %f1; mov.f32 %f11, %f1; mov.f32 %f12, %f1; mov.f32 %f13, %f1;",
+                &format!(
+                    "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {{{four}}}, {{%r10, %r11, %r12, %r13}}, {{%r10, %r11}}, {{{four}}};"
+                ),
+            ),
+        ),
+        (
+            "cp.async of 16 bytes, commit, wait",
+            looped("", "cp.async.cg.shared.global [%r3], [%rd3], 16; cp.async.commit_group; cp.async.wait_group 0;"),
+        ),
         ("2 ld.shared.v4.f32 and 16 fma.rn.f32", {
-            let fma: String = (0..16).map(|n| format!("fma.rn.f32 %f{}, %f{}, %f{}, %f{};", 20 + n, 10 + n / 4, 14 + n % 4, 20 + n)).collect();
+            let fma: String = (0..16)
+                .map(|n| format!("fma.rn.f32 %f{}, %f{}, %f{}, %f{};", 20 + n, 10 + n / 4, 14 + n % 4, 20 + n))
+                .collect();
             let zero: String = (0..16).map(|n| format!("mov.f32 %f{}, 0f00000000;", 20 + n)).collect();
             looped(&format!("{fill} {zero}"), &format!("ld.shared.v4.f32 {{{four}}}, [%r3]; ld.shared.v4.f32 {{%f14, %f15, %f16, %f17}}, [%r9+{{n}}0]; {fma}").replace("{n}0", "32"))
         }),
@@ -77,7 +108,11 @@ fn main() {
         return;
     }
     let m = kernel("st.global.f32 [%rd2], %f1;");
-    for (name, grid, shared) in [("a launch of 1 block", 1, 0), ("a launch of 16 blocks", 16, 0), ("a launch of 16 blocks, 96 KB", 16, 96 << 10)] {
+    for (name, grid, shared) in [
+        ("a launch of 1 block", 1, 0),
+        ("a launch of 16 blocks", 16, 0),
+        ("a launch of 16 blocks, 96 KB", 16, 96 << 10),
+    ] {
         let mut memory = Memory::new();
         let o = memory.alloc_zeroed(1 << 20).unwrap();
         let config = Config { grid: [grid, 1, 1], block: [128, 1, 1], shared };

@@ -156,6 +156,15 @@ impl Module {
                 _ => 0,
             });
         }
+        for (v, &to) in self.source.variables.iter().zip(&all) {
+            for (at, name) in &v.addresses {
+                let n = self.source.variables.iter().position(|v| v.name == *name);
+                let p = n.map(|n| all[n]).filter(|&p| p != 0);
+                let p =
+                    p.ok_or_else(|| Error::Launch(format!("`{}`: `{name}` is no variable of the module", v.name)))?;
+                memory.write(to + *at as u64, &p.to_le_bytes())?;
+            }
+        }
         memory.variables.insert(self.id, all);
         Ok(())
     }
@@ -331,6 +340,7 @@ fn registers(k: &Kernel, c: &Config, variables: &[u64], dynamic: u32) -> Regs {
             Special::Ntid(a) => c.block[a as usize].into(),
             Special::Nctaid(a) => c.grid[a as usize].into(),
             Special::Warps => u64::from(c.block.iter().product::<u32>().div_ceil(32)),
+            Special::Fixed(n) => n.into(),
             Special::Dynamic => dynamic.into(),
             Special::Variable(n) => variables.get(n as usize).copied().unwrap_or(0),
             _ => 0,

@@ -10,6 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use crate::error::{Error, Result};
 use crate::finding::Kind;
 use crate::regs::LANES;
+use crate::types::Type;
 
 /// The first address. Every allocation has 4 GB of addresses of its own, so that running past its end meets nobody.
 const FIRST: u64 = 0x10_0000_0000;
@@ -138,11 +139,42 @@ impl<'a> Watch<'a> {
     }
 }
 
+/// What elements of a tensor are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Number {
+    /// Integers without a sign.
+    Unsigned,
+    /// Integers.
+    Signed,
+    /// IEEE floats of 16, 32 or 64 bits.
+    Float,
+    /// bf16.
+    Bf16,
+}
+
+impl Number {
+    pub(crate) fn of(self, bytes: u32) -> Option<Type> {
+        Some(match (self, bytes) {
+            (Number::Unsigned, 4) => Type::U32,
+            (Number::Unsigned, 8) => Type::U64,
+            (Number::Signed, 4) => Type::S32,
+            (Number::Signed, 8) => Type::S64,
+            (Number::Float, 2) => Type::F16,
+            (Number::Float, 4) => Type::F32,
+            (Number::Float, 8) => Type::F64,
+            (Number::Bf16, 2) => Type::Bf16,
+            _ => return None,
+        })
+    }
+}
+
 /// The layout of a tensor in device memory that bulk tensor copies go by (PTX ISA 5.5), innermost first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorMap {
     /// Bytes of an element: 1, 2, 4 or 8.
     pub elem: u32,
+    /// What an element is: only reductions ask.
+    pub kind: Option<Number>,
     /// First byte.
     pub base: DevicePtr,
     /// Elements of each dimension.
@@ -694,10 +726,11 @@ impl Allocation {
         }
     }
 
-    /// The tags of bytes, where this launch wrote anything on their pages.
+    /// The tags of bytes, where this launch wrote anything on their pages. Words that are not covered whole have none: their
+    /// other bytes may be another block's.
     #[inline(always)]
     fn tags(&self, at: usize, len: usize, f: impl Fn(&AtomicU32) -> Access<()>) -> Access<()> {
-        let (mut w, end) = (at / 4, (at + len).div_ceil(4));
+        let (mut w, end) = (at.div_ceil(4), (at + len) / 4);
         while w < end {
             let here = (PAGE - w % PAGE).min(end - w);
             if let Some(p) = self.pages[w / PAGE].get().filter(|p| p.tagged.load(Relaxed)) {

@@ -91,20 +91,23 @@ pub(super) fn float32(c: &mut Context, i: &Instruction, m: &mut Mods) -> Found<A
 
 pub(super) fn float64(c: &mut Context, i: &Instruction, m: &mut Mods) -> Found<Apply> {
     let ty = Type::F64;
-    if let Some(r) = m.find(Round::named)
-        && r != Round::Nearest
-    {
-        return Err(format!("rounding {r:?} of f64 is not supported"));
+    let mode = m.find(Round::named).unwrap_or(Round::Nearest);
+    if mode != Round::Nearest && matches!(i.op.as_str(), "fma" | "mad") {
+        return Err(format!("rounding {mode:?} of a fused product in f64 is not supported"));
     }
     let two = |c: &mut Context, f: fn(f64, f64) -> f64| -> Found<Apply> {
         let a = args(c, i, ty, &[ty; 2])?;
         Ok(map2(a.d, a.s[0], a.s[1], f))
     };
+    let rounded = |c: &mut Context, f: fn(f64, f64, Round) -> f64| -> Found<Apply> {
+        let a = args(c, i, ty, &[ty; 2])?;
+        Ok(map2(a.d, a.s[0], a.s[1], move |x, y| f(x, y, mode)))
+    };
     match i.op.as_str() {
-        "add" => two(c, |x, y| x + y),
-        "sub" => two(c, |x, y| x - y),
-        "mul" => two(c, |x, y| x * y),
-        "div" => two(c, |x, y| x / y),
+        "add" => rounded(c, add64),
+        "sub" => rounded(c, |x, y, mode| add64(x, -y, mode)),
+        "mul" => rounded(c, mul64),
+        "div" => rounded(c, div64),
         "min" => two(c, min64),
         "max" => two(c, max64),
         "fma" | "mad" => {
@@ -163,17 +166,26 @@ pub(super) fn narrow<T: Half>(c: &mut Context, i: &Instruction, m: &mut Mods, ty
         return Err(format!("rounding {r:?} of {ty:?} is not supported"));
     }
     let relu = m.take("relu");
+    let nan = m.take("NaN");
     if m.take("ftz") || m.take("sat") {
         return Err(format!("`.ftz` and `.sat` of {ty:?} are not supported"));
+    }
+    if nan && !matches!(i.op.as_str(), "min" | "max") {
+        return Err("`.NaN` is for min and max".into());
     }
     fn pick<T: Half>(x: T, y: T, max: bool) -> T {
         let v = if max { max32(x.wide(), y.wide()) } else { min32(x.wide(), y.wide()) };
         T::nearest(f64::from(v))
     }
+    fn strict<T: Half>(x: T, y: T, max: bool) -> T {
+        if x.wide().is_nan() || y.wide().is_nan() { T::of(0x7FFF) } else { pick(x, y, max) }
+    }
     let two: fn([T; 2]) -> T = match i.op.as_str() {
         "add" => |[x, y]| add_narrow(x, y),
         "sub" => |[x, y]| add_narrow(x, T::of(y.bits() ^ 0x8000)),
         "mul" => |[x, y]| mul_narrow(x, y),
+        "min" if nan => |[x, y]| strict(x, y, false),
+        "max" if nan => |[x, y]| strict(x, y, true),
         "min" => |[x, y]| pick(x, y, false),
         "max" => |[x, y]| pick(x, y, true),
         "fma" => {
@@ -216,8 +228,11 @@ pub(super) fn unary_float(c: &mut Context, i: &Instruction) -> Found<Exec> {
     let (d, s) = (a.d, a.s[0]);
     if ty == Type::F64 {
         return match (i.op.as_str(), mode) {
-            ("sqrt", Some(Round::Nearest)) => Ok(Exec::Alu(map1(d, s, |x: f64| x.sqrt()))),
-            ("rcp", Some(Round::Nearest)) => Ok(Exec::Alu(map1(d, s, |x: f64| 1.0 / x))),
+            ("sqrt", Some(mode)) => Ok(Exec::Alu(map1(d, s, move |x: f64| sqrt64(x, mode)))),
+            ("rcp", Some(mode)) => Ok(Exec::Alu(map1(d, s, move |x: f64| div64(1.0, x, mode)))),
+            // rough to 20 bits or so on a device: exact here
+            ("rcp", None) if approx => Ok(Exec::Alu(map1(d, s, |x: f64| 1.0 / x))),
+            ("rsqrt", None) if approx => Ok(Exec::Alu(map1(d, s, |x: f64| 1.0 / x.sqrt()))),
             _ => Err("this form for f64 is not supported".into()),
         };
     }
