@@ -429,6 +429,8 @@ fn bytes_as_floats_and_halves_are_converted_and_compared() {
         ("set.gt.f16x2.f16x2 %r4, %r1, %r2;", 0x4000_3C00, 0x3C00_4000, 0, 0x3C00_0000),
         ("set.gtu.u32.f16x2 %r4, %r1, %r2;", 0x7E00_3C00, 0x3C00_4000, 0, 0xFFFF_0000),
         ("sad.u32 %r4, %r1, %r2, %r3;", 5, 9, 1, 5),
+        ("ex2.approx.f16x2 %r4, %r1;", 0x4000_3C00, 0, 0, 0x4400_4000),
+        ("tanh.approx.bf16x2 %r4, %r1;", 0x0000_4120, 0, 0, 0x0000_3F80),
     ]);
 }
 

@@ -236,6 +236,21 @@ pub(super) fn unary_float(c: &mut Context, i: &Instruction) -> Found<Exec> {
             _ => Err("this form for f64 is not supported".into()),
         };
     }
+    if approx && mode.is_none() && matches!(i.op.as_str(), "ex2" | "tanh") {
+        let (f, seed) = (if i.op == "ex2" { Approx::Ex2 } else { Approx::Tanh }, c.perturb);
+        match ty {
+            // relative bounds: 2^-9.9 and 2^-10.987, 2^-7 and 2^-8
+            Type::F16 | Type::F16x2 => {
+                let bound = 2f64.powf(if f == Approx::Ex2 { -9.9 } else { -10.987 });
+                return Ok(Exec::Alu(approximate::<f16>(a, ty, f, bound, seed)));
+            }
+            Type::Bf16 | Type::Bf16x2 => {
+                let bound = 2f64.powi(if f == Approx::Ex2 { -7 } else { -8 });
+                return Ok(Exec::Alu(approximate::<bf16>(a, ty, f, bound, seed)));
+            }
+            _ => {}
+        }
+    }
     if ty != Type::F32 {
         return Err(format!("type {ty:?} is not supported"));
     }
@@ -266,4 +281,26 @@ pub(super) fn unary_float(c: &mut Context, i: &Instruction) -> Found<Exec> {
         s,
         move |x: f32| if ftz { flush(f.value(flush(x), 0.0, seed)) } else { f.value(x, 0.0, seed) },
     )))
+}
+
+/// An approximate function of narrow numbers, alone or in pairs: rounded once, or moved by what its bound leaves.
+fn approximate<T: Half>(a: Args, ty: Type, f: Approx, bound: f64, seed: Option<u64>) -> Apply {
+    // what rounding takes of the bound: half a unit of 11 bits of f16, of 8 of bf16
+    let half = if T::of(0x3C00).wide() == 1.0 { 2f64.powi(-11) } else { 2f64.powi(-8) };
+    let one = move |[x]: [T; 1]| {
+        let exact = f.exact(x.wide().into(), 0.0);
+        let moved = match seed {
+            Some(seed) if exact.is_finite() => {
+                let h = (mix(seed ^ u64::from(x.bits())) >> 11) as f64 * 2f64.powi(-52) - 1.0;
+                exact * (1.0 + h * (bound - half).max(0.0))
+            }
+            _ => exact,
+        };
+        T::nearest(moved)
+    };
+    if ty.bits() == 32 {
+        map1(a.d, a.s[0], move |x: u32| halves([x], one))
+    } else {
+        map1(a.d, a.s[0], move |x: T| one([x]))
+    }
 }
