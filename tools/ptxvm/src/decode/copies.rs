@@ -197,7 +197,7 @@ fn mbarrier(c: &mut Context, i: &Instruction) -> Found<Exec> {
     if m.ty()? != Type::B64 {
         return Err("expected type b64".into());
     }
-    for s in ["shared", "shared::cta", "cta", "acquire", "release"] {
+    for s in ["shared", "shared::cta", "shared::cluster", "cta", "cluster", "acquire", "release"] {
         m.take(s);
     }
     let sink = |o: &Operand| match o {
