@@ -132,6 +132,7 @@ impl Driver for Vm {
     fn tensor_map(&self, desc: &TensorMapDesc) -> Result<TensorMap> {
         let map = ptxvm::TensorMap {
             elem: desc.dtype.bytes(1) as u32,
+            kind: None,
             base: desc.base,
             dims: desc.dims.clone(),
             strides: desc.strides.clone(),

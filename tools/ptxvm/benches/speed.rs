@@ -73,6 +73,20 @@ fn main() {
         ("ld.shared.f32 of one word", looped(fill, "ld.shared.f32 %f2, [%r9];")),
         ("st.shared.f32", looped(fill, "st.shared.f32 [%r2], %f1;")),
         ("shfl.sync.bfly.b32", looped("", "shfl.sync.bfly.b32 %r4, %r1, 5, 31, 0xffffffff;")),
+        ("ldmatrix.x4", looped(fill, "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r10, %r11, %r12, %r13}, [%r3];")),
+        (
+            "mma.m16n8k16.bf16",
+            looped(
+                "mov.b32 %r10, 0; mov.b32 %r11, 0; mov.b32 %r12, 0; mov.b32 %r13, 0; mov.f32 %f10, %f1; mov.f32 %f11, %f1; mov.f32 %f12, %f1; mov.f32 %f13, %f1;",
+                &format!(
+                    "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {{{four}}}, {{%r10, %r11, %r12, %r13}}, {{%r10, %r11}}, {{{four}}};"
+                ),
+            ),
+        ),
+        (
+            "cp.async of 16 bytes, commit, wait",
+            looped("", "cp.async.cg.shared.global [%r3], [%rd3], 16; cp.async.commit_group; cp.async.wait_group 0;"),
+        ),
         ("2 ld.shared.v4.f32 and 16 fma.rn.f32", {
             let fma: String = (0..16)
                 .map(|n| format!("fma.rn.f32 %f{}, %f{}, %f{}, %f{};", 20 + n, 10 + n / 4, 14 + n % 4, 20 + n))

@@ -13,7 +13,7 @@ pub enum Kind {
     UseAfterFree,
     /// Memory or a register that nobody wrote.
     Uninitialised,
-    /// Accesses to shared memory that nothing orders.
+    /// Accesses to shared memory, or by several blocks to global memory, that nothing orders.
     Race,
     /// Generic accesses and asynchronous ones without a fence between them, or without `fence.mbarrier_init`.
     Proxy,

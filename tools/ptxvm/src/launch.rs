@@ -156,6 +156,15 @@ impl Module {
                 _ => 0,
             });
         }
+        for (v, &to) in self.source.variables.iter().zip(&all) {
+            for (at, name) in &v.addresses {
+                let n = self.source.variables.iter().position(|v| v.name == *name);
+                let p = n.map(|n| all[n]).filter(|&p| p != 0);
+                let p =
+                    p.ok_or_else(|| Error::Launch(format!("`{}`: `{name}` is no variable of the module", v.name)))?;
+                memory.write(to + *at as u64, &p.to_le_bytes())?;
+            }
+        }
         memory.variables.insert(self.id, all);
         Ok(())
     }
@@ -191,42 +200,49 @@ impl Module {
         let n = x * y * z;
         // the lowest block with a finding: those above need not start
         let stop = AtomicU64::new(u64::MAX);
-        let run = |b: u64| {
+        // what ran so far, and what one block more adds to it
+        type Done = (Stats, Vec<(u64, Finding)>);
+        let run = |mut done: Done, b: u64| -> Done {
             if b > stop.load(Relaxed) {
-                return (b, Stats::default(), None);
+                return done;
             }
             let at = [(b % x) as u32, (b / x % y) as u32, (b / (x * y)) as u32];
             let mut block = Block::new(&launch, at);
-            let finding = block.run().err().map(|f| {
+            if let Err(f) = block.run() {
                 stop.fetch_min(b, Relaxed);
-                self.finding(&kernel, config, &block, *f)
-            });
-            let stats = block.stats;
+                done.1.push((b, self.finding(&kernel, config, &block, *f)));
+            }
+            done.0.add(&block.stats);
             block.retire();
-            (b, stats, finding)
+            done
         };
-        let mut done: Vec<(u64, Stats, Option<Finding>)> = match options.schedule {
+        let (stats, mut findings) = match options.schedule {
             // one after the other, so that of two blocks that race each comes first in one of the schedules
-            Schedule::Ascending => (0..n).map(run).collect(),
-            Schedule::Descending => (0..n).rev().map(run).collect(),
+            Schedule::Ascending => (0..n).fold(Done::default(), run),
+            Schedule::Descending => (0..n).rev().fold(Done::default(), run),
             _ => {
-                let first = run(0);
-                if first.1.instructions * (n - 1) < SMALL {
-                    std::iter::once(first).chain((1..n).map(run)).collect()
+                let first = run(Done::default(), 0);
+                if first.0.instructions * (n - 1) < SMALL {
+                    (1..n).fold(first, run)
                 } else {
-                    let mut rest: Vec<_> = (1..n).into_par_iter().map(run).collect();
-                    rest.push(first);
-                    rest
+                    (1..n)
+                        .into_par_iter()
+                        .fold(Done::default, run)
+                        .reduce_with(|mut a, b| {
+                            a.0.add(&b.0);
+                            a.1.extend(b.1);
+                            a
+                        })
+                        .map_or_else(Done::default, |mut rest| {
+                            rest.0.add(&first.0);
+                            rest.1.extend(first.1);
+                            rest
+                        })
                 }
             }
         };
-        done.sort_unstable_by_key(|d| d.0);
-        let mut report = Report::default();
-        for (_, stats, finding) in done {
-            report.stats.add(&stats);
-            report.findings.extend(finding);
-        }
-        Ok(report)
+        findings.sort_unstable_by_key(|f| f.0);
+        Ok(Report { findings: findings.into_iter().map(|f| f.1).collect(), stats })
     }
 
     fn arguments(&self, k: &Kernel, args: &[Arg]) -> Result<Vec<u8>> {
@@ -331,6 +347,7 @@ fn registers(k: &Kernel, c: &Config, variables: &[u64], dynamic: u32) -> Regs {
             Special::Ntid(a) => c.block[a as usize].into(),
             Special::Nctaid(a) => c.grid[a as usize].into(),
             Special::Warps => u64::from(c.block.iter().product::<u32>().div_ceil(32)),
+            Special::Fixed(n) => n.into(),
             Special::Dynamic => dynamic.into(),
             Special::Variable(n) => variables.get(n as usize).copied().unwrap_or(0),
             _ => 0,

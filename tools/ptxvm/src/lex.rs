@@ -62,7 +62,13 @@ pub fn tokens(text: &str) -> Result<Vec<Spot>, (u32, String)> {
             while at < b.len() && (in_word(b[at]) || pair(b, at)) {
                 at += if pair(b, at) { 2 } else { 1 };
             }
-            out.push((Token::Word(text[start..at].to_string()), line));
+            let word = &text[start..at];
+            // `.reg.u32` is two words, `ld.global` one
+            if word.starts_with('.') && word[1..].contains('.') {
+                out.extend(word[1..].split('.').map(|w| (Token::Word(format!(".{w}")), line)));
+            } else {
+                out.push((Token::Word(word.to_string()), line));
+            }
         } else if c.is_ascii() {
             out.push((Token::Mark(c as char), line));
             at += 1;

@@ -46,6 +46,9 @@ struct Run {
     /// The order of what a device leaves open: eager, lazy, ascending, descending or random:SEED.
     #[arg(long, default_value_t = Schedule::Eager)]
     schedule: Schedule,
+    /// Move results of approximate instructions inside of the bounds that the ISA gives them, by a hash of this number.
+    #[arg(long, value_name = "SEED")]
+    perturb: Option<u64>,
     /// Print findings and counts as JSON.
     #[arg(long)]
     json: bool,
@@ -125,7 +128,7 @@ fn run(r: &Run) -> Result<Report, String> {
     }
     let config = Config { grid: r.grid, block: r.block, shared: r.shared };
     let args: Vec<Arg> = given.iter().map(|g| g.arg.clone()).collect();
-    let options = Options { schedule: r.schedule, ..Options::default() };
+    let options = Options { schedule: r.schedule, perturb: r.perturb, ..Options::default() };
     let report = module.launch(&mut memory, &r.entry, &config, &args, &options).map_err(|e| e.to_string())?;
     for (n, file) in &r.outs {
         if let Some((p, len)) = given[*n].buffer {

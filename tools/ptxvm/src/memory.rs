@@ -10,6 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use crate::error::{Error, Result};
 use crate::finding::Kind;
 use crate::regs::LANES;
+use crate::types::Type;
 
 /// The first address. Every allocation has 4 GB of addresses of its own, so that running past its end meets nobody.
 const FIRST: u64 = 0x10_0000_0000;
@@ -138,11 +139,42 @@ impl<'a> Watch<'a> {
     }
 }
 
+/// What elements of a tensor are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Number {
+    /// Integers without a sign.
+    Unsigned,
+    /// Integers.
+    Signed,
+    /// IEEE floats of 16, 32 or 64 bits.
+    Float,
+    /// bf16.
+    Bf16,
+}
+
+impl Number {
+    pub(crate) fn of(self, bytes: u32) -> Option<Type> {
+        Some(match (self, bytes) {
+            (Number::Unsigned, 4) => Type::U32,
+            (Number::Unsigned, 8) => Type::U64,
+            (Number::Signed, 4) => Type::S32,
+            (Number::Signed, 8) => Type::S64,
+            (Number::Float, 2) => Type::F16,
+            (Number::Float, 4) => Type::F32,
+            (Number::Float, 8) => Type::F64,
+            (Number::Bf16, 2) => Type::Bf16,
+            _ => return None,
+        })
+    }
+}
+
 /// The layout of a tensor in device memory that bulk tensor copies go by (PTX ISA 5.5), innermost first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorMap {
     /// Bytes of an element: 1, 2, 4 or 8.
     pub elem: u32,
+    /// What an element is: only reductions ask.
+    pub kind: Option<Number>,
     /// First byte.
     pub base: DevicePtr,
     /// Elements of each dimension.
@@ -422,10 +454,6 @@ impl Memory {
             for p in at / 4 / PAGE..=(at + len - 1) / 4 / PAGE {
                 self.page(slot, p).tagged.store(true, Relaxed);
             }
-            // A word of which blocks may each have a part belongs to none.
-            for edge in [at, at + len].into_iter().filter(|e| e % 4 != 0) {
-                self.page(slot, edge / 4 / PAGE).tags[edge / 4 % PAGE].store(0, Relaxed);
-            }
             let mine = watch.tag();
             self.slots[slot].tags(at, len, |t| {
                 watch.meets(t.load(Relaxed), "a write")?;
@@ -698,7 +726,8 @@ impl Allocation {
         }
     }
 
-    /// The tags of words that bytes fill, where this launch wrote anything on their pages.
+    /// The tags of bytes, where this launch wrote anything on their pages. Words that are not covered whole have none: their
+    /// other bytes may be another block's.
     #[inline(always)]
     fn tags(&self, at: usize, len: usize, f: impl Fn(&AtomicU32) -> Access<()>) -> Access<()> {
         let (mut w, end) = (at.div_ceil(4), (at + len) / 4);

@@ -131,6 +131,81 @@ fn odd_by(q: f64, error: impl Fn(f64) -> f64) -> f64 {
     }
 }
 
+/// The neighbour of a nearest result that a mode asks for; `error` is the exact value's distance from it, in sign.
+fn directed64(q: f64, error: f64, mode: Round) -> f64 {
+    let down = match mode {
+        Round::Nearest => return q,
+        Round::Zero => q > 0.0,
+        Round::Down => true,
+        Round::Up => false,
+    };
+    match (down, error) {
+        _ if !q.is_finite() || error.is_nan() || error == 0.0 => q,
+        (true, e) if e < 0.0 => q.next_down(),
+        (false, e) if e > 0.0 => q.next_up(),
+        _ => q,
+    }
+}
+
+/// `a + b` in f64 in any mode.
+pub fn add64(a: f64, b: f64, mode: Round) -> f64 {
+    let r = a + b;
+    if r == 0.0 && a == -b && mode == Round::Down && !(a == 0.0 && a.is_sign_positive() && b.is_sign_positive()) {
+        return -0.0;
+    }
+    let t = r - a;
+    directed64(r, (a - (r - t)) + (b - t), mode)
+}
+
+/// `a · b` in f64 in any mode.
+pub fn mul64(a: f64, b: f64, mode: Round) -> f64 {
+    directed64(a * b, a.mul_add(b, -(a * b)), mode)
+}
+
+/// `a / b` in f64 in any mode.
+pub fn div64(a: f64, b: f64, mode: Round) -> f64 {
+    let q = a / b;
+    directed64(q, (-q).mul_add(b, a) * b.signum(), mode)
+}
+
+/// `√a` in f64 in any mode.
+pub fn sqrt64(a: f64, mode: Round) -> f64 {
+    let q = a.sqrt();
+    directed64(q, (-q).mul_add(q, a), mode)
+}
+
+/// The value of a byte of 8 bits: sign, 4 of exponent and 3 of fraction (E4M3: one NaN, no infinity), or 5 and 2 (E5M2).
+pub fn from_fp8(b: u8, e5m2: bool) -> f32 {
+    if e5m2 {
+        return f16::from_bits(u16::from(b) << 8).to_f32();
+    }
+    let (e, f) = (i32::from(b >> 3 & 15), f32::from(b & 7));
+    let v = match (e, b & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => f * 2f32.powi(-9),
+        _ => (1.0 + f / 8.0) * 2f32.powi(e - 7),
+    };
+    if b >> 7 == 1 { -v } else { v }
+}
+
+/// The nearest byte, ties to even; what is too large becomes the largest, NaN 0x7F.
+pub fn to_fp8(x: f32, e5m2: bool) -> u8 {
+    if x.is_nan() {
+        return 0x7F;
+    }
+    let (fraction, least, top) = if e5m2 { (2, -14, 0x7B) } else { (3, -6, 0x7E) };
+    let sign = (x.to_bits() >> 24 & 0x80) as u8;
+    let a = f64::from(x.abs());
+    if a == 0.0 || a > 1e6 {
+        return sign | if a == 0.0 { 0 } else { top as u8 };
+    }
+    let e = ((a.to_bits() >> 52) as i32 - 1023).max(least);
+    // in units of the last place; one too many carries into the exponent by itself
+    let units = (a * 2f64.powi(fraction - e)).round_ties_even() as i64;
+    let code = units + (i64::from(e - least) << fraction);
+    sign | code.min(top) as u8
+}
+
 /// Subnormal numbers become zeros of their sign.
 #[inline(always)]
 pub fn flush(x: f32) -> f32 {
@@ -307,8 +382,8 @@ impl Approx {
     pub fn bound(self, x: f64, value: f64) -> f64 {
         let v = value.abs();
         match self {
-            Approx::Ex2 | Approx::Div => v * 2f64.powi(-22),
-            Approx::Rcp => v * 2f64.powi(-23),
+            Approx::Ex2 | Approx::Div => 2.0 * ulp(v),
+            Approx::Rcp => ulp(v),
             Approx::Lg2 if x > 0.5 && x < 2.0 => 2f64.powi(-22),
             Approx::Lg2 => v * 2f64.powi(-22),
             Approx::Rsqrt => v * 2f64.powf(-22.9),
@@ -327,9 +402,16 @@ impl Approx {
         }
         let h = mix(seed ^ u64::from(x.to_bits()) << 32 ^ u64::from(y.to_bits()));
         // the final rounding takes half a unit in the last place of the bound
-        let room = (self.bound(f64::from(x), exact) - exact.abs() * 2f64.powi(-24)).max(0.0);
+        let bound = self.bound(f64::from(x), exact);
+        let room = (bound - ulp(exact.abs() + bound) / 2.0).max(0.0);
         (exact + room * ((h >> 11) as f64 * 2f64.powi(-52) - 1.0)) as f32
     }
+}
+
+/// The distance of f32 values around a positive number.
+fn ulp(v: f64) -> f64 {
+    let e = ((v.to_bits() >> 52) as i32 - 1023).max(-126);
+    2f64.powi(e - 23)
 }
 
 /// A hash of 64 bits (the finaliser of SplitMix64).
@@ -404,14 +486,83 @@ mod tests {
         }
     }
 
+    /// The bounds of the ISA (9.7.3), each by itself and over the range it is given for.
     #[test]
     fn perturbed_approximations_stay_inside_their_bounds() {
-        for i in 1..5000u32 {
-            let x = i as f32 * 0.003;
-            for f in [Approx::Ex2, Approx::Lg2, Approx::Rcp, Approx::Rsqrt, Approx::Sqrt, Approx::Tanh] {
-                let exact = f.exact(f64::from(x), 0.0);
-                let got = f64::from(f.value(x, 0.0, Some(u64::from(i))));
-                assert!((got - exact).abs() <= f.bound(f64::from(x), exact), "{f:?} {x}");
+        let mut s = 3u64;
+        for n in 0..200_000u64 {
+            s = mix(s);
+            let x = f32::from_bits(s as u32 & 0x7FFF_FFFF);
+            let y = f32::from_bits((s >> 32) as u32 & 0x807F_FFFF | (1 + (s >> 55) as u32 % 252) << 23);
+            let small = (s % 12_566_370) as f32 * 1e-6 - std::f32::consts::TAU;
+            if !x.is_finite() {
+                continue;
+            }
+            for f in [
+                Approx::Ex2,
+                Approx::Lg2,
+                Approx::Rcp,
+                Approx::Rsqrt,
+                Approx::Sqrt,
+                Approx::Tanh,
+                Approx::Sin,
+                Approx::Cos,
+                Approx::Div,
+            ] {
+                let x = match f {
+                    Approx::Ex2 => small * 20.0,
+                    Approx::Sin | Approx::Cos => small,
+                    _ => x,
+                };
+                let exact = f.exact(x.into(), y.into());
+                let (lost, got) = (exact.abs(), f64::from(f.value(x, y, Some(n))));
+                if !exact.is_finite() || lost > f32::MAX.into() || exact == 0.0 {
+                    continue;
+                }
+                let spacing = f64::from((lost as f32).next_up()) - f64::from((lost as f32).next_down());
+                let bound = match f {
+                    // a binade's edge has two spacings: the wider one counts
+                    Approx::Ex2 | Approx::Div => spacing,
+                    Approx::Rcp => spacing / 2.0,
+                    Approx::Lg2 if x > 0.5 && x < 2.0 => 2f64.powi(-22),
+                    Approx::Lg2 => lost * 2f64.powi(-22),
+                    Approx::Rsqrt => lost * 2f64.powf(-22.9),
+                    Approx::Sqrt => lost * 2f64.powi(-23),
+                    Approx::Tanh => lost * 2f64.powi(-11),
+                    Approx::Sin | Approx::Cos => 2f64.powf(-20.5),
+                };
+                // results below the normal range have fewer digits than any relative bound asks for
+                let bound = bound.max(2f64.powi(-149));
+                assert!((got - exact).abs() <= bound * (1.0 + 1e-9), "{f:?} {x} {y}: {got} for {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_floats_come_back_and_saturate() {
+        for e5m2 in [false, true] {
+            for b in 0..=255u8 {
+                let v = from_fp8(b, e5m2);
+                if v.is_finite() {
+                    assert_eq!(to_fp8(v, e5m2), b, "{b:#x} of {e5m2}");
+                }
+            }
+            let (largest, code) = if e5m2 { (57344.0, 0x7B) } else { (448.0, 0x7E) };
+            assert_eq!((to_fp8(largest * 9.0, e5m2), to_fp8(f32::NEG_INFINITY, e5m2)), (code, code | 0x80));
+            assert_eq!((from_fp8(code, e5m2), to_fp8(f32::NAN, e5m2)), (largest, 0x7F));
+        }
+        // ties go to even: between 8 and 9, and between 9 and 10, in E4M3
+        assert_eq!((from_fp8(to_fp8(8.5, false), false), from_fp8(to_fp8(9.5, false), false)), (8.0, 10.0));
+    }
+
+    #[test]
+    fn directed_results_in_f64_enclose_the_exact_one() {
+        for (a, b) in [(1.0, 3.0), (0.1, 0.7), (-1.0, 3.0), (1e300, 7.0), (5.0, -0.3)] {
+            for f in [add64, mul64, div64, |a: f64, _: f64, m| sqrt64(a.abs() + 2.0, m)] {
+                let (down, near, up) = (f(a, b, Round::Down), f(a, b, Round::Nearest), f(a, b, Round::Up));
+                assert!(down == up || down.next_up() == up, "{a} {b}: {down} {up}");
+                assert!(near == down || near == up);
+                assert_eq!(f(a, b, Round::Zero), if near > 0.0 { down } else { up });
             }
         }
     }

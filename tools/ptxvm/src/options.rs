@@ -12,9 +12,9 @@ pub enum Schedule {
     /// Asynchronous work is done when it is waited for, loads by bulk copies when every warp waits; `try_wait` times out
     /// now and then.
     Lazy,
-    /// Warps run by number, asynchronous work is done late.
+    /// Blocks run one after the other, their warps by number; asynchronous work is done late.
     Ascending,
-    /// Warps run from the last to the first, asynchronous work is done late.
+    /// Blocks run one after the other, the last one first, and so do their warps; asynchronous work is done late.
     Descending,
     /// Warps run in random order in turns of random length, asynchronous work is done at random times, `try_wait` times
     /// out now and then.
@@ -55,7 +55,8 @@ impl std::fmt::Display for Schedule {
 pub struct Options {
     /// The order of things.
     pub schedule: Schedule,
-    /// Watch shared memory for races, fences and waits that are missing. Everything else is always checked.
+    /// Watch shared memory for races, fences and waits that are missing, and global memory for races between blocks.
+    /// Everything else is always checked.
     pub check: bool,
     /// Moves results of approximate instructions inside of their bounds, by a hash of this seed.
     pub perturb: Option<u64>,

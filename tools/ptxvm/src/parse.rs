@@ -9,7 +9,7 @@ use crate::types::{Space, Type};
 pub struct Source {
     /// The name given with the text.
     pub file: String,
-    /// `.version`, at most 8.4.
+    /// `.version`, at most 8.8.
     pub version: (u32, u32),
     /// `.target`, such as `sm_90a`.
     pub target: String,
@@ -36,6 +36,8 @@ pub struct Variable {
     pub external: bool,
     /// The first bytes, where there is an initialiser; the rest is zero.
     pub init: Option<Vec<u8>>,
+    /// Where addresses of other variables belong in it, 64 bits each.
+    pub addresses: Vec<(usize, String)>,
 }
 
 /// A parameter of a function.
@@ -47,6 +49,10 @@ pub struct Param {
     pub align: u32,
     /// Size in bytes.
     pub size: u32,
+    /// Type of an element, and registers of a vector; `.reg` parameters are registers.
+    pub ty: Type,
+    pub lanes: Option<u32>,
+    pub register: bool,
 }
 
 /// A kernel or a device function.
@@ -58,6 +64,8 @@ pub struct Function {
     pub entry: bool,
     /// In order.
     pub params: Vec<Param>,
+    /// What it returns.
+    pub results: Vec<Param>,
     /// `.maxntid`, or 1,024.
     pub max_threads: u32,
     /// `.reqntid`.
@@ -84,10 +92,12 @@ pub enum Kind {
     Open,
     /// `}` of a scope.
     Close,
-    /// `.reg`: a type and names; a count for `%r<9>`.
-    Registers(Type, Vec<(String, Option<u32>)>),
+    /// `.reg`: a type, registers of a vector, and names; a count for `%r<9>`.
+    Registers(Type, Option<u32>, Vec<(String, Option<u32>)>),
     /// A variable of the function.
     Variable(Variable),
+    /// A name for a variable of another name.
+    Alias(String, String),
     /// `.loc file line column`.
     Place(u64, u64),
     /// An instruction.
@@ -145,6 +155,8 @@ pub enum Operand {
     Tensor(Box<Operand>, Vec<Operand>),
     /// `(a, b)` of a call.
     List(Vec<Operand>),
+    /// `a + 1` outside of an address.
+    Sum(String, i64),
 }
 
 impl std::fmt::Display for Operand {
@@ -161,6 +173,7 @@ impl std::fmt::Display for Operand {
             Operand::Address(b, o) => write!(f, "[{b}+{o}]"),
             Operand::Tensor(b, c) => write!(f, "[{b}, {{{}}}]", list(c)),
             Operand::List(l) => write!(f, "({})", list(l)),
+            Operand::Sum(n, v) => write!(f, "{n} + {v}"),
         }
     }
 }
@@ -274,8 +287,8 @@ impl Parser<'_> {
         let t = self.take()?;
         let Token::Float(v, _) = t else { return Err(format!("found {}, expected a version", show(&t))) };
         let tenths = (f32::from_bits(v) * 10.0).round() as u32;
-        if !(10..=84).contains(&tenths) {
-            return Err(format!("found PTX {}.{}, at most 8.4 is known here", tenths / 10, tenths % 10));
+        if !(10..=88).contains(&tenths) {
+            return Err(format!("found PTX {}.{}, at most 8.8 is known here", tenths / 10, tenths % 10));
         }
         Ok((tenths / 10, tenths % 10))
     }
@@ -312,7 +325,19 @@ impl Parser<'_> {
         }
         match w.as_str() {
             ".entry" | ".func" => {
-                if let Some(f) = self.function(w == ".entry")? {
+                if let Some(mut f) = self.function(w == ".entry")? {
+                    // what lies outside of a function's own memory is a variable of the module, which others cannot name
+                    for s in &mut f.body {
+                        if let Kind::Variable(v) = &mut s.kind
+                            && matches!(v.space, Space::Global | Space::Const)
+                        {
+                            let own = format!("{} {}", f.name, v.name);
+                            let alias = Kind::Alias(v.name.clone(), own.clone());
+                            v.name = own;
+                            let Kind::Variable(v) = std::mem::replace(&mut s.kind, alias) else { continue };
+                            m.variables.push(v);
+                        }
+                    }
                     m.functions.retain(|g| g.name != f.name || !g.body.is_empty());
                     if m.functions.iter().any(|g| g.name == f.name) {
                         return Err(format!("`{}` is defined twice", f.name));
@@ -354,7 +379,8 @@ impl Parser<'_> {
                 }
             }
             let each = u64::from(ty.bytes()) * lanes;
-            let init = if self.eat('=') { Some(self.initial(ty)?) } else { None };
+            let mut addresses = Vec::new();
+            let init = if self.eat('=') { Some(self.initial(ty, &mut addresses)?) } else { None };
             let size = match (&init, unsized_) {
                 (Some(i), true) => i.len() as u64,
                 (None, true) if external => 0,
@@ -368,7 +394,7 @@ impl Parser<'_> {
             if init.as_ref().is_some_and(|i| i.len() as u64 > size) {
                 return Err(format!("`{name}` has more initial values than room"));
             }
-            out.push(Variable { space, name, align, size, external, init });
+            out.push(Variable { space, name, align, size, external, init, addresses });
             if !self.eat(',') {
                 break;
             }
@@ -376,8 +402,8 @@ impl Parser<'_> {
         self.need(';')
     }
 
-    /// An initialiser: a number, or numbers in braces.
-    fn initial(&mut self, ty: Type) -> Found<Vec<u8>> {
+    /// An initialiser: a number or the address of a variable, or several in braces.
+    fn initial(&mut self, ty: Type, addresses: &mut Vec<(usize, String)>) -> Found<Vec<u8>> {
         let mut out = Vec::new();
         let mut depth = 0;
         loop {
@@ -387,16 +413,19 @@ impl Parser<'_> {
             }
             if self.eat('}') {
                 depth -= 1;
+            } else if let Some(Token::Word(w)) = self.peek().cloned() {
+                self.at += 1;
+                if ty.bits() != 64 || w == "generic" {
+                    return Err(format!("found `{w}`, expected a number or the name of a variable, of 64 bits"));
+                }
+                addresses.push((out.len(), w));
+                out.extend([0; 8]);
             } else {
                 let v = match self.number()? {
                     Operand::Int(v) => v,
                     Operand::Float(_, d) if ty == Type::F64 => d,
                     Operand::Float(f, _) => u64::from(f),
-                    o => {
-                        return Err(format!(
-                            "found `{o}`, expected a number (addresses as initial values are not supported)"
-                        ));
-                    }
+                    o => return Err(format!("found `{o}`, expected a number")),
                 };
                 out.extend_from_slice(&v.to_le_bytes()[..ty.bytes() as usize]);
             }
@@ -425,12 +454,14 @@ impl Parser<'_> {
             if w != ".param" && w != ".reg" {
                 return Err(format!("found `{w}`, expected `.param`"));
             }
-            let (mut align, mut ty) = (None, None);
+            let (mut align, mut ty, mut lanes) = (None, None, None);
             while ty.is_none() {
                 let w = self.word()?;
                 match w.trim_start_matches('.') {
                     "align" => align = Some(self.small()?),
                     "ptr" | "global" | "shared" | "const" => {}
+                    "v2" => lanes = Some(2),
+                    "v4" => lanes = Some(4),
                     t => ty = Some(Type::named(t).ok_or_else(|| format!("found `{w}`, expected a type"))?),
                 }
             }
@@ -443,7 +474,7 @@ impl Parser<'_> {
                 }
             }
             let name = self.word()?;
-            let mut size = ty.bytes();
+            let mut size = ty.bytes() * lanes.unwrap_or(1);
             if self.eat('[') {
                 size = size.checked_mul(self.small()?).filter(|&n| n <= 32764).ok_or("a parameter too large")?;
                 self.need(']')?;
@@ -452,7 +483,7 @@ impl Parser<'_> {
             if !align.is_power_of_two() || align > 4096 {
                 return Err(format!("`{name}` is aligned to {align}, expected a power of two up to 4096"));
             }
-            out.push(Param { name, align, size });
+            out.push(Param { name, align, size, ty, lanes, register: w == ".reg" });
             self.eat(',');
         }
         Ok(out)
@@ -460,12 +491,10 @@ impl Parser<'_> {
 
     /// A kernel or a function after its directive; nothing for a declaration.
     fn function(&mut self, entry: bool) -> Found<Option<Function>> {
-        if !entry && self.is('(') {
-            self.params()?;
-        }
+        let results = if !entry && self.is('(') { self.params()? } else { Vec::new() };
         let name = self.word()?;
         let params = if self.is('(') { self.params()? } else { Vec::new() };
-        let mut f = Function { name, entry, params, max_threads: 1024, threads: None, body: Vec::new() };
+        let mut f = Function { name, entry, params, results, max_threads: 1024, threads: None, body: Vec::new() };
         loop {
             match self.take()? {
                 Token::Mark(';') => return Ok(None),
@@ -486,6 +515,16 @@ impl Parser<'_> {
                         self.int()?;
                     }
                     ".noreturn" => {}
+                    ".reqnctapercluster" | ".maxclusterrank" => {
+                        let mut n = self.int()?;
+                        while self.eat(',') {
+                            n = n.saturating_mul(self.int()?);
+                        }
+                        if w == ".reqnctapercluster" && n != 1 {
+                            return Err(format!("found clusters of {n} blocks, expected 1"));
+                        }
+                    }
+                    ".explicitcluster" => {}
                     _ => return Err(format!("found `{w}`, expected a directive of a function")),
                 },
                 t => return Err(format!("found {}, expected a body", show(&t))),
@@ -537,7 +576,15 @@ impl Parser<'_> {
     fn directive(&mut self, w: &str, line: u32, out: &mut Vec<Statement>) -> Found<Option<Kind>> {
         match w {
             ".reg" => {
-                let t = self.word()?;
+                let mut t = self.word()?;
+                let lanes = match t.as_str() {
+                    ".v2" => Some(2),
+                    ".v4" => Some(4),
+                    _ => None,
+                };
+                if lanes.is_some() {
+                    t = self.word()?;
+                }
                 let ty =
                     Type::named(t.trim_start_matches('.')).ok_or_else(|| format!("found `{t}`, expected a type"))?;
                 let mut names = Vec::new();
@@ -554,7 +601,7 @@ impl Parser<'_> {
                     }
                 }
                 self.need(';')?;
-                Ok(Some(Kind::Registers(ty, names)))
+                Ok(Some(Kind::Registers(ty, lanes, names)))
             }
             ".loc" => {
                 let (file, at) = (self.int()?, self.int()?);
@@ -612,7 +659,15 @@ impl Parser<'_> {
                 self.at += 1;
                 Operand::Not(self.word()?)
             }
-            Token::Word(_) => Operand::Name(self.word()?),
+            Token::Word(_) => {
+                let name = self.word()?;
+                if !self.is('+') {
+                    Operand::Name(name)
+                } else {
+                    self.at += 1;
+                    Operand::Sum(name, self.int()? as i64)
+                }
+            }
             _ => self.number()?,
         };
         if self.eat('|') {

@@ -57,6 +57,8 @@ pub enum Special {
     Lane,
     Warp,
     Warps,
+    /// The same everywhere: a cluster is one block.
+    Fixed(u32),
     LaneMask(Lanes),
     /// The start of dynamic shared memory.
     Dynamic,
@@ -163,6 +165,19 @@ pub enum Vote {
     Popc,
 }
 
+/// What an access says of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strength {
+    /// Nothing.
+    Weak,
+    /// `.nc`: nobody writes there.
+    Constant,
+    /// `.relaxed`, `.volatile`: others may access it at the same time.
+    Relaxed,
+    /// `.acquire` and `.release`.
+    Ordered,
+}
+
 /// Fences that the checker tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fence {
@@ -196,17 +211,23 @@ pub enum Elem {
     Bf16,
     F16,
     Tf32,
+    /// Bytes: signed or not of A and of B.
+    Int([bool; 2]),
+    /// Bytes: E5M2 instead of E4M3 of A and of B.
+    Fp8([bool; 2]),
 }
 
 /// `mma.sync`: shape m16n8, k and types.
 #[derive(Debug, Clone)]
 pub struct Mma {
-    /// 8 or 16 (4 or 8 for tf32).
+    /// 8 or 16 (4 or 8 for tf32, 16 or 32 for bytes).
     pub k: u8,
     /// Type of A and B.
     pub elem: Elem,
     /// Accumulators in f16 instead of f32.
     pub half: bool,
+    /// `.satfinite` of s32.
+    pub saturates: bool,
     /// D, A, B, C.
     pub regs: [Box<[Reg]>; 4],
 }
@@ -241,6 +262,8 @@ pub enum Exec {
     Alu(Apply),
     /// The same, refused where the divisor is zero.
     Divide(Apply, Reg),
+    /// The same, refused where the rank is of another block than the only one of a cluster.
+    Mapa(Apply, Reg),
     Branch(u32),
     Exit,
     Trap,
@@ -250,18 +273,20 @@ pub enum Exec {
         ty: Type,
         dst: Box<[Reg]>,
         from: Address,
-        nc: bool,
+        order: Strength,
     },
     Store {
         space: Space,
         ty: Type,
         src: Box<[Reg]>,
         to: Address,
+        order: Strength,
     },
     Atom {
         space: Space,
         ty: Type,
         op: Rmw,
+        release: bool,
         dst: Option<Reg>,
         to: Address,
         a: Reg,
@@ -273,6 +298,8 @@ pub enum Exec {
         arrive: bool,
         red: Option<(Vote, Reg, Reg, bool)>,
     },
+    /// `barrier.cluster.wait`, all warps of the only block.
+    ClusterWait,
     WarpSync(Reg),
     Shfl {
         mode: Shuffle,
@@ -288,7 +315,8 @@ pub enum Exec {
         dst: Reg,
         src: Reg,
         negated: bool,
-        mask: Reg,
+        /// None: the lanes that are there.
+        mask: Option<Reg>,
     },
     Match {
         all: bool,
@@ -311,11 +339,13 @@ pub enum Exec {
     },
     ActiveMask(Reg),
     LdMatrix {
+        space: Space,
         trans: bool,
         dst: Box<[Reg]>,
         from: Address,
     },
     StMatrix {
+        space: Space,
         trans: bool,
         src: Box<[Reg]>,
         to: Address,
@@ -357,6 +387,26 @@ pub enum Exec {
         to: Address,
         from: Address,
         bytes: Reg,
+    },
+    /// `cp.reduce.async.bulk`: a store that combines.
+    BulkReduce {
+        op: Rmw,
+        ty: Type,
+        to: Address,
+        from: Address,
+        bytes: Reg,
+    },
+    /// `cp.reduce.async.bulk.tensor`: the map says of what type.
+    TensorReduce {
+        op: Rmw,
+        from: Address,
+        map: Address,
+        at: Box<[Reg]>,
+    },
+    /// `cp.async.mbarrier.arrive`: when the thread's copies are done; whether the count grows first.
+    CpArrive {
+        at: Address,
+        noinc: bool,
     },
     BulkCommit,
     BulkWait {

@@ -27,15 +27,39 @@ enum Write {
     Atomic,
 }
 
-/// The last write of a word.
+/// The last write of a word: who, how and when in one number, so that neighbours are compared at once.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Last {
-    writer: u16,
-    how: Write,
-    time: u32,
+struct Last(u64);
+
+impl Last {
+    const fn new(writer: u16, how: Write, time: u32) -> Last {
+        Last((writer as u64) << 48 | (how as u64) << 32 | time as u64)
+    }
+
+    fn writer(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    fn how(self) -> Write {
+        match self.0 >> 32 & 3 {
+            0 => Write::Async,
+            1 => Write::Generic,
+            _ => Write::Atomic,
+        }
+    }
+
+    fn time(self) -> u32 {
+        self.0 as u32
+    }
 }
 
-const NEVER: Last = Last { writer: NOBODY, how: Write::Async, time: 0 };
+const NEVER: Last = Last::new(NOBODY, Write::Async, 0);
+
+/// Whether all words were written last by one write.
+#[inline(always)]
+fn one_write(words: &[Last]) -> bool {
+    words.first().is_some_and(|first| words.iter().fold(0, |d, w| d | w.0 ^ first.0) == 0)
+}
 
 /// Words that are forgotten together when a shadow is used again.
 const PAGE: usize = 256;
@@ -55,7 +79,7 @@ pub(crate) struct Shadow {
     dirty: Vec<bool>,
     bars: BTreeMap<u32, Barrier>,
     /// Arrivals of this phase at each `bar`.
-    blocks: [Clock; 16],
+    blocks: [Clock; 17],
     /// Times of proxy fences of each warp, ascending.
     fences: Vec<Vec<u32>>,
     /// Own times of agents that are no warps, from `warps` on.
@@ -238,7 +262,7 @@ impl Shadow {
 
     #[inline(always)]
     fn after_write(&self, w: usize, g: usize, what: &str, proxy: bool) -> Step {
-        let Last { writer: a, how, time } = self.last[g];
+        let (a, how, time) = (self.last[g].writer(), self.last[g].how(), self.last[g].time());
         if a == NOBODY {
             return at(Kind::Uninitialised, g, format!("{what} of shared memory that nobody wrote"));
         }
@@ -251,6 +275,9 @@ impl Shadow {
     /// The same for several words: neighbours are mostly of one write, which is looked at once.
     #[inline(always)]
     fn after_writes(&self, w: usize, span: Range<usize>, what: &str, proxy: bool) -> Step {
+        if one_write(&self.last[span.clone()]) {
+            return self.after_write(w, span.start, what, proxy);
+        }
         let mut seen = None;
         for g in span {
             if seen != Some(self.last[g]) {
@@ -263,7 +290,7 @@ impl Shadow {
 
     /// A generic write that the asynchronous proxy reads: its writer fenced after it, and this warp knows.
     fn fenced(&self, w: usize, g: usize, what: &str) -> Step {
-        let Last { writer, mut time, .. } = self.last[g];
+        let (writer, mut time) = (self.last[g].writer(), self.last[g].time());
         let a = usize::from(writer);
         let v = if a < self.warps {
             a
@@ -287,11 +314,12 @@ impl Shadow {
     #[inline(always)]
     fn before_write(&self, w: usize, span: Range<usize>, what: &str) -> Step {
         let mut seen = NEVER;
-        for g in span.clone() {
+        let one = one_write(&self.last[span.clone()]);
+        for g in span.clone().take(if one { 1 } else { usize::MAX }) {
             let last = self.last[g];
             if last != seen {
-                let a = last.writer;
-                if a != NOBODY && usize::from(a) != w && last.time > of(&self.known[w], a.into()) {
+                let a = last.writer();
+                if a != NOBODY && usize::from(a) != w && last.time() > of(&self.known[w], a.into()) {
                     let whose = self.agent(a);
                     return at(Kind::Race, g, format!("{what} by warp {w}, not ordered after the write {whose}"));
                 }
@@ -324,7 +352,7 @@ impl Shadow {
         if !span.is_empty() {
             self.dirty[span.start / PAGE..=(span.end - 1) / PAGE].fill(true);
         }
-        self.last[span].fill(Last { writer: agent as u16, how, time });
+        self.last[span].fill(Last::new(agent as u16, how, time));
     }
 
     /// Words of an access of bytes.
@@ -355,7 +383,7 @@ impl Shadow {
     pub fn atomic(&mut self, w: usize, a: usize, len: usize) -> Step {
         let now = self.now(w);
         for g in Self::span(a, len) {
-            if self.last[g].how != Write::Atomic {
+            if self.last[g].how() != Write::Atomic {
                 self.after_write(w, g, "an atomic", false)?;
             }
             self.after_reads(w, g..g + 1, "an atomic")?;
@@ -369,7 +397,7 @@ impl Shadow {
         self.seen(w, bar, true)?;
         self.before_write(w, Self::span(a, len), "a bulk copy")?;
         for g in Self::span(a, len) {
-            if self.last[g].how != Write::Async && usize::from(self.last[g].writer) == w {
+            if self.last[g].how() != Write::Async && usize::from(self.last[g].writer()) == w {
                 self.after_write(w, g, "a bulk copy over a write", true)?;
             }
         }
@@ -421,16 +449,36 @@ impl Shadow {
 
     /// `cp.async` is issued: the time of its write.
     pub fn copy(&mut self, w: usize, a: usize, len: usize) -> Step<u32> {
-        let time = self.agents[w] + 1;
-        let span = Self::span(a, len);
-        self.before_write(w, span.clone(), "cp.async")?;
-        self.wrote(span, self.warps + w, time, Write::Generic);
-        Ok(time)
+        self.before_write(w, Self::span(a, len), "cp.async")?;
+        self.copied_to(w, a, len);
+        Ok(self.copy_time(w))
+    }
+
+    /// Whether it may be.
+    pub fn may_copy(&self, w: usize, a: usize, len: usize) -> bool {
+        self.before_write(w, Self::span(a, len), "cp.async").is_ok()
+    }
+
+    /// It was, to these bytes.
+    pub fn copied_to(&mut self, w: usize, a: usize, len: usize) {
+        self.wrote(Self::span(a, len), self.warps + w, self.copy_time(w), Write::Generic);
+    }
+
+    /// The time of the copies of the instruction that runs.
+    pub fn copy_time(&self, w: usize) -> u32 {
+        self.agents[w] + 1
     }
 
     /// The copies of one instruction have been issued.
     pub fn copied(&mut self, w: usize) {
         self.agents[w] += 1;
+    }
+
+    /// A warp's copies up to a time have arrived where an mbarrier counts them.
+    pub fn copies_counted(&mut self, w: usize, time: u32, bar: u32) -> Step {
+        self.seen(w, bar, false)?;
+        self.bulk_loaded(bar, (self.warps + w, time));
+        Ok(())
     }
 
     /// The warp has waited for its copies up to a time.

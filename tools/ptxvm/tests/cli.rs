@@ -67,6 +67,7 @@ fn a_kernel_runs_on_files_and_exit_codes_tell_how_it_went() {
         (&["--arg", "in:nothing"], "nothing"),
         (&["--schedule", "sometimes"], "random:SEED"),
         (&["--grid", "1,2,3,4"], "1 to 3"),
+        (&["--perturb", "much"], "--perturb"),
         (&["--out", "5=x"], "argument 5 is no buffer"),
     ] {
         let o = run(wrong);

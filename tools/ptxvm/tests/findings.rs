@@ -203,14 +203,18 @@ fn what_is_not_known_is_refused_by_name() {
     };
     refuse("frobnicate.u32 %r1, %r2;", "frobnicate.u32: this instruction is not supported");
     refuse("tex.2d.v4.f32.f32 {%f1, %f2, %f3, %f4}, [t, {%f1, %f2}];", "tex.2d.v4.f32.f32");
-    refuse("add.cc.u32 %r1, %r2, %r3;", "`.cc` is not supported");
+    refuse("mul.lo.cc.u32 %r1, %r2, %r3;", "`.cc` is not supported");
     refuse("add.u32 %r1, %rd2, %r3;", "found `%rd2` of 64 bits, expected 32 bits");
     refuse("add.u32 %r1, %r2;", "found 2 operands, expected 3");
     refuse("mov.u32 %r1, %clock;", "`%clock` is not supported");
     refuse("bra nowhere;", "no label");
     refuse("mov.u32 %q1, 3;", "not a declared register");
-    refuse("ld.global.acquire.gpu.u32 %r1, [%rd1];", "`.acquire` is not supported");
-    refuse("call foo;", "call");
+    refuse("call foo;", "`foo` has no body here");
+    refuse("call %rd1, (%r1), proto;", "`%rd1` has no body here");
+    refuse(
+        "cp.async.bulk.tensor.1d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%r1], [%rd1, {%r2}], [%r3];",
+        "im2col",
+    );
     for damaged in [
         "",
         ".version 9.0\n.target sm_80",
@@ -260,4 +264,58 @@ fn launches_that_no_driver_takes_are_refused() {
     assert!(go([0, 1, 1], one, 0, &[Arg::Ptr(0)]).is_err());
     assert!(go(one, one, 0, &[]).unwrap_err().to_string().contains("0 arguments, expected 1"));
     assert!(go(one, one, 0, &[Arg::U32(0)]).unwrap_err().to_string().contains("4 bytes"));
+}
+
+/// Two blocks of one warp; the finding under every schedule, blocks in and against their order included.
+fn between_blocks(code: &str) -> Vec<Option<Kind>> {
+    let body = format!("ld.param.u64 %rd1, [o]; mov.u32 %r1, %laneid; mov.u32 %r2, %ctaid.x; {code}");
+    let m = module("", ".param .u64 o", &body).unwrap_or_else(|e| panic!("{code}: {e}"));
+    let config = Config { grid: [2, 1, 1], block: [32, 1, 1], shared: 0 };
+    let run = |schedule| {
+        let mut memory = Memory::new();
+        let o = memory.alloc_zeroed(1024).unwrap();
+        let options = Options { schedule, ..Options::default() };
+        let r = m.launch(&mut memory, "k", &config, &[Arg::Ptr(o)], &options).unwrap();
+        r.findings.first().map(|f| f.kind)
+    };
+    vec![run(Schedule::Ascending), run(Schedule::Descending)]
+}
+
+#[test]
+fn global_memory_races_between_blocks() {
+    let own = "mad.lo.u32 %r3, %r2, 32, %r1; mul.wide.u32 %rd2, %r3, 4; add.s64 %rd2, %rd1, %rd2;";
+    let race = Some(Kind::Race);
+    assert_eq!(
+        between_blocks("mul.wide.u32 %rd2, %r1, 4; add.s64 %rd2, %rd1, %rd2; st.global.u32 [%rd2], %r1;"),
+        [race; 2]
+    );
+    assert_eq!(between_blocks(&format!("{own} st.global.u32 [%rd2], %r1;")), [None; 2]);
+    assert_eq!(between_blocks("atom.global.add.u32 %r4, [%rd1], 1;"), [None; 2]);
+    // the halves of one word
+    let half =
+        "mad.lo.u32 %r3, %r1, 2, %r2; mul.wide.u32 %rd2, %r3, 2; add.s64 %rd2, %rd1, %rd2; st.global.u16 [%rd2], 1;";
+    assert_eq!(between_blocks(half), [None; 2]);
+    // a neighbour's word: who reads first sees nothing, who reads second does
+    let read = format!(
+        "{own} st.global.u32 [%rd2], %r1; xor.b32 %r3, %r3, 32; mul.wide.u32 %rd3, %r3, 4; add.s64 %rd3, %rd1, %rd3; ld.global.u32 %r4, [%rd3];"
+    );
+    assert_eq!(between_blocks(&read), [race; 2]);
+    // whoever comes last reads what the others wrote: a fence, an atomic, and the reads after it
+    let last = |fence: &str| {
+        format!(
+            "{own} st.global.u32 [%rd2], %r1; {fence} bar.sync 0; setp.eq.u32 %p1, %r1, 0; mov.u32 %r4, 0; @%p1 atom.global.add.u32 %r4, [%rd1+512], 1;
+             shfl.sync.idx.b32 %r4, %r4, 0, 31, 0xffffffff; setp.ne.u32 %p2, %r4, 1; @%p2 bra E; {fence}
+             mul.wide.u32 %rd3, %r1, 4; add.s64 %rd3, %rd1, %rd3; ld.global.u32 %r5, [%rd3]; ld.global.u32 %r6, [%rd3+128]; E:"
+        )
+    };
+    assert_eq!(between_blocks(&last("membar.gl;")), [None; 2]);
+    assert_eq!(between_blocks(&last("")), [race; 2]);
+    assert_eq!(between_blocks("setp.eq.u32 %p1, %r1, 0; @%p1 st.relaxed.gpu.global.u32 [%rd1], 1;"), [None; 2]);
+}
+
+#[test]
+fn another_block_of_a_cluster_is_refused() {
+    let f = must(Kind::OutOfBounds, 1, "mapa.shared::cluster.u32 %r4, %r2, 1;");
+    assert!(f.message.contains("cluster"), "{f}");
+    clean(1, "mapa.shared::cluster.u32 %r4, %r2, 0; st.shared::cluster.u32 [%r4], 1; mov.u32 %r5, %cluster_ctarank;");
 }

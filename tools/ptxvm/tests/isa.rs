@@ -384,3 +384,156 @@ fn local_memory_constants_and_generic_addresses() {
     let out = memory.bytes(o, 128).unwrap();
     assert!(out.chunks(4).enumerate().all(|(l, v)| u32::from_le_bytes(v.try_into().unwrap()) == l as u32 + 34));
 }
+
+#[test]
+fn carries_go_from_one_sum_to_the_next() {
+    let m = u32::MAX;
+    check(&[
+        ("add.cc.u32 %r4, %r1, %r2; addc.u32 %r4, %r3, 0;", m, 1, 7, 8),
+        ("add.cc.u32 %r4, %r1, %r2; addc.cc.u32 %r4, %r3, %r1; addc.u32 %r4, 0, 0;", m, 1, 0, 1),
+        ("sub.cc.u32 %r4, %r1, %r2; subc.u32 %r4, %r3, 0;", 0, 1, 7, 6),
+        ("mad.lo.cc.u32 %r4, %r1, %r2, %r3; madc.hi.u32 %r4, %r1, %r2, 0;", m, m, m, u64::from(m)),
+        ("add.cc.u32 %r4, %r1, %r2; addc.u32 %r4, %r3, 0;", 1, 1, 7, 7),
+        ("mul24.lo.u32 %r4, %r1, %r2;", 0xFF00_0003, 5, 0, 15),
+        ("mul24.hi.s32 %r4, %r1, %r2;", 0x00FF_FFFF, 0x1_0000, 0, u64::from(m)),
+        ("dp2a.lo.u32.u32 %r4, %r1, %r2, %r3;", 0x0003_0002, 0x0504, 1, 24),
+        ("dp2a.hi.s32.s32 %r4, %r1, %r2, %r3;", 0xFFFF_0002, 0x0504_0000, 0, 3),
+        ("bmsk.clamp.b32 %r4, %r1, %r2;", 24, 12, 0, 0xFF00_0000),
+        ("szext.wrap.s32 %r4, %r1, %r2;", 0xF8, 4, 0, 0xFFFF_FFF8),
+        ("vshr.u32.u32.u32.clamp.add %r4, %r1, %r2, %r3;", 256, 4, 5, 21),
+        ("cvt.pack.sat.u8.s32.b32 %r4, %r1, %r2, %r3;", neg(-257), 257, 0xF839_B0ED, 0xB0ED_00FF),
+        ("mov.u32 %r4, WARP_SZ;", 0, 0, 0, 32),
+    ]);
+}
+
+#[test]
+fn bytes_as_floats_and_halves_are_converted_and_compared() {
+    let f = |v: f32| v.to_bits();
+    check(&[
+        (
+            "{ .reg .b16 %h; cvt.rn.satfinite.e4m3x2.f32 %h, %f1, %f2; cvt.u32.u16 %r4, %h; }",
+            f(0.40625),
+            f(12.9),
+            0,
+            0x2D55,
+        ),
+        (
+            "{ .reg .b16 %h; cvt.rn.satfinite.e5m2x2.f32 %h, %f1, %f2; cvt.u32.u16 %r4, %h; }",
+            f(0.375),
+            f(-5256.6),
+            0,
+            0x36ED,
+        ),
+        ("{ .reg .b16 %h; cvt.u16.u32 %h, %r1; cvt.rn.f16x2.e4m3x2 %r4, %h; }", 0x2D55, 0, 0, 0x3680_4A80),
+        ("cvt.rn.relu.f16x2.f32 %r4, %f1, %f2;", f(-1.0), f(1.0), 0, 0x3C00),
+        ("set.gt.f16x2.f16x2 %r4, %r1, %r2;", 0x4000_3C00, 0x3C00_4000, 0, 0x3C00_0000),
+        ("set.gtu.u32.f16x2 %r4, %r1, %r2;", 0x7E00_3C00, 0x3C00_4000, 0, 0xFFFF_0000),
+        ("sad.u32 %r4, %r1, %r2, %r3;", 5, 9, 1, 5),
+        ("ex2.approx.f16x2 %r4, %r1;", 0x4000_3C00, 0, 0, 0x4400_4000),
+        ("tanh.approx.bf16x2 %r4, %r1;", 0x0000_4120, 0, 0, 0x0000_3F80),
+    ]);
+}
+
+/// Parameters in `.param` and in registers, results, vectors, a function in a function, a return from its middle.
+#[test]
+fn functions_are_called_with_parameters_and_results() {
+    let head = ".func (.param .b32 out) twice(.param .b32 in) { .reg .u32 x; ld.param.u32 x, [in]; add.u32 x, x, x; st.param.u32 [out], x; ret; }
+        .func (.reg .u32 out, .reg .pred big) more(.reg .u32 x) { .reg .pred p; .param .b32 a; .param .b32 b;
+            st.param.b32 [a], x; call.uni (b), twice, (a); ld.param.b32 out, [b]; setp.gt.u32 big, out, 20; @big ret; add.u32 out, out, 100; ret; }
+        .func (.reg .v2 .u32 out) swap(.reg .v2 .u32 in) { mov.u32 out.x, in.y; mov.u32 out.y, in.x; ret; }
+        .func endless() { call endless; ret; }";
+    let body = "ld.param.u64 %rd1, [o]; mov.u32 %r1, %laneid; .reg .v2 .u32 v;
+        call (%r4, %p1), more, (%r1); @%p1 add.u32 %r4, %r4, 1000; mov.u32 v.x, %r4; mov.u32 v.y, 5; call (v), swap, (v);
+        sub.u32 %r4, v.y, v.x; mul.wide.u32 %rd2, %r1, 4; add.s64 %rd2, %rd1, %rd2; st.global.u32 [%rd2], %r4;";
+    let m = module(head, ".param .u64 o", body).unwrap_or_else(|e| panic!("{e}"));
+    let mut memory = Memory::new();
+    let o = memory.alloc(128).unwrap();
+    let r = launch(&m, &mut memory, 32, &[Arg::Ptr(o)], &Options::default());
+    assert!(r.findings.is_empty(), "{}", r.findings[0]);
+    for (l, v) in memory.bytes(o, 128).unwrap().chunks(4).enumerate() {
+        let (l, got) = (l as u32, u32::from_le_bytes(v.try_into().unwrap()));
+        assert_eq!(got, 2 * l + if l > 10 { 995 } else { 95 });
+    }
+    let said =
+        module(head, ".param .u64 o", "call endless;").and_then(|m| m.check().map(|_| m)).err().unwrap().to_string();
+    assert!(said.contains("`endless` calls itself"), "{said}");
+}
+
+/// `mma` of bytes against a product of the matrices that the tables of 9.7.14.5 lay out.
+#[test]
+fn products_of_bytes_have_the_fragments_of_the_isa() {
+    for (ty, k) in [("s8", 32usize), ("u8", 32), ("s8", 16), ("e4m3", 32)] {
+        let (na, nb) = (k / 8, k / 16);
+        let byte =
+            |r: usize, c: usize| if ty == "e4m3" { ((r * 5 + c * 3) % 0x50) as u8 } else { (r * 37 + c * 11) as u8 };
+        let value = |b: u8| match ty {
+            "s8" => f64::from(b as i8),
+            "u8" => f64::from(b),
+            _ if b >> 3 == 0 => f64::from(b) / 512.0,
+            _ => (1.0 + f64::from(b & 7) / 8.0) * 2f64.powi(i32::from(b >> 3) - 7),
+        };
+        let mut input = Vec::new();
+        for l in 0..32 {
+            let (g, q) = (l / 4, l % 4);
+            for i in 0..na {
+                input.extend((0..4).map(|e| byte(g + 8 * (i & 1), 16 * (i >> 1) + 4 * q + e)));
+            }
+            for i in 0..nb {
+                input.extend((0..4).map(|e| byte(16 * i + 4 * q + e + 50, g)));
+            }
+        }
+        let list = |from: usize, n: usize| (from..from + n).map(|n| format!("%r{n}")).collect::<Vec<_>>().join(", ");
+        let loads: String = (0..na + nb).map(|n| format!("ld.global.u32 %r{}, [%rd2+{}];\n", 10 + n, 4 * n)).collect();
+        let d = if ty == "e4m3" { "f32" } else { "s32" };
+        let body = format!(
+            "ld.param.u64 %rd1, [i]; ld.param.u64 %rd3, [o]; mov.u32 %r1, %tid.x; mul.wide.u32 %rd2, %r1, {}; add.s64 %rd2, %rd1, %rd2;
+             {loads} mov.b32 %r2, 0; mov.b32 %r3, 0; mov.b32 %r4, 0; mov.b32 %r5, 0;
+             mma.sync.aligned.m16n8k{k}.row.col.{d}.{ty}.{ty}.{d} {{%r2, %r3, %r4, %r5}}, {{{}}}, {{{}}}, {{%r2, %r3, %r4, %r5}};
+             mul.wide.u32 %rd2, %r1, 16; add.s64 %rd2, %rd3, %rd2; st.global.v4.b32 [%rd2], {{%r2, %r3, %r4, %r5}};",
+            4 * (na + nb), list(10, na), list(10 + na, nb)
+        );
+        let m = module("", ".param .u64 i, .param .u64 o", &body).unwrap_or_else(|e| panic!("{e}"));
+        let mut memory = Memory::new();
+        let (i, o) = (memory.alloc_from(&input).unwrap(), memory.alloc(512).unwrap());
+        let r = launch(&m, &mut memory, 32, &[Arg::Ptr(i), Arg::Ptr(o)], &Options::default());
+        assert!(r.findings.is_empty(), "{}", r.findings[0]);
+        for (n, v) in memory.bytes(o, 512).unwrap().chunks(4).enumerate() {
+            let (l, i, bits) = (n / 4, n % 4, u32::from_le_bytes(v.try_into().unwrap()));
+            let (row, col) = (l / 4 + 8 * (i >> 1), 2 * (l % 4) + (i & 1));
+            let want: f64 = (0..k).map(|x| value(byte(row, x)) * value(byte(x + 50, col))).sum();
+            let got = if d == "f32" { f64::from(f32::from_bits(bits)) } else { f64::from(bits as i32) };
+            assert_eq!(got, f64::from(want as f32), "m16n8k{k} {ty} lane {l} register {i}");
+        }
+    }
+}
+
+/// Bulk stores that combine with what is there, and arrivals that copies make.
+#[test]
+fn bulk_reductions_and_arrivals_of_copies() {
+    let body = ".shared .align 128 .b8 sh[512]; .shared .align 8 .b8 bar[8];
+        ld.param.u64 %rd1, [o]; mov.u32 %r1, %tid.x; mov.u32 %r9, sh; mov.u32 %r8, bar; shl.b32 %r2, %r1, 2; add.s32 %r2, %r2, %r9;
+        setp.eq.u32 %p1, %r1, 0; @%p1 mbarrier.init.shared.b64 [%r8], 32; fence.mbarrier_init.release.cluster; bar.sync 0;
+        mul.wide.u32 %rd2, %r1, 4; add.s64 %rd2, %rd1, %rd2; cp.async.ca.shared.global [%r2], [%rd2], 4;
+        cp.async.mbarrier.arrive.noinc.shared.b64 [%r8];
+        W: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r8], 0; @!%p2 bra W;
+        xor.b32 %r3, %r2, 4; ld.shared.u32 %r4, [%r3]; bar.sync 0; st.shared.u32 [%r2], %r4; fence.proxy.async.shared::cta; bar.sync 0;
+        @%p1 cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%rd1], [%r9], 128;
+        @%p1 cp.async.bulk.commit_group; @%p1 cp.async.bulk.wait_group 0; barrier.cluster.arrive; barrier.cluster.wait;";
+    let m = module("", ".param .u64 o", body).unwrap_or_else(|e| panic!("{e}"));
+    for schedule in [Schedule::Eager, Schedule::Lazy, Schedule::Ascending, Schedule::Random(4), Schedule::Random(9)] {
+        let mut memory = Memory::new();
+        let o = memory.alloc_from(&(0..32u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+        let r = launch(&m, &mut memory, 32, &[Arg::Ptr(o)], &Options { schedule, ..Options::default() });
+        assert!(r.findings.is_empty(), "{schedule}: {}", r.findings[0]);
+        let out = memory.bytes(o, 128).unwrap();
+        for (l, v) in out.chunks(4).enumerate() {
+            assert_eq!(u32::from_le_bytes(v.try_into().unwrap()) as usize, l + (l ^ 1), "{schedule}");
+        }
+    }
+    // without the wait the copies are a race
+    let m = module("", ".param .u64 o", &body.replace("@!%p2 bra W;", "")).unwrap();
+    let mut memory = Memory::new();
+    let o = memory.alloc_zeroed(128).unwrap();
+    let options = Options { schedule: Schedule::Lazy, ..Options::default() };
+    assert_eq!(launch(&m, &mut memory, 32, &[Arg::Ptr(o)], &options).findings[0].kind, ptxvm::Kind::Race);
+}

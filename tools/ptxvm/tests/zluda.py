@@ -105,6 +105,8 @@ def main(ptxvm, folder):
                 data.write_bytes(given[1])
                 args = ["--arg", f"in:{data}", "--arg", size, "--out", f"1={out}"]
             block = "64" if warp else "1"
+            if given is None and not re.search(r"\.entry[^{]*\.param[^{]*\.param", (folder / f"{name}.ptx").read_text()):
+                args = args[:2] + args[4:]
             run = [ptxvm, "run", folder / f"{name}.ptx", "--entry", name, "--block", block, "--shared", "1024", *args]
             r = subprocess.run(run, capture_output=True, text=True)
             got = out.read_bytes() if out.exists() else b""

@@ -47,7 +47,83 @@ fn window(c: &mut Context, i: &Instruction) -> Found<Apply> {
     })
 }
 
+/// `cvt.pack.sat`: two numbers into the lower parts, what a third one has there above them.
+fn pack_integers(c: &mut Context, i: &Instruction) -> Found<Apply> {
+    let mut m = Mods::of(i);
+    let third = m.left.last() == Some(&"b32");
+    if third {
+        m.left.pop();
+    }
+    let (from, to) = (m.ty()?, m.ty()?);
+    if !m.take("pack") || !m.take("sat") || from != Type::S32 || to.float() || third != (to.bits() == 8) {
+        return Err("expected .pack.sat of two s32, with .b32 for parts of 8 bits".into());
+    }
+    m.done()?;
+    let (a, b) = (c.read(operand(i, 1)?, from)?, c.read(operand(i, 2)?, from)?);
+    let rest = if third { c.read(operand(i, 3)?, Type::B32)? } else { c.constant(Type::B32, 0) };
+    let d = c.write(operand(i, 0)?, Type::B32, false)?;
+    let ((low, high), n) = (range(to), to.bits());
+    let part = move |v: i32| (i128::from(v).clamp(low, high) as u32) & ((1 << n) - 1);
+    Ok(map3(d, [a, b, rest], move |a: i32, b: i32, rest: u32| {
+        rest.checked_shl(2 * n).unwrap_or(0) | part(a) << n | part(b)
+    }))
+}
+
+/// `cvt` to and from pairs of bytes that are floats.
+fn bytes(c: &mut Context, i: &Instruction) -> Found<Apply> {
+    let mut m = Mods::of(i);
+    let named = |s: &str| match s {
+        "e4m3x2" => Some(false),
+        "e5m2x2" => Some(true),
+        _ => None,
+    };
+    let relu = m.take("relu");
+    if !m.take("rn") {
+        return Err("expected .rn".into());
+    }
+    if m.left.last().copied().and_then(named).is_some() {
+        let e5m2 = m.left.pop().and_then(named) == Some(true);
+        if m.ty()? != Type::F16x2 {
+            return Err("expected a result of f16x2".into());
+        }
+        m.done()?;
+        let [d, s] = operands(i)?;
+        let (s, d) = (c.read(s, Type::B16)?, c.write(d, Type::F16x2, false)?);
+        return Ok(map1(d, s, move |x: u16| {
+            let half = |b: u8| {
+                let v = from_fp8(b, e5m2);
+                let v = if relu && v < 0.0 { 0.0 } else { v };
+                u32::from(to_f16(v, Round::Nearest).to_bits())
+            };
+            half(x as u8) | half((x >> 8) as u8) << 16
+        }));
+    }
+    let from = m.ty()?;
+    let e5m2 = m.find(named).ok_or("expected e4m3x2 or e5m2x2")?;
+    if !m.take("satfinite") || !matches!(from, Type::F32 | Type::F16x2) {
+        return Err("expected .satfinite from f32 or f16x2".into());
+    }
+    m.done()?;
+    let byte = move |v: f32| u16::from(to_fp8(if relu && v < 0.0 { 0.0 } else { v }, e5m2));
+    if from == Type::F16x2 {
+        let [d, s] = operands(i)?;
+        let (s, d) = (c.read(s, from)?, c.write(d, Type::B16, false)?);
+        return Ok(map1(d, s, move |x: u32| {
+            byte(f16::from_bits(x as u16).to_f32()) | byte(f16::from_bits((x >> 16) as u16).to_f32()) << 8
+        }));
+    }
+    let [d, a, b] = operands(i)?;
+    let (a, b, d) = (c.read(a, from)?, c.read(b, from)?, c.write(d, Type::B16, false)?);
+    Ok(map2(d, a, b, move |a: f32, b: f32| byte(a) << 8 | byte(b)))
+}
+
 fn convert(c: &mut Context, i: &Instruction) -> Found<Apply> {
+    if i.has("pack") {
+        return pack_integers(c, i);
+    }
+    if ["e4m3x2", "e5m2x2"].iter().any(|b| i.has(b)) {
+        return bytes(c, i);
+    }
     let mut m = Mods::of(i);
     let (from, to) = (m.ty()?, m.ty()?);
     let (ftz, sat, relu) = (m.take("ftz"), m.take("sat"), m.take("relu"));
@@ -62,11 +138,11 @@ fn convert(c: &mut Context, i: &Instruction) -> Found<Apply> {
         })
     });
     m.done()?;
-    if relu {
-        return Err("`.relu` is not supported".into());
-    }
     if matches!(to, Type::Bf16x2 | Type::F16x2) {
-        return pack(c, i, from, to, mode.ok_or("expected a rounding mode")?);
+        return pack(c, i, from, to, mode.ok_or("expected a rounding mode")?, relu);
+    }
+    if relu && (from != Type::F32 || !matches!(to, Type::F16 | Type::Bf16)) {
+        return Err("`.relu` is for f32 to f16 and bf16".into());
     }
     let [d, s] = operands(i)?;
     let (s, width) = (c.read_loose(s, from)?, c.width(d));
@@ -88,7 +164,7 @@ fn convert(c: &mut Context, i: &Instruction) -> Found<Apply> {
                 store(r, d, to, &v, mask);
             }))
         }
-        (true, true) => floats(d, s, from, to, mode, integral, ftz, sat),
+        (true, true) => floats(d, s, from, to, mode, integral, ftz, (sat, relu)),
     }
 }
 
@@ -212,7 +288,7 @@ fn floats(
     mode: Option<Round>,
     integral: Option<Integral>,
     ftz: bool,
-    sat: bool,
+    (sat, relu): (bool, bool),
 ) -> Found<Apply> {
     let narrowing = from.bits() > to.bits();
     if narrowing && mode.is_none() && integral.is_none() {
@@ -227,6 +303,7 @@ fn floats(
             Some(f) => f(x),
             None => x,
         };
+        let x = if relu && x < 0.0 { 0.0 } else { x };
         if sat { if x > 0.0 { x.min(1.0) } else { 0.0 } } else { x }
     };
     let read = float_row(from)?;
@@ -257,16 +334,19 @@ fn floats(
 }
 
 /// `cvt.rn.bf16x2.f32 d, a, b`: a goes to the upper half.
-fn pack(c: &mut Context, i: &Instruction, from: Type, to: Type, mode: Round) -> Found<Apply> {
+fn pack(c: &mut Context, i: &Instruction, from: Type, to: Type, mode: Round, relu: bool) -> Found<Apply> {
     if from != Type::F32 || !matches!(mode, Round::Nearest | Round::Zero) {
         return Err("expected two f32 and .rn or .rz".into());
     }
     let (a, b) = (c.read(operand(i, 1)?, from)?, c.read(operand(i, 2)?, from)?);
     let d = c.write(operand(i, 0)?, to, false)?;
     let join = |hi: u16, lo: u16| u32::from(hi) << 16 | u32::from(lo);
+    let keep = move |v: f32| if relu && v < 0.0 { 0.0 } else { v };
     Ok(if to == Type::Bf16x2 {
-        map2(d, a, b, move |a: f32, b: f32| join(to_bf16(a, mode).to_bits(), to_bf16(b, mode).to_bits()))
+        let one = move |v: f32| to_bf16(keep(v), mode).to_bits();
+        map2(d, a, b, move |a: f32, b: f32| join(one(a), one(b)))
     } else {
-        map2(d, a, b, move |a: f32, b: f32| join(to_f16(a, mode).to_bits(), to_f16(b, mode).to_bits()))
+        let one = move |v: f32| to_f16(keep(v), mode).to_bits();
+        map2(d, a, b, move |a: f32, b: f32| join(one(a), one(b)))
     })
 }

@@ -3,13 +3,14 @@
 use super::{Context, Mods, operand};
 use crate::error::Found;
 use crate::parse::{Instruction, Operand};
-use crate::program::{Address, Exec, Mbarrier};
+use crate::program::{Address, Exec, Mbarrier, Rmw};
 use crate::regs::Reg;
 use crate::types::Type;
 
 /// The decoded instruction, if it is one of this family.
 pub(super) fn decode(c: &mut Context, i: &Instruction) -> Found<Option<Exec>> {
     Ok(Some(match i.op.as_str() {
+        "cp" if i.has("reduce") => reduce(c, i)?,
         "cp" if i.has("bulk") => bulk(c, i)?,
         "cp" => small(c, i)?,
         "mbarrier" => mbarrier(c, i)?,
@@ -50,6 +51,18 @@ fn small(c: &mut Context, i: &Instruction) -> Found<Exec> {
         m.done()?;
         return Ok(Exec::CpWait(Some(number(i, 0)?)));
     }
+    if m.take("mbarrier") {
+        if !m.take("arrive") || m.ty()? != Type::B64 {
+            return Err("expected cp.async.mbarrier.arrive of b64".into());
+        }
+        let noinc = m.take("noinc");
+        for s in ["shared", "shared::cta"] {
+            m.take(s);
+        }
+        m.done()?;
+        count(i, 1..=1)?;
+        return Ok(Exec::CpArrive { at: c.address(operand(i, 0)?)?, noinc });
+    }
     let cg = m.take("cg");
     if !cg && !m.take("ca") {
         return Err("expected .ca or .cg".into());
@@ -82,6 +95,51 @@ fn tensor(c: &mut Context, o: &Operand, rank: usize) -> Found<(Address, Box<[Reg
     Ok((map, at.into()))
 }
 
+/// `cp.reduce.async.bulk` and `cp.reduce.async.bulk.tensor` from shared to global memory.
+fn reduce(c: &mut Context, i: &Instruction) -> Found<Exec> {
+    let mut m = Mods::of(i);
+    if !m.take("reduce") || !m.take("async") || !m.take("bulk") {
+        return Err("this copy is not supported".into());
+    }
+    let tensor = m.take("tensor");
+    let ty = if tensor { None } else { Some(m.ty()?) };
+    m.take("noftz");
+    let op = m.find(|s| Rmw::named(s).filter(|op| !matches!(op, Rmw::Exch | Rmw::Cas))).ok_or("found no operation")?;
+    if !m.take("global") || !m.take("shared::cta") || !m.take("bulk_group") {
+        return Err("expected a reduction from shared::cta to global memory in a bulk group".into());
+    }
+    if tensor {
+        let rank = rank(&mut m)?;
+        m.take("tile");
+        m.done()?;
+        count(i, 2..=2)?;
+        let (map, at) = self::tensor(c, operand(i, 0)?, rank)?;
+        return Ok(Exec::TensorReduce { op, from: c.address(operand(i, 1)?)?, map, at });
+    }
+    m.done()?;
+    count(i, 3..=3)?;
+    let ty = ty.ok_or("found no type")?;
+    let known = match op {
+        Rmw::Add => !matches!(ty, Type::B8 | Type::B16 | Type::B32 | Type::B64 | Type::Pred) && ty.bits() >= 16,
+        Rmw::Min | Rmw::Max => matches!(ty, Type::U32 | Type::S32 | Type::U64 | Type::S64 | Type::F16 | Type::Bf16),
+        Rmw::Inc | Rmw::Dec => ty == Type::U32,
+        _ => matches!(ty, Type::B32 | Type::B64),
+    };
+    if !known {
+        return Err(format!("{op:?} of {ty:?} is not supported"));
+    }
+    let (to, from) = (c.address(operand(i, 0)?)?, c.address(operand(i, 1)?)?);
+    Ok(Exec::BulkReduce { op, ty, to, from, bytes: c.read(operand(i, 2)?, Type::U32)? })
+}
+
+fn rank(m: &mut Mods) -> Found<usize> {
+    let rank = m.find(|s| match s.as_bytes() {
+        [n @ b'1'..=b'5', b'd'] => Some(usize::from(n - b'0')),
+        _ => None,
+    });
+    rank.ok_or("found no rank from 1d to 5d".into())
+}
+
 /// `cp.async.bulk` and `cp.async.bulk.tensor`.
 fn bulk(c: &mut Context, i: &Instruction) -> Found<Exec> {
     let mut m = Mods::of(i);
@@ -98,11 +156,7 @@ fn bulk(c: &mut Context, i: &Instruction) -> Found<Exec> {
         return Ok(Exec::BulkWait { newest: number(i, 0)?, read });
     }
     if m.take("tensor") {
-        let rank = m.find(|s| match s.as_bytes() {
-            [n @ b'1'..=b'5', b'd'] => Some(usize::from(n - b'0')),
-            _ => None,
-        });
-        let rank = rank.ok_or("found no rank from 1d to 5d")?;
+        let rank = rank(&mut m)?;
         m.take("tile");
         if (m.take("shared::cluster") || m.take("shared::cta")) && !m.take("bulk_group") {
             if !m.take("global") || !m.take("mbarrier::complete_tx::bytes") {
@@ -143,7 +197,7 @@ fn mbarrier(c: &mut Context, i: &Instruction) -> Found<Exec> {
     if m.ty()? != Type::B64 {
         return Err("expected type b64".into());
     }
-    for s in ["shared", "shared::cta", "cta", "acquire", "release"] {
+    for s in ["shared", "shared::cta", "shared::cluster", "cta", "cluster", "acquire", "release"] {
         m.take(s);
     }
     let sink = |o: &Operand| match o {

@@ -5,7 +5,7 @@ use crate::error::Found;
 use crate::parse::{Instruction, Operand};
 use crate::program::{Elem, Exec, Mma, Wgmma};
 use crate::regs::Reg;
-use crate::types::Type;
+use crate::types::{Space, Type};
 
 /// The decoded instruction, if it is one of this family.
 pub(super) fn decode(c: &mut Context, i: &Instruction) -> Found<Option<Exec>> {
@@ -61,17 +61,21 @@ fn tiles(c: &mut Context, i: &Instruction) -> Found<Exec> {
     } else {
         return Err("expected .x1, .x2 or .x4".into());
     };
-    if !m.take("m8n8") || !(m.take("shared") || m.take("shared::cta")) {
-        return Err("expected .m8n8 in shared memory".into());
+    if !m.take("m8n8") {
+        return Err("expected .m8n8".into());
+    }
+    let space = m.find(Space::named).unwrap_or(Space::Generic);
+    if !matches!(space, Space::Shared | Space::Generic) {
+        return Err("expected shared memory".into());
     }
     m.done()?;
     let [a, b] = operands(i)?;
     Ok(if i.op == "ldmatrix" {
         let from = c.address(b)?;
-        Exec::LdMatrix { trans, dst: fragment(c, a, n, true)?, from }
+        Exec::LdMatrix { space, trans, dst: fragment(c, a, n, true)?, from }
     } else {
         let to = c.address(a)?;
-        Exec::StMatrix { trans, src: fragment(c, b, n, false)?, to }
+        Exec::StMatrix { space, trans, src: fragment(c, b, n, false)?, to }
     })
 }
 
@@ -82,36 +86,42 @@ fn mma(c: &mut Context, i: &Instruction) -> Found<Exec> {
         "m16n8k4" => Some(4u8),
         "m16n8k8" => Some(8),
         "m16n8k16" => Some(16),
+        "m16n8k32" => Some(32),
         _ => None,
     });
-    let k = k.ok_or("expected the shape m16n8k4, m16n8k8 or m16n8k16")?;
+    let k = k.ok_or("expected a shape m16n8k4 to m16n8k32")?;
     if !m.take("row") || !m.take("col") {
         return Err("expected .row.col".into());
     }
+    let saturates = m.take("satfinite");
+    let elem = match m.left.as_slice() {
+        [_, "bf16", "bf16", _] => Elem::Bf16,
+        [_, "f16", "f16", _] => Elem::F16,
+        [_, "tf32", "tf32", _] => Elem::Tf32,
+        [_, a @ ("s8" | "u8"), b @ ("s8" | "u8"), _] => Elem::Int([*a == "s8", *b == "s8"]),
+        [_, a @ ("e4m3" | "e5m2"), b @ ("e4m3" | "e5m2"), _] => Elem::Fp8([*a == "e5m2", *b == "e5m2"]),
+        _ => return Err("expected A and B of bf16, f16, tf32, or bytes".into()),
+    };
+    let int = matches!(elem, Elem::Int(_));
     let half = match m.left.as_slice() {
-        ["f32", _, _, "f32"] => false,
+        ["f32", _, _, "f32"] if !int => false,
         ["f16", "f16", "f16", "f16"] => true,
-        _ => return Err("expected accumulators of f32, or all of f16".into()),
+        ["s32", _, _, "s32"] if int => false,
+        _ => return Err("expected accumulators of f32, of s32 for integers, or all of f16".into()),
     };
-    let elem = match m.left[1..3] {
-        ["bf16", "bf16"] => Elem::Bf16,
-        ["f16", "f16"] => Elem::F16,
-        ["tf32", "tf32"] => Elem::Tf32,
-        _ => return Err("expected A and B both of bf16, f16 or tf32".into()),
+    let (na, nb) = match (elem, k) {
+        (Elem::Bf16 | Elem::F16, 16) | (Elem::Tf32, 8) | (Elem::Int(_) | Elem::Fp8(_), 32) => (4, 2),
+        (Elem::Bf16 | Elem::F16, 8) | (Elem::Tf32, 4) | (Elem::Int(_), 16) => (2, 1),
+        _ => return Err("this shape is not of this type".into()),
     };
-    let tf32 = elem == Elem::Tf32;
-    if tf32 && k == 16 || !tf32 && k == 4 {
-        return Err("this shape is not of this type".into());
+    if saturates && !int {
+        return Err("`.satfinite` is for s32".into());
     }
-    let (na, nb) = match (tf32, k) {
-        (false, 16) | (true, 8) => (4, 2),
-        _ => (2, 1),
-    };
     let nd = if half { 2 } else { 4 };
     let [d, a, b, cc] = operands(i)?;
     let (a, b, cc) = (fragment(c, a, na, false)?, fragment(c, b, nb, false)?, fragment(c, cc, nd, false)?);
     let d = fragment(c, d, nd, true)?;
-    Ok(Exec::Mma(Mma { k, elem, half, regs: [d, a, b, cc] }))
+    Ok(Exec::Mma(Mma { k, elem, half, saturates, regs: [d, a, b, cc] }))
 }
 
 fn wgmma(c: &mut Context, i: &Instruction) -> Found<Exec> {

@@ -3,11 +3,11 @@
 use super::{Context, Mods, operand, operands};
 use crate::error::Found;
 use crate::parse::{Instruction, Operand};
-use crate::program::{Exec, Fence, Rmw};
+use crate::program::{Exec, Fence, Rmw, Strength};
 use crate::types::{Space, Type};
 
 /// Modifiers that say how caches are used or what other threads see, and nothing about a value.
-const HINTS: [&str; 22] = [
+const HINTS: [&str; 20] = [
     "ca",
     "cg",
     "cs",
@@ -24,8 +24,6 @@ const HINTS: [&str; 22] = [
     "L2::128B",
     "L2::256B",
     "weak",
-    "relaxed",
-    "volatile",
     "cta",
     "cluster",
     "gpu",
@@ -66,72 +64,98 @@ fn hints(m: &mut Mods) {
 }
 
 fn lanes(m: &mut Mods) -> usize {
-    if m.take("v2") {
-        2
-    } else if m.take("v4") {
-        4
+    [2, 4, 8].into_iter().find(|n| m.take(&format!("v{n}"))).unwrap_or(1)
+}
+
+fn strength(m: &mut Mods, order: &str) -> Strength {
+    if m.take(order) {
+        Strength::Ordered
+    } else if m.take("relaxed") || m.take("volatile") {
+        Strength::Relaxed
+    } else if m.take("nc") {
+        Strength::Constant
     } else {
-        1
+        Strength::Weak
+    }
+}
+
+/// The space that is written, or that of the variable in the address.
+fn space(c: &mut Context, m: &mut Mods, a: &Operand) -> Space {
+    let written = m.find(Space::named).unwrap_or(Space::Generic);
+    match (written, c.space_of(a)) {
+        (Space::Generic, Some(s)) => s,
+        // parameters of calls lie in local memory
+        (Space::Param, Some(Space::Local)) => Space::Local,
+        _ => written,
     }
 }
 
 fn load(c: &mut Context, i: &Instruction) -> Found<Exec> {
     let mut m = Mods::of(i);
     let ty = m.ty()?;
-    let acquire = m.take("acquire");
+    let order = strength(&mut m, "acquire");
     hints(&mut m);
-    let (nc, n) = (m.take("nc"), lanes(&mut m));
-    let space = m.find(Space::named).unwrap_or(Space::Generic);
-    m.done()?;
-    if acquire {
-        return Err("`.acquire` is not supported".into());
-    }
+    let n = lanes(&mut m);
     let [d, a] = operands(i)?;
+    let space = space(c, &mut m, a);
+    m.done()?;
     let from = c.address(a)?;
     let list = c.vector(d).to_vec();
-    if list.len() != n {
-        return Err(format!("found {} destinations, expected {n}", list.len()));
+    if list.len() != n || n as u32 * ty.bytes() > 16 {
+        return Err(format!("found {} destinations, expected {n} of 16 bytes at most", list.len()));
     }
     let dst = list.iter().map(|o| c.write(o, ty, true)).collect::<Found<Vec<_>>>()?;
-    Ok(Exec::Load { space, ty, dst: dst.into(), from, nc })
+    Ok(Exec::Load { space, ty, dst: dst.into(), from, order })
 }
 
 fn store(c: &mut Context, i: &Instruction) -> Found<Exec> {
     let mut m = Mods::of(i);
     let ty = m.ty()?;
-    if m.take("release") {
-        return Err("`.release` is not supported".into());
-    }
+    let order = strength(&mut m, "release");
     hints(&mut m);
     let n = lanes(&mut m);
-    let space = m.find(Space::named).unwrap_or(Space::Generic);
+    let [a, s] = operands(i)?;
+    let space = space(c, &mut m, a);
     m.done()?;
     if matches!(space, Space::Const | Space::Param) {
         return Err(format!("stores to {space:?} memory are not supported"));
     }
-    let [a, s] = operands(i)?;
     let to = c.address(a)?;
     let list = c.vector(s).to_vec();
-    if list.len() != n {
-        return Err(format!("found {} sources, expected {n}", list.len()));
+    if list.len() != n || n as u32 * ty.bytes() > 16 {
+        return Err(format!("found {} sources, expected {n} of 16 bytes at most", list.len()));
     }
     let src = list.iter().map(|o| c.read_loose(o, ty)).collect::<Found<Vec<_>>>()?;
-    Ok(Exec::Store { space, ty, src: src.into(), to })
+    Ok(Exec::Store { space, ty, src: src.into(), to, order })
 }
 
 fn atom(c: &mut Context, i: &Instruction) -> Found<Exec> {
     let mut m = Mods::of(i);
     let ty = m.ty()?;
-    if m.take("acquire") || m.take("release") || m.take("acq_rel") {
-        return Err("an order other than relaxed is not supported".into());
+    // every atomic takes what others gave; one that releases is a fence before it
+    let release = m.take("release") || m.take("acq_rel");
+    if !m.take("acquire") {
+        m.take("relaxed");
     }
     hints(&mut m);
     m.take("noftz");
-    let space = m.find(Space::named).unwrap_or(Space::Generic);
+    let first = usize::from(i.op == "atom");
+    let space = space(c, &mut m, operand(i, first)?);
     let op = m.find(Rmw::named).ok_or("found no operation")?;
     m.done()?;
     let known = match op {
-        Rmw::Add => matches!(ty, Type::U32 | Type::S32 | Type::U64 | Type::F32 | Type::F64),
+        Rmw::Add => matches!(
+            ty,
+            Type::U32
+                | Type::S32
+                | Type::U64
+                | Type::F32
+                | Type::F64
+                | Type::F16
+                | Type::F16x2
+                | Type::Bf16
+                | Type::Bf16x2
+        ),
         Rmw::Min | Rmw::Max => matches!(ty, Type::U32 | Type::S32 | Type::U64 | Type::S64),
         Rmw::Inc | Rmw::Dec => ty == Type::U32,
         _ => matches!(ty, Type::B32 | Type::B64),
@@ -139,7 +163,6 @@ fn atom(c: &mut Context, i: &Instruction) -> Found<Exec> {
     if !known {
         return Err(format!("{op:?} of {ty:?} is not supported"));
     }
-    let first = usize::from(i.op == "atom");
     let expected = first + 2 + usize::from(op == Rmw::Cas);
     if i.operands.len() != expected {
         return Err(format!("found {} operands, expected {expected}", i.operands.len()));
@@ -148,7 +171,7 @@ fn atom(c: &mut Context, i: &Instruction) -> Found<Exec> {
     let a = c.read(operand(i, first + 1)?, ty)?;
     let b = if op == Rmw::Cas { Some(c.read(operand(i, first + 2)?, ty)?) } else { None };
     let dst = if first == 1 { Some(c.write(operand(i, 0)?, ty, false)?) } else { None };
-    Ok(Exec::Atom { space, ty, op, dst, to, a, b })
+    Ok(Exec::Atom { space, ty, op, release, dst, to, a, b })
 }
 
 /// Prefetches move nothing that a program sees; that of a tensor map is checked for being one.

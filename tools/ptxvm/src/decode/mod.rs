@@ -4,6 +4,7 @@
 mod alu;
 mod convert;
 mod copies;
+mod inline;
 mod matrix;
 mod memory;
 mod sync;
@@ -11,8 +12,8 @@ mod sync;
 use std::collections::HashMap;
 
 use crate::error::{Error, Found, Result};
-use crate::parse::{Function, Instruction, Kind, Operand, Source};
-use crate::program::{Address, Exec, Inst, Kernel, Lanes, Slot, Special};
+use crate::parse::{Function, Instruction, Kind, Operand, Source, Statement};
+use crate::program::{Address, Exec, Inst, Kernel, Lanes, Slot, Special, Strength};
 use crate::regs::{File, Reg};
 use crate::types::{Space, Type};
 
@@ -28,11 +29,12 @@ pub const WINDOWS_END: u64 = 0x7300_0000_0000;
 /// Decodes one kernel of a file; `perturb` is the seed that moves approximate results inside of their bounds.
 pub fn decode(source: &Source, f: &Function, perturb: Option<u64>) -> Result<Kernel> {
     let error = |line, message| Error::Parse { file: source.file.clone(), line, message };
+    let body = inline::body(source, f).map_err(|(line, m)| error(line, m))?;
     let mut c = Context::new(source, f).map_err(|m| error(1, m))?;
     c.perturb = perturb;
-    c.labels(f);
+    c.labels(&body);
     let (mut opened, mut inner, mut place) = (0u32, vec![0u32], (0, 0));
-    for s in &f.body {
+    for s in &body {
         let scope = inner.last().copied().unwrap_or(0);
         match &s.kind {
             Kind::Open => {
@@ -46,7 +48,8 @@ pub fn decode(source: &Source, f: &Function, perturb: Option<u64>) -> Result<Ker
             }
             Kind::Label(_) => {}
             Kind::Place(file, line) => place = (*file as u32, *line as u32),
-            Kind::Registers(ty, names) => c.declare(*ty, names),
+            Kind::Registers(ty, lanes, names) => c.declare(*ty, *lanes, names),
+            Kind::Alias(name, of) => c.alias(name, of).map_err(|m| error(s.line, m))?,
             Kind::Variable(v) => c.variable(v).map_err(|m| error(s.line, m))?,
             Kind::Instruction(i) => {
                 let inst =
@@ -55,7 +58,7 @@ pub fn decode(source: &Source, f: &Function, perturb: Option<u64>) -> Result<Ker
             }
         }
     }
-    c.kernel.has_nc = c.kernel.code.iter().any(|i| matches!(i.exec, Exec::Load { nc: true, .. }));
+    c.kernel.has_nc = c.kernel.code.iter().any(|i| matches!(i.exec, Exec::Load { order: Strength::Constant, .. }));
     Ok(c.kernel)
 }
 
@@ -66,8 +69,12 @@ struct Scope {
     ranges: HashMap<String, (Type, u32)>,
     /// Names in use, with their rows.
     regs: HashMap<String, (Type, Reg)>,
-    /// Variables: what holds their address.
+    /// Registers of vectors, by the vector's name.
+    vectors: HashMap<String, u32>,
+    /// Variables: what holds their address. Those in `.param` are in local memory.
     variables: HashMap<String, (Space, u64)>,
+    /// Other names of variables of the module.
+    globals: HashMap<String, (Space, Option<u32>)>,
 }
 
 /// Fails unless register `name` of type `declared` can stand for `ty`; a `loose` one may be wider.
@@ -93,7 +100,11 @@ pub(crate) struct Context<'a> {
     reads: Vec<Reg>,
     writes: Vec<Reg>,
     perturb: Option<u64>,
+    carry: Option<Reg>,
 }
+
+/// Names of the registers of a vector.
+const PARTS: [&str; 4] = ["x", "y", "z", "w"];
 
 impl<'a> Context<'a> {
     fn new(source: &'a Source, f: &Function) -> Found<Context<'a>> {
@@ -149,13 +160,14 @@ impl<'a> Context<'a> {
             reads: Vec::new(),
             writes: Vec::new(),
             perturb: None,
+            carry: None,
         })
     }
 
     /// Finds every label before the code that names it.
-    fn labels(&mut self, f: &Function) {
+    fn labels(&mut self, body: &[Statement]) {
         let (mut inner, mut at) = (vec![0u32], 0);
-        for s in &f.body {
+        for s in body {
             let scope = inner.last().copied().unwrap_or(0);
             match &s.kind {
                 Kind::Open => {
@@ -174,15 +186,26 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn declare(&mut self, ty: Type, names: &[(String, Option<u32>)]) {
+    fn declare(&mut self, ty: Type, lanes: Option<u32>, names: &[(String, Option<u32>)]) {
         for (name, count) in names {
-            match count {
-                Some(n) => {
+            match (lanes, count) {
+                (Some(lanes), count) => {
+                    for n in 0..count.map_or(1, |n| n.min(4096)) {
+                        let name = if count.is_some() { format!("{name}{n}") } else { name.clone() };
+                        for part in &PARTS[..lanes as usize] {
+                            self.declare(ty, None, &[(format!("{name}.{part}"), None)]);
+                        }
+                        if let Some(s) = self.scopes.last_mut() {
+                            s.vectors.insert(name, lanes);
+                        }
+                    }
+                }
+                (None, Some(n)) => {
                     if let Some(s) = self.scopes.last_mut() {
                         s.ranges.insert(name.clone(), (ty, *n));
                     }
                 }
-                None => {
+                (None, None) => {
                     let reg = self.row(ty);
                     if let Some(s) = self.scopes.last_mut() {
                         s.regs.insert(name.clone(), (ty, reg));
@@ -192,13 +215,54 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Another name for a variable.
+    fn alias(&mut self, name: &str, of: &str) -> Found<()> {
+        let local = self.scopes.iter().rev().find_map(|s| s.variables.get(of).copied());
+        let global = self.scopes.iter().rev().find_map(|s| s.globals.get(of)).or(self.globals.get(of)).copied();
+        let Some(s) = self.scopes.last_mut() else { return Ok(()) };
+        match (local, global) {
+            (Some(v), _) => {
+                s.variables.insert(name.into(), v);
+            }
+            (_, Some(v)) => {
+                s.globals.insert(name.into(), v);
+            }
+            _ => return Err(format!("found `{of}`, expected a variable")),
+        }
+        Ok(())
+    }
+
+    /// The space of the variable that an address names.
+    pub(crate) fn space_of(&mut self, o: &Operand) -> Option<Space> {
+        let Operand::Address(base, _) = o else { return None };
+        let Operand::Name(n) = &**base else { return None };
+        if self.register(n).is_some() {
+            return None;
+        }
+        if let Some(v) = self.scopes.iter().rev().find_map(|s| s.variables.get(n)) {
+            return Some(if v.0 == Space::Param { Space::Local } else { v.0 });
+        }
+        let global = self.scopes.iter().rev().find_map(|s| s.globals.get(n)).or(self.globals.get(n.as_str()));
+        global.map(|g| g.0)
+    }
+
+    /// A register with the carry of `add.cc` and its like.
+    pub(crate) fn carry(&mut self) -> Reg {
+        if let Some(r) = self.carry {
+            return r;
+        }
+        let r = self.row(Type::Pred);
+        self.carry = Some(r);
+        r
+    }
+
     fn variable(&mut self, v: &crate::parse::Variable) -> Found<()> {
         let at = match v.space {
             Space::Shared => {
                 let mut top = self.kernel.statics.last().map_or(0, |s| s.1);
                 u64::from(place_static(&mut self.kernel.statics, &mut top, v.align, v.size)?)
             }
-            Space::Local => {
+            Space::Local | Space::Param => {
                 let at = self.kernel.local_bytes.next_multiple_of(v.align);
                 self.kernel.local_bytes = u32::try_from(u64::from(at) + v.size)
                     .ok()
@@ -221,8 +285,29 @@ impl<'a> Context<'a> {
         Reg { file, row: *n as u32 - 1 }
     }
 
+    /// The registers of a vector where its name stands.
+    fn parts(&self, o: &Operand) -> Option<Operand> {
+        let Operand::Name(n) = o else { return None };
+        for s in self.scopes.iter().rev() {
+            if s.regs.contains_key(n) {
+                return None;
+            }
+            if let Some(&lanes) = s.vectors.get(n) {
+                return Some(Operand::Vector(
+                    PARTS[..lanes as usize].iter().map(|p| Operand::Name(format!("{n}.{p}"))).collect(),
+                ));
+            }
+        }
+        None
+    }
+
     /// A declared register: its type and row.
     fn register(&mut self, name: &str) -> Option<(Type, Reg)> {
+        if let Some((base, part)) = name.rsplit_once('.')
+            && let Some(n) = ["r", "g", "b", "a"].iter().position(|p| *p == part)
+        {
+            return self.register(&format!("{base}.{}", PARTS[n]));
+        }
         for n in (0..self.scopes.len()).rev() {
             if let Some(&r) = self.scopes[n].regs.get(name) {
                 return Some(r);
@@ -235,6 +320,9 @@ impl<'a> Context<'a> {
                 let reg = self.row(ty);
                 self.scopes[n].regs.insert(name.to_string(), (ty, reg));
                 return Some((ty, reg));
+            }
+            if self.scopes[n].variables.contains_key(name) || self.scopes[n].globals.contains_key(name) {
+                return None;
             }
         }
         None
@@ -275,7 +363,8 @@ impl<'a> Context<'a> {
             let at = PARAM + u64::from(p.offset);
             return Some(self.constant(ty, at));
         }
-        match *self.globals.get(name)? {
+        let alias = self.scopes.iter().rev().find_map(|s| s.globals.get(name));
+        match *alias.or(self.globals.get(name))? {
             (Space::Shared, None) => Some(self.special(ty, Special::Dynamic)),
             (Space::Shared, Some(at)) => Some(self.constant(ty, u64::from(at))),
             (_, Some(n)) => Some(self.special(ty, Special::Variable(n))),
@@ -310,6 +399,9 @@ impl<'a> Context<'a> {
                         (Some(_), b) => Err(format!("found `{n}` of 32 bits, expected {b} bits")),
                         (None, _) => Err(format!("the special register `{n}` is not supported")),
                     };
+                }
+                if n == "WARP_SZ" {
+                    return Ok(self.constant(ty, 32));
                 }
                 self.symbol(n, ty).ok_or_else(|| format!("found `{n}`, which is not declared"))
             }
@@ -397,6 +489,14 @@ impl<'a> Context<'a> {
     fn instruction(&mut self, i: &Instruction, scope: u32, line: u32, place: (u32, u32)) -> Found<Inst> {
         self.reads.clear();
         self.writes.clear();
+        let with_parts;
+        let i = if i.operands.iter().any(|o| self.parts(o).is_some()) {
+            let operands = i.operands.iter().map(|o| self.parts(o).unwrap_or_else(|| o.clone())).collect();
+            with_parts = Instruction { operands, ..i.clone() };
+            &with_parts
+        } else {
+            i
+        };
         let guard = match &i.guard {
             None => None,
             Some((n, negated)) => {
@@ -473,12 +573,16 @@ fn special_named(n: &str) -> Option<Option<Special>> {
         return match base {
             "%tid" => Some(Some(Special::Tid(axis))),
             "%ntid" => Some(Some(Special::Ntid(axis))),
-            "%ctaid" => Some(Some(Special::Ctaid(axis))),
-            "%nctaid" => Some(Some(Special::Nctaid(axis))),
+            "%ctaid" | "%clusterid" => Some(Some(Special::Ctaid(axis))),
+            "%cluster_ctaid" => Some(Some(Special::Fixed(0))),
+            "%cluster_nctaid" => Some(Some(Special::Fixed(1))),
+            "%nctaid" | "%nclusterid" => Some(Some(Special::Nctaid(axis))),
             _ => Some(None),
         };
     }
     match n {
+        "%cluster_ctarank" => Some(Some(Special::Fixed(0))),
+        "%cluster_nctarank" => Some(Some(Special::Fixed(1))),
         "%laneid" => Some(Some(Special::Lane)),
         "%warpid" => Some(Some(Special::Warp)),
         "%nwarpid" => Some(Some(Special::Warps)),

@@ -34,11 +34,20 @@ fn barrier(c: &mut Context, i: &Instruction) -> Found<Exec> {
         m.done()?;
         return Ok(Exec::WarpSync(c.read(operand(i, 0)?, Type::B32)?));
     }
-    let (aligned, sync, arrive) = (m.take("aligned"), m.take("sync"), m.take("arrive"));
-    if i.op == "barrier" && !aligned {
-        return Err("only the aligned form is supported".into());
+    if m.take("cluster") {
+        // of one block: whoever waits has arrived, so that arriving need not be seen
+        for s in ["aligned", "acquire", "release", "relaxed"] {
+            m.take(s);
+        }
+        let wait = m.take("wait");
+        if !wait && !m.take("arrive") {
+            return Err("expected .arrive or .wait".into());
+        }
+        m.done()?;
+        return Ok(if wait { Exec::ClusterWait } else { Exec::Nop });
     }
-    let id = c.read(operand(i, 0)?, Type::U32)?;
+    m.take("aligned");
+    let (sync, arrive) = (m.take("sync"), m.take("arrive"));
     if m.take("red") {
         let ty = m.ty()?;
         let mode = m.find(votes).ok_or("found no reduction")?;
@@ -54,6 +63,7 @@ fn barrier(c: &mut Context, i: &Instruction) -> Found<Exec> {
         return Ok(Exec::Bar { id, threads, arrive: false, red: Some((mode, d, p, negated)) });
     }
     m.done()?;
+    let id = c.read(operand(i, 0)?, Type::U32)?;
     if !sync && !arrive || arrive && i.operands.len() < 2 || i.operands.len() > 2 {
         return Err("expected .sync a{, n} or .arrive a, n".into());
     }
@@ -109,14 +119,16 @@ fn shuffle(c: &mut Context, i: &Instruction) -> Found<Exec> {
 fn vote(c: &mut Context, i: &Instruction) -> Found<Exec> {
     let mut m = Mods::of(i);
     let ty = m.ty()?;
-    synchronous(&mut m)?;
+    // the form without a mask, of targets before sm_70, is for the lanes that are there
+    let sync = m.take("sync");
     let mode = m.find(votes).ok_or("found no mode")?;
     m.done()?;
     if (mode == Vote::Ballot) != (ty == Type::B32) {
         return Err(format!("found type {ty:?} for {mode:?}"));
     }
-    let [d, p, mask] = operands(i)?;
-    let ((src, negated), mask) = (c.predicate(p)?, c.read(mask, Type::B32)?);
+    let (src, negated) = c.predicate(operand(i, 1)?)?;
+    let mask = if sync { Some(c.read(operand(i, 2)?, Type::B32)?) } else { None };
+    let d = operand(i, 0)?;
     Ok(Exec::Vote { mode, dst: c.write(d, ty, false)?, src, negated, mask })
 }
 

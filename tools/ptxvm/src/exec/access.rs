@@ -1,10 +1,13 @@
 //! Loads, stores and atomics of lanes, and `ldmatrix`.
 
+use half::{bf16, f16};
+
 use super::{Block, Mbarrier, Warp, lanes_of};
 use crate::decode::{LOCAL, PARAM, SHARED, WINDOWS_END};
 use crate::finding::{Fault, Kind, Step, fault_at};
-use crate::memory::Access;
-use crate::program::{Address, Rmw};
+use crate::memory::{Access, Watch};
+use crate::numeric::{Narrow, add_narrow};
+use crate::program::{Address, Rmw, Strength};
 use crate::regs::{File, LANES, Lane, Reg, Regs};
 use crate::stats::{conflicts, sectors};
 use crate::types::{Space, Type};
@@ -27,6 +30,14 @@ fn resolve(space: Space, a: u64) -> (Space, u64) {
         (Space::Generic, LOCAL..WINDOWS_END) => (Space::Local, a - LOCAL),
         (Space::Generic | Space::Const, _) => (Space::Global, a),
         _ => (space, a),
+    }
+}
+
+/// An address that must be in shared memory.
+fn in_shared(space: Space, a: u64, lane: usize) -> Step<u64> {
+    match resolve(space, a) {
+        (Space::Shared, a) => Ok(a),
+        _ => fault_at(Kind::OutOfBounds, lane, a, "a matrix outside of shared memory"),
     }
 }
 
@@ -54,10 +65,10 @@ fn aligned(a: u64, len: usize, lane: usize) -> Step {
 }
 
 /// The addresses of a warp's access, and the runs of neighbouring bytes that they make: most accesses are one or few.
-struct Row {
+pub(super) struct Row {
     /// By lane; lanes that take no part have the address of one that does.
-    at: [u64; LANES],
-    mask: u32,
+    pub at: [u64; LANES],
+    pub mask: u32,
     runs: [(u64, u64); LANES],
     n: usize,
     /// The runs ascend, and none touches another.
@@ -66,9 +77,15 @@ struct Row {
 
 impl Row {
     #[inline(always)]
-    fn new(warp: &Warp, mask: u32, a: Address, len: usize) -> Row {
-        let (mut at, len) = (warp.regs.row64(a.base), len as u64);
+    pub(super) fn new(warp: &Warp, mask: u32, a: Address, len: usize) -> Row {
+        let mut at = warp.regs.row64(a.base);
         at.iter_mut().for_each(|x| *x = x.wrapping_add(a.offset as u64));
+        Row::of(at, mask, len)
+    }
+
+    #[inline(always)]
+    pub(super) fn of(at: [u64; LANES], mask: u32, len: usize) -> Row {
+        let len = len as u64;
         let mut row = Row { at, mask, runs: [(0, 0); LANES], n: 1, ascends: true };
         let first = at[mask.trailing_zeros() as usize & 31];
         if mask == u32::MAX {
@@ -107,11 +124,11 @@ impl Row {
         self.n += 1;
     }
 
-    fn runs(&self) -> &[(u64, u64)] {
+    pub(super) fn runs(&self) -> &[(u64, u64)] {
         &self.runs[..self.n]
     }
 
-    fn aligned(&self, len: usize) -> bool {
+    pub(super) fn aligned(&self, len: usize) -> bool {
         self.at.iter().fold(0, |m, &a| m | a) & (len as u64 - 1) == 0
     }
 
@@ -213,14 +230,19 @@ impl Block<'_> {
         ty: Type,
         dst: &[Reg],
         from: Address,
-        nc: bool,
+        order: Strength,
     ) -> Step {
+        let nc = order == Strength::Constant;
+        let quiet = matches!(order, Strength::Relaxed | Strength::Ordered);
+        if order == Strength::Ordered {
+            self.watch.acquire();
+        }
         let (size, len) = (ty.bytes() as usize, ty.bytes() as usize * dst.len());
         let mut row = Row::new(warp, ex, from, len);
         let mut w = [[0; LANES]; 4];
         if row.aligned(len)
             && let Some(to) = row.resolve(space)
-            && self.load_row(warp.id, &row, to, len, nc, &mut w)
+            && self.load_row(warp.id, &row, to, len, (nc, quiet), &mut w)
         {
             deliver(&mut warp.regs, ty, dst, &w, ex);
             self.count_row(to, &row, len, false);
@@ -232,7 +254,7 @@ impl Block<'_> {
             let (space, a) = resolve(space, a);
             aligned(a, len, l)?;
             let v = match space {
-                Space::Global => placed(self.launch.memory.load(a, len, nc, &self.watch), l, a)?,
+                Space::Global => placed(self.launch.memory.load(a, len, nc, self.watching(quiet)), l, a)?,
                 Space::Shared => {
                     self.ordinary(a, len, l)?;
                     self.shadow_read(warp.id, a, len, l)?;
@@ -269,11 +291,11 @@ impl Block<'_> {
         row: &Row,
         space: Space,
         len: usize,
-        nc: bool,
+        (nc, quiet): (bool, bool),
         w: &mut [[u32; LANES]; 4],
     ) -> bool {
         match space {
-            Space::Global => self.launch.memory.gather(&row.at, row.runs(), len, nc, &self.watch, w),
+            Space::Global => self.launch.memory.gather(&row.at, row.runs(), len, nc, self.watching(quiet), w),
             Space::Shared => {
                 for &(from, end) in row.runs() {
                     let bytes = end.wrapping_sub(from) as usize;
@@ -302,7 +324,28 @@ impl Block<'_> {
         }
     }
 
-    pub(super) fn store(&mut self, warp: &mut Warp, ex: u32, space: Space, ty: Type, src: &[Reg], to: Address) -> Step {
+    /// Accesses that others may make at the same time are no races.
+    #[inline(always)]
+    fn watching(&self, quiet: bool) -> &Watch<'_> {
+        if quiet { &self.strong } else { &self.watch }
+    }
+
+    #[allow(clippy::too_many_arguments)] // a store has that many parts
+    pub(super) fn store(
+        &mut self,
+        warp: &mut Warp,
+        ex: u32,
+        space: Space,
+        ty: Type,
+        src: &[Reg],
+        to: Address,
+        order: Strength,
+    ) -> Step {
+        let quiet = matches!(order, Strength::Relaxed | Strength::Ordered);
+        if order == Strength::Ordered {
+            self.watch.fence();
+            self.watch.release();
+        }
         let (size, len) = (ty.bytes() as usize, ty.bytes() as usize * src.len());
         let mut row = Row::new(warp, ex, to, len);
         if row.aligned(len)
@@ -311,7 +354,7 @@ impl Block<'_> {
         {
             let mut w = [[0; LANES]; 4];
             collect(&warp.regs, ty, src, &mut w);
-            if self.store_row(warp.id, &row, space, len, &w) {
+            if self.store_row(warp.id, &row, space, len, quiet, &w) {
                 self.count_row(space, &row, len, true);
                 return Ok(());
             }
@@ -331,7 +374,7 @@ impl Block<'_> {
                 }
             }
             match space {
-                Space::Global => placed(self.launch.memory.store(a, len, v, &self.watch), l, a)?,
+                Space::Global => placed(self.launch.memory.store(a, len, v, self.watching(quiet)), l, a)?,
                 Space::Shared => {
                     self.ordinary(a, len, l)?;
                     placed(self.shared.store(a, len, v), l, a)?;
@@ -349,9 +392,17 @@ impl Block<'_> {
 
     /// Stores all lanes at once; false, and nothing done, where lanes must go one by one.
     #[inline(always)]
-    fn store_row(&mut self, warp: usize, row: &Row, space: Space, len: usize, w: &[[u32; LANES]; 4]) -> bool {
+    fn store_row(
+        &mut self,
+        warp: usize,
+        row: &Row,
+        space: Space,
+        len: usize,
+        quiet: bool,
+        w: &[[u32; LANES]; 4],
+    ) -> bool {
         if space == Space::Global {
-            return self.launch.memory.scatter((&row.at, row.mask), row.runs(), len, &self.watch, w);
+            return self.launch.memory.scatter((&row.at, row.mask), row.runs(), len, self.watching(quiet), w);
         }
         for &(from, end) in row.runs() {
             let bytes = end.wrapping_sub(from) as usize;
@@ -434,7 +485,7 @@ impl Block<'_> {
 
     /// Whether there may be mbarriers among these bytes.
     #[inline(always)]
-    fn near_mbarriers(&self, a: u64, len: usize) -> bool {
+    pub(super) fn near_mbarriers(&self, a: u64, len: usize) -> bool {
         a < u64::from(self.mbar_span.1) && a + len as u64 > u64::from(self.mbar_span.0)
     }
 
@@ -544,13 +595,24 @@ impl Block<'_> {
     }
 
     /// Eight rows of sixteen bytes for each matrix; lanes 8j to 8j+7 say where (9.7.14.5.15).
-    pub(super) fn ldmatrix(&mut self, warp: &mut Warp, trans: bool, dst: &[Reg], from: Address) -> Step {
+    pub(super) fn ldmatrix(&mut self, warp: &mut Warp, space: Space, trans: bool, dst: &[Reg], from: Address) -> Step {
         let mut at = [(0, 0); LANES];
         addresses(warp, u32::MAX, from, &mut at);
         let n = dst.len() * 8;
         let mut rows = [[0u16; 8]; LANES];
-        for &(l, a) in &at[..n] {
-            let (_, a) = resolve(Space::Shared, a);
+        let mut row = Row::new(warp, u32::MAX >> (32 - n), from, 16);
+        let mut w = [[0; LANES]; 4];
+        let whole = row.aligned(16)
+            && row.resolve(space) == Some(Space::Shared)
+            && self.load_row(warp.id, &row, Space::Shared, 16, (false, false), &mut w);
+        if whole {
+            for (l, r) in rows.iter_mut().enumerate() {
+                *r = std::array::from_fn(|k| (w[k / 2][l] >> (16 * (k % 2))) as u16);
+            }
+        }
+        for &mut (l, ref mut a) in at[..n].iter_mut().filter(|_| !whole) {
+            *a = in_shared(space, *a, l)?;
+            let a = *a;
             self.ordinary(a, 16, l)?;
             self.shadow_read(warp.id, a, 16, l)?;
             let v = placed(self.shared.load(a, 16), l, a)?;
@@ -565,15 +627,21 @@ impl Block<'_> {
                 *v = u32::from(lo) | u32::from(hi) << 16;
             }
         }
-        self.count(Space::Shared, &at[..n], 16, false);
+        if whole {
+            self.count_row(Space::Shared, &row, 16, false);
+        } else {
+            self.count(Space::Shared, &at[..n], 16, false);
+        }
         Ok(())
     }
 
-    pub(super) fn stmatrix(&mut self, warp: &mut Warp, trans: bool, src: &[Reg], to: Address) -> Step {
+    pub(super) fn stmatrix(&mut self, warp: &mut Warp, space: Space, trans: bool, src: &[Reg], to: Address) -> Step {
         let mut at = [(0, 0); LANES];
         addresses(warp, u32::MAX, to, &mut at);
         let n = src.len() * 8;
-        for &(r, a) in &at[..n] {
+        for &mut (r, ref mut a) in &mut at[..n] {
+            *a = in_shared(space, *a, r)?;
+            let a = *a;
             let (j, r8) = (r / 8, r % 8);
             let half = |k: usize| {
                 let (row, col) = if trans { (k, r8) } else { (r8, k) };
@@ -592,11 +660,13 @@ impl Block<'_> {
 }
 
 /// The new value of an atomic.
-fn modify(ty: Type, op: Rmw, old: u64, x: u64, y: u64) -> u64 {
+pub(super) fn modify(ty: Type, op: Rmw, old: u64, x: u64, y: u64) -> u64 {
     let (o32, x32) = (old as u32, x as u32);
     match (op, ty) {
         (Rmw::Add, Type::F32) => (f32::from_bits(o32) + f32::from_bits(x32)).to_bits().into(),
         (Rmw::Add, Type::F64) => (f64::from_bits(old) + f64::from_bits(x)).to_bits(),
+        (_, Type::F16 | Type::F16x2) => halves(ty, old, x, |a, b| narrow(op, f16::from_bits(a), f16::from_bits(b))),
+        (_, Type::Bf16 | Type::Bf16x2) => halves(ty, old, x, |a, b| narrow(op, bf16::from_bits(a), bf16::from_bits(b))),
         (Rmw::Add, _) => old.wrapping_add(x),
         (Rmw::Min, Type::S32) => (o32 as i32).min(x32 as i32) as u32 as u64,
         (Rmw::Max, Type::S32) => (o32 as i32).max(x32 as i32) as u32 as u64,
@@ -629,5 +699,37 @@ fn modify(ty: Type, op: Rmw, old: u64, x: u64, y: u64) -> u64 {
                 old
             }
         }
+    }
+}
+
+/// An operation on one or two halves of a word.
+fn halves(ty: Type, old: u64, x: u64, f: impl Fn(u16, u16) -> u16) -> u64 {
+    let low = u64::from(f(old as u16, x as u16));
+    if ty.bits() == 16 { low } else { low | u64::from(f((old >> 16) as u16, (x >> 16) as u16)) << 16 }
+}
+
+fn narrow<T: Narrow + Bits>(op: Rmw, a: T, b: T) -> u16 {
+    match op {
+        Rmw::Min if a.wide() <= b.wide() => a,
+        Rmw::Max if a.wide() >= b.wide() => a,
+        Rmw::Min | Rmw::Max => b,
+        _ => add_narrow(a, b),
+    }
+    .bits()
+}
+
+trait Bits {
+    fn bits(self) -> u16;
+}
+
+impl Bits for f16 {
+    fn bits(self) -> u16 {
+        self.to_bits()
+    }
+}
+
+impl Bits for bf16 {
+    fn bits(self) -> u16 {
+        self.to_bits()
     }
 }

@@ -1,13 +1,14 @@
 //! Asynchronous copies and mbarriers (PTX ISA 9.7.9.25 and 9.7.13.15).
 
-use super::access::{address, placed};
+use super::access::{Row, address, modify, placed};
 use super::{Block, BulkStore, Copy, Mbarrier, Warp, lanes_of};
 use crate::decode::PARAM;
 use crate::finding::{Fault, Kind, Step, fault, fault_at};
 use crate::memory::TensorMap;
-use crate::program::{Address, Mbarrier as Op};
-use crate::regs::Reg;
+use crate::program::{Address, Mbarrier as Op, Rmw};
+use crate::regs::{LANES, Reg};
 use crate::shared::raw;
+use crate::types::Type;
 
 /// A bulk copy to be done.
 #[derive(Clone)]
@@ -24,9 +25,12 @@ pub(super) struct Transfer {
 #[derive(Clone)]
 enum Way {
     TensorLoad(TensorMap, Vec<i32>),
-    TensorStore(TensorMap, Vec<i32>),
+    TensorStore(TensorMap, Vec<i32>, Option<(Rmw, Type)>),
     Load(u64, u32),
     Store(u64, u32),
+    Reduce(u64, u32, Rmw, Type),
+    /// Arrivals at an mbarrier of these threads of a warp, when their copies are done.
+    Arrive(usize, Vec<u32>),
 }
 
 /// Address bits 4 to 6 are mixed with those above, as far as the pattern goes.
@@ -38,6 +42,15 @@ pub(super) fn swizzle(a: u32, bytes: u32) -> u32 {
         _ => 0,
     };
     a ^ ((a >> 7 & ones) << 4)
+}
+
+fn no_type(m: &TensorMap) -> Box<Fault> {
+    Box::new(Fault {
+        kind: Kind::Descriptor,
+        lane: None,
+        address: None,
+        message: format!("a reduction by a map that does not say what its elements of {} bytes are", m.elem),
+    })
 }
 
 fn one_thread(ex: u32) -> Step<usize> {
@@ -60,59 +73,92 @@ impl Block<'_> {
         line: u32,
     ) -> Step {
         let now = self.eager();
-        for lane in lanes_of(ex) {
-            let (to, from) = (address(warp, lane, to), address(warp, lane, from));
-            let size = size.map_or(bytes, |s| warp.regs.lane(s, lane) as u32);
-            if size > bytes {
-                return fault_at(
-                    Kind::OutOfBounds,
-                    lane,
-                    from,
-                    format!("a source of {size} bytes for a copy of {bytes}"),
-                );
+        let (to, from) = (Row::new(warp, ex, to, bytes as usize), Row::new(warp, ex, from, bytes as usize));
+        let size = size.map_or([bytes; LANES], |s| warp.regs.word[s.row as usize]);
+        let aligned = to.aligned(bytes as usize) && from.aligned(bytes as usize);
+        let time = if aligned && size.iter().all(|&s| s <= bytes) && self.copy_row(warp.id, &to) {
+            self.shadow.as_ref().map_or(0, |s| s.copy_time(warp.id))
+        } else {
+            let mut time = 0;
+            for lane in lanes_of(ex) {
+                let (to, from, size) = (to.at[lane], from.at[lane], size[lane]);
+                if size > bytes {
+                    let message = format!("a source of {size} bytes for a copy of {bytes}");
+                    return fault_at(Kind::OutOfBounds, lane, from, message);
+                }
+                self.ordinary(to, bytes as usize, lane)?;
+                let at = placed(self.shared.check(to, bytes as usize, bytes as usize), lane, to)?;
+                if from % u64::from(bytes) != 0 && size > 0 {
+                    return fault_at(Kind::Misaligned, lane, from, format!("a copy of {bytes} bytes"));
+                }
+                if let Some(s) = &mut self.shadow {
+                    time = s.copy(warp.id, at, bytes as usize)?;
+                }
             }
-            self.ordinary(to, bytes as usize, lane)?;
-            let at = placed(self.shared.check(to, bytes as usize, bytes as usize), lane, to)?;
-            if from % u64::from(bytes) != 0 && size > 0 {
-                return fault_at(Kind::Misaligned, lane, from, format!("a copy of {bytes} bytes"));
-            }
-            let time = match &mut self.shadow {
-                Some(s) => s.copy(warp.id, at, bytes as usize)?,
-                None => 0,
-            };
-            let mut c = Copy { lane, to, from, bytes, size, done: false, time, line };
-            if now {
-                self.do_copy(&mut c)?;
-            }
-            warp.copies.open.push(c);
+            time
+        };
+        let (to, from) = (to.at, from.at);
+        let mut c = Copy { mask: ex, to, from, bytes, size, done: false, time, line, counted: 0 };
+        if now {
+            self.do_copy(&mut c)?;
         }
+        warp.copies.open.push(c);
         if let Some(s) = &mut self.shadow {
             s.copied(warp.id);
         }
         Ok(())
     }
 
+    /// All destinations of a copy at once; false where lanes must go one by one.
+    fn copy_row(&mut self, warp: usize, to: &Row) -> bool {
+        for &(from, end) in to.runs() {
+            let bytes = end.wrapping_sub(from) as usize;
+            let Ok(at) = self.shared.check(from, bytes, 1) else { return false };
+            if self.near_mbarriers(from, bytes) || self.shadow.as_ref().is_some_and(|s| !s.may_copy(warp, at, bytes)) {
+                return false;
+            }
+        }
+        if let Some(s) = &mut self.shadow {
+            to.runs().iter().for_each(|r| s.copied_to(warp, r.0 as usize, (r.1 - r.0) as usize));
+        }
+        true
+    }
+
     /// Source bytes, then zeros.
     fn do_copy(&mut self, c: &mut Copy) -> Step {
-        let mut all = [0u8; 16];
-        let unit = if c.size == c.bytes {
-            c.bytes
-        } else if c.size.is_multiple_of(4) {
-            4
-        } else {
-            1
-        };
-        for n in (0..c.size).step_by(unit as usize) {
-            let a = c.from + u64::from(n);
-            let v = placed(self.launch.memory.load(a, unit as usize, false, &self.watch), c.lane, a)?;
-            all[n as usize..(n + unit) as usize].copy_from_slice(&raw(v)[..unit as usize]);
-        }
-        let at = c.to as usize;
-        self.shared.bytes[at..at + c.bytes as usize].copy_from_slice(&all[..c.bytes as usize]);
-        self.shared.learn(at, c.bytes as usize);
-        self.stats.global_read += u64::from(c.size);
-        self.stats.shared_written += u64::from(c.bytes);
+        let (bytes, n) = (c.bytes as usize, u64::from(c.mask.count_ones()));
         c.done = true;
+        self.stats.shared_written += n * u64::from(c.bytes);
+        self.stats.global_read += lanes_of(c.mask).map(|l| u64::from(c.size[l])).sum::<u64>();
+        if lanes_of(c.mask).all(|l| c.size[l] == c.bytes) {
+            let from = Row::of(c.from, c.mask, bytes);
+            let mut w = [[0; LANES]; 4];
+            if self.launch.memory.gather(&from.at, from.runs(), bytes, false, &self.watch, &mut w) {
+                self.shared.scatter((&c.to, c.mask), bytes, &w);
+                let to = Row::of(c.to, c.mask, bytes);
+                to.runs().iter().for_each(|r| self.shared.learn(r.0 as usize, (r.1 - r.0) as usize));
+                return Ok(());
+            }
+        }
+        for lane in lanes_of(c.mask) {
+            let mut all = [0u8; 16];
+            let size = c.size[lane];
+            let unit = if size == c.bytes {
+                c.bytes
+            } else if size.is_multiple_of(4) {
+                4
+            } else {
+                1
+            };
+            for n in (0..size).step_by(unit as usize) {
+                let a = c.from[lane] + u64::from(n);
+                let v = placed(self.launch.memory.load(a, unit as usize, false, &self.watch), lane, a)?;
+                all[n as usize..(n + unit) as usize].copy_from_slice(&raw(v)[..unit as usize]);
+            }
+            let at = c.to[lane] as usize;
+            self.shared.bytes[at..at + bytes].copy_from_slice(&all[..bytes]);
+            self.shared.learn(at, bytes);
+        }
         Ok(())
     }
 
@@ -145,6 +191,58 @@ impl Block<'_> {
             && last > 0
         {
             s.copies_done(warp.id, last);
+        }
+        Ok(())
+    }
+
+    /// Threads arrive at mbarriers when the copies they have issued are done.
+    pub(super) fn cp_arrive(&mut self, warp: &mut Warp, ex: u32, at: Address, noinc: bool) -> Step {
+        for c in warp.copies.open.iter_mut().chain(warp.copies.closed.iter_mut().flatten()) {
+            c.counted |= ex;
+        }
+        let mut bars = Vec::new();
+        for l in lanes_of(ex) {
+            let a = address(warp, l, at);
+            let b = self.mbarrier_at(a, l)?;
+            if !noinc {
+                b.pending += 1;
+            }
+            bars.push(a as u32);
+        }
+        if let Some(s) = &mut self.shadow {
+            bars.iter().try_for_each(|&b| s.known_barrier(warp.id, b))?;
+        }
+        let t = Transfer { kind: Way::Arrive(warp.id, bars), shared: 0, bar: None, place: self.place };
+        if self.eager() {
+            return self.arrive_copied(warp, &t);
+        }
+        self.pending.push(t);
+        Ok(())
+    }
+
+    /// The arrivals of [`Block::cp_arrive`], after the copies before them.
+    fn arrive_copied(&mut self, warp: &mut Warp, t: &Transfer) -> Step {
+        let Way::Arrive(_, bars) = &t.kind else { return Ok(()) };
+        let mut copies = std::mem::take(&mut warp.copies);
+        let mut last = 0;
+        for c in copies.open.iter_mut().chain(copies.closed.iter_mut().flatten()).filter(|c| c.counted != 0) {
+            last = last.max(c.time);
+            if !c.done {
+                self.do_copy(c)?;
+            }
+        }
+        warp.copies = copies;
+        for &at in bars {
+            if let Some(s) = &mut self.shadow {
+                s.copies_counted(warp.id, last, at)?;
+            }
+            let b = self.mbarrier_at(at.into(), t.place.2.trailing_zeros() as usize)?;
+            b.pending -= 1;
+            if b.pending < 0 {
+                return fault(Kind::Mbarrier, format!("more arrivals than the {} it expects", b.expected));
+            }
+            self.settle(at);
+            self.events += 1;
         }
         Ok(())
     }
@@ -356,11 +454,57 @@ impl Block<'_> {
         Ok(())
     }
 
-    pub(super) fn tensor_store(&mut self, warp: &mut Warp, ex: u32, from: Address, map: Address, at: &[Reg]) -> Step {
+    pub(super) fn tensor_store(
+        &mut self,
+        warp: &mut Warp,
+        ex: u32,
+        from: Address,
+        map: Address,
+        at: &[Reg],
+        reduce: Option<Rmw>,
+    ) -> Step {
         let lane = one_thread(ex)?;
         let (m, c, from) = self.tensor_parts(warp, lane, from, map, at)?;
+        let reduce = match (reduce, m.kind) {
+            (None, _) => None,
+            (Some(op @ (Rmw::And | Rmw::Or | Rmw::Xor)), _) if m.elem >= 4 => Some((op, Type::B32)),
+            (Some(op), Some(kind)) => Some((op, kind.of(m.elem).ok_or_else(|| no_type(&m))?)),
+            (Some(_), None) => return Err(no_type(&m)),
+        };
         let bytes = m.box_bytes();
-        self.issue_store(warp, Way::TensorStore(m, c), from, bytes)
+        self.issue_store(warp, Way::TensorStore(m, c, reduce), from, bytes)
+    }
+
+    pub(super) fn bulk_reduce(
+        &mut self,
+        warp: &mut Warp,
+        ex: u32,
+        (op, ty): (Rmw, Type),
+        to: Address,
+        from: Address,
+        bytes: Reg,
+    ) -> Step {
+        let lane = one_thread(ex)?;
+        let (from, to, n) = self.bulk_parts(warp, lane, from, to, bytes)?;
+        self.issue_store(warp, Way::Reduce(to, n, op, ty), from, n)
+    }
+
+    /// Bytes of shared memory go into global memory: as they are, or each element combined with what is there.
+    fn put(&mut self, at: usize, a: u64, len: usize, reduce: Option<(Rmw, Type)>, lane: usize) -> Step {
+        let mut b = [0; 16];
+        b[..len].copy_from_slice(&self.shared.bytes[at..at + len]);
+        let memory = self.launch.memory;
+        let Some((op, ty)) = reduce else {
+            return placed(memory.store(a, len, crate::shared::words(b), &self.watch), lane, a);
+        };
+        let each = ty.bytes() as usize;
+        for n in (0..len).step_by(each) {
+            let mut x = [0; 8];
+            x[..each].copy_from_slice(&b[n..n + each]);
+            let (a, x) = (a + n as u64, u64::from_le_bytes(x));
+            placed(memory.update(a, each, &self.watch, |old| modify(ty, op, old, x, 0)), lane, a)?;
+        }
+        Ok(())
     }
 
     pub(super) fn bulk_store(&mut self, warp: &mut Warp, ex: u32, to: Address, from: Address, bytes: Reg) -> Step {
@@ -420,8 +564,23 @@ impl Block<'_> {
         // a finding is the fault of who issued the copy
         self.place = t.place;
         let bytes = match &t.kind {
-            Way::TensorLoad(m, c) => self.tensor_box(m, c, t.shared, false, lane)?,
-            Way::TensorStore(m, c) => self.tensor_box(m, c, t.shared, true, lane)?,
+            Way::TensorLoad(m, c) => self.tensor_box(m, c, t.shared, (false, None), lane)?,
+            Way::TensorStore(m, c, reduce) => self.tensor_box(m, c, t.shared, (true, *reduce), lane)?,
+            Way::Arrive(w, _) => {
+                let mut warp = std::mem::take(&mut self.warps[*w]);
+                let done = self.arrive_copied(&mut warp, &t);
+                self.warps[*w] = warp;
+                done?;
+                0
+            }
+            Way::Reduce(g, n, op, ty) => {
+                for o in (0..*n).step_by(16) {
+                    self.put((t.shared + o) as usize, g + u64::from(o), 16, Some((*op, *ty)), lane)?;
+                }
+                self.stats.global_written += u64::from(*n);
+                self.stats.shared_read += u64::from(*n);
+                *n
+            }
             Way::Load(g, n) => {
                 for o in (0..*n).step_by(16) {
                     let a = g + u64::from(o);
@@ -436,11 +595,7 @@ impl Block<'_> {
             }
             Way::Store(g, n) => {
                 for o in (0..*n).step_by(16) {
-                    let s = (t.shared + o) as usize;
-                    let mut b = [0; 16];
-                    b.copy_from_slice(&self.shared.bytes[s..s + 16]);
-                    let a = g + u64::from(o);
-                    placed(self.launch.memory.store(a, 16, crate::shared::words(b), &self.watch), lane, a)?;
+                    self.put((t.shared + o) as usize, g + u64::from(o), 16, None, lane)?;
                 }
                 self.stats.global_written += u64::from(*n);
                 self.stats.shared_read += u64::from(*n);
@@ -466,7 +621,14 @@ impl Block<'_> {
 
     /// Copies a box, dense in shared memory but for the swizzle. Elements outside of the tensor are zeros when loaded,
     /// and left alone when stored.
-    fn tensor_box(&mut self, m: &TensorMap, c: &[i32], shared: u32, store: bool, lane: usize) -> Step<u32> {
+    fn tensor_box(
+        &mut self,
+        m: &TensorMap,
+        c: &[i32],
+        shared: u32,
+        (store, reduce): (bool, Option<(Rmw, Type)>),
+        lane: usize,
+    ) -> Step<u32> {
         let rank = m.dims.len();
         let counts: Vec<u32> = (0..rank).map(|d| m.loaded(d)).collect();
         let (elem, row_bytes) = (m.elem, counts[0] * m.elem);
@@ -494,9 +656,7 @@ impl Block<'_> {
                 let a = from.wrapping_add((first as u64).wrapping_mul(elem.into()));
                 if whole && a % 16 == 0 {
                     if store {
-                        let mut b = [0; 16];
-                        b.copy_from_slice(&self.shared.bytes[at..at + 16]);
-                        placed(self.launch.memory.store(a, 16, crate::shared::words(b), &self.watch), lane, a)?;
+                        self.put(at, a, 16, reduce, lane)?;
                     } else {
                         let v = placed(self.launch.memory.load(a, 16, false, &self.watch), lane, a)?;
                         self.shared.bytes[at..at + 16].copy_from_slice(&raw(v));
@@ -514,9 +674,7 @@ impl Block<'_> {
                             self.shared.bytes[s..s + len].fill(0);
                         }
                     } else if store {
-                        let mut b = [0; 16];
-                        b[..len].copy_from_slice(&self.shared.bytes[s..s + len]);
-                        placed(self.launch.memory.store(a, len, crate::shared::words(b), &self.watch), lane, a)?;
+                        self.put(s, a, len, reduce, lane)?;
                         moved += len as u64;
                     } else {
                         let v = placed(self.launch.memory.load(a, len, false, &self.watch), lane, a)?;
@@ -548,7 +706,7 @@ impl Block<'_> {
                 message: format!("warp {} ends with {what}", warp.id),
             }))
         };
-        if !warp.copies.open.is_empty() {
+        if warp.copies.open.iter().any(|c| c.mask & !c.counted != 0) {
             return left("cp.async that was never committed");
         }
         if !warp.stores.open.is_empty() {

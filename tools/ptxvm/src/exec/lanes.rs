@@ -26,24 +26,31 @@ pub(super) fn shuffle(
     (dst, pred): (Reg, Option<Reg>),
     [src, b, c]: [Reg; 3],
 ) -> Step {
-    let (values, b, c) = (r.row64(src), r.row64(b), r.row64(c));
-    let (mut from, mut out, mut inside) = ([0usize; LANES], [0u64; LANES], 0u32);
-    for l in 0..LANES {
-        let (b, c, lane) = (b[l] as i32 & 31, c[l] as i32, l as i32);
-        let (clamp, seg) = (c & 31, c >> 8 & 31);
-        let (min, max) = (lane & seg, (lane & seg) | (clamp & !seg));
-        let j = match mode {
-            Shuffle::Up => lane - b,
-            Shuffle::Down => lane + b,
-            Shuffle::Bfly => lane ^ b,
-            Shuffle::Idx => min | (b & !seg),
+    let (b, c) = (r.word[b.row as usize], r.word[c.row as usize]);
+    let (mut j, mut inside) = ([0i32; LANES], 0u32);
+    // one loop for each mode, so that each is a few vector instructions
+    macro_rules! sources {
+        ($lane:ident, $b:ident, $min:ident => $j:expr) => {
+            for (l, v) in j.iter_mut().enumerate() {
+                let ($lane, $b, seg) = (l as i32, b[l] as i32 & 31, c[l] as i32 >> 8 & 31);
+                let $min = $lane & seg;
+                *v = $j(seg);
+            }
         };
-        let yes = if mode == Shuffle::Up { j >= max } else { j <= max };
-        from[l] = if yes { j as usize & 31 } else { l };
-        inside |= u32::from(yes) << l;
     }
+    match mode {
+        Shuffle::Up => sources!(lane, b, _min => |_| lane - b),
+        Shuffle::Down => sources!(lane, b, _min => |_| lane + b),
+        Shuffle::Bfly => sources!(lane, b, _min => |_| lane ^ b),
+        Shuffle::Idx => sources!(lane, b, min => |seg: i32| min | (b & !seg)),
+    }
+    let mut from = [0u32; LANES];
     for l in 0..LANES {
-        out[l] = values[from[l]];
+        let (lane, clamp, seg) = (l as i32, c[l] as i32 & 31, c[l] as i32 >> 8 & 31);
+        let max = (lane & seg) | (clamp & !seg);
+        let yes = if mode == Shuffle::Up { j[l] >= max } else { j[l] <= max };
+        from[l] = if yes { j[l] as u32 & 31 } else { l as u32 };
+        inside |= u32::from(yes) << l;
     }
     if ex != u32::MAX
         && let Some(l) = lanes_of(ex).find(|&l| ex >> from[l] & 1 == 0)
@@ -56,8 +63,14 @@ pub(super) fn shuffle(
         }));
     }
     match dst.file {
-        File::Wide => u64::put(r, dst.row, &out, ex),
-        _ => u32::put(r, dst.row, &out.map(|v| v as u32), ex),
+        File::Wide => {
+            let values = r.row64(src);
+            u64::put(r, dst.row, &from.map(|f| values[f as usize & 31]), ex);
+        }
+        _ => {
+            let values = r.word[src.row as usize];
+            u32::put(r, dst.row, &from.map(|f| values[f as usize & 31]), ex);
+        }
     }
     if let Some(p) = pred {
         let f = &mut r.flag[p.row as usize];
@@ -66,10 +79,10 @@ pub(super) fn shuffle(
     Ok(())
 }
 
-pub(super) fn vote(r: &mut Regs, ex: u32, mode: Vote, dst: Reg, (src, negated): (Reg, bool), mask: Reg) {
+pub(super) fn vote(r: &mut Regs, ex: u32, mode: Vote, dst: Reg, (src, negated): (Reg, bool), mask: Option<Reg>) {
     let p = r.flag[src.row as usize] ^ if negated { u32::MAX } else { 0 };
     let mut out = [0u64; LANES];
-    groups(r, ex, mask, |g| {
+    let mut each = |g: u32| {
         let yes = p & g;
         let v = match mode {
             Vote::All => u64::from(yes == g),
@@ -79,7 +92,11 @@ pub(super) fn vote(r: &mut Regs, ex: u32, mode: Vote, dst: Reg, (src, negated): 
             Vote::Popc => u64::from(yes.count_ones()),
         };
         lanes_of(g).for_each(|l| out[l] = v);
-    });
+    };
+    match mask {
+        Some(mask) => groups(r, ex, mask, each),
+        None => each(ex),
+    }
     lanes_of(ex).for_each(|l| r.set_lane(dst, l, out[l]));
 }
 

@@ -9,7 +9,7 @@ mod run;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::finding::{Kind, Step, fault};
+use crate::finding::{Kind, Step, fault, fault_at};
 use crate::memory::{Memory, Order, Watch};
 use crate::options::{Options, Rng, Schedule};
 use crate::program::{Exec, Fence, Inst, Kernel, Lanes, Special};
@@ -120,16 +120,19 @@ impl<T> Groups<T> {
     }
 }
 
-/// One `cp.async` of a lane, done or to be done.
+/// One `cp.async` of a warp, done or to be done.
 struct Copy {
-    lane: usize,
-    to: u64,
-    from: u64,
+    mask: u32,
+    to: [u64; LANES],
+    from: [u64; LANES],
+    /// Bytes that are written, and bytes of each lane that are read.
     bytes: u32,
-    size: u32,
+    size: [u32; LANES],
     done: bool,
     time: u32,
     line: u32,
+    /// Lanes whose copies an mbarrier waits for, so that no group need.
+    counted: u32,
 }
 
 /// A bulk store: to be done, and the shared memory it reads.
@@ -181,6 +184,9 @@ struct Bar {
     results: Vec<(usize, crate::program::Vote, Reg, u32)>,
 }
 
+/// Number of the barrier of a cluster, after those that kernels name.
+const CLUSTER: usize = 16;
+
 /// An mbarrier (PTX ISA 9.7.13.15).
 struct Mbarrier {
     expected: i64,
@@ -211,13 +217,15 @@ pub(crate) struct Block<'a> {
     shared: Shared,
     local: Vec<u8>,
     local_known: Vec<bool>,
-    bars: [Bar; 16],
+    bars: [Bar; CLUSTER + 1],
     mbars: BTreeMap<u32, Mbarrier>,
     /// First and last byte of mbarriers, to tell ordinary accesses apart quickly.
     mbar_span: (u32, u32),
     shadow: Option<Shadow>,
     /// What this block does to global memory that others may see.
     watch: Watch<'a>,
+    /// The same where others may look at the same time.
+    strong: Watch<'a>,
     /// Memory that this block does not need.
     spare: Spare,
     /// Bulk loads issued and not done.
@@ -263,6 +271,7 @@ impl<'a> Block<'a> {
             warps: (0..n).map(|w| Warp::start(launch, at, w, threads, spare.regs.pop())).collect(),
             shadow: launch.options.check.then(|| Shadow::new(n, shared.words(), spare.shadow.take())),
             watch: Watch::new(launch.kernel.has_nc, launch.order.as_ref(), number),
+            strong: Watch::new(launch.kernel.has_nc, None, number),
             spare,
             shared,
             local: vec![0xFF; local],
@@ -418,9 +427,18 @@ impl<'a> Block<'a> {
                         }
                         f(&mut warp.regs, ex);
                     }
-                    Exec::Bar { id, threads, arrive, red } => {
+                    Exec::Bar { .. } | Exec::ClusterWait => {
                         cur.pc += 1;
-                        let waits = self.bar(warp, ex, *id, *threads, *arrive, *red)?;
+                        let waits = match &inst.exec {
+                            Exec::Bar { id, threads, arrive, red } => {
+                                let id = warp.regs.lane(*id, ex.trailing_zeros() as usize) as usize;
+                                if id >= CLUSTER {
+                                    return fault(Kind::Barrier, format!("barrier {id}, expected 0 to 15"));
+                                }
+                                self.bar(warp, ex, id, *threads, *arrive, *red)?
+                            }
+                            _ => self.bar(warp, ex, CLUSTER, None, false, None)?,
+                        };
                         if waits {
                             warp.parts.push(cur);
                             return Ok(End::Waits);
@@ -471,11 +489,21 @@ impl<'a> Block<'a> {
                 }
                 f(&mut warp.regs, ex);
             }
+            Exec::Mapa(f, rank) => {
+                if let Some(l) = lanes_of(ex).find(|&l| warp.regs.lane(*rank, l) != 0) {
+                    let n = warp.regs.lane(*rank, l);
+                    return fault_at(Kind::OutOfBounds, l, n, "block of a cluster, which has one: found the rank");
+                }
+                f(&mut warp.regs, ex);
+            }
             Exec::Trap => return fault(Kind::Trap, "the kernel stops itself"),
             Exec::Nop => {}
-            Exec::Load { space, ty, dst, from, nc } => self.load(warp, ex, *space, *ty, dst, *from, *nc)?,
-            Exec::Store { space, ty, src, to } => self.store(warp, ex, *space, *ty, src, *to)?,
-            Exec::Atom { space, ty, op, dst, to, a, b } => {
+            Exec::Load { space, ty, dst, from, order } => self.load(warp, ex, *space, *ty, dst, *from, *order)?,
+            Exec::Store { space, ty, src, to, order } => self.store(warp, ex, *space, *ty, src, *to, *order)?,
+            Exec::Atom { space, ty, op, release, dst, to, a, b } => {
+                if *release {
+                    self.watch.fence();
+                }
                 self.atom(warp, ex, (*space, *ty, *op), *dst, *to, (*a, *b))?
             }
             Exec::WarpSync(_) => {}
@@ -493,8 +521,8 @@ impl<'a> Block<'a> {
             }
             Exec::Elect { dst, pred, mask } => lanes::elect(&mut warp.regs, ex, *dst, *pred, *mask),
             Exec::ActiveMask(d) => lanes_of(ex).for_each(|l| warp.regs.set_lane(*d, l, ex.into())),
-            Exec::LdMatrix { trans, dst, from } => self.ldmatrix(warp, *trans, dst, *from)?,
-            Exec::StMatrix { trans, src, to } => self.stmatrix(warp, *trans, src, *to)?,
+            Exec::LdMatrix { space, trans, dst, from } => self.ldmatrix(warp, *space, *trans, dst, *from)?,
+            Exec::StMatrix { space, trans, src, to } => self.stmatrix(warp, *space, *trans, src, *to)?,
             Exec::Mma(m) => matrix::mma(&mut warp.regs, m),
             Exec::CpAsync { bytes, to, from, size } => self.cp_async(warp, ex, *bytes, *to, *from, *size, inst.line)?,
             Exec::CpCommit => self.cp_commit(warp),
@@ -518,13 +546,18 @@ impl<'a> Block<'a> {
                 }
             }
             Exec::TensorLoad { to, map, at, bar } => self.tensor_load(warp, ex, *to, *map, at, *bar)?,
-            Exec::TensorStore { from, map, at } => self.tensor_store(warp, ex, *from, *map, at)?,
+            Exec::TensorStore { from, map, at } => self.tensor_store(warp, ex, *from, *map, at, None)?,
             Exec::BulkLoad { to, from, bytes, bar } => self.bulk_load(warp, ex, *to, *from, *bytes, *bar)?,
             Exec::BulkStore { to, from, bytes } => self.bulk_store(warp, ex, *to, *from, *bytes)?,
+            Exec::BulkReduce { op, ty, to, from, bytes } => {
+                self.bulk_reduce(warp, ex, (*op, *ty), *to, *from, *bytes)?
+            }
+            Exec::TensorReduce { op, from, map, at } => self.tensor_store(warp, ex, *from, *map, at, Some(*op))?,
+            Exec::CpArrive { at, noinc } => self.cp_arrive(warp, ex, *at, *noinc)?,
             Exec::BulkCommit => self.bulk_commit(warp),
             Exec::BulkWait { newest, read } => self.bulk_wait(warp, *newest as usize, *read)?,
             // handled by `advance` and by the warp group
-            Exec::Alu(_) | Exec::Branch(_) | Exec::Exit | Exec::Bar { .. } => {}
+            Exec::Alu(_) | Exec::Branch(_) | Exec::Exit | Exec::Bar { .. } | Exec::ClusterWait => {}
             Exec::Wgmma(_) | Exec::WgFence | Exec::WgCommit | Exec::WgWait(_) | Exec::SetMaxReg { .. } => {}
         }
         Ok(false)
@@ -612,7 +645,7 @@ fn width_mask(inst: &Inst) -> u64 {
 /// Instructions that a whole warp reaches together; whether exited lanes are a mistake (for barriers they are not).
 fn together(e: &Exec) -> Option<bool> {
     match e {
-        Exec::Bar { .. } => Some(false),
+        Exec::Bar { .. } | Exec::ClusterWait => Some(false),
         Exec::LdMatrix { .. } | Exec::StMatrix { .. } | Exec::Mma(_) | Exec::Wgmma(_) | Exec::WgFence => Some(true),
         Exec::WgCommit | Exec::WgWait(_) | Exec::SetMaxReg { .. } => Some(true),
         _ => None,
@@ -623,7 +656,8 @@ fn together(e: &Exec) -> Option<bool> {
 fn meeting(e: &Exec) -> Option<Reg> {
     match e {
         Exec::WarpSync(mask) => Some(*mask),
-        Exec::Shfl { mask, .. } | Exec::Vote { mask, .. } | Exec::Match { mask, .. } => Some(*mask),
+        Exec::Vote { mask, .. } => *mask,
+        Exec::Shfl { mask, .. } | Exec::Match { mask, .. } => Some(*mask),
         Exec::Redux { mask, .. } | Exec::Elect { mask, .. } => Some(*mask),
         _ => None,
     }

@@ -92,16 +92,12 @@ impl Block<'_> {
         &mut self,
         warp: &mut Warp,
         ex: u32,
-        id: Reg,
+        id: usize,
         threads: Option<Reg>,
         arrive: bool,
         red: Option<(Vote, Reg, Reg, bool)>,
     ) -> Step<bool> {
         let lane = ex.trailing_zeros() as usize;
-        let id = warp.regs.lane(id, lane) as usize;
-        if id > 15 {
-            return fault(Kind::Barrier, format!("barrier {id}, expected 0 to 15"));
-        }
         let all = self.warps.len() as u32;
         let need = match threads {
             None => all,

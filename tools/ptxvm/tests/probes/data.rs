@@ -85,6 +85,7 @@ pub fn map(m: &mut Memory, base: u64, dims: &[u64], tile: &[u32], swizzle: u32) 
 pub fn words(m: &mut Memory, base: u64, dims: &[u64], tile: &[u32], swizzle: u32) -> [u64; 16] {
     let strides = (1..dims.len()).map(|d| dims[..d].iter().product::<u64>() * 2).collect();
     let map = TensorMap {
+        kind: None,
         elem: 2,
         base,
         dims: dims.to_vec(),

@@ -128,3 +128,114 @@ fn wide_product(c: &mut Context, i: &Instruction, ty: Type, add: bool) -> Found<
         _ => map2(d, x, y, |x: i32, y: i32| i64::from(x) * i64::from(y)),
     }))
 }
+
+/// Integers as wide as a register, with sums that leave a carry.
+trait Carries: Lane {
+    fn add(self, y: Self, carry: bool) -> (Self, bool);
+    fn not(self) -> Self;
+    fn product(self, y: Self, hi: bool, signed: bool) -> Self;
+}
+
+macro_rules! carries {
+    ($($t:ty, $s:ty, $wide:ty;)*) => {$(
+        impl Carries for $t {
+            fn add(self, y: $t, carry: bool) -> ($t, bool) {
+                let (r, a) = self.overflowing_add(y);
+                let (r, b) = r.overflowing_add(carry.into());
+                (r, a | b)
+            }
+            fn not(self) -> $t {
+                !self
+            }
+            fn product(self, y: $t, hi: bool, signed: bool) -> $t {
+                match (hi, signed) {
+                    (false, _) => self.wrapping_mul(y),
+                    (true, false) => ((self as $wide * y as $wide) >> <$t>::BITS) as $t,
+                    (true, true) => ((self as $s as i128 * y as $s as i128) >> <$t>::BITS) as $t,
+                }
+            }
+        }
+    )*};
+}
+
+carries! { u32, i32, u64; u64, i64, u128; }
+
+/// What is done with a carry.
+#[derive(Clone, Copy)]
+struct Carry {
+    sub: bool,
+    /// `mad`: the upper half of the product.
+    product: Option<bool>,
+    signed: bool,
+    reads: bool,
+    writes: bool,
+}
+
+/// `add.cc`, `addc`, `sub.cc`, `subc`, `mad.cc` and `madc` (9.7.2): the carry is a flag of each lane.
+pub(super) fn carried(c: &mut Context, i: &Instruction) -> Found<Apply> {
+    let mut m = Mods::of(i);
+    let ty = m.ty()?;
+    let (writes, hi, lo) = (m.take("cc"), m.take("hi"), m.take("lo"));
+    m.done()?;
+    let (mad, reads) = (i.op.starts_with("mad"), i.op.ends_with('c'));
+    if !matches!(ty, Type::U32 | Type::S32 | Type::B32 | Type::U64 | Type::S64 | Type::B64) || mad && hi == lo {
+        return Err("expected an integer of 32 or 64 bits, and .hi or .lo of a product".into());
+    }
+    let a = args(c, i, ty, &[ty; 3][..if mad { 3 } else { 2 }])?;
+    let flag = c.carry();
+    if reads {
+        c.reads.push(flag);
+    }
+    if writes {
+        c.writes.push(flag);
+    }
+    let sub = i.op.starts_with("sub");
+    let how = Carry { sub, product: mad.then_some(hi), signed: ty.signed(), reads, writes };
+    Ok(if ty.bits() == 64 { carry_in::<u64>(a, flag, how) } else { carry_in::<u32>(a, flag, how) })
+}
+
+fn carry_in<T: Carries>(a: Args, flag: Reg, how: Carry) -> Apply {
+    Box::new(move |r, mask| {
+        let [x, y, z] = [0, 1, 2].map(|n| T::get(r, a.s[if n == 2 && how.product.is_none() { 0 } else { n }].row));
+        let (before, mut after, mut out) = (r.flag[flag.row as usize], 0u32, x);
+        for l in 0..LANES {
+            let carry = how.reads && before >> l & 1 == 1;
+            let (v, over) = match how.product {
+                Some(hi) => x[l].product(y[l], hi, how.signed).add(z[l], carry),
+                // as devices do it: the carry is there where nothing is borrowed
+                None if how.sub => x[l].add(y[l].not(), carry || !how.reads),
+                None => x[l].add(y[l], carry),
+            };
+            out[l] = v;
+            after |= u32::from(over) << l;
+        }
+        T::put(r, a.d.row, &out, mask);
+        if how.writes {
+            let f = &mut r.flag[flag.row as usize];
+            *f = *f & !mask | after & mask;
+        }
+    })
+}
+
+/// `mul24` and `mad24`: products of the lower 24 bits, of which the lower or the upper 32 of 48 bits are kept.
+pub(super) fn of_24_bits(c: &mut Context, i: &Instruction) -> Found<Apply> {
+    let mut m = Mods::of(i);
+    let ty = m.ty()?;
+    let (hi, lo) = (m.take("hi"), m.take("lo"));
+    m.done()?;
+    if hi == lo || !matches!(ty, Type::U32 | Type::S32) {
+        return Err("expected .hi or .lo of u32 or s32".into());
+    }
+    let signed = ty.signed();
+    let product = move |x: u32, y: u32| {
+        let part = |v: u32| if signed { i64::from((v << 8) as i32 >> 8) } else { i64::from(v & 0xFF_FFFF) };
+        ((part(x) * part(y)) >> if hi { 16 } else { 0 }) as u32
+    };
+    Ok(if i.op == "mul24" {
+        let a = args(c, i, ty, &[ty; 2])?;
+        map2(a.d, a.s[0], a.s[1], product)
+    } else {
+        let a = args(c, i, ty, &[ty; 3])?;
+        map3(a.d, three(a.s), move |x, y, z: u32| product(x, y).wrapping_add(z))
+    })
+}

@@ -78,8 +78,11 @@ pub(super) fn shift(c: &mut Context, i: &Instruction) -> Found<Apply> {
 
 pub(super) fn bits(c: &mut Context, i: &Instruction) -> Found<Apply> {
     let mut m = Mods::of(i);
-    let amount = m.take("shiftamt");
-    if i.op == "dp4a" {
+    let (amount, wrap) = (m.take("shiftamt"), m.take("wrap"));
+    if !wrap && matches!(i.op.as_str(), "bmsk" | "szext") && !m.take("clamp") {
+        return Err("expected .clamp or .wrap".into());
+    }
+    if matches!(i.op.as_str(), "dp4a" | "dp2a") {
         return dot(c, i, m);
     }
     let ty = m.ty()?;
@@ -173,13 +176,27 @@ pub(super) fn bits(c: &mut Context, i: &Instruction) -> Found<Apply> {
                 })
             })
         }
+        "bmsk" => {
+            let a = args(c, i, ty, &[ty; 2])?;
+            map2(a.d, a.s[0], a.s[1], move |at: u32, n: u32| {
+                let (at, n) = if wrap { (at & 31, n & 31) } else { (at.min(32), n.min(32)) };
+                ((((1u64 << n) - 1) << at) & 0xFFFF_FFFF) as u32
+            })
+        }
+        "szext" => {
+            let (a, signed) = (args(c, i, ty, &[ty, u32t])?, ty.signed());
+            map2(a.d, a.s[0], a.s[1], move |x: u32, n: u32| {
+                let n = if wrap { n & 31 } else { n.min(32) };
+                match n {
+                    0 => 0,
+                    _ if signed => (((x << (32 - n)) as i32) >> (32 - n)) as u32,
+                    _ => x << (32 - n) >> (32 - n),
+                }
+            })
+        }
         "sad" => {
             let a = args(c, i, ty, &[ty; 3])?;
-            match ty {
-                Type::S32 => map3(a.d, three(a.s), |x: i32, y: i32, z: u32| z.wrapping_add(x.abs_diff(y))),
-                Type::U32 => map3(a.d, three(a.s), |x: u32, y: u32, z: u32| z.wrapping_add(x.abs_diff(y))),
-                t => return Err(format!("type {t:?} is not supported")),
-            }
+            ints!(ty, T => map3(a.d, three(a.s), |x: T, y: T, z: T| z.wrapping_add(x.abs_diff(y) as T)))
         }
         _ => return Err("this instruction is not supported".into()),
     })
@@ -200,11 +217,14 @@ fn extract(x: u64, pos: u32, len: u32, signed: bool, bits: u32) -> u64 {
     if bits == 64 { out } else { out & 0xFFFF_FFFF }
 }
 
+/// `dp4a`, and `dp2a` of two halves with two bytes.
 fn dot(c: &mut Context, i: &Instruction, mut m: Mods) -> Found<Apply> {
     let (b, a) = (m.ty()?, m.ty()?);
+    let (hi, lo) = (m.take("hi"), m.take("lo"));
     m.done()?;
-    if !matches!((a, b), (Type::S32 | Type::U32, Type::S32 | Type::U32)) {
-        return Err("expected dp4a of s32 and u32".into());
+    let two = i.op == "dp2a";
+    if !matches!((a, b), (Type::S32 | Type::U32, Type::S32 | Type::U32)) || two != (hi != lo) {
+        return Err("expected s32 and u32, and .hi or .lo of dp2a".into());
     }
     let r = args(c, i, Type::U32, &[Type::U32; 3])?;
     let (sa, sb) = (a.signed(), b.signed());
@@ -212,7 +232,53 @@ fn dot(c: &mut Context, i: &Instruction, mut m: Mods) -> Found<Apply> {
         let v = (v >> (8 * n)) as u8;
         if signed { i32::from(v as i8) } else { i32::from(v) }
     };
+    let half = |v: u32, n: u32, signed: bool| {
+        let v = (v >> (16 * n)) as u16;
+        if signed { i32::from(v as i16) } else { i32::from(v) }
+    };
+    let first = if hi { 2 } else { 0 };
     Ok(map3(r.d, three(r.s), move |x: u32, y: u32, z: u32| {
-        (0..4).fold(z, |s, n| s.wrapping_add((byte(x, n, sa) * byte(y, n, sb)) as u32))
+        if two {
+            (0..2).fold(z, |s, n| s.wrapping_add(half(x, n, sa).wrapping_mul(byte(y, first + n, sb)) as u32))
+        } else {
+            (0..4).fold(z, |s, n| s.wrapping_add((byte(x, n, sa) * byte(y, n, sb)) as u32))
+        }
     }))
+}
+
+/// `vshl` and `vshr` of whole words, alone or with a second operation.
+pub(super) fn video_shift(c: &mut Context, i: &Instruction) -> Found<Apply> {
+    let mut m = Mods::of(i);
+    let second = match m.left.last() {
+        Some(&("add" | "min" | "max")) => m.left.pop(),
+        _ => None,
+    };
+    let (wrap, clamp) = (m.take("wrap"), m.take("clamp"));
+    let (by, from, to) = (m.ty()?, m.ty()?, m.ty()?);
+    m.done()?;
+    if wrap == clamp || by != Type::U32 || from != to || !matches!(from, Type::U32 | Type::S32) {
+        return Err("expected whole words of one type, shifted by u32 with .clamp or .wrap".into());
+    }
+    let (left, signed) = (i.op == "vshl", from.signed());
+    let shift = move |x: u32, n: u32| {
+        let n = if wrap { n & 31 } else { n };
+        match (left, signed) {
+            (true, _) => x.checked_shl(n).unwrap_or(0),
+            (_, true) => ((x as i32) >> n.min(31)) as u32,
+            _ => x.checked_shr(n).unwrap_or(0),
+        }
+    };
+    let Some(second) = second else {
+        let a = args(c, i, to, &[from, by])?;
+        return Ok(map2(a.d, a.s[0], a.s[1], shift));
+    };
+    let a = args(c, i, to, &[from, by, to])?;
+    let f: fn(u32, u32) -> u32 = match (second, signed) {
+        ("add", _) => |x, y| x.wrapping_add(y),
+        ("min", true) => |x, y| (x as i32).min(y as i32) as u32,
+        ("max", true) => |x, y| (x as i32).max(y as i32) as u32,
+        ("min", _) => |x, y| x.min(y),
+        _ => |x, y| x.max(y),
+    };
+    Ok(map3(a.d, three(a.s), move |x: u32, n: u32, z: u32| f(shift(x, n), z)))
 }

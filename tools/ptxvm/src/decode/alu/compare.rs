@@ -55,20 +55,41 @@ pub(super) fn compare(c: &mut Context, i: &Instruction) -> Found<Apply> {
         None => None,
     };
     if let Some(r) = result {
-        if with.is_some() || ty != Type::F32 && ty.float() {
-            return Err("this form of set is not supported".into());
+        if with.is_some() {
+            return Err("set with a second operand is not supported".into());
         }
         let d = c.write(operand(i, 0)?, r, false)?;
+        if matches!(ty, Type::F16x2 | Type::Bf16x2) {
+            // both halves, as 1.0 or as all ones
+            let one = match r {
+                Type::F16x2 => 0x3C00u32,
+                Type::Bf16x2 => 0x3F80,
+                Type::U32 | Type::S32 => 0xFFFF,
+                _ => return Err("expected a result of two halves".into()),
+            };
+            let f16s = ty == Type::F16x2;
+            let value = move |h: u32| if f16s { f16::from_bits(h as u16).to_f32() } else { f32::from_bits(h << 16) };
+            return Ok(map2(d, a, b, move |x: u32, y: u32| {
+                let half = |x: u32, y: u32| if t.holds(value(x & 0xFFFF), value(y & 0xFFFF)) { one } else { 0 };
+                half(x, y) | half(x >> 16, y >> 16) << 16
+            }));
+        }
         let value = match r {
             Type::F32 => 0x3F80_0000u32,
+            Type::F16 => 0x3C00,
+            Type::Bf16 => 0x3F80,
+            Type::U16 | Type::S16 => 0xFFFF,
             Type::U32 | Type::S32 => u32::MAX,
-            _ => return Err("expected a result of u32, s32 or f32".into()),
+            _ => return Err("expected a result of 16 or 32 bits".into()),
         };
         let give = move |yes: bool| if yes { value } else { 0 };
         return Ok(match ty {
             Type::F32 => {
                 map2(d, a, b, move |x: f32, y: f32| give(if ftz { t.holds(flush(x), flush(y)) } else { t.holds(x, y) }))
             }
+            Type::F64 => map2(d, a, b, move |x: f64, y: f64| give(t.holds(x, y))),
+            Type::F16 => map2(d, a, b, move |x: f16, y: f16| give(t.holds(x.to_f32(), y.to_f32()))),
+            Type::Bf16 => map2(d, a, b, move |x: bf16, y: bf16| give(t.holds(x.to_f32(), y.to_f32()))),
             _ => ints!(ty, T => map2(d, a, b, move |x: T, y: T| give(t.holds(x, y)))),
         });
     }
@@ -135,6 +156,25 @@ pub(super) fn select(c: &mut Context, i: &Instruction) -> Found<Apply> {
 pub(super) fn sign(c: &mut Context, i: &Instruction) -> Found<Apply> {
     let mut m = Mods::of(i);
     let ty = m.ty()?;
+    if ty == Type::F64 && i.op == "copysign" {
+        m.done()?;
+        let a = args(c, i, ty, &[ty; 2])?;
+        return Ok(map2(a.d, a.s[0], a.s[1], |x: f64, y: f64| y.copysign(x)));
+    }
+    if ty == Type::F64 {
+        let f: fn(f64) -> bool = match m.left.pop() {
+            Some("finite") => |x| x.is_finite(),
+            Some("infinite") => |x| x.is_infinite(),
+            Some("number") => |x| !x.is_nan(),
+            Some("notanumber") => |x| x.is_nan(),
+            Some("normal") => |x| x.is_normal() || x == 0.0,
+            Some("subnormal") => |x| x.is_subnormal(),
+            _ => return Err("found no property to test".into()),
+        };
+        m.done()?;
+        let a = args(c, i, Type::Pred, &[ty])?;
+        return Ok(map1(a.d, a.s[0], f));
+    }
     if ty != Type::F32 {
         return Err(format!("type {ty:?} is not supported"));
     }

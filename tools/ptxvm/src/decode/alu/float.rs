@@ -91,20 +91,23 @@ pub(super) fn float32(c: &mut Context, i: &Instruction, m: &mut Mods) -> Found<A
 
 pub(super) fn float64(c: &mut Context, i: &Instruction, m: &mut Mods) -> Found<Apply> {
     let ty = Type::F64;
-    if let Some(r) = m.find(Round::named)
-        && r != Round::Nearest
-    {
-        return Err(format!("rounding {r:?} of f64 is not supported"));
+    let mode = m.find(Round::named).unwrap_or(Round::Nearest);
+    if mode != Round::Nearest && matches!(i.op.as_str(), "fma" | "mad") {
+        return Err(format!("rounding {mode:?} of a fused product in f64 is not supported"));
     }
     let two = |c: &mut Context, f: fn(f64, f64) -> f64| -> Found<Apply> {
         let a = args(c, i, ty, &[ty; 2])?;
         Ok(map2(a.d, a.s[0], a.s[1], f))
     };
+    let rounded = |c: &mut Context, f: fn(f64, f64, Round) -> f64| -> Found<Apply> {
+        let a = args(c, i, ty, &[ty; 2])?;
+        Ok(map2(a.d, a.s[0], a.s[1], move |x, y| f(x, y, mode)))
+    };
     match i.op.as_str() {
-        "add" => two(c, |x, y| x + y),
-        "sub" => two(c, |x, y| x - y),
-        "mul" => two(c, |x, y| x * y),
-        "div" => two(c, |x, y| x / y),
+        "add" => rounded(c, add64),
+        "sub" => rounded(c, |x, y, mode| add64(x, -y, mode)),
+        "mul" => rounded(c, mul64),
+        "div" => rounded(c, div64),
         "min" => two(c, min64),
         "max" => two(c, max64),
         "fma" | "mad" => {
@@ -163,17 +166,26 @@ pub(super) fn narrow<T: Half>(c: &mut Context, i: &Instruction, m: &mut Mods, ty
         return Err(format!("rounding {r:?} of {ty:?} is not supported"));
     }
     let relu = m.take("relu");
+    let nan = m.take("NaN");
     if m.take("ftz") || m.take("sat") {
         return Err(format!("`.ftz` and `.sat` of {ty:?} are not supported"));
+    }
+    if nan && !matches!(i.op.as_str(), "min" | "max") {
+        return Err("`.NaN` is for min and max".into());
     }
     fn pick<T: Half>(x: T, y: T, max: bool) -> T {
         let v = if max { max32(x.wide(), y.wide()) } else { min32(x.wide(), y.wide()) };
         T::nearest(f64::from(v))
     }
+    fn strict<T: Half>(x: T, y: T, max: bool) -> T {
+        if x.wide().is_nan() || y.wide().is_nan() { T::of(0x7FFF) } else { pick(x, y, max) }
+    }
     let two: fn([T; 2]) -> T = match i.op.as_str() {
         "add" => |[x, y]| add_narrow(x, y),
         "sub" => |[x, y]| add_narrow(x, T::of(y.bits() ^ 0x8000)),
         "mul" => |[x, y]| mul_narrow(x, y),
+        "min" if nan => |[x, y]| strict(x, y, false),
+        "max" if nan => |[x, y]| strict(x, y, true),
         "min" => |[x, y]| pick(x, y, false),
         "max" => |[x, y]| pick(x, y, true),
         "fma" => {
@@ -216,10 +228,28 @@ pub(super) fn unary_float(c: &mut Context, i: &Instruction) -> Found<Exec> {
     let (d, s) = (a.d, a.s[0]);
     if ty == Type::F64 {
         return match (i.op.as_str(), mode) {
-            ("sqrt", Some(Round::Nearest)) => Ok(Exec::Alu(map1(d, s, |x: f64| x.sqrt()))),
-            ("rcp", Some(Round::Nearest)) => Ok(Exec::Alu(map1(d, s, |x: f64| 1.0 / x))),
+            ("sqrt", Some(mode)) => Ok(Exec::Alu(map1(d, s, move |x: f64| sqrt64(x, mode)))),
+            ("rcp", Some(mode)) => Ok(Exec::Alu(map1(d, s, move |x: f64| div64(1.0, x, mode)))),
+            // rough to 20 bits or so on a device: exact here
+            ("rcp", None) if approx => Ok(Exec::Alu(map1(d, s, |x: f64| 1.0 / x))),
+            ("rsqrt", None) if approx => Ok(Exec::Alu(map1(d, s, |x: f64| 1.0 / x.sqrt()))),
             _ => Err("this form for f64 is not supported".into()),
         };
+    }
+    if approx && mode.is_none() && matches!(i.op.as_str(), "ex2" | "tanh") {
+        let (f, seed) = (if i.op == "ex2" { Approx::Ex2 } else { Approx::Tanh }, c.perturb);
+        match ty {
+            // relative bounds: 2^-9.9 and 2^-10.987, 2^-7 and 2^-8
+            Type::F16 | Type::F16x2 => {
+                let bound = 2f64.powf(if f == Approx::Ex2 { -9.9 } else { -10.987 });
+                return Ok(Exec::Alu(approximate::<f16>(a, ty, f, bound, seed)));
+            }
+            Type::Bf16 | Type::Bf16x2 => {
+                let bound = 2f64.powi(if f == Approx::Ex2 { -7 } else { -8 });
+                return Ok(Exec::Alu(approximate::<bf16>(a, ty, f, bound, seed)));
+            }
+            _ => {}
+        }
     }
     if ty != Type::F32 {
         return Err(format!("type {ty:?} is not supported"));
@@ -251,4 +281,26 @@ pub(super) fn unary_float(c: &mut Context, i: &Instruction) -> Found<Exec> {
         s,
         move |x: f32| if ftz { flush(f.value(flush(x), 0.0, seed)) } else { f.value(x, 0.0, seed) },
     )))
+}
+
+/// An approximate function of narrow numbers, alone or in pairs: rounded once, or moved by what its bound leaves.
+fn approximate<T: Half>(a: Args, ty: Type, f: Approx, bound: f64, seed: Option<u64>) -> Apply {
+    // what rounding takes of the bound: half a unit of 11 bits of f16, of 8 of bf16
+    let half = if T::of(0x3C00).wide() == 1.0 { 2f64.powi(-11) } else { 2f64.powi(-8) };
+    let one = move |[x]: [T; 1]| {
+        let exact = f.exact(x.wide().into(), 0.0);
+        let moved = match seed {
+            Some(seed) if exact.is_finite() => {
+                let h = (mix(seed ^ u64::from(x.bits())) >> 11) as f64 * 2f64.powi(-52) - 1.0;
+                exact * (1.0 + h * (bound - half).max(0.0))
+            }
+            _ => exact,
+        };
+        T::nearest(moved)
+    };
+    if ty.bits() == 32 {
+        map1(a.d, a.s[0], move |x: u32| halves([x], one))
+    } else {
+        map1(a.d, a.s[0], move |x: T| one([x]))
+    }
 }

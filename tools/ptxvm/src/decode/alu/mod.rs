@@ -73,12 +73,20 @@ mod moves;
 /// The decoded instruction, if it is one of this family.
 pub(super) fn decode(c: &mut Context, i: &Instruction) -> Found<Option<Exec>> {
     let alu = match i.op.as_str() {
+        "addc" | "subc" | "madc" => arithmetic::carried(c, i)?,
+        "add" | "sub" | "mad" if i.has("cc") => arithmetic::carried(c, i)?,
+        "mul24" | "mad24" => arithmetic::of_24_bits(c, i)?,
+        "vshl" | "vshr" => bits::video_shift(c, i)?,
+        "mapa" => return moves::cluster(c, i).map(Some),
+        "getctarank" => return moves::cluster(c, i).map(Some),
+        "isspacep" => moves::in_space(c, i)?,
         "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "abs" | "neg" => {
             return arithmetic::arithmetic(c, i).map(Some);
         }
         "and" | "or" | "xor" | "not" | "cnot" => bits::logic(c, i)?,
         "shl" | "shr" | "shf" => bits::shift(c, i)?,
-        "bfe" | "bfi" | "bfind" | "brev" | "clz" | "popc" | "prmt" | "lop3" | "sad" | "dp4a" => bits::bits(c, i)?,
+        "bfe" | "bfi" | "bfind" | "brev" | "clz" | "popc" | "prmt" | "lop3" | "sad" | "dp4a" | "dp2a" | "bmsk"
+        | "szext" => bits::bits(c, i)?,
         "setp" | "set" => compare::compare(c, i)?,
         "selp" | "slct" => compare::select(c, i)?,
         "mov" => moves::moves(c, i)?,
