@@ -8,6 +8,7 @@ mod sample;
 mod single_file;
 mod untrusted;
 mod usage;
+mod vm;
 mod weights;
 
 use std::process::{Command, Output};

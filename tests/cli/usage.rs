@@ -12,6 +12,7 @@ fn misspelt_flags_and_subcommands_get_a_suggestion() {
     refuses(&["doctor", "--device", "cdua:1"], &["cdua:1", "--device", "auto, cpu, cuda, cuda:N or vm", "'cuda'"]);
     refuses(&["doctor", "--device", "gpu"], &["'gpu'", "--device", "auto, cpu, cuda, cuda:N or vm"]);
     refuses(&["doctor", "--device", "cuda:first"], &["'first'", "--device", "cuda:0"]);
+    refuses(&["doctor", "--device", "vm:0"], &["vm:0", "--device", "did you mean 'vm'"]);
     refuses(&["doctor", "--device", "cpu:0"], &["cpu:0", "--device", "did you mean 'cpu'"]);
     refuses(&["doctor", "--threads", "many"], &["many", "--threads"]);
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/tiny/ram_genevl.toml");

@@ -32,10 +32,10 @@ pub fn fixture(name: impl AsRef<Path>) -> PathBuf {
 /// The CPU and a GPU: an interpreted one, or the real one that `ENGINE_TEST_DEVICE` names as `--device` does.
 pub fn devices() -> [Device; 2] {
     let gpu = match std::env::var("ENGINE_TEST_DEVICE") {
-        Ok(name) => Device::cuda(name.strip_prefix("cuda:").unwrap_or("0").parse().expect("cuda:N")),
-        Err(_) => Device::vm(ptxvm::Options::default()),
+        Ok(name) => Device::cuda(name.strip_prefix("cuda:").unwrap_or("0").parse().expect("cuda:N")).unwrap(),
+        Err(_) => Device::vm(ptxvm::Options::default()).unwrap(),
     };
-    [Device::Cpu, gpu.unwrap()]
+    [Device::Cpu, gpu]
 }
 
 /// Tensor `name` of `file`.

@@ -5,7 +5,7 @@ use super::{assert_success, engine};
 use crate::parity::{fixture, read, relative_error};
 
 /// `engine step` on one of the oracle's cases; checks everything it writes that the oracle has under `prefix`.
-fn check(case: &str, form: &str, prefix: &str) {
+fn check(case: &str, form: &str, prefix: &str, device: &str) {
     let folder = fixture("ram_step").join(case);
     let settings: Value = read_json(&folder.join("case.json")).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -39,6 +39,8 @@ fn check(case: &str, form: &str, prefix: &str) {
         &path(&inputs),
         "--outputs",
         &path(&outputs),
+        "--device",
+        device,
     ]));
 
     let (got, want) = (TensorFile::open(&outputs).unwrap(), TensorFile::open(&inputs).unwrap());
@@ -63,11 +65,16 @@ fn check(case: &str, form: &str, prefix: &str) {
 #[test]
 fn loss_velocities_and_gradients_match_autograd_for_every_configuration() {
     for case in ["a", "b", "c"] {
-        check(case, "released", "");
+        check(case, "released", "", "cpu");
     }
 }
 
 #[test]
 fn the_papers_form_matches_autograd() {
-    check("a", "paper", "paper.");
+    check("a", "paper", "paper.", "cpu");
+}
+
+#[test]
+fn on_the_interpreted_gpu_they_match_autograd_too() {
+    check("b", "released", "", "vm");
 }

@@ -8,13 +8,17 @@ use engine::train::setup::{Setup, check};
 use engine::train::state::State;
 
 use super::write_config;
-use crate::parity::bits;
+use crate::parity::{bits, devices};
 
 fn setup(changes: &[&str]) -> Setup {
+    setup_on(&Device::Cpu, changes)
+}
+
+fn setup_on(device: &Device, changes: &[&str]) -> Setup {
     let dir = tempfile::tempdir().unwrap();
     let path = write_config(dir.path(), "");
     let changes: Vec<String> = changes.iter().map(|c| c.to_string()).collect();
-    check(config::load(&path, &changes).unwrap(), Job::Train).unwrap().load(&Device::Cpu).unwrap()
+    check(config::load(&path, &changes).unwrap(), Job::Train).unwrap().load(device).unwrap()
 }
 
 fn images(setup: &mut Setup, adapter: Option<(&AdapterBank, Slot)>) -> Vec<RgbImage> {
@@ -88,14 +92,16 @@ fn t6_a_constant_reward_moves_nothing() {
 /// A loss that is not finite skips the step, says which tensor it was, and leaves the policy alone.
 #[test]
 fn a_step_that_is_not_finite_is_skipped_and_named() {
-    let mut setup = setup(&["ram.reward_multiplier=3e38", "lora.alpha=1000000.0"]);
-    let mut state = State::new(&setup);
-    let start = numbers(&state, Slot::Theta);
-    let report = setup.train_epoch(&mut state, &Interrupt::never()).unwrap();
-    let named = report.skipped.expect("the gradient overflows");
-    assert!(named.contains("lora_"), "{named}");
-    assert_eq!((state.epoch, state.moments.steps), (1, 0));
-    assert!(numbers(&state, Slot::Theta) == start);
+    for device in devices() {
+        let mut setup = setup_on(&device, &["ram.reward_multiplier=3e38", "lora.alpha=1000000.0"]);
+        let mut state = State::new(&setup);
+        let start = numbers(&state, Slot::Theta);
+        let report = setup.train_epoch(&mut state, &Interrupt::never()).unwrap();
+        let named = report.skipped.expect("the gradient overflows");
+        assert!(named.contains("lora_"), "{named}");
+        assert_eq!((state.epoch, state.moments.steps), (1, 0));
+        assert!(numbers(&state, Slot::Theta) == start);
+    }
 }
 
 /// After the first update the lagged policy is the trained one, bit for bit: its first decay is 0.
