@@ -340,7 +340,9 @@ def main():
     everywhere = lambda dtype: dict.fromkeys(
         ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"), dtype)
     io = {f"whole.{k}": x for k, x in run(own, v, *encoders, t5, torch.float16).items()}
-    halves = {"whole": errors("whole", run(own, v, *encoders, t5, torch.float16, everywhere(torch.float16)), io)}
+    # What is in blocks is computed in bf16.
+    types = everywhere(torch.float16) | {"text_encoder_3": torch.bfloat16}
+    halves = {"whole": errors("whole", run(own, v, *encoders, t5, torch.float16, types), io)}
 
     apart, names = parts()
     files = {file: values(listing) for file, listing in apart.items()}
@@ -350,7 +352,8 @@ def main():
     v = {f"first_stage_model.{name}": t for name, t in files["sd3_vae.safetensors"].items()}
     tensors = files["transformer.gguf"], v, l, files["clip_g.safetensors"], t5, torch.float32
     io |= {f"parts.{k}": x for k, x in run(*tensors).items()}
-    halves["parts"] = errors("parts", run(*tensors, everywhere(torch.bfloat16) | {"text_encoder_2": torch.float16, "vae": torch.float32}), io)
+    types = everywhere(torch.bfloat16) | {"text_encoder_2": torch.float16, "vae": torch.float32}
+    halves["parts"] = errors("parts", run(*tensors, types), io)
     # What processors with instructions for bf16 use them for.
     halves["parts on a cpu"] = errors("parts", run(*tensors, {"text_encoder": torch.bfloat16}), io)
     (FIXTURES / "single_file_halves.json").write_text(json.dumps(halves, indent=1) + "\n")
