@@ -372,6 +372,10 @@ fn kernels_are_as_exact_as_their_operands() {
         let with_gradients = tokens.len() > 1 || tokens[0] > 1;
         cases.push((Case::new(1, tokens, heads, dtype, compute), Mask::default(), with_gradients));
     }
+    // The widest heads, of autoencoders, come in chunks of columns.
+    for (dtype, compute) in [TYPES[0], TYPES[4]] {
+        cases.push((Case::new(1, &[70], (1, 136), dtype, compute), Mask::default(), false));
+    }
     check(&cases);
 }
 
