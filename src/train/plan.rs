@@ -119,7 +119,9 @@ impl MemoryPlan {
     /// # Errors
     /// Names the settings to change: the nearest batch sizes and `train.activation_checkpointing` that fit, if any do.
     pub fn check(&self, planned: &Planned, device: &Device) -> Result<()> {
-        let Some(available) = device.free_memory()?.filter(|available| self.total() > *available) else { return Ok(()) };
+        let Some(available) = device.free_memory()?.filter(|available| self.total() > *available) else {
+            return Ok(());
+        };
         let (job, room) = (planned.config.job, Room { device, available });
         let choice = match job {
             Job::Train => smaller_training(room, planned)?,
