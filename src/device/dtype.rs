@@ -36,7 +36,8 @@ impl DType {
         }
     }
 
-    /// What the numbers are in once they are at hand: single precision for blocks.
+    /// What the numbers are in once they are at hand: single precision for blocks, but see
+    /// [`dequantise::operand`](crate::ops::dequantise::operand).
     pub fn computed(self) -> Self {
         match self {
             DType::Blocks(_) => DType::F32,
