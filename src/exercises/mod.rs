@@ -217,7 +217,8 @@ fn others() -> Exercise {
         for blocks in Blocks::ALL {
             let bytes: Vec<u8> = (0..blocks.bytes() * 256).map(|i| (i * 37 % 64) as u8).collect();
             let shape = [16, blocks.elements() * 16];
-            out.push(dequantise::forward(&Tensor::from_raw(device, DType::Blocks(blocks), 1.0, &bytes, &shape)));
+            let x = Tensor::from_raw(device, DType::Blocks(blocks), 1.0, &bytes, &shape);
+            out.extend([dequantise::forward(&x), dequantise::operand(&x)]);
         }
         // Rows of every unit of copies.
         for unit in [1, 2, 4, 8, 16] {

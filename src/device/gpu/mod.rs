@@ -7,6 +7,7 @@ pub mod driver;
 mod kernels;
 mod pool;
 mod queue;
+mod rehearsal;
 #[cfg(test)]
 mod tests;
 pub mod vm;
@@ -22,13 +23,17 @@ use kernels::Kernels;
 pub use kernels::{File, files};
 use pool::Pool;
 use queue::{Graphs, Pending, Tables};
+use rehearsal::Rehearsal;
 
-use super::DType;
+use super::ledger::Reserved;
+use super::{DType, Ledger};
 
 /// A device with its kernels and memory.
 pub struct Gpu {
     driver: Box<dyn Driver>,
     state: Mutex<State>,
+    /// Where memory is only counted, the books.
+    ledger: Option<Arc<Ledger>>,
 }
 
 struct State {
@@ -108,11 +113,22 @@ impl Gpu {
     /// # Errors
     /// If there are no kernels for it.
     pub fn new(driver: Box<dyn Driver>) -> Result<Arc<Self>> {
+        Self::with(driver, None)
+    }
+
+    /// One like this that does nothing and takes no memory, but counts it.
+    pub fn rehearsal(&self) -> Result<(Arc<Self>, Arc<Ledger>)> {
+        let ledger = Arc::new(Ledger::default());
+        let driver = Box::new(Rehearsal::new(self.facts().clone()));
+        Ok((Self::with(driver, Some(ledger.clone()))?, ledger))
+    }
+
+    fn with(driver: Box<dyn Driver>, ledger: Option<Arc<Ledger>>) -> Result<Arc<Self>> {
         let facts = driver.facts();
         let kernels = Kernels::new(facts.capability).map_err(|e| anyhow!("{}: {e}", facts.name))?;
         let (pool, graphs, tables) = Default::default();
         let state = State { kernels, pool, graphs, tables, pending: None, failed: None };
-        Ok(Arc::new(Self { driver, state: Mutex::new(state) }))
+        Ok(Arc::new(Self { driver, state: Mutex::new(state), ledger }))
     }
 
     /// What it is.
@@ -126,6 +142,16 @@ impl Gpu {
     /// If the device has failed.
     pub fn free_memory(&self) -> Result<u64> {
         self.driver.free_memory()
+    }
+
+    /// Bytes that the driver takes beside what is allocated: an upper bound.
+    pub fn overhead(&self) -> u64 {
+        self.driver.overhead()
+    }
+
+    /// The books of a rehearsal.
+    pub(super) fn ledger(&self) -> Option<&Arc<Ledger>> {
+        self.ledger.as_ref()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -315,6 +341,7 @@ pub(super) struct Buffer {
     gpu: Arc<Gpu>,
     ptr: DevicePtr,
     bytes: usize,
+    _counted: Option<Reserved>,
 }
 
 impl Buffer {
@@ -326,7 +353,8 @@ impl Buffer {
             Ok(at)
         });
         let ptr = taken.unwrap_or(0);
-        Self { gpu: gpu.clone(), ptr, bytes }
+        let counted = gpu.ledger().map(|ledger| Reserved::exactly(ledger, pool::taken(bytes) as u64));
+        Self { gpu: gpu.clone(), ptr, bytes, _counted: counted }
     }
 
     pub(super) fn gpu(&self) -> &Arc<Gpu> {
