@@ -25,8 +25,10 @@ use crate::ops::{
 /// Something to do on a GPU, and what comes of it.
 struct Exercise {
     name: String,
-    run: Box<dyn Fn(&Device) -> Vec<Tensor> + Send + Sync>,
+    run: Box<Run>,
 }
+
+type Run = dyn Fn(&Device) -> Vec<Tensor> + Send + Sync;
 
 impl Exercise {
     fn new(name: impl Into<String>, run: impl Fn(&Device) -> Vec<Tensor> + Send + Sync + 'static) -> Self {
