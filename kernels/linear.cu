@@ -9,6 +9,7 @@
 #include "common/activations.cuh"
 #include "common/elementwise.cuh"
 #include "common/gemm.cuh"
+#include "common/operand.cuh"
 // shared linear_nt_*_64 32768
 // shared linear_nn_*_64 32768
 // shared linear_tn_*_64 32768
@@ -31,7 +32,6 @@ struct Problem {
 };
 
 enum Kind : u32 { NOTHING, GELU_TANH, GELU_ERF, QUICK_GELU, SILU, ADD, ADD_GATED };
-enum Type : u32 { F32, F16, BF16 };
 
 // What is done to the result, of numbers of `type`. The first `kept` rows of what an activation is given go to `hidden`.
 struct Then {

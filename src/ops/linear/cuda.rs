@@ -4,7 +4,7 @@ use std::sync::Arc;
 use bytemuck::{NoUninit, Pod, Zeroable};
 
 use super::{Adapted, InputGrad, Lora, LoraGrad, Then};
-use crate::device::gpu::{Arg, DevicePtr, Gpu, Grid, suffix};
+use crate::device::gpu::{Arg, DevicePtr, Gpu, Grid, suffix, type_code};
 use crate::device::{DType, Device, Tensor};
 use crate::ops::activation::Activation;
 use crate::ops::adaln::Chunk;
@@ -150,15 +150,6 @@ fn size(n: usize) -> u32 {
     u32::try_from(n).expect("a dimension of a layer")
 }
 
-fn code(dtype: DType) -> u32 {
-    match dtype {
-        DType::F32 => 0,
-        DType::F16 => 1,
-        DType::Bf16 => 2,
-        DType::U8 | DType::Blocks(_) => unreachable!("not a type to compute in"),
-    }
-}
-
 /// Matrices on their way to the type that is computed in.
 struct Packer {
     gpu: Arc<Gpu>,
@@ -225,7 +216,7 @@ fn packing(from: &Tensor, to: &Tensor, [rows, columns]: [usize; 2], [to_rows, to
         columns: size(columns),
         to_rows: size(to_rows),
         to_columns: size(to_columns),
-        dtype: code(from.dtype()),
+        dtype: type_code(from.dtype()),
         pad: 0,
     }
 }
@@ -310,7 +301,7 @@ impl Finish {
 
     /// Nothing but the type of the result.
     fn plain(dtype: DType) -> Self {
-        Self { dtype: code(dtype), per_sample: 1, ..Self::zeroed() }
+        Self { dtype: type_code(dtype), per_sample: 1, ..Self::zeroed() }
     }
 }
 
