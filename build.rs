@@ -22,7 +22,7 @@ fn main() {
 }
 
 /// Rust source of the list of embedded files: `(op, target, path, text)`.
-fn table(root: &Path) -> Result<String, String> {
+pub fn table(root: &Path) -> Result<String, String> {
     let kernels = root.join("kernels");
     let mut table = String::from("&[\n");
     for source in listed(&kernels)?.into_iter().filter(|p| p.extension().is_some_and(|e| e == "cu")) {
@@ -49,7 +49,7 @@ fn listed(folder: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 /// SHA-256 of all that decides what a source is compiled to; tools/kernels.py has the same.
-fn digest(kernels: &Path, source: &Path) -> Result<String, String> {
+pub fn digest(kernels: &Path, source: &Path) -> Result<String, String> {
     let mut found = BTreeSet::from([kernels.join("toolchain.txt")]);
     let mut todo = vec![source.to_path_buf()];
     while let Some(file) = todo.pop() {

@@ -1,4 +1,5 @@
 // Pointwise non-linearities, in place: see src/ops/activation.
+// hot activation_*
 #include "common/activations.cuh"
 #include "common/elementwise.cuh"
 

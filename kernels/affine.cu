@@ -1,4 +1,5 @@
 // y = (x + before) * scale + after, limited to a range: see src/ops/affine.
+// hot affine_*
 #include "common/map.cuh"
 
 struct Affine {

@@ -1,5 +1,6 @@
 // Rows put together in another order, blocks put in their place, and numbers in another type: see src/ops/copy. What is only
 // moved is moved in units as large as sizes and addresses allow, whatever the bytes mean.
+// hot copy_*
 #include "common/map.cuh"
 
 // Row i of `out` <- row `rows[i]` of `x`; `width` units a row, `n` in all.

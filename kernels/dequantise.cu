@@ -1,5 +1,6 @@
 // Numbers that are stored in blocks, as src/device/blocks.rs decodes them: the same bits, or these rounded to bf16. A thread
 // has four neighbours, whose scale is one; blocks are whole pairs of bytes and begin at one.
+// hot dequantise_*
 #include "common/map.cuh"
 
 // fp8: 4 bits of exponent and 3 of mantissa without infinities, or the upper half of an f16.

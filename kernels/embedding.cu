@@ -1,4 +1,5 @@
 // Rows of a table, by index, widened: see src/ops/embedding.
+// hot embedding_*
 #include "common/elementwise.cuh"
 
 // Four numbers a thread; `per_row` threads a row, `n` in all.

@@ -1,4 +1,5 @@
 // The backward of the gated residual: see src/ops/gate.
+// hot gate_*
 #include "common/elementwise.cuh"
 
 // dy <- gate * dx, a row of blocks per sample, whose rows are `d` wide and whose gates begin `stride` after one another.

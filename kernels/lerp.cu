@@ -1,4 +1,5 @@
 // A moving average, in place: see src/ops/lerp.
+// hot lerp_*
 #include "common/map.cuh"
 
 struct Lerp {

@@ -1,4 +1,5 @@
 // Clean latents with noise mixed in: see src/ops/noising.
+// hot noising_*
 #include "common/map.cuh"
 
 struct Mix {

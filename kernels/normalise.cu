@@ -1,4 +1,5 @@
 // Bytes of pictures to the numbers a vision model was trained on: see src/ops/normalise.
+// hot normalise_*
 #include "common/types.cuh"
 
 // One thread per pixel of a crop of `height` (the grid's) by `width` that begins at `first` of pictures of `h` by `w`;

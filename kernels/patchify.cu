@@ -1,5 +1,6 @@
 // Between latents and tokens: see src/ops/patchify. Nothing is computed, so a type is a size. A thread moves the pixels of one
 // row of one patch; what it writes lies beside what its neighbours write.
+// hot patchify_*
 #include "common/types.cuh"
 
 struct Patches {

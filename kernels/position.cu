@@ -1,4 +1,5 @@
 // Rows of a table added to tokens: see src/ops/position.
+// hot position_*
 #include "common/map.cuh"
 
 struct Sum {

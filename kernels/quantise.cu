@@ -1,4 +1,5 @@
 // Decoded images to bytes: see src/ops/quantise.
+// hot quantise_*
 #include "common/map.cuh"
 
 // Rounds half to even; what is not a number is 0.

@@ -1,4 +1,5 @@
 // The sinusoidal embedding of time, operation for operation what src/ops/timestep/cpu.rs does: the same bits.
+// hot timestep_*
 #include "common/types.cuh"
 
 // The first N of 1/FIRST!, 1/(FIRST + STEP)!, ..., with alternating signs if STEP is 2.

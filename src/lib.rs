@@ -9,6 +9,8 @@ pub mod algorithms;
 pub mod config;
 pub mod data;
 pub mod device;
+#[cfg(test)]
+mod exercises;
 pub mod io;
 pub mod models;
 pub mod ops;

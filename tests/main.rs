@@ -2,6 +2,7 @@
 
 mod cli;
 mod gguf;
+mod kernels;
 mod parity;
 mod protobuf;
 mod structure;

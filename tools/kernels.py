@@ -8,7 +8,8 @@
     tools/kernels.py --lines DIR   compiles everything with -lineinfo into DIR, for profilers and ptxvm's messages
 
 kernels/OP.cu is compiled for sm_80, kernels/OP.sm_90a.cu for sm_90a. Lines of a source that begin with `// shared` and
-`// hot` say how much dynamic shared memory the launcher gives to entries (shell patterns), and which must not spill:
+`// hot` say how much dynamic shared memory the launcher gives to entries (shell patterns), and which must not spill; every
+source has one of the latter:
 
     // shared linear_forward_* 65536
     // hot linear_*
@@ -28,20 +29,22 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS, PTX, TOOLKIT = ROOT / "kernels", ROOT / "ptx", ROOT / ".toolkit"
-TOOLCHAIN = (KERNELS / "toolchain.txt").read_text().split()
+TOOLCHAIN = (KERNELS / "toolchain.txt").read_text(encoding="utf-8").split()
 PACKAGES = [line for line in TOOLCHAIN if "==" in line]
 OPTIONS = [line for line in TOOLCHAIN if line.startswith("--")]
 # Which chips run a file of each target.
 CHIPS = {"sm_80": ["sm_80", "sm_86", "sm_89", "sm_90"], "sm_90a": ["sm_90a"]}
+# The newest PTX that the drivers we ask for take.
+VERSION = (8, 4)
 
 
 def toolkit():
     """The folder with the compiler, fetched if it is not there."""
     stamp = TOOLKIT / "packages"
-    if not stamp.exists() or stamp.read_text().split() != PACKAGES:
+    if not stamp.exists() or stamp.read_text(encoding="utf-8").split() != PACKAGES:
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--upgrade", "--target", str(TOOLKIT)]
         subprocess.run([*command, *PACKAGES], check=True)
-        stamp.write_text("\n".join(PACKAGES))
+        stamp.write_text("\n".join(PACKAGES), encoding="utf-8")
     return TOOLKIT / "nvidia"
 
 
@@ -61,7 +64,7 @@ def sources(source):
         if file in found:
             continue
         found.add(file)
-        todo += [KERNELS / name for name in re.findall(r'^#include "([^"]+)"', file.read_text(), re.M)]
+        todo += [KERNELS / name for name in re.findall(r'^#include "([^"]+)"', file.read_text(encoding="utf-8"), re.M)]
     return sorted(found | {KERNELS / "toolchain.txt"})
 
 
@@ -74,12 +77,12 @@ def digest(source):
 
 
 def is_fresh(source, result):
-    return result.exists() and f"// sources {digest(source)}\n" in result.read_text()[:400]
+    return result.exists() and f"// sources {digest(source)}\n" in result.read_text(encoding="utf-8")[:400]
 
 
 def directives(source, word):
     """The words of each `// word ...` line."""
-    return [line.split()[2:] for line in source.read_text().splitlines() if line.startswith(f"// {word} ")]
+    return [line.split()[2:] for line in source.read_text(encoding="utf-8").splitlines() if line.startswith(f"// {word} ")]
 
 
 def nvrtc(source, target, extra=()):
@@ -114,6 +117,13 @@ def compiled(job, extra=()):
     source, target, _ = job
     ptx = nvrtc(source, target, extra)
     names = re.findall(r"\.entry (\w+)", ptx)
+    version = re.search(r"^\.version (\d+)\.(\d+)$", ptx, re.M)
+    if tuple(map(int, version.groups())) > VERSION:
+        sys.exit(f"{source.relative_to(ROOT)}: {version[0]}, at most {VERSION[0]}.{VERSION[1]}")
+    hot = [pattern for line in directives(source, "hot") for pattern in line]
+    for pattern in hot or [""]:
+        if not fnmatch.filter(names, pattern):
+            sys.exit(f"{source.relative_to(ROOT)}: // hot {pattern}: no such entry, there are {', '.join(names)}")
     header = [f"// {source.relative_to(ROOT)} compiled by tools/kernels.py", f"// sources {digest(source)}"]
     for pattern, size in directives(source, "shared"):
         matching = fnmatch.filter(names, pattern)
@@ -136,12 +146,17 @@ def assembled(job):
         if said.returncode:
             bad.append(f"{result.name} for {chip}: {said.stderr.strip()}")
             continue
-        entry = None
+        entry = function = None
         for line in said.stderr.splitlines():
             if m := re.search(r"Compiling entry function '(\w+)'", line):
-                entry, frame = m[1], None
+                entry = m[1]
+            elif m := re.search(r"Function properties for (\S+)", line):
+                function = m[1]
             elif m := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
-                frame = frame or [int(n) for n in m.groups()]
+                frame = [int(n) for n in m.groups()]
+                if function != entry:
+                    # Calls cost more than what they save, and ptxas does not say what of this is whose.
+                    bad.append(f"{result.name} for {chip}: {function} is not inlined ({line.strip()})")
             elif m := re.search(r"Used (\d+) registers", line):
                 static = re.search(r"(\d+) bytes smem", line)
                 stack, stores, loads = frame
@@ -181,11 +196,11 @@ def main():
                 f"`tools/kernels.py --ptxas`, ptxas of {PACKAGES[-1]}. Bytes, but for registers; dynamic shared memory is what "
                 "the launcher gives.\nWith `setmaxnreg` the registers are those at entry.\n\n" + table(rows) + "\n"
             )
-            (ROOT / "benches/results/ptxas.md").write_text(text)
+            (ROOT / "benches/results/ptxas.md").write_text(text, encoding="utf-8")
             sys.exit("\n".join(bad) if bad else 0)
         if args.check:
             texts = pool.map(compiled, chosen)
-            stale = [j[2] for j, t in zip(chosen, texts) if not j[2].exists() or j[2].read_text() != t]
+            stale = [j[2] for j, t in zip(chosen, texts) if not j[2].exists() or j[2].read_text(encoding="utf-8") != t]
             stale += [f for f in sorted(PTX.glob("*.ptx")) if f not in {j[2] for j in jobs()}]
             names = ", ".join(str(f.relative_to(ROOT)) for f in stale)
             sys.exit(f"not what the sources give: {names}; run tools/kernels.py" if stale else 0)
@@ -194,7 +209,7 @@ def main():
         out.mkdir(exist_ok=True)
         todo = chosen if args.ops or args.lines else [j for j in chosen if not is_fresh(j[0], j[2])]
         for job, text in zip(todo, pool.map(compiled, todo, [extra] * len(todo))):
-            (out / job[2].name).write_text(text)
+            (out / job[2].name).write_text(text, encoding="utf-8")
             print((out / job[2].name))
         if not args.lines:
             for file in set(PTX.glob("*.ptx")) - {j[2] for j in jobs()}:

@@ -56,6 +56,14 @@ pub fn on_vm(f: impl Fn(&Device) -> Vec<Tensor>) -> Vec<Tensor> {
     first
 }
 
+/// What `f` gives on an interpreted GPU whose approximate instructions err otherwise, within what is promised of them.
+pub fn on_another_gpu(f: impl Fn(&Device) -> Vec<Tensor>) -> Vec<Tensor> {
+    let device = Device::vm(ptxvm::Options { perturb: Some(1), ..Default::default() }).unwrap();
+    let out = f(&device).iter().map(|t| t.to(&Device::Cpu)).collect();
+    device.check().unwrap();
+    out
+}
+
 /// Fails unless `got`, from a GPU, is at most twice as far from the exact `want` as the CPU's `reference` is; what both round
 /// to at the end, `dtype`, may add one rounding.
 pub fn check_precision(name: &str, got: &Tensor, reference: &Tensor, want: &[f64]) {

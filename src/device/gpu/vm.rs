@@ -1,11 +1,11 @@
 //! The device that runs the shipped PTX on the processor: `--device vm`. What a GPU would do without a word, such as
 //! reading what nobody wrote or racing for shared memory, fails here with a name and a line.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
-use ptxvm::{Config, Memory, Module, Options};
+use ptxvm::{Config, Memory, Module, Options, Stats};
 
 use super::driver::{Arg, DevicePtr, Driver, Facts, Function, Graph, Launch, Op, TensorMap, TensorMapDesc};
 
@@ -13,17 +13,38 @@ use super::driver::{Arg, DevicePtr, Driver, Facts, Function, Graph, Launch, Op, 
 pub struct Vm {
     facts: Facts,
     options: Options,
+    counts: Counts,
     state: Mutex<State>,
 }
+
+/// What all launches of each entry took together.
+pub type Counts = Arc<Mutex<BTreeMap<String, Stats>>>;
 
 #[derive(Default)]
 struct State {
     memory: Memory,
-    modules: Vec<(&'static str, Module)>,
     /// Which module and entry each function is.
-    functions: Vec<(usize, String)>,
+    functions: Vec<(Arc<Module>, String)>,
     known: HashMap<(&'static str, String), Function>,
     graphs: Vec<Vec<Op>>,
+}
+
+/// The files that were parsed so far, by name and place of the text: a process has many devices and few files.
+static PARSED: Mutex<BTreeMap<(&str, usize), Arc<Module>>> = Mutex::new(BTreeMap::new());
+
+fn parsed(file: &'static str, ptx: &'static str) -> Result<Arc<Module>> {
+    let parsed = &mut *lock(&PARSED);
+    let key = (file, ptx.as_ptr() as usize);
+    if let Some(module) = parsed.get(&key) {
+        return Ok(module.clone());
+    }
+    let module = Arc::new(Module::parse(file, ptx)?);
+    parsed.insert(key, module.clone());
+    Ok(module)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Vm {
@@ -32,29 +53,50 @@ impl Vm {
         let memory = crate::device::machine_memory().map_or(1 << 32, |m| m.total);
         let name = "ptxvm".to_string();
         // As many as a small GPU has: more than one, so that what depends on it is met.
-        Self { facts: Facts { name, capability, processors: 4, memory }, options, state: Mutex::default() }
+        let facts = Facts { name, capability, processors: 4, memory };
+        Self { facts, options, counts: Counts::default(), state: Mutex::default() }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Runs another text of one entry of a file: for tests of tests.
+    pub fn with_kernel(self, file: &'static str, entry: &str, module: Arc<Module>) -> Self {
+        let mut state = self.state();
+        let function = state.add(module, entry);
+        state.known.insert((file, entry.to_string()), function);
+        drop(state);
+        self
+    }
+
+    /// What launches take, from now on.
+    pub fn counts(&self) -> Counts {
+        self.counts.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
     }
 }
 
 impl State {
-    fn launch(&mut self, launch: &Launch, options: &Options) -> Result<()> {
+    fn add(&mut self, module: Arc<Module>, entry: &str) -> Function {
+        self.functions.push((module, entry.to_string()));
+        Function(self.functions.len() as u32 - 1)
+    }
+
+    fn launch(&mut self, launch: &Launch, options: &Options, counts: &Counts) -> Result<()> {
         let (module, entry) = &self.functions[launch.function.0 as usize];
         let config = Config { grid: launch.grid, block: launch.block, shared: launch.shared };
         let args: Vec<ptxvm::Arg> = launch.args.iter().map(arg).collect();
-        let report = self.modules[*module].1.launch(&mut self.memory, entry, &config, &args, options)?;
+        let report = module.launch(&mut self.memory, entry, &config, &args, options)?;
+        lock(counts).entry(entry.clone()).or_default().add(&report.stats);
         match report.findings.first() {
             Some(finding) => Err(anyhow!("{finding}")),
             None => Ok(()),
         }
     }
 
-    fn run(&mut self, op: &Op, options: &Options) -> Result<()> {
+    fn run(&mut self, op: &Op, options: &Options, counts: &Counts) -> Result<()> {
         match op {
-            Op::Launch(launch) => self.launch(launch, options),
+            Op::Launch(launch) => self.launch(launch, options, counts),
             Op::Copy { to, from, bytes } => {
                 let bytes = self.memory.bytes(*from, *bytes as u64)?;
                 Ok(self.memory.write(*to, &bytes)?)
@@ -112,19 +154,12 @@ impl Driver for Vm {
         if let Some(known) = state.known.get(&(file, entry.to_string())) {
             return Ok(*known);
         }
-        let module = match state.modules.iter().position(|(name, _)| *name == file) {
-            Some(at) => at,
-            None => {
-                state.modules.push((file, Module::parse(file, ptx)?));
-                state.modules.len() - 1
-            }
-        };
-        let names = state.modules[module].1.entries();
+        let module = parsed(file, ptx)?;
+        let names = module.entries();
         if !names.contains(&entry) {
             bail!("{file} has no entry {entry}; it has {}", names.join(", "));
         }
-        let function = Function(state.functions.len() as u32);
-        state.functions.push((module, entry.to_string()));
+        let function = state.add(module, entry);
         state.known.insert((file, entry.to_string()), function);
         Ok(function)
     }
@@ -144,7 +179,7 @@ impl Driver for Vm {
     }
 
     fn submit(&self, op: &Op) -> Result<()> {
-        self.state().run(op, &self.options)
+        self.state().run(op, &self.options, &self.counts)
     }
 
     fn capture(&self, ops: &[Op]) -> Result<Graph> {
@@ -156,6 +191,6 @@ impl Driver for Vm {
     fn replay(&self, graph: Graph) -> Result<()> {
         let state = &mut *self.state();
         let ops = state.graphs.get(graph.0 as usize).context("a graph that was not captured here")?.clone();
-        ops.iter().try_for_each(|op| state.run(op, &self.options))
+        ops.iter().try_for_each(|op| state.run(op, &self.options, &self.counts))
     }
 }

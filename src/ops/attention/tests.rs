@@ -3,7 +3,7 @@ use std::ops::Range;
 use super::*;
 use crate::device::Device;
 use crate::ops::copy::cast;
-use crate::ops::testing::{check_gradient, check_precision, devices, max_error, on_vm, random, wide};
+use crate::ops::testing::{check_gradient, check_precision, devices, max_error, on_another_gpu, on_vm, random, wide};
 
 fn single(count: usize, scale: f32) -> Heads {
     Heads { count, scale, compute: DType::F32 }
@@ -280,19 +280,20 @@ impl Case {
         }
     }
 
-    /// Fails unless `got`, what [`Case::run`] gave, is as exact as arithmetic of the same precision.
-    fn check(&self, mask: Mask, got: &[Vec<Tensor>]) {
+    /// Fails unless each of `all`, what [`Case::run`] gave, is as exact as arithmetic of the same precision.
+    fn check(&self, mask: Mask, all: &[Vec<Vec<Tensor>>; 2]) {
         let (b, name) = (self.parts[0][0].dim(0), self.name());
         let exact = self.model(mask, |x| x, |x| x);
         let like = |x: Vec<f64>| {
             Tensor::from_slice(&Device::Cpu, &x.iter().map(|x| *x as f32).collect::<Vec<_>>(), &[x.len()])
         };
         let reference = if self.product() == DType::F32 && self.dtype == DType::F32 {
-            self.run(&Device::Cpu, 0..b, mask, got.len() > 2).iter().map(|parts| together(parts)).collect::<Vec<_>>()
+            self.run(&Device::Cpu, 0..b, mask, all[0].len() > 2).iter().map(|parts| together(parts)).collect::<Vec<_>>()
         } else {
             self.model(mask, rounding(self.product()), rounding(self.dtype)).map(like).into()
         };
-        for (i, (what, got)) in ["out", "lse", "dq", "dk", "dv"].into_iter().zip(got).enumerate() {
+        let each = all.iter().flat_map(|got| ["out", "lse", "dq", "dk", "dv"].into_iter().zip(got).enumerate());
+        for (i, (what, got)) in each {
             if what == "lse" {
                 // A sum of d products in f32 errs by less than d roundings of its terms; e^x and what follows add a few.
                 let (error, allowed) =
@@ -308,20 +309,22 @@ impl Case {
 
 /// Runs all cases on interpreted GPUs, with and without gradients, and checks them.
 fn check(cases: &[(Case, Mask, bool)]) {
-    let got = on_vm(|device| {
+    let run_all = |device: &Device| {
         let run = |(case, mask, with_gradients): &(Case, Mask, bool)| {
             let bias = mask.bias.map(|b| b.to(device));
             let mask = Mask { bias: bias.as_ref(), ..*mask };
             case.run(device, 0..case.parts[0][0].dim(0), mask, *with_gradients).into_iter().flatten()
         };
         cases.iter().flat_map(run).collect()
-    });
-    let mut got = got.into_iter();
+    };
+    let (got, another) = (on_vm(run_all), on_another_gpu(run_all));
+    let (mut got, mut another) = (got.into_iter(), another.into_iter());
     for (case, mask, with_gradients) in cases {
         let parts = case.parts.len();
         let counts = [parts, 1, parts, parts, parts];
         let counts = if *with_gradients { &counts[..] } else { &counts[..2] };
-        case.check(*mask, &counts.iter().map(|n| got.by_ref().take(*n).collect()).collect::<Vec<_>>());
+        let got = [&mut got, &mut another].map(|all| counts.iter().map(|n| all.take(*n).collect()).collect::<Vec<_>>());
+        case.check(*mask, &got);
     }
 }
 

@@ -2,7 +2,7 @@ use super::*;
 use crate::device::{DType, Device};
 use crate::ops::affine::{self, Affine};
 use crate::ops::linear::rounded;
-use crate::ops::testing::{bits, check_precision, devices, max_error, on_vm, random, wide};
+use crate::ops::testing::{bits, check_precision, devices, max_error, on_another_gpu, on_vm, random, wide};
 
 /// The normalisation in f64, straight from its definition.
 fn reference(x: &Tensor, norm: Norm, silu: bool) -> Vec<f64> {
@@ -61,7 +61,10 @@ fn kernels_err_as_little_as_the_cpu_and_give_an_image_the_same_bits_in_any_batch
             assert_eq!(bits(&got[0].slice(b / 2..b / 2 + 1)), bits(&got[1]), "{channels} {dtype:?}");
             let x = rounded(&x, DType::F32);
             let (cpu, want) = (forward(&x, norm, true), reference(&x, norm, true));
-            check_precision(&format!("{channels} {dtype:?}"), &got[0], &cpu, &want);
+            let another = on_another_gpu(|device| vec![run(device, 0..b)]);
+            for got in [&got[0], &another[0]] {
+                check_precision(&format!("{channels} {dtype:?}"), got, &cpu, &want);
+            }
         }
     }
 }

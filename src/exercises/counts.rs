@@ -1,0 +1,44 @@
+use std::fmt::Write;
+
+use super::*;
+use crate::device::gpu;
+
+/// Set to write `counts.txt` anew.
+const RENEW: &str = "ENGINE_RENEW_COUNTS";
+
+/// What a change of a kernel costs is seen: instructions, bytes, sectors of global memory and bank conflicts of every kernel
+/// are those of `counts.txt`.
+#[test]
+fn counts_of_all_kernels_are_those_committed() {
+    let mut counts = BTreeMap::new();
+    for exercise in even() {
+        let vm = Vm::new((8, 0), ptxvm::Options { check: false, ..Default::default() });
+        let of = vm.counts();
+        exercise.bits(vm).unwrap_or_else(|e| panic!("{}: {e}", exercise.name));
+        for (entry, stats) in &*of.lock().unwrap() {
+            let all: &mut ptxvm::Stats = counts.entry(entry.clone()).or_default();
+            all.add(stats);
+        }
+    }
+    let entries = gpu::files().flat_map(|f| {
+        ptxvm::Module::parse(f.path, f.text).unwrap().entries().into_iter().map(str::to_string).collect::<Vec<_>>()
+    });
+    let never: Vec<_> = entries.filter(|e| !counts.contains_key(e)).collect();
+    assert!(never.is_empty(), "nothing launches {never:?}");
+    let mut now = String::new();
+    for (entry, stats) in &counts {
+        let list: Vec<_> = stats.list().iter().map(|(name, n)| format!("{name} {n}")).collect();
+        writeln!(now, "{entry}: {}", list.join(", ")).expect("text");
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/exercises/counts.txt");
+    if std::env::var_os(RENEW).is_some() {
+        std::fs::write(path, &now).unwrap();
+    }
+    let known = std::fs::read_to_string(path).unwrap_or_default();
+    let changed: Vec<_> = now.lines().filter(|line| !known.lines().any(|k| k == *line)).collect();
+    assert!(
+        known == now,
+        "{path} is not what kernels take; if that is meant, run this with {RENEW}=1:\n{}",
+        changed.join("\n")
+    );
+}
