@@ -62,6 +62,8 @@ struct Lane {
 struct Between {
     /// Buffers that were dropped on another lane than theirs, which may still use them: they wait until the lanes meet.
     strays: Vec<(usize, Place)>,
+    /// Whether something is done on both now.
+    are_apart: bool,
     /// The most bytes that were in use before the lanes last met.
     peak: usize,
 }
@@ -242,6 +244,7 @@ impl Gpu {
             return (value, f());
         }
         self.meet();
+        lock(&self.between).are_apart = true;
         let (forked, is_forked) = channel();
         let threads = workers();
         let done = std::thread::scope(|scope| {
@@ -258,6 +261,7 @@ impl Gpu {
             let value = f();
             (thread.join().unwrap_or_else(|panic| resume_unwind(panic)), value)
         });
+        lock(&self.between).are_apart = false;
         self.meet();
         (done.0.expect("threads of a pool"), done.1)
     }
@@ -277,21 +281,26 @@ impl Gpu {
         between.peak = between.peak.max(all);
     }
 
-    /// A buffer. Where memory is short, what is kept goes back first.
+    /// A buffer. Where memory is short, what is kept goes back first: this lane's, then the other's.
     fn take(&self, bytes: usize) -> Option<Place> {
         let driver = &*self.driver;
         let taken = self.attempt(|lane| {
-            if let Ok(place) = lane.take(driver, bytes) {
-                return Ok(Some(place));
+            let mut taken = lane.take(driver, bytes).ok();
+            if taken.is_none() {
+                lane.flush(driver)?;
             }
-            lane.flush(driver)?;
-            lane.pool.trim(driver)?;
-            Ok(lane.take(driver, bytes).ok())
+            while taken.is_none() && lane.pool.trim(driver, bytes)? > 0 {
+                taken = lane.take(driver, bytes).ok();
+            }
+            Ok(taken)
         })?;
         if taken.is_some() {
             return taken;
         }
-        let other = lock(&self.lanes[1 - self.here()]).pool.trim(driver);
+        if !lock(&self.between).are_apart {
+            self.meet();
+        }
+        let other = lock(&self.lanes[1 - self.here()]).pool.trim(driver, usize::MAX);
         self.attempt(|lane| {
             other?;
             lane.take(driver, bytes)
@@ -376,7 +385,7 @@ impl Gpu {
     pub fn trim(&self) {
         self.attempt(|lane| {
             lane.flush(&*self.driver)?;
-            lane.pool.trim(&*self.driver)
+            lane.pool.trim(&*self.driver, usize::MAX)
         });
     }
 }

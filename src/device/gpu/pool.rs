@@ -88,19 +88,24 @@ impl Pool {
         self.fresh.clear();
     }
 
-    /// Gives what is kept and not used any more back to the driver.
-    pub fn trim(&mut self, driver: &dyn Driver) -> Result<()> {
+    /// Gives what is kept and not used any more back to the driver, the largest first, until that is `enough` bytes: what can
+    /// stay keeps its address. Says how many bytes went.
+    pub fn trim(&mut self, driver: &dyn Driver, enough: usize) -> Result<usize> {
         driver.synchronize()?;
-        for ((_, size), places) in &mut self.free {
-            for ptr in std::mem::take(places) {
-                if self.fresh.contains(&ptr) {
-                    places.insert(ptr);
-                } else {
-                    self.kept -= size;
-                    driver.free(ptr);
+        let mut by_size: Vec<_> = self.free.iter_mut().map(|(&(_, size), places)| (size, places)).collect();
+        by_size.sort_unstable_by_key(|(size, _)| std::cmp::Reverse(*size));
+        let mut gone = 0;
+        for (size, places) in by_size {
+            places.retain(|ptr| {
+                let stays = gone >= enough || self.fresh.contains(ptr);
+                if !stays {
+                    driver.free(*ptr);
+                    gone += size;
                 }
-            }
+                stays
+            });
         }
-        Ok(())
+        self.kept -= gone;
+        Ok(gone)
     }
 }

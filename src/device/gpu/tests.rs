@@ -1,3 +1,5 @@
+use std::sync::mpsc::RecvTimeoutError;
+
 use super::*;
 use crate::device::{Device, Tensor};
 use crate::ops::activation;
@@ -161,6 +163,21 @@ fn work_beside_other_work_gives_what_it_gives_alone_and_asks_for_no_memory_when_
         assert_eq!(*steady.get_or_insert((peak, allocations)), (peak, allocations));
     }
     device.check().unwrap();
+}
+
+#[test]
+fn work_beside_other_work_is_at_the_same_time_also_with_one_thread() {
+    let (device, _) = vm();
+    let wait = std::time::Duration::from_secs(60);
+    let both = with_threads(1, || {
+        let ((to_aside, at_aside), (to_main, at_main)) = (channel(), channel());
+        let aside = move || {
+            at_aside.recv_timeout(wait).and_then(|n: u32| to_main.send(n + 1).map_err(|_| RecvTimeoutError::Timeout))
+        };
+        let main = move || to_aside.send(1).ok().and_then(|()| at_main.recv_timeout(wait).ok());
+        device.beside(aside, main)
+    });
+    assert_eq!(both.unwrap(), (Ok(()), Some(2)));
 }
 
 #[test]
