@@ -105,8 +105,10 @@ __device__ __forceinline__ void backward(const Sequence& s, const float* stats) 
       add_rows<T, D>(first, p, b1 + lane_of_bt<D>());
     }
   }
-  cp_async_wait<0>();
-  __syncthreads();  // results go over this warp's own tokens, which are here for certain now
+  if (KEYS) {  // without queries nobody has waited yet for what results are about to overwrite
+    cp_async_wait<0>();
+    __syncthreads();
+  }
 #pragma unroll
   for (int m = 0; m < M; ++m) {
     const u32 at = mine0 + m * 16;

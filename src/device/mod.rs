@@ -111,11 +111,12 @@ impl Device {
         }
     }
 
-    /// What activations are kept in beside weights of type `weights`: on a GPU the same half precision, on the CPU always
-    /// single.
+    /// What activations are kept in beside weights of type `weights`: on a GPU the same half precision, bf16 beside blocks, on
+    /// the CPU always single.
     pub fn activations(&self, weights: DType) -> DType {
         match (self, weights) {
             (Self::Gpu(_), DType::F16 | DType::Bf16) => weights,
+            (Self::Gpu(_), DType::Blocks(_)) => DType::Bf16,
             _ => DType::F32,
         }
     }
