@@ -6,27 +6,32 @@
 
 // hot step_*
 
+// The factors of the formula. They differ from step to step and are read from memory, so that the launches do not.
+struct Numbers {
+  float guidance, a, b, history[2], s;
+};
+
 // What is given to both kernels; a null `uncond` or `m` is not part of the formula.
 struct Inputs {
   const void *x, *velocity, *uncond, *m[2];
-  u32 x_type, velocity_type, length;
-  float guidance, a, b, history[2];
+  const Numbers* numbers;
+  u32 x_type, velocity_type, length, pad;
 };
-static_assert(sizeof(Inputs) == 72);
+static_assert(sizeof(Inputs) == 64);
 
-__device__ __forceinline__ float4 mean_of(const Inputs& in, u64 at, u32 count) {
+__device__ __forceinline__ float4 mean_of(const Inputs& in, const Numbers& f, u64 at, u32 count) {
   float4 v = load_four(in.velocity, in.velocity_type, at, count);
   if (in.uncond) {
     float4 u = load_four(in.uncond, in.velocity_type, at, count);
-    v = each([g = in.guidance](float u, float c) { return u + g * (c - u); }, u, v);
+    v = each([g = f.guidance](float u, float c) { return u + g * (c - u); }, u, v);
   }
   float4 x = load_four(in.x, in.x_type, at, count);
-  float4 mean = each([a = in.a, b = in.b](float x, float v) { return a * x + b * v; }, x, v);
+  float4 mean = each([a = f.a, b = f.b](float x, float v) { return a * x + b * v; }, x, v);
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
     if (in.m[k]) {
       float4 m = load_four(in.m[k], in.x_type, at, count);
-      mean = each([h = in.history[k]](float mean, float m) { return mean + h * m; }, mean, m);
+      mean = each([h = f.history[k]](float mean, float m) { return mean + h * m; }, mean, m);
     }
   }
   return mean;
@@ -34,12 +39,13 @@ __device__ __forceinline__ float4 mean_of(const Inputs& in, u64 at, u32 count) {
 
 // `keys` is null for a step without noise, which is the mean itself (adding zero would lose the sign of a zero).
 extern "C" __global__ void __launch_bounds__(256)
-    step_forward(void* next, const __grid_constant__ Inputs in, const uint4* keys, float s) {
+    step_forward(void* next, const __grid_constant__ Inputs in, const uint4* keys) {
   u32 first = 4 * (blockIdx.x * 256 + threadIdx.x), count = four_of(first, in.length);
   if (count == 0) return;
   u64 at = (u64)blockIdx.y * in.length + first;
-  float4 x = mean_of(in, at, count);
-  if (keys) x = each([s](float x, float e) { return x + s * e; }, x, normals(keys[blockIdx.y], first / 4));
+  const Numbers f = *in.numbers;
+  float4 x = mean_of(in, f, at, count);
+  if (keys) x = each([s = f.s](float x, float e) { return x + s * e; }, x, normals(keys[blockIdx.y], first / 4));
   store_four(next, in.x_type, at, count, x);
 }
 
@@ -53,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(256)
   double sum = 0.0;
   if (count > 0) {
     float4 x = load_four(next, in.x_type, at, count);
-    float4 d = each([](float x, float mean) { return x - mean; }, x, mean_of(in, at, count));
+    float4 d = each([](float x, float mean) { return x - mean; }, x, mean_of(in, *in.numbers, at, count));
     sum = dot_four(d, d);
   }
   block.give(0, sum);

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use engine::config::reward::RewardKeys;
@@ -134,7 +135,7 @@ fn prepare(args: &Args, device: &Device) -> Result<(Setup, Option<(AdapterBank, 
             let mut setup =
                 load(evaluation_config(args.parts.source(model), &args.prompts, rewards, None)?, args, device)?;
             let Some(path) = &args.lora else { return Ok((setup, None)) };
-            let lora = LoraFile::open(path)?;
+            let lora = Arc::new(LoraFile::open(path)?);
             setup.prompts.merge(&lora)?;
             let bank = lora.bank(TRANSFORMER, setup.pipeline.network.modules(), &setup.device)?;
             Ok((setup, bank.map(|bank| (bank, Slot::Theta))))
@@ -162,8 +163,8 @@ fn rewards(args: &Args) -> Result<BTreeMap<String, RewardKeys>> {
 
 /// Loads what `config`, with what the command line says, needs.
 fn load(config: TrainConfig, args: &Args, device: &Device) -> Result<Setup> {
-    let planned = check(adjust(config, args), Job::Evaluate)?;
-    MemoryPlan::of(&planned, device)?.check(&planned, device)?;
+    let mut planned = check(adjust(config, args), Job::Evaluate)?;
+    MemoryPlan::fitting(&mut planned, device)?.check(&planned, device)?;
     planned.load(device)
 }
 

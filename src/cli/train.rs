@@ -43,7 +43,7 @@ pub fn run(args: Args) -> Result<()> {
 fn start(args: &Args, device: &Device) -> Result<()> {
     let raw = config::load(&args.config, &args.set)?;
     let shown = args.config.display().to_string();
-    let planned = setup::check(raw, Job::Train).with_context(|| shown.clone())?;
+    let mut planned = setup::check(raw, Job::Train).with_context(|| shown.clone())?;
     let name = args.config.file_stem().unwrap_or_default();
     let output = args.output_dir.clone().unwrap_or_else(|| PathBuf::from("outputs").join(name));
     let resume = match args.resume.as_str() {
@@ -53,7 +53,7 @@ fn start(args: &Args, device: &Device) -> Result<()> {
     };
     say(&format!("{shown} -> {}", output.display()));
     say(planned.config.describe().trim_end());
-    let memory = MemoryPlan::of(&planned, device).with_context(|| shown.clone())?;
+    let memory = MemoryPlan::fitting(&mut planned, device).with_context(|| shown.clone())?;
     say("memory:");
     say(memory.table().trim_end());
     memory.check(&planned, device).context(shown)?;

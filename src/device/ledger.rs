@@ -75,7 +75,7 @@ impl Ledger {
     }
 
     /// What `f` gives, and how many bytes it had at its highest moment beside what is left.
-    fn beside<T>(&self, f: impl FnOnce() -> T) -> (T, u64) {
+    pub(super) fn beside<T>(&self, f: impl FnOnce() -> T) -> (T, u64) {
         let outer = {
             let books = &mut *self.books();
             std::mem::replace(&mut books.mark, books.live)

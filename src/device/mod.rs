@@ -143,10 +143,10 @@ impl Device {
 
     /// The most bytes of tensors that were in use here at once.
     pub fn peak(&self) -> u64 {
-        match self {
-            Self::Cpu => arena_stats().peak as u64,
-            Self::Gpu(gpu) => gpu.stats().peak as u64,
-            Self::Plan(ledger) => ledger.phases().iter().map(|p| p.tensors).max().unwrap_or(0),
+        match (self.ledger(), self) {
+            (Some(ledger), _) => ledger.phases().iter().map(|p| p.tensors).max().unwrap_or(0),
+            (None, Self::Gpu(gpu)) => gpu.stats().peak as u64,
+            (None, Self::Cpu | Self::Plan(_)) => arena_stats().peak as u64,
         }
     }
 
@@ -168,6 +168,31 @@ impl Device {
             Self::Cpu => workers::share(items, f),
             Self::Gpu(_) => items.into_iter().map(f).collect(),
             Self::Plan(ledger) => ledger.side_by_side(items, f),
+        }
+    }
+
+    /// `aside` and `f`, at once where that gains something: on a GPU the first has a stream of its own. Neither may write to
+    /// what the other reads; what was done before is seen by both, and what comes after sees both.
+    pub fn beside<A: Send, B>(&self, aside: impl FnOnce() -> A + Send, f: impl FnOnce() -> B) -> (A, B) {
+        match self {
+            Self::Gpu(gpu) => gpu.beside(aside, f),
+            Self::Cpu | Self::Plan(_) => (aside(), f()),
+        }
+    }
+
+    /// `f`, which makes tensors that stay long: on a GPU they come from memory of their own, so that the addresses of what
+    /// comes and goes repeat, and with them the work.
+    pub fn lasting<T>(&self, f: impl FnOnce() -> T) -> T {
+        match self {
+            Self::Gpu(gpu) => gpu.lasting(f),
+            Self::Cpu | Self::Plan(_) => f(),
+        }
+    }
+
+    /// Gives memory that is kept for reuse back to a GPU.
+    pub fn trim(&self) {
+        if let Self::Gpu(gpu) = self {
+            gpu.trim();
         }
     }
 

@@ -75,7 +75,7 @@ impl Setup {
         }
         state.epoch += 1;
         clock.lap("update");
-        report.seconds = clock.seconds();
+        (report.total, report.seconds) = (clock.total(), clock.seconds());
         Ok(report)
     }
 

@@ -38,6 +38,21 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
+    /// The plan of a run on `device`, whose text encoders are to leave if all does not fit otherwise.
+    ///
+    /// # Errors
+    /// As [`MemoryPlan::of`].
+    pub fn fitting(planned: &mut Planned, device: &Device) -> Result<Self> {
+        let plan = Self::of(planned, device)?;
+        let is_short = device.free_memory()?.is_some_and(|available| plan.total() > available);
+        // On the CPU they are in their files anyway.
+        if !is_short || !matches!(device, Device::Gpu(_)) {
+            return Ok(plan);
+        }
+        planned.encoders_leave = true;
+        Self::of(planned, device)
+    }
+
     /// Rehearses a run on `on`.
     ///
     /// # Errors
@@ -46,14 +61,17 @@ impl MemoryPlan {
         let (device, ledger) = on.rehearsal()?;
         let job = planned.config.job;
         let mut setup = planned.clone().load(&device)?;
-        let uploaded = if matches!(on, Device::Gpu(_)) { ledger.live() } else { 0 };
+        let mut uploaded = if matches!(on, Device::Gpu(_)) { ledger.live() } else { 0 };
         let never = Interrupt::never();
         device.phase("text encoders");
         let prompts = match job {
             Job::Train => setup.train.prompts.len() + setup.eval.prompts.len(),
             Job::Evaluate => setup.eval.prompts.len(),
         };
-        setup.prompts.fill_plan(&device, prompts)?;
+        setup.prompts.fill_plan(prompts)?;
+        let with_encoders = ledger.live();
+        setup.prompts.release();
+        uploaded -= with_encoders - ledger.live();
         let mut state = State::new(&setup);
         let held = ledger.live();
         if job == Job::Train {
@@ -82,6 +100,7 @@ impl MemoryPlan {
         if rewards > 0 {
             weights.push(row(&format!("reward models ({})", place.trim_end_matches(" from files")), rewards));
         }
+        // The text encoders', where they leave, are among what the phases take.
         let shown = phases.iter().filter(|p| !p.name.starts_with("load"));
         Self {
             weights,

@@ -34,15 +34,17 @@ pub struct EpochReport {
     /// The largest difference between a velocity of the rollout and the same in training: 0, because a row's result does
     /// not depend on its batch. Known from the first optimiser step on.
     pub deviation: Option<f32>,
-    /// Seconds per phase.
+    /// Seconds per phase; phases that went on at the same time have each their own.
     pub seconds: BTreeMap<&'static str, f64>,
+    /// Seconds of all.
+    pub total: f64,
 }
 
 impl EpochReport {
     /// Before the first optimiser step.
     pub fn new(scores: Scores, advantages: Advantages) -> Self {
         let seconds = BTreeMap::new();
-        Self { scores, advantages, loss: 0.0, grad_norm: 0.0, skipped: None, deviation: None, seconds }
+        Self { scores, advantages, loss: 0.0, grad_norm: 0.0, skipped: None, deviation: None, seconds, total: 0.0 }
     }
 
     /// Takes in an optimiser step.
@@ -167,7 +169,7 @@ impl Reporter {
     /// If a file cannot be written.
     pub fn epoch(&mut self, setup: &Setup, state: &State, e: &EpochReport) -> Result<()> {
         self.done += 1;
-        let (images, total) = (e.scores.weighted.len(), e.seconds.values().sum::<f64>());
+        let (images, total) = (e.scores.weighted.len(), e.total);
         let (mean, std) = (means(&e.scores), standard_deviation(&e.scores.weighted));
         let left = setup.config.raw.num_epochs - state.epoch;
         let per_epoch = self.started.elapsed().as_secs_f64() / f64::from(self.done);

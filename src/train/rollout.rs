@@ -1,5 +1,7 @@
 //! Prompts to latents, pictures and scores, a batch at a time.
 
+use std::ops::Range;
+
 use anyhow::Result;
 
 use super::guard::Interrupt;
@@ -84,59 +86,74 @@ impl Setup {
     /// # Errors
     /// [`Interrupted`](super::guard::Interrupted), or what a reward or an encoder reports.
     pub fn rollout(&mut self, order: &Order, clock: &mut Clock, interrupt: &Interrupt) -> Result<Rollout> {
-        let (sizes, count, side) = (self.pipeline.network.sizes(), order.samples.len(), self.config.latent);
-        let mut x0 = Tensor::scratch(&self.device, &[count, sizes.channels, side, side]);
-        let steps = self.sampler.steps(&self.pipeline.schedule.sigmas(order.job.steps, sizes.tokens(side, side))?);
+        let Self { config, device, pipeline, prompts, rewards, sampler, .. } = self;
+        let (sizes, count, side) = (pipeline.network.sizes(), order.samples.len(), config.latent);
+        let mut x0 = Tensor::scratch(device, &[count, sizes.channels, side, side]);
+        let steps = sampler.steps(&pipeline.schedule.sigmas(order.job.steps, sizes.tokens(side, side))?);
         let path = Path { steps: &steps, guidance: order.job.guidance };
-        self.device.phase("text encoders");
-        let negative = if path.is_guided() { Some(self.prompts.encode(&[""])?) } else { None };
-        let mut scoring = Scoring::new(&self.rewards);
-        let (mut pictures, mut probe) = (Vec::new(), None);
-        let progress = Progress::new(order.job.what, count as u64);
-        let batches: Vec<std::ops::Range<usize>> = ranges(0..count, self.config.raw.rollout.batch_size);
-        for batch in self.device.rehearse(&batches) {
-            let texts: Vec<&str> = order.prompts[batch.clone()].iter().map(|p| p.text.as_str()).collect();
-            self.device.phase("text encoders");
-            let embeds = {
-                let _range = range("encode");
-                self.prompts.encode(&texts)?
-            };
+        let batches: Vec<Range<usize>> = ranges(0..count, config.raw.rollout.batch_size);
+        let batches = device.rehearse(&batches);
+        let texts_of =
+            |batch: &Range<usize>| order.prompts[batch.clone()].iter().map(|p| p.text.as_str()).collect::<Vec<_>>();
 
-            self.device.phase(order.job.what);
-            let sampling = range(order.job.what);
-            let draw = |s: &Sample| s.key(self.config.raw.seed, Purpose::InitialLatent, order.epoch, 0);
+        // All prompts first: then the encoders can go.
+        device.phase("text encoders");
+        let negative = {
+            let _range = range("encode");
+            for batch in batches {
+                prompts.prepare(&texts_of(batch))?;
+                interrupt.check()?;
+            }
+            let negative = if path.is_guided() { Some(prompts.encode(&[""])?) } else { None };
+            prompts.release();
+            negative
+        };
+        clock.lap("rollout");
+
+        let mut probe = None;
+        let mut sample = |batch: &Range<usize>| -> Result<(Sampled, Clock)> {
+            let (mut clock, texts) = (Clock::start(), texts_of(batch));
+            device.phase(order.job.what);
+            let _range = range(order.job.what);
+            let embeds = prompts.encode(&texts)?;
+            let draw = |s: &Sample| s.key(config.raw.seed, Purpose::InitialLatent, order.epoch, 0);
             let keys: Vec<Key> = order.samples[batch.clone()].iter().map(draw).collect();
-            let start = noise::normal(&self.device, &keys, &[batch.len(), sizes.channels, side, side]);
-            let policy =
-                Policy { network: &*self.pipeline.network, schedule: &self.pipeline.schedule, adapter: order.adapter };
+            let start = noise::normal(device, &keys, &[batch.len(), sizes.channels, side, side]);
+            let policy = Policy { network: &*pipeline.network, schedule: &pipeline.schedule, adapter: order.adapter };
             let on_step = |visit: Visit| {
                 if probe.is_none() && visit.step == steps.len() / 2 {
-                    probe = Some(Probe::of(&visit, policy, &steps, &texts));
+                    probe = Some(device.lasting(|| Probe::of(&visit, policy, &steps, &texts)));
                 }
                 interrupt.check()
             };
             let latents = sample::sample(policy, path, start, &embeds, negative.as_ref(), on_step)?;
-            self.device.check()?;
+            device.check()?;
             sample::check_finite(&latents, |i| texts[i])?;
             copy::rows_into(&mut x0, batch.start, &latents);
-            drop((latents, embeds, sampling));
             clock.lap("rollout");
+            Ok((Sampled { images: batch.clone(), latents }, clock))
+        };
 
-            for part in ranges(batch.clone(), DECODE_BATCH) {
-                self.device.phase("decode");
+        let (mut scoring, mut pictures) = (Scoring::new(rewards), Vec::new());
+        let mut score = |sampled: Sampled| -> Result<Clock> {
+            let mut clock = Clock::start();
+            let first = sampled.images.start;
+            for part in ranges(sampled.images, DECODE_BATCH) {
+                device.phase("decode");
                 let images = {
                     let _range = range("decode");
-                    Images::decoded(self.pipeline.vae.decode(&x0.slice(part.clone())))
+                    let latents = sampled.latents.slice(part.start - first..part.end - first);
+                    Images::decoded(pipeline.vae.decode(&latents))
                 };
                 clock.lap("decode");
-                self.device.phase("reward");
+                device.phase("reward");
                 let of_image: Vec<&Prompt> = order.prompts[part].iter().collect();
                 let scored = {
                     let _range = range("rewards");
                     scoring.batch(&images, &of_image)
                 };
                 // Whether the rewards can judge the prompts is asked when a run starts, not when it is planned.
-                if !self.device.is_plan() {
+                if !device.is_plan() {
                     scored?;
                 }
                 if order.keep_pictures {
@@ -144,12 +161,33 @@ impl Setup {
                 }
                 clock.lap("reward");
             }
-            progress.step(batch.len() as u64);
+            Ok(clock)
+        };
+
+        // A batch is decoded and scored beside the sampling of the next.
+        let progress = Progress::new(order.job.what, count as u64);
+        let mut waiting: Option<Sampled> = None;
+        for batch in batches.iter().map(Some).chain([None]) {
+            let sampled = waiting.take();
+            let images = sampled.as_ref().map_or(0, |s| s.images.len());
+            let (scored, next) =
+                device.beside(|| sampled.map(&mut score).transpose(), || batch.map(&mut sample).transpose());
+            let (scored, next) = (scored?, next?);
+            let (next, sampling) = next.map_or((None, None), |(next, clock)| (Some(next), Some(clock)));
+            waiting = next;
+            clock.add([scored, sampling]);
+            progress.step(images as u64);
             interrupt.check()?;
         }
         progress.finish();
         Ok(Rollout { x0, scores: scoring.finish(count), pictures, probe })
     }
+}
+
+/// Latents that are not decoded yet.
+struct Sampled {
+    images: Range<usize>,
+    latents: Tensor,
 }
 
 impl Probe {
@@ -168,6 +206,6 @@ impl Probe {
 }
 
 /// `whole` in pieces of `length`.
-fn ranges(whole: std::ops::Range<usize>, length: usize) -> Vec<std::ops::Range<usize>> {
+fn ranges(whole: Range<usize>, length: usize) -> Vec<Range<usize>> {
     whole.clone().step_by(length).map(|first| first..(first + length).min(whole.end)).collect()
 }

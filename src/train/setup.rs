@@ -62,6 +62,8 @@ pub struct Setup {
 pub struct Planned {
     /// The config with its derived sizes.
     pub config: Resolved,
+    /// Whether the text encoders are on the device only while they encode: slower, and less memory.
+    pub encoders_leave: bool,
     model: Model,
     train: PromptSet,
     eval: PromptSet,
@@ -96,7 +98,13 @@ pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
     }
     let points_per_image = algorithms::build(&raw, &schedule, tokens)?.points_per_image();
     let counts = [train.prompts.len(), eval.prompts.len()];
-    Ok(Planned { config: Resolved::new(raw, job, sizes_of, counts, points_per_image)?, model, train, eval })
+    Ok(Planned {
+        config: Resolved::new(raw, job, sizes_of, counts, points_per_image)?,
+        encoders_leave: false,
+        model,
+        train,
+        eval,
+    })
 }
 
 /// A config for evaluation alone: `trained`'s settings where there is one, the defaults otherwise.
@@ -190,7 +198,13 @@ impl Planned {
         let (o, side) = (&raw.optimizer, self.config.latent);
         let tokens = pipeline.network.sizes().tokens(side, side);
         Ok(Setup {
-            prompts: PromptBank::new(encoders, raw.prompts.max_sequence_length),
+            prompts: PromptBank::new(
+                encoders,
+                self.model,
+                device,
+                self.encoders_leave,
+                raw.prompts.max_sequence_length,
+            ),
             train: self.train,
             eval: self.eval,
             rewards,

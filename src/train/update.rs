@@ -181,7 +181,7 @@ impl Setup {
         };
         if report.skipped.is_none() {
             let factor = clip_factor(report.grad_norm, raw.optimizer.max_grad_norm);
-            state.step(&self.optimizer, &*self.algorithm, &grads, factor);
+            self.device.region(|| state.step(&self.optimizer, &*self.algorithm, &grads, factor));
         }
         Ok(report)
     }

@@ -71,8 +71,8 @@ pub struct Cuda {
     context: sys::CUcontext,
     main: Lane,
     side: Lane,
-    /// Work is recorded here and done elsewhere.
-    recorder: sys::CUstream,
+    /// Work is recorded here, one list at a time, and done elsewhere.
+    recorder: Mutex<sys::CUstream>,
     /// A point of one stream that the other waits for.
     fence: sys::CUevent,
     state: Mutex<State>,
@@ -144,7 +144,7 @@ impl Cuda {
             context,
             main: lane()?,
             side: lane()?,
-            recorder: stream()?,
+            recorder: Mutex::new(stream()?),
             fence: event()?,
             state: Mutex::default(),
         };
@@ -384,10 +384,12 @@ impl Driver for Cuda {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.bind()?;
         let (mut graph, mut runnable) = (null_mut(), null_mut());
-        cu!(cuStreamBeginCapture_v2(self.recorder, mode))?;
-        let recorded = ops.iter().try_for_each(|op| self.submit_to(self.recorder, op));
+        let recorder = lock(&self.recorder);
+        cu!(cuStreamBeginCapture_v2(*recorder, mode))?;
+        let recorded = ops.iter().try_for_each(|op| self.submit_to(*recorder, op));
         // Also after a failure: the stream is of no use before.
-        let ended = cu!(cuStreamEndCapture(self.recorder, &mut graph));
+        let ended = cu!(cuStreamEndCapture(*recorder, &mut graph));
+        drop(recorder);
         let made = recorded.and(ended).and_then(|()| cu!(cuGraphInstantiateWithFlags(&mut runnable, graph, 0)));
         if !graph.is_null() {
             let destroyed = cu!(cuGraphDestroy(graph));
@@ -402,9 +404,17 @@ impl Driver for Cuda {
 
     fn replay(&self, graph: Graph) -> Result<()> {
         let known = self.state().graphs.get(graph.0 as usize).copied();
-        let graph = known.context("a graph that was not captured here")?;
+        let graph = known.filter(|g| !g.is_null()).context("a graph that was not captured here")?;
         self.bind()?;
         cu!(cuGraphLaunch(graph, self.lane().stream))
+    }
+
+    fn discard(&self, graph: Graph) {
+        let known = self.state().graphs.get_mut(graph.0 as usize).map(|graph| std::mem::replace(graph, null_mut()));
+        if let Some(graph) = known.filter(|graph| !graph.is_null()) {
+            // One that runs goes when it is done. A device that has failed says so elsewhere.
+            let _ = self.bind().and_then(|()| cu!(cuGraphExecDestroy(graph)));
+        }
     }
 
     fn fork(&self) -> Result<()> {
@@ -461,14 +471,14 @@ impl Drop for Cuda {
             return;
         }
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        state.graphs.drain(..).for_each(|g| drop(cu!(cuGraphExecDestroy(g))));
+        state.graphs.drain(..).filter(|g| !g.is_null()).for_each(|g| drop(cu!(cuGraphExecDestroy(g))));
         state.memory.drain().for_each(|ptr| drop(cu!(cuMemFree_v2(ptr))));
         state.modules.drain(..).for_each(|(_, module)| drop(cu!(cuModuleUnload(module))));
         for lane in [&mut self.main, &mut self.side] {
             lane.ring.get_mut().unwrap_or_else(PoisonError::into_inner).release();
             drop(cu!(cuStreamDestroy_v2(lane.stream)));
         }
-        drop(cu!(cuStreamDestroy_v2(self.recorder)));
+        drop(cu!(cuStreamDestroy_v2(*lock(&self.recorder))));
         drop(cu!(cuEventDestroy_v2(self.fence)));
     }
 }

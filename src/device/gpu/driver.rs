@@ -301,6 +301,9 @@ pub trait Driver: Send + Sync {
     /// As [`Driver::submit`].
     fn replay(&self, graph: Graph) -> Result<()>;
 
+    /// Frees a graph, which is replayed no more.
+    fn discard(&self, graph: Graph);
+
     /// From now on what this thread asks for is done beside what others ask for, after all that has been asked for so far.
     /// Memory that is given back meanwhile may be in use on both sides: the caller keeps it until [`Driver::join`]. Drivers
     /// that cannot do it do everything in order.

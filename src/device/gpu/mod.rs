@@ -12,8 +12,12 @@ mod rehearsal;
 mod tests;
 pub mod vm;
 
+use std::cell::Cell;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::panic::resume_unwind;
+use std::ptr::null;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, anyhow};
 
@@ -21,34 +25,59 @@ pub use driver::{Arg, DevicePtr, Driver, Facts, FunctionInfo, Swizzle, TensorMap
 use driver::{Launch, Op};
 use kernels::Kernels;
 pub use kernels::{File, files};
-use pool::Pool;
+use pool::{Place, Pool, Stay};
 use queue::{Graphs, Pending, Tables};
 use rehearsal::Rehearsal;
 
 use super::ledger::Reserved;
-use super::{DType, Ledger};
+use super::{DType, Ledger, with_threads, workers};
 
 /// A device with its kernels and memory.
 pub struct Gpu {
     driver: Box<dyn Driver>,
-    state: Mutex<State>,
+    kernels: Mutex<Kernels>,
+    /// The main one, and that of work that is done [beside](Gpu::beside) it. Their locks are never held at once.
+    lanes: [Mutex<Lane>; 2],
+    between: Mutex<Between>,
+    /// The first thing that went wrong; nothing is done after it.
+    failed: Mutex<Option<String>>,
     /// Where memory is only counted, the books.
     ledger: Option<Arc<Ledger>>,
 }
 
-struct State {
-    kernels: Kernels,
+/// What a stream of work has for itself: memory that is given back comes again only in the same order.
+#[derive(Default)]
+struct Lane {
     pool: Pool,
+    /// For how long memory is taken.
+    stay: Stay,
     graphs: Graphs,
     tables: Tables,
     /// The region that is being recorded, if one is.
     pending: Option<Pending>,
-    /// The first thing that went wrong; nothing is done after it.
-    failed: Option<String>,
+}
+
+/// What the lanes share.
+#[derive(Default)]
+struct Between {
+    /// Buffers that were dropped on another lane than theirs, which may still use them: they wait until the lanes meet.
+    strays: Vec<(usize, Place)>,
+    /// Whether something is done on both now.
+    are_apart: bool,
+    /// The most bytes that were in use before the lanes last met.
+    peak: usize,
+}
+
+/// The main lane.
+const MAIN: usize = 0;
+
+thread_local! {
+    /// The device beside whose main lane this thread works, if there is one.
+    static ASIDE: Cell<*const Gpu> = const { Cell::new(null()) };
 }
 
 /// What a device has done and holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GpuStats {
     /// Bytes in use now.
     pub live: usize,
@@ -56,10 +85,16 @@ pub struct GpuStats {
     pub peak: usize,
     /// Bytes kept for reuse.
     pub kept: usize,
+    /// How often the driver was asked for memory.
+    pub allocations: u64,
     /// Regions that were replayed as graphs.
     pub replayed: u64,
     /// Regions that were done launch by launch.
     pub direct: u64,
+    /// Launches, in regions and out of them.
+    pub launches: u64,
+    /// Those of them that were parts of graphs.
+    pub launches_replayed: u64,
 }
 
 /// How a kernel is laid over its work.
@@ -126,9 +161,9 @@ impl Gpu {
     fn with(driver: Box<dyn Driver>, ledger: Option<Arc<Ledger>>) -> Result<Arc<Self>> {
         let facts = driver.facts();
         let kernels = Kernels::new(facts.capability).map_err(|e| anyhow!("{}: {e}", facts.name))?;
-        let (pool, graphs, tables) = Default::default();
-        let state = State { kernels, pool, graphs, tables, pending: None, failed: None };
-        Ok(Arc::new(Self { driver, state: Mutex::new(state), ledger }))
+        let lane = || Mutex::new(Lane { graphs: Graphs::new(ledger.is_none()), ..Lane::default() });
+        let (kernels, lanes) = (Mutex::new(kernels), [lane(), lane()]);
+        Ok(Arc::new(Self { driver, kernels, lanes, between: Mutex::default(), failed: Mutex::default(), ledger }))
     }
 
     /// What it is.
@@ -154,15 +189,36 @@ impl Gpu {
         self.ledger.as_ref()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// The number of the lane that this thread works on.
+    fn here(&self) -> usize {
+        usize::from(std::ptr::eq(ASIDE.get(), self))
+    }
+
+    /// `f` on this thread's lane unless something has failed before; keeps its failure.
+    fn attempt<T>(&self, f: impl FnOnce(&mut Lane) -> Result<T>) -> Option<T> {
+        if lock(&self.failed).is_some() {
+            return None;
+        }
+        let done = f(&mut lock(&self.lanes[self.here()]));
+        done.map_err(|e| lock(&self.failed).get_or_insert_with(|| format!("{e:#}")).clone()).ok()
     }
 
     /// What it has done and holds.
     pub fn stats(&self) -> GpuStats {
-        let State { pool, graphs, .. } = &*self.state();
-        let (replayed, direct) = (graphs.replayed, graphs.direct);
-        GpuStats { live: pool.live, peak: pool.peak, kept: pool.kept, replayed, direct }
+        let mut all = GpuStats::default();
+        let mut mark = 0;
+        for lane in &self.lanes {
+            let Lane { pool, graphs, tables, .. } = &*lock(lane);
+            mark += pool.mark;
+            all.live += pool.live;
+            all.kept += pool.kept;
+            all.allocations += pool.allocations + tables.allocations;
+            all.replayed += graphs.replayed;
+            all.direct += graphs.direct;
+            all.launches += graphs.launches;
+            all.launches_replayed += graphs.launches_replayed;
+        }
+        GpuStats { peak: lock(&self.between).peak.max(mark), ..all }
     }
 
     /// Waits for the device, and says what went wrong since it was made.
@@ -170,10 +226,94 @@ impl Gpu {
     /// # Errors
     /// The first failure.
     pub fn check(&self) -> Result<()> {
-        let state = &mut *self.state();
-        state.attempt(|s| s.flush(&*self.driver));
-        state.attempt(|_| self.driver.synchronize());
-        state.failed.as_ref().map_or(Ok(()), |why| Err(anyhow!("{}: {why}", self.facts().name)))
+        self.attempt(|lane| {
+            lane.flush(&*self.driver)?;
+            self.driver.synchronize()
+        });
+        lock(&self.failed).as_ref().map_or(Ok(()), |why| Err(anyhow!("{}: {why}", self.facts().name)))
+    }
+
+    /// `aside` and `f`, the launches of the former beside those of the latter: it sees what was done before, and what comes
+    /// after sees what it has done. Neither may write to what the other reads.
+    pub fn beside<A: Send, B>(self: &Arc<Self>, aside: impl FnOnce() -> A + Send, f: impl FnOnce() -> B) -> (A, B) {
+        assert_eq!(self.here(), MAIN, "only the main lane has one beside it");
+        if let Some(ledger) = self.ledger() {
+            // One after the other, counted as if at once.
+            let (value, most) = ledger.beside(aside);
+            let _held = Reserved::exactly(ledger, most);
+            return (value, f());
+        }
+        self.meet();
+        lock(&self.between).are_apart = true;
+        let (forked, is_forked) = channel();
+        let threads = workers();
+        let done = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                // With as many threads for what the processor does as this one has.
+                with_threads(threads, || {
+                    let _aside = Aside::begin(self);
+                    drop(forked);
+                    aside()
+                })
+            });
+            // What is asked for from now on is not waited for. Nothing is sent: the sender goes.
+            let _: Result<(), _> = is_forked.recv();
+            let value = f();
+            (thread.join().unwrap_or_else(|panic| resume_unwind(panic)), value)
+        });
+        lock(&self.between).are_apart = false;
+        self.meet();
+        (done.0.expect("threads of a pool"), done.1)
+    }
+
+    /// Gives each lane what was dropped on the other, which is done with it.
+    fn meet(&self) {
+        self.attempt(|lane| lane.flush(&*self.driver));
+        let strays = std::mem::take(&mut lock(&self.between).strays);
+        let mut all = 0;
+        for (i, lane) in self.lanes.iter().enumerate() {
+            let pool = &mut lock(lane).pool;
+            all += pool.mark;
+            strays.iter().filter(|(of, _)| *of == i).for_each(|(_, place)| pool.put(*place, false));
+            pool.mark = pool.live;
+        }
+        let between = &mut *lock(&self.between);
+        between.peak = between.peak.max(all);
+    }
+
+    /// A buffer. Where memory is short, what is kept goes back first: this lane's, then the other's.
+    fn take(&self, bytes: usize) -> Option<Place> {
+        let driver = &*self.driver;
+        let taken = self.attempt(|lane| {
+            let mut taken = lane.take(driver, bytes).ok();
+            if taken.is_none() {
+                lane.flush(driver)?;
+            }
+            while taken.is_none() && lane.pool.trim(driver, bytes)? > 0 {
+                taken = lane.take(driver, bytes).ok();
+            }
+            Ok(taken)
+        })?;
+        if taken.is_some() {
+            return taken;
+        }
+        if !lock(&self.between).are_apart {
+            self.meet();
+        }
+        let other = lock(&self.lanes[1 - self.here()]).pool.trim(driver, usize::MAX);
+        self.attempt(|lane| {
+            other?;
+            lane.take(driver, bytes)
+        })
+    }
+
+    /// `f`, whose memory is taken for long.
+    pub fn lasting<T>(&self, f: impl FnOnce() -> T) -> T {
+        let set = |stay| std::mem::replace(&mut lock(&self.lanes[self.here()]).stay, stay);
+        let before = set(Stay::Lasting);
+        let value = f();
+        set(before);
+        value
     }
 
     /// What the driver has made of entry `entry` of op `op`, if it compiles kernels.
@@ -181,7 +321,7 @@ impl Gpu {
     /// # Errors
     /// If there is no such kernel, or the driver refuses it.
     pub fn info(&self, op: &'static str, entry: &str) -> Result<Option<FunctionInfo>> {
-        let kernel = self.state().kernels.find(&*self.driver, op, entry)?;
+        let kernel = lock(&self.kernels).find(&*self.driver, op, entry)?;
         self.driver.info(kernel.function)
     }
 
@@ -196,19 +336,18 @@ impl Gpu {
             return;
         }
         let args = args.into_iter().collect();
-        let state = &mut *self.state();
-        state.attempt(|s| {
-            let kernel = s.kernels.find(&*self.driver, op, entry)?;
+        self.attempt(|lane| {
+            let kernel = lock(&self.kernels).find(&*self.driver, op, entry)?;
             let block = [grid.threads, 1, 1];
             let launch = Launch { function: kernel.function, grid: grid.blocks, block, shared: kernel.shared, args };
-            s.submit(&*self.driver, Op::Launch(launch))
+            lane.submit(&*self.driver, Op::Launch(launch))
         });
     }
 
     /// Small numbers that the host knows, where a kernel can read them while the table lives.
     pub fn table<T: bytemuck::NoUninit>(self: &Arc<Self>, data: &[T]) -> Table {
         let bytes: &[u8] = bytemuck::cast_slice(data);
-        let placed = self.state().attempt(|s| s.stage(&*self.driver, bytes));
+        let placed = self.attempt(|lane| lane.stage(&*self.driver, bytes));
         match placed.flatten() {
             Some(at) => Table { at, _buffer: None },
             None => {
@@ -221,7 +360,7 @@ impl Gpu {
 
     /// Encodes the layout of a tensor for bulk copies.
     pub fn tensor_map(&self, desc: &TensorMapDesc) -> Arg {
-        let map = self.state().attempt(|_| desc.check().and_then(|()| self.driver.tensor_map(desc)));
+        let map = self.attempt(|_| desc.check().and_then(|()| self.driver.tensor_map(desc)));
         Arg::Map(map.unwrap_or(driver::TensorMap([0; 16])))
     }
 
@@ -229,35 +368,61 @@ impl Gpu {
     /// when they come again. Regions do not nest: an inner one is part of the outer.
     pub fn region<T>(&self, f: impl FnOnce() -> T) -> T {
         let outermost = {
-            let state = &mut *self.state();
-            let outermost = state.pending.is_none();
-            state.pending.get_or_insert_default();
+            let pending = &mut lock(&self.lanes[self.here()]).pending;
+            let outermost = pending.is_none();
+            pending.get_or_insert_default();
             outermost
         };
         let value = f();
         if outermost {
-            let state = &mut *self.state();
-            state.attempt(|s| s.flush(&*self.driver));
-            state.pending = None;
+            self.attempt(|lane| lane.flush(&*self.driver));
+            lock(&self.lanes[self.here()]).pending = None;
         }
         value
     }
 
     /// Gives memory that is kept for reuse back to the driver.
     pub fn trim(&self) {
-        let state = &mut *self.state();
-        state.attempt(|s| s.flush(&*self.driver));
-        state.attempt(|s| s.pool.trim(&*self.driver));
+        self.attempt(|lane| {
+            lane.flush(&*self.driver)?;
+            lane.pool.trim(&*self.driver, usize::MAX)
+        });
     }
 }
 
-impl State {
-    /// `f` unless something has failed before; keeps its failure.
-    fn attempt<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Option<T> {
-        if self.failed.is_some() {
-            return None;
-        }
-        f(self).map_err(|e| self.failed = Some(format!("{e:#}"))).ok()
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// While it lives, this thread works beside the main lane.
+struct Aside<'a> {
+    gpu: &'a Gpu,
+    before: *const Gpu,
+}
+
+impl<'a> Aside<'a> {
+    fn begin(gpu: &'a Gpu) -> Self {
+        let before = ASIDE.replace(gpu);
+        gpu.attempt(|_| gpu.driver.fork());
+        Self { gpu, before }
+    }
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        self.gpu.attempt(|lane| {
+            lane.flush(&*self.gpu.driver)?;
+            self.gpu.driver.join()
+        });
+        ASIDE.set(self.before);
+    }
+}
+
+impl Lane {
+    fn take(&mut self, driver: &dyn Driver, bytes: usize) -> Result<Place> {
+        let place = self.pool.take(driver, bytes, self.stay)?;
+        self.submit(driver, Op::Forget { at: place.ptr, bytes: place.bytes })?;
+        Ok(place)
     }
 
     fn submit(&mut self, driver: &dyn Driver, op: Op) -> Result<()> {
@@ -266,7 +431,10 @@ impl State {
                 pending.ops.push(op);
                 Ok(())
             }
-            None => driver.submit(&op),
+            None => {
+                self.graphs.launches += u64::from(matches!(op, Op::Launch(_)));
+                driver.submit(&op)
+            }
         }
     }
 
@@ -285,6 +453,7 @@ impl State {
     fn flush(&mut self, driver: &dyn Driver) -> Result<()> {
         let Some(pending) = self.pending.take() else { return Ok(()) };
         self.pending = Some(Pending::default());
+        self.pool.settle();
         self.tables.send(driver, &pending)?;
         self.graphs.run(driver, pending.ops)
     }
@@ -339,22 +508,17 @@ impl<T> From<&Results<T>> for Arg {
 /// Device memory, given back on drop.
 pub(super) struct Buffer {
     gpu: Arc<Gpu>,
-    ptr: DevicePtr,
-    bytes: usize,
+    /// The number of its lane, and where it is, unless something has failed.
+    place: Option<(usize, Place)>,
     _counted: Option<Reserved>,
 }
 
 impl Buffer {
     /// Memory of arbitrary content. After a failure there is none, and nothing is done with it.
     pub(super) fn take(gpu: &Arc<Gpu>, bytes: usize) -> Self {
-        let taken = gpu.state().attempt(|s| {
-            let at = s.pool.take(&*gpu.driver, bytes)?;
-            s.submit(&*gpu.driver, Op::Forget { at, bytes: pool::taken(bytes) })?;
-            Ok(at)
-        });
-        let ptr = taken.unwrap_or(0);
+        let place = gpu.take(bytes).map(|place| (gpu.here(), place));
         let counted = gpu.ledger().map(|ledger| Reserved::exactly(ledger, pool::taken(bytes) as u64));
-        Self { gpu: gpu.clone(), ptr, bytes, _counted: counted }
+        Self { gpu: gpu.clone(), place, _counted: counted }
     }
 
     pub(super) fn gpu(&self) -> &Arc<Gpu> {
@@ -362,30 +526,29 @@ impl Buffer {
     }
 
     pub(super) fn ptr(&self) -> DevicePtr {
-        self.ptr
+        self.place.map_or(0, |(_, place)| place.ptr)
     }
 
     /// Copies to the device from byte `first` on.
     pub(super) fn write(&self, first: usize, data: &[u8]) {
-        let (gpu, to) = (&self.gpu, self.ptr + first as u64);
+        let (gpu, to) = (&self.gpu, self.ptr() + first as u64);
         if data.is_empty() {
             return;
         }
-        gpu.state().attempt(|s| match s.stage(&*gpu.driver, data)? {
-            Some(from) => s.submit(&*gpu.driver, Op::Copy { to, from, bytes: data.len() }),
+        gpu.attempt(|lane| match lane.stage(&*gpu.driver, data)? {
+            Some(from) => lane.submit(&*gpu.driver, Op::Copy { to, from, bytes: data.len() }),
             None => gpu.driver.write(to, data),
         });
     }
 
     /// Copies from the device; after a failure everything is NaN.
     pub(super) fn read(&self, first: usize, out: &mut [u8]) {
-        let (gpu, from) = (&self.gpu, self.ptr + first as u64);
+        let (gpu, from) = (&self.gpu, self.ptr() + first as u64);
         if out.is_empty() {
             return;
         }
-        let state = &mut *gpu.state();
-        let done = state.attempt(|s| {
-            s.flush(&*gpu.driver)?;
+        let done = gpu.attempt(|lane| {
+            lane.flush(&*gpu.driver)?;
             gpu.driver.read(from, out)
         });
         if done.is_none() {
@@ -395,17 +558,21 @@ impl Buffer {
 
     /// Sets bytes.
     pub(super) fn fill(&self, first: usize, bytes: usize, byte: u8) {
-        let (gpu, to) = (&self.gpu, self.ptr + first as u64);
+        let (gpu, to) = (&self.gpu, self.ptr() + first as u64);
         if bytes > 0 {
-            gpu.state().attempt(|s| s.submit(&*gpu.driver, Op::Fill { to, bytes, byte }));
+            gpu.attempt(|lane| lane.submit(&*gpu.driver, Op::Fill { to, bytes, byte }));
         }
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.ptr != 0 {
-            self.gpu.state().pool.put(self.ptr, self.bytes);
+        let Some((of, place)) = self.place else { return };
+        if of == self.gpu.here() {
+            let lane = &mut *lock(&self.gpu.lanes[of]);
+            lane.pool.put(place, lane.pending.is_some());
+        } else {
+            lock(&self.gpu.between).strays.push((of, place));
         }
     }
 }
@@ -413,7 +580,7 @@ impl Drop for Buffer {
 /// Copies bytes from one place of the device to another.
 pub(crate) fn copy(gpu: &Gpu, to: DevicePtr, from: DevicePtr, bytes: usize) {
     if bytes > 0 {
-        gpu.state().attempt(|s| s.submit(&*gpu.driver, Op::Copy { to, from, bytes }));
+        gpu.attempt(|lane| lane.submit(&*gpu.driver, Op::Copy { to, from, bytes }));
     }
 }
 

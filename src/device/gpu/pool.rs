@@ -12,11 +12,33 @@ pub const STEP: usize = 256;
 /// Buffers by size.
 #[derive(Default)]
 pub struct Pool {
-    free: BTreeMap<usize, BTreeSet<DevicePtr>>,
-    /// Bytes in use, at most ever in use, and kept.
+    free: BTreeMap<(Stay, usize), BTreeSet<DevicePtr>>,
+    /// Free ones that what has been put off may still use.
+    fresh: BTreeSet<DevicePtr>,
+    /// Bytes in use, at most in use since the mark was set, and kept.
     pub live: usize,
-    pub peak: usize,
+    pub mark: usize,
     pub kept: usize,
+    /// How often the driver was asked for memory.
+    pub allocations: u64,
+}
+
+/// How long a buffer is in use. What lasts has memory of its own: its number grows slowly, and would shift the addresses of
+/// what comes and goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stay {
+    #[default]
+    Passing,
+    Lasting,
+}
+
+/// A buffer's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub ptr: DevicePtr,
+    /// What was taken.
+    pub bytes: usize,
+    stay: Stay,
 }
 
 /// Bytes that a buffer for `bytes` takes: sizes are an eighth of an octave apart.
@@ -27,45 +49,63 @@ pub fn taken(bytes: usize) -> usize {
 }
 
 impl Pool {
-    /// A buffer of at least `bytes`. Where memory is short, what is kept goes back first.
-    pub fn take(&mut self, driver: &dyn Driver, bytes: usize) -> Result<DevicePtr> {
+    /// A buffer of at least `bytes`.
+    ///
+    /// # Errors
+    /// If the driver has none.
+    pub fn take(&mut self, driver: &dyn Driver, bytes: usize, stay: Stay) -> Result<Place> {
         let size = taken(bytes);
         // The lowest: which addresses work gets then depends on what is in use, not on what came before.
-        let found = self.free.get_mut(&size).and_then(BTreeSet::pop_first);
-        let ptr = match found {
+        let ptr = match self.free.get_mut(&(stay, size)).and_then(BTreeSet::pop_first) {
             Some(ptr) => {
                 self.kept -= size;
+                self.fresh.remove(&ptr);
                 ptr
             }
-            None => match driver.alloc(size) {
-                Ok(ptr) => ptr,
-                Err(_) if self.kept > 0 => {
-                    self.trim(driver)?;
-                    driver.alloc(size)?
-                }
-                Err(e) => return Err(e),
-            },
+            None => {
+                let ptr = driver.alloc(size)?;
+                self.allocations += 1;
+                ptr
+            }
         };
         self.live += size;
-        self.peak = self.peak.max(self.live);
-        Ok(ptr)
+        self.mark = self.mark.max(self.live);
+        Ok(Place { ptr, bytes: size, stay })
     }
 
-    /// Keeps a buffer for the next that wants its size.
-    pub fn put(&mut self, ptr: DevicePtr, bytes: usize) {
-        let size = taken(bytes);
-        self.live -= size;
-        self.kept += size;
-        self.free.entry(size).or_default().insert(ptr);
-    }
-
-    /// Gives everything that is kept back to the driver.
-    pub fn trim(&mut self, driver: &dyn Driver) -> Result<()> {
-        driver.synchronize()?;
-        for ptr in std::mem::take(&mut self.free).into_values().flatten() {
-            driver.free(ptr);
+    /// Keeps a buffer for the next that wants its size; `is_used` if something that was put off may still use it.
+    pub fn put(&mut self, place: Place, is_used: bool) {
+        self.live -= place.bytes;
+        self.kept += place.bytes;
+        self.free.entry((place.stay, place.bytes)).or_default().insert(place.ptr);
+        if is_used {
+            self.fresh.insert(place.ptr);
         }
-        self.kept = 0;
-        Ok(())
+    }
+
+    /// Nothing is put off any more.
+    pub fn settle(&mut self) {
+        self.fresh.clear();
+    }
+
+    /// Gives what is kept and not used any more back to the driver, the largest first, until that is `enough` bytes: what can
+    /// stay keeps its address. Says how many bytes went.
+    pub fn trim(&mut self, driver: &dyn Driver, enough: usize) -> Result<usize> {
+        driver.synchronize()?;
+        let mut by_size: Vec<_> = self.free.iter_mut().map(|(&(_, size), places)| (size, places)).collect();
+        by_size.sort_unstable_by_key(|(size, _)| std::cmp::Reverse(*size));
+        let mut gone = 0;
+        for (size, places) in by_size {
+            places.retain(|ptr| {
+                let stays = gone >= enough || self.fresh.contains(ptr);
+                if !stays {
+                    driver.free(*ptr);
+                    gone += size;
+                }
+                stays
+            });
+        }
+        self.kept -= gone;
+        Ok(gone)
     }
 }

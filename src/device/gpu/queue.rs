@@ -11,47 +11,88 @@ use anyhow::Result;
 
 use super::driver::{Arg, DevicePtr, Driver, Graph, Op};
 
-/// Lists that are remembered; a run has a few, one for every shape of a batch.
-const MOST: usize = 64;
+/// Lists that are remembered, and ops of all of them: a run has a few dozen, one for every shape of a batch, and a graph takes
+/// some KiB of the device for every launch.
+const MOST: usize = 128;
+const MOST_OPS: usize = 1 << 16;
 
 /// What is known of lists of ops.
 #[derive(Default)]
 pub struct Graphs {
     seen: HashMap<u64, Known>,
+    /// Ops of all lists that are remembered.
+    held: usize,
+    /// Whether anything is remembered and replayed.
+    is_on: bool,
     /// How many lists were replayed as graphs, and how many done op by op.
     pub replayed: u64,
     pub direct: u64,
+    /// Launches in the former, and all.
+    pub launches_replayed: u64,
+    pub launches: u64,
 }
 
 struct Known {
     ops: Vec<Op>,
     graph: Option<Graph>,
+    /// How many lists had been done when it was last.
+    used: u64,
 }
 
 impl Graphs {
+    /// Knows no lists yet, and remembers none unless it `is_on`.
+    pub fn new(is_on: bool) -> Self {
+        Self { is_on, ..Self::default() }
+    }
+
     /// Does a list of ops: one by one the first time, as a graph from the second on.
     pub fn run(&mut self, driver: &dyn Driver, ops: Vec<Op>) -> Result<()> {
         if ops.is_empty() {
             return Ok(());
         }
-        let key = hash(&ops);
+        if !self.is_on {
+            return ops.iter().try_for_each(|op| driver.submit(op));
+        }
+        let (key, used) = (hash(&ops), self.replayed + self.direct);
+        let launches = ops.iter().filter(|op| matches!(op, Op::Launch(_))).count() as u64;
+        self.launches += launches;
         match self.seen.get_mut(&key) {
             Some(known) if known.ops == ops => {
+                known.used = used;
                 let graph = match known.graph {
                     Some(graph) => graph,
                     None => *known.graph.insert(driver.capture(&ops)?),
                 };
                 self.replayed += 1;
+                self.launches_replayed += launches;
                 driver.replay(graph)
             }
             _ => {
                 self.direct += 1;
                 ops.iter().try_for_each(|op| driver.submit(op))?;
-                if self.seen.len() < MOST {
-                    self.seen.insert(key, Known { ops, graph: None });
+                self.forget(driver, key);
+                self.make_room(driver, ops.len());
+                if ops.len() <= MOST_OPS {
+                    self.held += ops.len();
+                    self.seen.insert(key, Known { ops, graph: None, used });
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Forgets the lists that have not come for longest until there is room for another of so many ops.
+    fn make_room(&mut self, driver: &dyn Driver, ops: usize) {
+        while self.seen.len() >= MOST || self.held + ops > MOST_OPS {
+            let Some((&oldest, _)) = self.seen.iter().min_by_key(|(_, known)| known.used) else { return };
+            self.forget(driver, oldest);
+        }
+    }
+
+    fn forget(&mut self, driver: &dyn Driver, key: u64) {
+        if let Some(known) = self.seen.remove(&key) {
+            self.held -= known.ops.len();
+            known.graph.into_iter().for_each(|graph| driver.discard(graph));
         }
     }
 }
@@ -94,6 +135,8 @@ pub struct Pending {
 pub struct Tables {
     at: DevicePtr,
     bytes: usize,
+    /// How often the driver was asked for memory.
+    pub allocations: u64,
 }
 
 /// Tables begin at multiples of this.
@@ -115,7 +158,7 @@ impl Tables {
                 driver.synchronize()?;
                 driver.free(self.at);
             }
-            *self = Self { at, bytes };
+            *self = Self { at, bytes, allocations: self.allocations + 1 };
         }
         pending.staged.resize(start, 0);
         pending.staged.extend_from_slice(data);

@@ -1,3 +1,5 @@
+use std::sync::mpsc::RecvTimeoutError;
+
 use super::*;
 use crate::device::{Device, Tensor};
 use crate::ops::activation;
@@ -112,6 +114,102 @@ fn a_failure_is_kept_and_what_comes_after_it_is_nan() {
         let error = device.check().unwrap_err().to_string();
         assert_eq!(error, "ptxvm: no kernel activation_none_f32 in ptx/activation.*.ptx");
     }
+}
+
+/// An interpreted GPU with so many bytes of memory.
+fn small(memory: u64) -> (Device, Arc<Gpu>) {
+    let gpu = Gpu::new(Box::new(vm::Vm::with_memory((8, 0), ptxvm::Options::default(), memory))).unwrap();
+    (Device::Gpu(gpu.clone()), gpu)
+}
+
+#[test]
+fn where_memory_is_short_what_is_kept_goes_back_and_too_much_is_refused_in_words() {
+    let (device, gpu) = small(1 << 20);
+    let floats = |kib: usize| Tensor::zeros(&device, &[kib << 8]);
+    device.region(|| {
+        drop(floats(600));
+        // The first is kept, and still to be filled.
+        drop(floats(700));
+    });
+    device.check().unwrap();
+    assert_eq!((gpu.stats().live, gpu.stats().kept, gpu.stats().allocations), (0, 768 << 10, 2));
+    drop(device.beside(|| floats(800), || ()));
+    device.check().unwrap();
+    let _held = floats(500);
+    drop(floats(600));
+    let error = device.check().unwrap_err().to_string();
+    assert_eq!(error, "ptxvm: 640.0 KiB were asked for, 512.0 KiB of 1.0 MiB are free");
+}
+
+#[test]
+fn work_beside_other_work_gives_what_it_gives_alone_and_asks_for_no_memory_when_it_comes_again() {
+    let (device, gpu) = vm();
+    let mut steady = None;
+    for i in 0..4 {
+        let given = work(&device, &[1.0; 300], &[i as f32; 300]);
+        let aside = || {
+            let sum = device.region(|| {
+                let mut sum = Tensor::zeros(&device, &[300]);
+                activation::add(&mut sum, &given);
+                sum
+            });
+            drop(given);
+            sum.to_host()
+        };
+        let (there, here) = device.beside(aside, || work(&device, &[2.0; 300], &[1.0; 300]).to_host());
+        assert_eq!((there, here), (vec![(1.0 + i as f32) * i as f32; 300], vec![3.0; 300]));
+        let GpuStats { live, peak, allocations, .. } = gpu.stats();
+        assert_eq!(live, 0);
+        assert_eq!(*steady.get_or_insert((peak, allocations)), (peak, allocations));
+    }
+    device.check().unwrap();
+}
+
+#[test]
+fn work_beside_other_work_is_at_the_same_time_also_with_one_thread() {
+    let (device, _) = vm();
+    let wait = std::time::Duration::from_secs(60);
+    let both = with_threads(1, || {
+        let ((to_aside, at_aside), (to_main, at_main)) = (channel(), channel());
+        let aside = move || {
+            at_aside.recv_timeout(wait).and_then(|n: u32| to_main.send(n + 1).map_err(|_| RecvTimeoutError::Timeout))
+        };
+        let main = move || to_aside.send(1).ok().and_then(|()| at_main.recv_timeout(wait).ok());
+        device.beside(aside, main)
+    });
+    assert_eq!(both.unwrap(), (Ok(()), Some(2)));
+}
+
+#[test]
+fn a_rehearsal_counts_what_the_work_takes() {
+    let (device, gpu) = vm();
+    let (planned, ledger) = device.rehearsal().unwrap();
+    for device in [&device, &planned] {
+        device.phase("work");
+        let kept = device.lasting(|| work(device, &[1.0; 1000], &[2.0; 1000]));
+        let both =
+            device.beside(|| work(device, &[1.0; 5000], &[2.0; 5000]), || work(device, &[1.0; 700], &[2.0; 700]));
+        drop((both, kept));
+        assert_eq!(crate::ops::norm::first_non_finite(&work(device, &[1.0; 9], &[1.0; 9])), None);
+    }
+    assert_eq!((planned.peak(), ledger.live()), (gpu.stats().peak as u64, 0));
+}
+
+#[test]
+fn lists_that_have_not_come_for_long_are_forgotten() {
+    let (device, gpu) = vm();
+    for _ in 0..2 {
+        for n in 1..200 {
+            device.region(|| drop(Tensor::zeros(&device, &[64 * n])));
+        }
+    }
+    // The same again and again, but more than are remembered.
+    assert_eq!((gpu.stats().replayed, gpu.stats().direct), (0, 398));
+    for _ in 0..2 {
+        device.region(|| drop(Tensor::zeros(&device, &[64 * 199])));
+    }
+    device.check().unwrap();
+    assert_eq!(gpu.stats().replayed, 2);
 }
 
 #[test]

@@ -27,6 +27,8 @@ struct State {
     functions: Vec<(Arc<Module>, String)>,
     known: HashMap<(&'static str, String), Function>,
     graphs: Vec<Vec<Op>>,
+    /// Bytes of everything that was allocated and not given back.
+    held: HashMap<DevicePtr, u64>,
 }
 
 /// The files that were parsed so far, by name and place of the text: a process has many devices and few files.
@@ -50,7 +52,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Vm {
     /// A device of compute capability `capability` that does things in the order of `options`.
     pub fn new(capability: (u32, u32), options: Options) -> Self {
-        let memory = crate::device::machine_memory().map_or(1 << 32, |m| m.total);
+        Self::with_memory(capability, options, crate::device::machine_memory().map_or(1 << 32, |m| m.total))
+    }
+
+    /// As [`Vm::new`], with so many bytes of memory.
+    pub fn with_memory(capability: (u32, u32), options: Options, memory: u64) -> Self {
         let name = "ptxvm".to_string();
         // As many as a small GPU has: more than one, so that what depends on it is met.
         let facts = Facts { name, capability, processors: 4, memory };
@@ -125,16 +131,27 @@ impl Driver for Vm {
     }
 
     fn free_memory(&self) -> Result<u64> {
-        Ok(crate::device::machine_memory().map_or(self.facts.memory, |m| m.available))
+        let free = self.facts.memory - self.state().held.values().sum::<u64>();
+        Ok(crate::device::machine_memory().map_or(free, |m| m.available.min(free)))
     }
 
     fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
-        Ok(self.state().memory.alloc(bytes as u64)?)
+        let state = &mut *self.state();
+        let free = self.facts.memory - state.held.values().sum::<u64>();
+        if bytes as u64 > free {
+            let [size, free, all] = [bytes as u64, free, self.facts.memory].map(crate::device::bytes);
+            bail!("{size} were asked for, {free} of {all} are free");
+        }
+        let ptr = state.memory.alloc(bytes as u64)?;
+        state.held.insert(ptr, bytes as u64);
+        Ok(ptr)
     }
 
     fn free(&self, ptr: DevicePtr) {
+        let state = &mut *self.state();
         // What is not there need not be given back.
-        let _ = self.state().memory.free(ptr);
+        let _ = state.memory.free(ptr);
+        state.held.remove(&ptr);
     }
 
     fn write(&self, to: DevicePtr, data: &[u8]) -> Result<()> {
@@ -192,5 +209,10 @@ impl Driver for Vm {
         let state = &mut *self.state();
         let ops = state.graphs.get(graph.0 as usize).context("a graph that was not captured here")?.clone();
         ops.iter().try_for_each(|op| state.run(op, &self.options, &self.counts))
+    }
+
+    fn discard(&self, graph: Graph) {
+        // Its number is not given again.
+        self.state().graphs.get_mut(graph.0 as usize).into_iter().for_each(Vec::clear);
     }
 }
