@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use engine::device::gpu::{self, Gpu};
 use engine::device::{DType, Device, Elems, machine_memory};
 use engine::ops::cpu::gemm::{self, Epilogue, Mat, matmul};
 use engine::telemetry::bytes;
@@ -36,6 +37,9 @@ pub fn run(args: Args) -> Result<()> {
     let [single, half, threads] = args.device.on_cpu(|| Ok(speeds()))?;
     line("speed", format!("f32 {single:.0} GFLOP/s, bf16 {half:.0} GFLOP/s with {threads} threads"));
     line("device", used(&device)?);
+    if let Device::Gpu(gpu) = &device {
+        line("kernels", kernels(gpu)?);
+    }
     line("CUDA", String::new());
     cuda::report(|label, text| line(&format!("  {label}"), text));
     Ok(())
@@ -47,6 +51,18 @@ fn used(device: &Device) -> Result<String> {
         Device::Gpu(gpu) => format!("{}; {} free", cuda::describe(gpu.facts()), bytes(gpu.free_memory()?)),
         Device::Cpu | Device::Plan(_) => "cpu".into(),
     })
+}
+
+/// What the driver makes of all kernels; the first time it compiles them, which takes a while.
+fn kernels(gpu: &Gpu) -> Result<String> {
+    let (start, mut files, mut names, mut spilt) = (Instant::now(), 0, 0, Vec::new());
+    for file in gpu::files().filter(|f| f.fits(gpu.facts().capability)) {
+        let entries = gpu.load(file)?;
+        (files, names) = (files + 1, names + entries.len());
+        spilt.extend(entries.iter().filter(|(_, info)| info.is_some_and(|i| i.local > 0)).map(|(name, _)| *name));
+    }
+    let spilt = if spilt.is_empty() { String::new() } else { format!("; in local memory: {}", spilt.join(", ")) };
+    Ok(format!("{names} of {files} files, loaded in {:.1} s{spilt}", start.elapsed().as_secs_f64()))
 }
 
 /// The value of the first line `key : value` of a file under /proc.

@@ -11,6 +11,7 @@ mod queue;
 mod tests;
 pub mod vm;
 
+use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -24,6 +25,9 @@ use pool::Pool;
 use queue::{Graphs, Pending, Tables};
 
 use super::DType;
+
+/// `0` in this variable does every launch as it comes, for comparison with graphs.
+const GRAPHS: &str = "ENGINE_GRAPHS";
 
 /// A device with its kernels and memory.
 pub struct Gpu {
@@ -110,7 +114,8 @@ impl Gpu {
     pub fn new(driver: Box<dyn Driver>) -> Result<Arc<Self>> {
         let facts = driver.facts();
         let kernels = Kernels::new(facts.capability).map_err(|e| anyhow!("{}: {e}", facts.name))?;
-        let (pool, graphs, tables) = Default::default();
+        let (pool, tables) = Default::default();
+        let graphs = Graphs { off: std::env::var(GRAPHS).is_ok_and(|v| v == "0"), ..Graphs::default() };
         let state = State { kernels, pool, graphs, tables, pending: None, failed: None };
         Ok(Arc::new(Self { driver, state: Mutex::new(state) }))
     }
@@ -157,6 +162,35 @@ impl Gpu {
     pub fn info(&self, op: &'static str, entry: &str) -> Result<Option<FunctionInfo>> {
         let kernel = self.state().kernels.find(&*self.driver, op, entry)?;
         self.driver.info(kernel.function)
+    }
+
+    /// Loads a file of PTX, which need not be the one that this device would choose, and says what the driver has made of
+    /// each of its entries, if it compiles them.
+    ///
+    /// # Errors
+    /// If the driver refuses it.
+    pub fn load(&self, file: File) -> Result<Vec<(&'static str, Option<FunctionInfo>)>> {
+        let shared: HashMap<&str, u32> = file.shared().collect();
+        let info = |entry| {
+            let shared = shared.get(entry).copied().unwrap_or(0);
+            let function = self.driver.function(file.path, file.text, entry, shared)?;
+            Ok((entry, self.driver.info(function)?))
+        };
+        file.entries().map(info).collect()
+    }
+
+    /// Seconds from the beginning of each of `runs` calls of `f` to that of the next, as the device sees them.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    pub fn time(&self, runs: usize, mut f: impl FnMut(usize)) -> Result<Vec<f64>> {
+        for run in 0..runs {
+            self.state().attempt(|_| self.driver.mark(run));
+            f(run);
+        }
+        self.state().attempt(|_| self.driver.mark(runs));
+        self.check()?;
+        (0..runs).map(|run| self.driver.between(run, run + 1)).collect()
     }
 
     /// The handle of the stream that work goes to, where there is one.

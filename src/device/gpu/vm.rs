@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ptxvm::{Config, Memory, Module, Options};
@@ -24,6 +25,7 @@ struct State {
     functions: Vec<(usize, String)>,
     known: HashMap<(&'static str, String), Function>,
     graphs: Vec<Vec<Op>>,
+    marks: HashMap<usize, Instant>,
 }
 
 impl Vm {
@@ -151,6 +153,17 @@ impl Driver for Vm {
         let state = &mut *self.state();
         state.graphs.push(ops.to_vec());
         Ok(Graph(state.graphs.len() as u32 - 1))
+    }
+
+    fn mark(&self, mark: usize) -> Result<()> {
+        self.state().marks.insert(mark, Instant::now());
+        Ok(())
+    }
+
+    fn between(&self, from: usize, to: usize) -> Result<f64> {
+        let marks = &self.state().marks;
+        let at = |mark: usize| marks.get(&mark).with_context(|| format!("no mark {mark}"));
+        Ok(at(to)?.duration_since(*at(from)?).as_secs_f64())
     }
 
     fn replay(&self, graph: Graph) -> Result<()> {
