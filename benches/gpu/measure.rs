@@ -49,7 +49,7 @@ impl Log {
     pub fn check(&mut self, name: &str, ok: bool, start: Instant, detail: &str) -> Result<()> {
         self.failures += usize::from(!ok);
         let (status, seconds) = (if ok { "ok" } else { "FAILED" }, start.elapsed().as_secs_f64());
-        println!("{status:7}{name} ({seconds:.1} s) {detail}");
+        println!("{status:8}{name} ({seconds:.1} s) {detail}");
         self.line(&json!({"kind": "check", "name": name, "status": status, "seconds": seconds, "detail": detail}))
     }
 }

@@ -206,8 +206,8 @@ fn attention(s: &mut Session, _: Option<&Path>) -> Result<()> {
         let done: Vec<_> = (0..SETS).map(|i| attention::forward(&parts(i), heads, Mask::default())).collect();
         let work = Work { flop: 2.5 * flop, ..moved(8, b * n * d) };
         s.repeat(&format!("backward {name}"), work, SETS, |i| {
-            let outputs: Vec<_> = done[i].out.iter().zip(&sets[i]);
-            let outputs: Vec<_> = outputs.into_iter().map(|(out, [.., dout])| Some(OutputGrad { out, dout })).collect();
+            let outputs = done[i].out.iter().zip(&sets[i]);
+            let outputs: Vec<_> = outputs.map(|(out, [.., dout])| Some(OutputGrad { out, dout })).collect();
             drop(attention::backward(&outputs, &done[i].lse, &parts(i), heads));
         })?;
     }

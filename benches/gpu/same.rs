@@ -18,8 +18,8 @@ use sha2::{Digest, Sha256};
 
 use super::measure::Log;
 
-/// SHA-256 of the first 2^18 normals of `Key::new(7, InitialLatent)`, as numpy and CUDA's PTX make them.
-const NORMALS: &str = "3c55cb2601785f2f";
+/// SHA-256 of the first 2^18 normals of `Key::new(7, InitialLatent)`, as the definition in numpy makes them.
+const NORMALS: &str = "5cbf76830fad055f";
 
 type Case = (&'static str, bool, fn(&Device, u64) -> Vec<Tensor>);
 

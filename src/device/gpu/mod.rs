@@ -114,9 +114,9 @@ impl Gpu {
     pub fn new(driver: Box<dyn Driver>) -> Result<Arc<Self>> {
         let facts = driver.facts();
         let kernels = Kernels::new(facts.capability).map_err(|e| anyhow!("{}: {e}", facts.name))?;
-        let (pool, tables) = Default::default();
-        let graphs = Graphs { off: std::env::var(GRAPHS).is_ok_and(|v| v == "0"), ..Graphs::default() };
-        let state = State { kernels, pool, graphs, tables, pending: None, failed: None };
+        let (pool, graphs, tables) = Default::default();
+        let mut state = State { kernels, pool, graphs, tables, pending: None, failed: None };
+        state.graphs.off = std::env::var(GRAPHS).is_ok_and(|v| v == "0");
         Ok(Arc::new(Self { driver, state: Mutex::new(state) }))
     }
 
