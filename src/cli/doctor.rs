@@ -38,7 +38,7 @@ pub fn run(args: Args) -> Result<()> {
     line("speed", format!("f32 {single:.0} GFLOP/s, bf16 {half:.0} GFLOP/s with {threads} threads"));
     line("device", used(&device)?);
     if let Device::Gpu(gpu) = &device {
-        line("kernels", kernels(gpu)?);
+        line("kernels", kernels(gpu));
     }
     line("CUDA", String::new());
     cuda::report(|label, text| line(&format!("  {label}"), text));
@@ -54,15 +54,25 @@ fn used(device: &Device) -> Result<String> {
 }
 
 /// What the driver makes of all kernels; the first time it compiles them, which takes a while.
-fn kernels(gpu: &Gpu) -> Result<String> {
-    let (start, mut files, mut names, mut spilt) = (Instant::now(), 0, 0, Vec::new());
+fn kernels(gpu: &Gpu) -> String {
+    let (start, mut names, mut spilt, mut refused) = (Instant::now(), 0, 0, String::new());
+    let (mut files, mut registers) = (0, 0);
     for file in gpu::files().filter(|f| f.fits(gpu.facts().capability)) {
-        let entries = gpu.load(file)?;
-        (files, names) = (files + 1, names + entries.len());
-        spilt.extend(entries.iter().filter(|(_, info)| info.is_some_and(|i| i.local > 0)).map(|(name, _)| *name));
+        match gpu.load(file) {
+            Ok(entries) => {
+                (files, names) = (files + 1, names + entries.len());
+                let known = entries.into_iter().filter_map(|(_, info)| info);
+                known.for_each(|info| {
+                    spilt += usize::from(info.local > 0);
+                    registers = registers.max(info.registers);
+                });
+            }
+            Err(why) => refused += &format!("; {} refused: {why:#}", file.path),
+        }
     }
-    let spilt = if spilt.is_empty() { String::new() } else { format!("; in local memory: {}", spilt.join(", ")) };
-    Ok(format!("{names} of {files} files, loaded in {:.1} s{spilt}", start.elapsed().as_secs_f64()))
+    let compiled = if registers == 0 { "interpreted".into() } else { format!("at most {registers} registers") };
+    let seconds = start.elapsed().as_secs_f64();
+    format!("{names} in {files} files, loaded in {seconds:.1} s; {compiled}, {spilt} with local memory{refused}")
 }
 
 /// The value of the first line `key : value` of a file under /proc.
