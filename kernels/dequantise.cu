@@ -1,5 +1,5 @@
-// Numbers that are stored in blocks, as src/device/blocks.rs decodes them: the same bits. A thread has four neighbours, whose
-// scale is one; blocks are whole pairs of bytes and begin at one.
+// Numbers that are stored in blocks, as src/device/blocks.rs decodes them: the same bits, or these rounded to bf16. A thread
+// has four neighbours, whose scale is one; blocks are whole pairs of bytes and begin at one.
 #include "common/map.cuh"
 
 // fp8: 4 bits of exponent and 3 of mantissa without infinities, or the upper half of an f16.
@@ -149,18 +149,20 @@ struct IQ4_XS : Block<256, 136> {
   }
 };
 
-template <typename F> __device__ __forceinline__ void decode(float* y, const u8* x, float scale, u64 n) {
+template <typename F, typename T> __device__ __forceinline__ void decode(T* y, const u8* x, float scale, u64 n) {
   u64 i = global_thread() * 4;
   if (i >= n) return;
   float4 v = F::at(x + i / F::ELEMENTS * F::BYTES, i % F::ELEMENTS);
-  *(float4*)(y + i) = make_float4(v.x * scale, v.y * scale, v.z * scale, v.w * scale);
+  *(Pack<T, 4>*)(y + i) = {narrow<T>(v.x * scale), narrow<T>(v.y * scale), narrow<T>(v.z * scale), narrow<T>(v.w * scale)};
 }
 
-#define BLOCKS(F)                                                                                                       \
-  extern "C" __global__ void dequantise_##F(float* y, const u8* x, float scale, u64 n) { decode<F>(y, x, scale, n); }
+#define BLOCKS_TO(F, T, t)                                                                                              \
+  extern "C" __global__ void dequantise_##F##_##t(T* y, const u8* x, float scale, u64 n) { decode<F>(y, x, scale, n); }
+#define BLOCKS(F) BLOCKS_TO(F, float, f32) BLOCKS_TO(F, bf16, bf16)
 BLOCKS(Q4_0) BLOCKS(Q4_1) BLOCKS(Q5_0) BLOCKS(Q5_1) BLOCKS(Q8_0) BLOCKS(Q2_K) BLOCKS(Q3_K) BLOCKS(Q4_K) BLOCKS(Q5_K)
 BLOCKS(Q6_K) BLOCKS(IQ4_NL) BLOCKS(IQ4_XS)
 
-#define FLOATS(F, name)                                                                                                 \
-  extern "C" __global__ void dequantise_##name(float* y, const F* x, float scale, u64 n) { map(y, x, n, Scaled{scale}); }
+#define FLOATS_TO(F, name, T, t)                                                                                        \
+  extern "C" __global__ void dequantise_##name##_##t(T* y, const F* x, float scale, u64 n) { map(y, x, n, Scaled{scale}); }
+#define FLOATS(F, name) FLOATS_TO(F, name, float, f32) FLOATS_TO(F, name, bf16, bf16)
 FLOATS(E4m3, F8_E4M3) FLOATS(E5m2, F8_E5M2)

@@ -9,6 +9,7 @@
 #include "common/activations.cuh"
 #include "common/elementwise.cuh"
 #include "common/gemm.cuh"
+#include "common/operand.cuh"
 // shared linear_nt_*_64 32768
 // shared linear_nn_*_64 32768
 // shared linear_tn_*_64 32768
@@ -16,20 +17,21 @@
 // shared linear_nn_*_128 65536
 // hot linear_*
 
-constexpr int PROBLEMS = 8;
+constexpr int PROBLEMS = 16;
 
-// y = then(scale (x W' + extras) + bias) with x [m, k], W' [k, n]; ld are the elements from line to line.
+// y = then(scale (x W' + extras) + bias) with x [m, k], W' [k, n], of the rows from `begin` on; ld are the elements from line to
+// line. No row of a tile is without an extra that others have: what is not finite in that stays with those.
 struct Problem {
   const void* x;
   const void* w;
   const float* bias;
   void* y;
-  u32 m, n, k, ldx, ldw, first_extra, extras;
+  u32 begin, m, n, k, ldx, ldw, first_extra, extras;
   float scale;
+  u32 _pad;
 };
 
 enum Kind : u32 { NOTHING, GELU_TANH, GELU_ERF, QUICK_GELU, SILU, ADD, ADD_GATED };
-enum Type : u32 { F32, F16, BF16 };
 
 // What is done to the result, of numbers of `type`. The first `kept` rows of what an activation is given go to `hidden`.
 struct Then {
@@ -119,7 +121,7 @@ __device__ __forceinline__ void finish(const float* staged, const Problem& p, co
 // Blocks: (problems x then.tiles tiles of columns, tiles of rows).
 template <typename T, int SIZE, bool W_ALONG> __device__ __forceinline__ void linear(const Products& a, const Extra* extra) {
   const Problem& p = a.problems[blockIdx.x / a.then.tiles];
-  const u32 m0 = blockIdx.y * SIZE, n0 = blockIdx.x % a.then.tiles * SIZE;
+  const u32 m0 = p.begin + blockIdx.y * SIZE, n0 = blockIdx.x % a.then.tiles * SIZE;
   if (m0 >= p.m || n0 >= p.n) return;
   const Source<T> source = {(const T*)p.x, (const T*)p.w, p.ldx, p.ldw, 0, p.m, p.k};
   const float* staged = product<T, SIZE, true, W_ALONG>(source, extra + p.first_extra, p.extras, m0, n0, p.m, p.n);

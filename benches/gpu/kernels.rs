@@ -60,8 +60,11 @@ pub fn run(device: &Device, log: &mut Log) -> Result<()> {
                 heavier.push(format!("{name}: {} registers, {registers} by ptxas", info.registers));
             }
         }
-        let detail = [&spilt[..], &heavier[..]].concat().join("; ");
-        let detail = format!("{} kernels{}{detail}", entries.len(), if detail.is_empty() { "" } else { "; " });
+        let found = [&spilt[..], &heavier[..]].concat();
+        // The rest is in the lines of the kernels.
+        let detail: String = found.iter().take(3).map(|f| format!("; {f}")).collect();
+        let more = if found.len() > 3 { format!("; and {} more", found.len() - 3) } else { String::new() };
+        let detail = format!("{} kernels{detail}{more}", entries.len());
         log.check(file.path, spilt.is_empty(), start, &detail)?;
     }
     Ok(())

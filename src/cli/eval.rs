@@ -163,7 +163,7 @@ fn rewards(args: &Args) -> Result<BTreeMap<String, RewardKeys>> {
 /// Loads what `config`, with what the command line says, needs.
 fn load(config: TrainConfig, args: &Args, device: &Device) -> Result<Setup> {
     let planned = check(adjust(config, args), Job::Evaluate)?;
-    MemoryPlan::of(&planned)?.check(&planned)?;
+    MemoryPlan::of(&planned, device)?.check(&planned, device)?;
     planned.load(device)
 }
 

@@ -53,10 +53,10 @@ fn start(args: &Args, device: &Device) -> Result<()> {
     };
     say(&format!("{shown} -> {}", output.display()));
     say(planned.config.describe().trim_end());
-    let memory = MemoryPlan::of(&planned).with_context(|| shown.clone())?;
+    let memory = MemoryPlan::of(&planned, device).with_context(|| shown.clone())?;
     say("memory:");
     say(memory.table().trim_end());
-    memory.check(&planned).context(shown)?;
+    memory.check(&planned, device).context(shown)?;
     if args.dry_run {
         return Ok(());
     }

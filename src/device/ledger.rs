@@ -11,6 +11,8 @@ pub struct Phase {
     pub tensors: u64,
     /// Bytes of tensors and host copies together at the highest moment.
     pub total: u64,
+    /// Bytes of tensors at its end, as far as another has begun.
+    pub left: u64,
     /// Bytes of files that were mapped.
     pub mapped: u64,
 }
@@ -33,9 +35,13 @@ impl Ledger {
     /// Begins phase `name`; one of that name that came before goes on.
     pub fn begin(&self, name: &'static str) {
         let books = &mut *self.books();
+        let live = books.live;
+        if let Some(phase) = books.phases.last_mut() {
+            phase.left = live;
+        }
         let phase = match books.phases.iter().position(|p| p.name == name) {
             Some(at) => books.phases.remove(at),
-            None => Phase { name, tensors: 0, total: 0, mapped: 0 },
+            None => Phase { name, tensors: 0, total: 0, left: 0, mapped: 0 },
         };
         books.phases.push(phase);
         books.note(0);
@@ -54,16 +60,6 @@ impl Ledger {
     /// Counts host memory of `bytes` that is needed for a moment beside what is reserved.
     pub fn touch(&self, bytes: u64) {
         self.books().note(bytes);
-    }
-
-    /// Bytes of files that were mapped in phase `name`.
-    pub fn mapped_in(&self, name: &str) -> u64 {
-        self.books().phases.iter().filter(|p| p.name == name).map(|p| p.mapped).sum()
-    }
-
-    /// Bytes of files that were mapped in all phases.
-    pub fn mapped(&self) -> u64 {
-        self.books().phases.iter().map(|p| p.mapped).sum()
     }
 
     /// `f` of every item, one after another, counted as if workers had as many at hand as there are.
@@ -123,7 +119,7 @@ impl Reserved {
         Self::exactly(ledger, arena::taken(bytes) as u64)
     }
 
-    fn exactly(ledger: &Arc<Ledger>, bytes: u64) -> Self {
+    pub(super) fn exactly(ledger: &Arc<Ledger>, bytes: u64) -> Self {
         let books = &mut *ledger.books();
         books.live += bytes;
         books.note(0);

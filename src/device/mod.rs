@@ -37,7 +37,7 @@ pub enum Device {
     /// A GPU, or what interprets one.
     Gpu(Arc<Gpu>),
     /// Nowhere: shapes only. Ops allocate and compute nothing, and the ledger says how much memory the same work would
-    /// take on the CPU.
+    /// take on the CPU. (What it would take on a GPU is counted on one that does nothing: its launch code allocates too.)
     Plan(Arc<Ledger>),
 }
 
@@ -46,6 +46,25 @@ impl Device {
     pub fn plan() -> (Self, Arc<Ledger>) {
         let ledger = Arc::new(Ledger::default());
         (Self::Plan(ledger.clone()), ledger)
+    }
+
+    /// A device that counts what work takes on this one, and its books.
+    ///
+    /// # Errors
+    /// If there are no kernels for it.
+    pub fn rehearsal(&self) -> anyhow::Result<(Self, Arc<Ledger>)> {
+        match self {
+            Self::Cpu | Self::Plan(_) => Ok(Self::plan()),
+            Self::Gpu(gpu) => gpu.rehearsal().map(|(gpu, ledger)| (Self::Gpu(gpu), ledger)),
+        }
+    }
+
+    fn ledger(&self) -> Option<&Arc<Ledger>> {
+        match self {
+            Self::Cpu => None,
+            Self::Gpu(gpu) => gpu.ledger(),
+            Self::Plan(ledger) => Some(ledger),
+        }
     }
 
     /// A GPU of compute capability 8.0 that is interpreted, in the order of `options`.
@@ -92,18 +111,48 @@ impl Device {
         }
     }
 
-    /// What activations are kept in beside weights of type `weights`: on a GPU the same half precision, on the CPU always
-    /// single.
+    /// What activations are kept in beside weights of type `weights`: on a GPU the same half precision, bf16 beside blocks, on
+    /// the CPU always single.
     pub fn activations(&self, weights: DType) -> DType {
         match (self, weights) {
             (Self::Gpu(_), DType::F16 | DType::Bf16) => weights,
+            (Self::Gpu(_), DType::Blocks(_)) => DType::Bf16,
             _ => DType::F32,
+        }
+    }
+
+    /// Bytes of memory that nothing has yet, as far as it is known.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    pub fn free_memory(&self) -> anyhow::Result<Option<u64>> {
+        match self {
+            Self::Cpu => Ok(machine_memory().map(|memory| memory.available)),
+            Self::Gpu(gpu) => gpu.free_memory().map(Some),
+            Self::Plan(_) => Ok(None),
+        }
+    }
+
+    /// Bytes that a run takes here beside its tensors, at most.
+    pub fn overhead(&self) -> u64 {
+        match self {
+            Self::Gpu(gpu) => gpu.overhead(),
+            Self::Cpu | Self::Plan(_) => 0,
+        }
+    }
+
+    /// The most bytes of tensors that were in use here at once.
+    pub fn peak(&self) -> u64 {
+        match self {
+            Self::Cpu => arena_stats().peak as u64,
+            Self::Gpu(gpu) => gpu.stats().peak as u64,
+            Self::Plan(ledger) => ledger.phases().iter().map(|p| p.tensors).max().unwrap_or(0),
         }
     }
 
     /// Whether nothing is computed here.
     pub fn is_plan(&self) -> bool {
-        matches!(self, Self::Plan(_))
+        self.ledger().is_some()
     }
 
     /// The part of equal pieces of work that is worth doing here: all of it, but for a plan the first two pieces, because
@@ -124,8 +173,6 @@ impl Device {
 
     /// Begins a phase of the work, if this is a plan.
     pub fn phase(&self, name: &'static str) {
-        if let Self::Plan(ledger) = self {
-            ledger.begin(name);
-        }
+        self.ledger().into_iter().for_each(|ledger| ledger.begin(name));
     }
 }

@@ -125,19 +125,17 @@ impl Tensor {
 
     /// A tensor of `dtype` whose bytes, as [`Tensor::to_raw`] gives them, are `data`; numbers in blocks are times `scale`.
     pub fn from_raw(device: &Device, dtype: DType, scale: f32, data: &[u8], shape: &[usize]) -> Self {
+        assert_eq!(data.len(), dtype.bytes(Shape::new(shape).elements()), "tensor of shape {shape:?}");
+        if let Device::Gpu(gpu) = device {
+            let buffer = Buffer::take(gpu, data.len());
+            buffer.write(0, data);
+            let storage = Arc::new(Storage::Gpu { buffer, scale });
+            return Self { storage, dtype, offset: 0, shape: Shape::new(shape) };
+        }
         let mut t = Self::scratch_of(device, dtype, shape);
-        assert_eq!(data.len(), dtype.bytes(t.len()), "tensor of shape {shape:?}");
-        match device {
-            Device::Cpu => {
-                assert_eq!(scale, 1.0, "blocks on the CPU stay in their file");
-                t.host_bytes_mut().copy_from_slice(data);
-            }
-            Device::Gpu(gpu) => {
-                let buffer = Buffer::take(gpu, data.len());
-                buffer.write(0, data);
-                t.storage = Arc::new(Storage::Gpu { buffer, scale });
-            }
-            Device::Plan(_) => {}
+        if matches!(device, Device::Cpu) {
+            assert_eq!(scale, 1.0, "blocks on the CPU stay in their file");
+            t.host_bytes_mut().copy_from_slice(data);
         }
         t
     }

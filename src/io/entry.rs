@@ -111,8 +111,8 @@ impl Entry {
         }
     }
 
-    /// The tensor on `device`, as it is stored (vectors on a GPU in single precision), if the engine computes with that and with as many axes. On the CPU
-    /// it is a view of the mapped file.
+    /// The tensor on `device`, as it is stored (vectors on a GPU in single precision), if the engine computes with that and
+    /// with as many axes. On the CPU it is a view of the mapped file.
     pub fn tensor(&self, device: &Device) -> Option<Tensor> {
         if self.shape.len() > MOST_AXES {
             return None;
@@ -121,6 +121,10 @@ impl Entry {
         Some(match (device, &self.bytes) {
             // What is added to or multiplied with f32 sums is kept in f32: kernels then have one type for it.
             (Device::Gpu(_), _) if self.shape.len() == 1 && dtype.computed() == dtype => {
+                if device.is_plan() {
+                    // The file stays unread.
+                    return Some(Tensor::scratch(device, &self.shape));
+                }
                 Tensor::from_slice(device, &self.to_f32()?, &self.shape)
             }
             (Device::Gpu(_), _) => Tensor::from_raw(device, dtype, self.scale, self.raw(), &self.shape),

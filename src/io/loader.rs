@@ -141,7 +141,7 @@ impl Scope<'_> {
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Tensor {
         let stored = self.stored(name, shape);
         match (stored.dtype(), &self.loader.device) {
-            (DType::Blocks(_), Device::Plan(_)) => stored.scratch_like(shape),
+            (DType::Blocks(_), device) if device.is_plan() => stored.scratch_like(shape),
             (DType::Blocks(_), device) => {
                 let values = self.loader.file.entry(&self.path(name)).and_then(Entry::to_f32);
                 Tensor::from_slice(device, &values.expect("blocks are numbers"), shape)

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 
 use super::guard::Interrupt;
-use super::setup::Planned;
+use super::setup::{LOAD_REWARDS, Planned};
 use super::state::State;
 use crate::config::{Job, Resolved};
-use crate::device::{Device, Ledger, machine_memory};
+use crate::device::{Device, Ledger, Phase};
 use crate::models::lora::Slot;
 use crate::models::network::Checkpointing;
 use crate::telemetry::bytes;
@@ -25,26 +25,28 @@ pub struct Row {
 /// What a run needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Weights that stay in their files.
+    /// Weights: in their files on the CPU, uploaded on a GPU.
     pub weights: Vec<Row>,
     /// Adapters, moments, embeddings: what is there all the time.
     pub state: Row,
     /// The highest moment of every phase, with the state.
     pub phases: Vec<Row>,
+    /// What the device takes beside tensors.
+    pub overhead: u64,
     /// The most bytes of tensors at once.
     pub tensors: u64,
 }
 
 impl MemoryPlan {
-    /// Rehearses a run.
+    /// Rehearses a run on `on`.
     ///
     /// # Errors
     /// If a weight file is missing or does not fit its config.
-    pub fn of(planned: &Planned) -> Result<Self> {
-        let (device, ledger) = Device::plan();
+    pub fn of(planned: &Planned, on: &Device) -> Result<Self> {
+        let (device, ledger) = on.rehearsal()?;
         let job = planned.config.job;
         let mut setup = planned.clone().load(&device)?;
-        let (reward_weights, all_weights) = (ledger.mapped_in("load rewards"), ledger.mapped());
+        let uploaded = if matches!(on, Device::Gpu(_)) { ledger.live() } else { 0 };
         let never = Interrupt::never();
         device.phase("text encoders");
         let prompts = match job {
@@ -62,29 +64,38 @@ impl MemoryPlan {
             saved.tensors.values().for_each(|t| drop(t.to_host()));
         }
         setup.evaluate(Some((&state.bank, Slot::Average)), &never)?;
-        Ok(Self::from(&ledger, held, reward_weights, all_weights))
+        Ok(Self::from(&ledger, uploaded, held, on.overhead()))
     }
 
-    fn from(ledger: &Arc<Ledger>, held: u64, reward_weights: u64, all_weights: u64) -> Self {
+    /// What the books say of a run whose weights took `uploaded` bytes of tensors, and with all that stays `held`.
+    fn from(ledger: &Arc<Ledger>, uploaded: u64, held: u64, overhead: u64) -> Self {
         let row = |what: &str, bytes| Row { what: what.into(), bytes };
-        let mut weights = vec![row("weights (mapped from files)", all_weights - reward_weights)];
-        if reward_weights > 0 {
-            weights.push(row("reward models (mapped)", reward_weights));
-        }
         let phases = ledger.phases();
+        let of_rewards = |p: &&Phase| p.name == LOAD_REWARDS;
+        let (mapped, rewards_mapped): (u64, u64) =
+            (phases.iter().map(|p| p.mapped).sum(), phases.iter().filter(of_rewards).map(|p| p.mapped).sum());
+        let (all, rewards, place) = match uploaded {
+            0 => (mapped, rewards_mapped, "mapped from files"),
+            _ => (uploaded, phases.iter().filter(of_rewards).map(|p| p.left).sum(), "on the device"),
+        };
+        let mut weights = vec![row(&format!("weights ({place})"), all - rewards)];
+        if rewards > 0 {
+            weights.push(row(&format!("reward models ({})", place.trim_end_matches(" from files")), rewards));
+        }
         let shown = phases.iter().filter(|p| !p.name.starts_with("load"));
         Self {
             weights,
-            state: row("adapters, moments, embeddings", held),
+            state: row("adapters, moments, embeddings", held - uploaded),
+            overhead,
             tensors: phases.iter().map(|p| p.tensors).max().unwrap_or(0),
-            phases: shown.map(|p| row(p.name, p.total)).collect(),
+            phases: shown.map(|p| row(p.name, p.total - uploaded)).collect(),
         }
     }
 
     /// Bytes at the highest moment.
     pub fn total(&self) -> u64 {
         let highest = self.phases.iter().map(|r| r.bytes).max().unwrap_or(0);
-        self.weights.iter().map(|r| r.bytes).sum::<u64>() + highest.max(self.state.bytes)
+        self.weights.iter().map(|r| r.bytes).sum::<u64>() + highest.max(self.state.bytes) + self.overhead
     }
 
     /// The plan as a table.
@@ -97,39 +108,48 @@ impl MemoryPlan {
             let mark = if r.bytes == highest { " (highest)" } else { "" };
             out += &line(&format!("  during {}{mark}", r.what), r.bytes);
         }
+        if self.overhead > 0 {
+            out += &line("kernels and graphs, at most", self.overhead);
+        }
         out + &line("total", self.total())
     }
 
-    /// Fails if the machine has less memory than `planned` needs, as far as it says.
+    /// Fails if `device` has less memory than `planned` needs, as far as it says.
     ///
     /// # Errors
     /// Names the settings to change: the nearest batch sizes and `train.activation_checkpointing` that fit, if any do.
-    pub fn check(&self, planned: &Planned) -> Result<()> {
-        machine_memory().map_or(Ok(()), |memory| self.check_against(memory.available, planned))
-    }
-
-    fn check_against(&self, available: u64, planned: &Planned) -> Result<()> {
-        if self.total() <= available {
+    pub fn check(&self, planned: &Planned, device: &Device) -> Result<()> {
+        let Some(available) = device.free_memory()?.filter(|available| self.total() > *available) else {
             return Ok(());
-        }
-        let job = planned.config.job;
+        };
+        let (job, room) = (planned.config.job, Room { device, available });
         let choice = match job {
-            Job::Train => smaller_training(available, planned)?,
-            Job::Evaluate => smaller_evaluation(available, planned)?,
+            Job::Train => smaller_training(room, planned)?,
+            Job::Evaluate => smaller_evaluation(room, planned)?,
         };
         let choice = choice.unwrap_or_else(|| {
             "no smaller batch fits either: use fewer images, a smaller resolution or a smaller model".into()
         });
         let what = if job == Job::Train { "run" } else { "evaluation" };
-        bail!("the {what} needs {}, {} are available; {choice}", bytes(self.total()), bytes(available))
+        let place = if let Device::Gpu(gpu) = device { format!(" on {gpu:?}") } else { String::new() };
+        bail!("the {what} needs {}, {} are available{place}; {choice}", bytes(self.total()), bytes(available))
     }
 }
 
-/// Whether `planned` with `change` fits.
-fn fits(available: u64, planned: &Planned, change: impl FnOnce(&mut Resolved)) -> Result<bool> {
-    let mut smaller = planned.clone();
-    change(&mut smaller.config);
-    Ok(MemoryPlan::of(&smaller)?.total() <= available)
+/// Where a run must fit.
+#[derive(Clone, Copy)]
+struct Room<'a> {
+    device: &'a Device,
+    available: u64,
+}
+
+impl Room<'_> {
+    /// Whether `planned` with `change` fits.
+    fn fits(self, planned: &Planned, change: impl FnOnce(&mut Resolved)) -> Result<bool> {
+        let mut smaller = planned.clone();
+        change(&mut smaller.config);
+        Ok(MemoryPlan::of(&smaller, self.device)?.total() <= self.available)
+    }
 }
 
 /// The largest divisor of `of` up to `most` for which `fits`; what fits at one size fits at every smaller one.
@@ -144,7 +164,7 @@ fn largest(most: usize, of: usize, fits: impl Fn(usize) -> Result<bool>) -> Resu
 }
 
 /// The largest batches that fit, with as little recomputation as it takes; the sampling batch is touched last.
-fn smaller_training(available: u64, planned: &Planned) -> Result<Option<String>> {
+fn smaller_training(room: Room, planned: &Planned) -> Result<Option<String>> {
     let (r, raw) = (&planned.config, &planned.config.raw);
     let (train, sampled) = (raw.train.batch_size, raw.rollout.batch_size);
     let least = |r: &mut Resolved, sampled: usize, policy: Checkpointing, batch: usize| {
@@ -153,12 +173,12 @@ fn smaller_training(available: u64, planned: &Planned) -> Result<Option<String>>
         r.raw.rollout.batch_size = sampled;
     };
     // The sampling batch with which the smallest update fits.
-    let try_sampled = |n| fits(available, planned, |r| least(r, n, Checkpointing::Block, 1));
+    let try_sampled = |n| room.fits(planned, |r| least(r, n, Checkpointing::Block, 1));
     let Some(sampled_now) = largest(sampled, r.images, try_sampled)? else { return Ok(None) };
     let now = raw.train.activation_checkpointing;
     let policies = [(now, ""), (Checkpointing::Selective, "selective"), (Checkpointing::Block, "block")];
     for (policy, name) in policies {
-        let try_batch = |n| fits(available, planned, |r| least(r, sampled_now, policy, n));
+        let try_batch = |n| room.fits(planned, |r| least(r, sampled_now, policy, n));
         let Some(batch) = largest(train, r.points, try_batch)? else { continue };
         let mut keys = Vec::new();
         keys.extend((batch != train).then(|| format!("train.batch_size = {batch}")));
@@ -170,9 +190,9 @@ fn smaller_training(available: u64, planned: &Planned) -> Result<Option<String>>
 }
 
 /// The largest sampling batch that fits.
-fn smaller_evaluation(available: u64, planned: &Planned) -> Result<Option<String>> {
+fn smaller_evaluation(room: Room, planned: &Planned) -> Result<Option<String>> {
     let most = planned.config.raw.rollout.batch_size - 1;
     // An evaluation's batches need not be equal.
-    let batch = largest(most, 0, |n| fits(available, planned, |r| r.raw.rollout.batch_size = n))?;
+    let batch = largest(most, 0, |n| room.fits(planned, |r| r.raw.rollout.batch_size = n))?;
     Ok(batch.map(|batch| format!("--batch-size {batch} fits")))
 }

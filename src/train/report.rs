@@ -11,7 +11,7 @@ use super::setup::Setup;
 use super::state::State;
 use super::update::UpdateReport;
 use crate::algorithms::advantage::Advantages;
-use crate::device::arena_stats;
+use crate::device::Device;
 use crate::io::image::{self, RgbImage};
 use crate::rewards::Scores;
 use crate::telemetry::{Metrics, TensorBoard, bytes, say};
@@ -200,7 +200,7 @@ impl Reporter {
             "grad_norm": e.grad_norm,
             "skipped": e.skipped,
             "rollout_train_deviation": e.deviation,
-            "arena_peak_bytes": arena_stats().peak,
+            "arena_peak_bytes": setup.device.peak(),
             "images_per_second": images as f64 / total,
             "seconds": seconds,
         });
@@ -245,12 +245,12 @@ impl Reporter {
     }
 
     /// Says where everything is.
-    pub fn finish(&self, output: &Path) {
+    pub fn finish(&self, output: &Path, device: &Device) {
         if let (Some(first), Some(last)) = (self.first_eval, self.last_eval) {
             say(&format!("RESULT held_out_reward_before={first:.4}"));
             say(&format!("RESULT held_out_reward_after={last:.4}"));
         }
-        say(&format!("tensors took at most {}", bytes(arena_stats().peak as u64)));
+        say(&format!("tensors took at most {}", bytes(device.peak())));
         say(&format!(
             "done in {}; samples, metrics, checkpoints and the LoRA are in {}",
             clock(self.started.elapsed().as_secs_f64()),

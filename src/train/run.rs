@@ -108,7 +108,7 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume, device: &Device) ->
     let Run { setup, state, .. } = run;
     let modules = setup.pipeline.network.modules();
     export_lora(modules, &state.bank, Slot::Average, &setup.config.raw.lora, &output.join("lora"))?;
-    report.finish(output);
+    report.finish(output, &setup.device);
     Ok(Outcome::Finished)
 }
 

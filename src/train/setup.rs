@@ -26,6 +26,9 @@ use crate::rollout::sampler::{Euler, Sampler};
 use crate::rollout::schedule::Schedule;
 use crate::telemetry::warn;
 
+/// The phase in which reward models are loaded.
+pub(super) const LOAD_REWARDS: &str = "load rewards";
+
 /// A run's fixed parts.
 pub struct Setup {
     /// The config with its derived sizes.
@@ -166,7 +169,7 @@ impl Planned {
     /// If a weight file is missing, damaged or does not fit its config; if a reward cannot judge a prompt.
     pub fn load(self, device: &Device) -> Result<Setup> {
         let raw = &self.config.raw;
-        device.phase("load rewards");
+        device.phase(LOAD_REWARDS);
         let terms = terms(raw)?;
         let is_run = self.config.job == Job::Train && !device.is_plan();
         let inputs = if is_run { inputs(raw, &self.model, &terms)? } else { BTreeMap::new() };

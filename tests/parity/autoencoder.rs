@@ -5,12 +5,13 @@ use engine::ops::affine::{self, Affine};
 use engine::ops::copy;
 use engine::ops::patchify::{self, Order, Patches};
 
-use super::{bits, fixture, read, relative_error};
+use super::{bits, devices, fixture, read, relative_error};
 
-fn case(name: &str) -> (Autoencoder, impl Fn(&str) -> Tensor) {
+fn case(name: &str, device: &Device) -> (Autoencoder, impl Fn(&str) -> Tensor) {
     let folder = fixture("autoencoder").join(name);
     let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
-    (Autoencoder::load(&folder, &Device::Cpu).unwrap(), move |tensor: &str| read(&io, tensor))
+    let to = device.clone();
+    (Autoencoder::load(&folder, device).unwrap(), move |tensor: &str| read(&io, tensor).to(&to))
 }
 
 /// A latent on the autoencoder's own scale, as the oracle decodes it, on the scale of a diffusion model.
@@ -30,29 +31,29 @@ pub fn pixels_last(image: &Tensor) -> Tensor {
 
 #[test]
 fn decoded_images_match_diffusers() {
-    for name in ["vae16", "vae4"] {
-        let (model, io) = case(name);
+    for (name, device) in ["vae16", "vae4"].into_iter().flat_map(|name| devices().map(|d| (name, d))) {
+        let (model, io) = case(name, &device);
         let error = relative_error(&model.decode(&normalised(&model, &io("latent"))), &pixels_last(&io("decoded")));
-        println!("{name}: decode off by {error:e}");
-        assert!(error <= 1e-5, "{name}: {error:e}");
+        println!("{name} on {device:?}: decode off by {error:e}");
+        assert!(error <= 1e-5, "{name} on {device:?}: {error:e}");
     }
 }
 
 #[test]
 fn encoded_distributions_match_diffusers() {
-    for name in ["vae16", "vae4"] {
-        let (model, io) = case(name);
+    for (name, device) in ["vae16", "vae4"].into_iter().flat_map(|name| devices().map(|d| (name, d))) {
+        let (model, io) = case(name, &device);
         let posterior = model.encode(&pixels_last(&io("image")));
         let mean = relative_error(&posterior.mean, &io("moments_mean"));
         let logvar = relative_error(&posterior.logvar, &io("moments_logvar"));
-        println!("{name}: mean off by {mean:e}, logvar by {logvar:e}");
-        assert!(mean <= 1e-5 && logvar <= 1e-5, "{name}: {mean:e} {logvar:e}");
+        println!("{name} on {device:?}: mean off by {mean:e}, logvar by {logvar:e}");
+        assert!(mean <= 1e-5 && logvar <= 1e-5, "{name} on {device:?}: {mean:e} {logvar:e}");
     }
 }
 
 #[test]
 fn an_image_decodes_to_the_same_bits_alone_in_a_batch_and_for_any_number_of_threads() {
-    let (model, io) = case("vae16");
+    let (model, io) = case("vae16", &Device::Cpu);
     let latent = io("latent");
     let batch = copy::concat(&[&latent, &latent, &latent]);
     let whole = with_threads(2, || model.decode(&batch)).unwrap();

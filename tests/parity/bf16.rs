@@ -9,7 +9,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::autoencoder::normalised;
-use super::{fixture, ids, read, relative_error};
+use super::{devices, fixture, ids, read, relative_error};
 
 fn round(x: f32) -> bf16 {
     bf16::from_f32(x)
@@ -37,30 +37,36 @@ fn rounded(from: &Path, stem: &str, to: &Path, widened: bool) {
     std::fs::copy(from.join("config.json"), to.join("config.json")).unwrap();
 }
 
-/// Our error with bf16 weights against f32 arithmetic on the same weights, and PyTorch's (`tools/oracle/bf16.py`).
-fn check(name: &str, stem: &str, run: impl Fn(&Path) -> Tensor) {
+/// What `tools/oracle/bf16.py` found PyTorch's own errors to be.
+pub fn errors() -> serde_json::Value {
+    read_json(&fixture("bf16.json")).unwrap()
+}
+
+/// Our error with bf16 weights against f32 arithmetic on the same weights, and PyTorch's.
+fn check(name: &str, stem: &str, run: impl Fn(&Path, &Device) -> Tensor) {
     let [stored, widened] = [false, true].map(|widened| {
         let folder = tempfile::tempdir().unwrap();
         rounded(&fixture(name), stem, folder.path(), widened);
-        run(folder.path())
+        folder
     });
-    let ours = relative_error(&stored, &widened);
-    let errors: serde_json::Value = read_json(&fixture("bf16.json")).unwrap();
-    let theirs = errors[name].as_f64().unwrap();
-    println!("{name} in bf16: ours {ours:.1e}, PyTorch {theirs:.1e}");
-    assert!(ours <= 2.0 * theirs, "{ours:e} {theirs:e}");
+    let (want, theirs) = (run(widened.path(), &Device::Cpu), errors()[name].as_f64().unwrap());
+    for device in devices() {
+        let ours = relative_error(&run(stored.path(), &device), &want);
+        println!("{name} in bf16 on {device:?}: ours {ours:.1e}, PyTorch {theirs:.1e}");
+        assert!(ours <= 2.0 * theirs, "{device:?}: {ours:e} {theirs:e}");
+    }
 }
 
 #[test]
 fn t5_and_vae_with_bf16_weights_err_no_more_than_twice_as_much_as_bf16_pytorch() {
     let io = TensorFile::open(&fixture("t5/gated/io.safetensors")).unwrap();
-    check("t5/gated", "model", |folder| T5::load(folder, &Device::Cpu).unwrap().forward(&ids(&io, "input_ids")));
+    check("t5/gated", "model", |folder, device| T5::load(folder, device).unwrap().forward(&ids(&io, "input_ids")));
     let io = TensorFile::open(&fixture("autoencoder/vae16/io.safetensors")).unwrap();
     let latent = read(&io, "latent");
     let latent: Vec<f32> = latent.to_host().into_iter().map(|v| round(v).to_f32()).collect();
     let latent = Tensor::from_slice(&Device::Cpu, &latent, read(&io, "latent").shape());
-    check("autoencoder/vae16", "diffusion_pytorch_model", |folder| {
-        let model = Autoencoder::load(folder, &Device::Cpu).unwrap();
-        model.decode(&normalised(&model, &latent))
+    check("autoencoder/vae16", "diffusion_pytorch_model", |folder, device| {
+        let model = Autoencoder::load(folder, device).unwrap();
+        model.decode(&normalised(&model, &latent.to(device)))
     });
 }

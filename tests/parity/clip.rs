@@ -2,7 +2,7 @@ use engine::device::{Device, Tensor};
 use engine::io::{TensorFile, safetensors};
 use engine::models::clip::{Clip, ClipText};
 
-use super::{bits, fixture, ids, read, relative_error};
+use super::{bits, devices, fixture, ids, read, relative_error};
 
 /// f32 against f32: rounding of a few layers in another order.
 const BOUND: f64 = 1e-5;
@@ -15,14 +15,14 @@ fn check(what: &str, got: &Tensor, want: &Tensor) {
 
 #[test]
 fn text_encoders_match_transformers() {
-    for name in ["l", "g"] {
+    for (name, device) in ["l", "g"].into_iter().flat_map(|name| devices().map(|d| (name, d))) {
         let folder = fixture("clip_text").join(name);
         let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
-        let out = ClipText::load(&folder, &Device::Cpu).unwrap().forward(&ids(&io, "input_ids"));
+        let out = ClipText::load(&folder, &device).unwrap().forward(&ids(&io, "input_ids"));
         for (key, got) in
             [("hidden", &out.hidden), ("last_hidden", &out.last_hidden), ("text_embeds", &out.text_embeds)]
         {
-            check(&format!("clip_text/{name} {key}"), got, &read(&io, key));
+            check(&format!("clip_text/{name} {key} on {device:?}"), got, &read(&io, key));
         }
     }
 }
@@ -31,26 +31,28 @@ fn text_encoders_match_transformers() {
 fn a_text_encoder_stored_in_half_precision_errs_no_more_than_twice_as_much_as_torch_in_half() {
     let folder = fixture("clip_text/l_f16");
     let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
-    let out = ClipText::load(&folder, &Device::Cpu).unwrap().forward(&ids(&io, "input_ids"));
-    for (key, got) in [("hidden", &out.hidden), ("text_embeds", &out.text_embeds)] {
-        let exact = read(&io, &format!("{key}_f32"));
-        let torch = relative_error(&read(&io, &format!("{key}_f16")), &exact);
-        let error = relative_error(got, &exact);
-        println!("clip_text/l_f16 {key}: {error:.1e}, torch in f16 {torch:.1e}");
-        assert!(error <= 2.0 * torch, "{key}: {error:e}, torch {torch:e}");
+    for device in devices() {
+        let out = ClipText::load(&folder, &device).unwrap().forward(&ids(&io, "input_ids"));
+        for (key, got) in [("hidden", &out.hidden), ("text_embeds", &out.text_embeds)] {
+            let exact = read(&io, &format!("{key}_f32"));
+            let torch = relative_error(&read(&io, &format!("{key}_f16")), &exact);
+            let error = relative_error(got, &exact);
+            println!("clip_text/l_f16 {key} on {device:?}: {error:.1e}, torch in f16 {torch:.1e}");
+            assert!(error <= 2.0 * torch, "{key} on {device:?}: {error:e}, torch {torch:e}");
+        }
     }
 }
 
 #[test]
 fn the_whole_model_matches_transformers() {
-    for name in ["quick", "exact"] {
+    for (name, device) in ["quick", "exact"].into_iter().flat_map(|name| devices().map(|d| (name, d))) {
         let folder = fixture("clip").join(name);
         let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
-        let clip = Clip::load(&folder, &Device::Cpu).unwrap();
-        let image = clip.image_embeds(&read(&io, "pixel_values"));
+        let clip = Clip::load(&folder, &device).unwrap();
+        let image = clip.image_embeds(&read(&io, "pixel_values").to(&device));
         let text = clip.text_embeds(&ids(&io, "input_ids"));
-        check(&format!("clip/{name} image_embeds"), &image, &read(&io, "image_embeds"));
-        check(&format!("clip/{name} text_embeds"), &text, &read(&io, "text_embeds"));
+        check(&format!("clip/{name} image_embeds on {device:?}"), &image, &read(&io, "image_embeds"));
+        check(&format!("clip/{name} text_embeds on {device:?}"), &text, &read(&io, "text_embeds"));
         assert_eq!(clip.logit_scale(), read(&io, "logit_scale").to_host()[0]);
     }
 }

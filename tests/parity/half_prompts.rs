@@ -8,7 +8,7 @@ use engine::models::source::Model;
 use engine::models::text::{PromptEmbeds, TextEncoders};
 use engine::ops::linear;
 
-use super::{bits, fixture, random, read};
+use super::{bits, devices, fixture, random, read};
 
 const ENCODERS: [&str; 2] = ["text_encoder", "text_encoder_2"];
 
@@ -33,12 +33,12 @@ fn pipeline(to: &Path, types: [DType; 2], widened: bool) {
     }
 }
 
-fn encode(types: [DType; 2], widened: bool) -> PromptEmbeds {
+fn encode(types: [DType; 2], widened: bool, device: &Device) -> PromptEmbeds {
     let folder = tempfile::tempdir().unwrap();
     pipeline(folder.path(), types, widened);
     let settings: serde_json::Value = read_json(&fixture("pipeline/no_t5/io.json")).unwrap();
     let prompts: Vec<String> = serde_json::from_value(settings["prompts"].clone()).unwrap();
-    TextEncoders::load(&Model::in_folder(folder.path()).unwrap(), &Device::Cpu).unwrap().encode(&prompts, 3).unwrap()
+    TextEncoders::load(&Model::in_folder(folder.path()).unwrap(), device).unwrap().encode(&prompts, 3).unwrap()
 }
 
 /// The types are those of `torch.cat` in `encode_prompt`: without T5 its zeros have the first encoder's.
@@ -52,9 +52,10 @@ fn embeddings_have_the_type_of_the_encoders_that_they_come_from() {
         ([F16, Bf16], [F16, F32]),
         ([F32, F16], [F32, F32]),
     ] {
-        let [got, whole] = [false, true].map(|widened| encode(types, widened));
         let pairs = |e: PromptEmbeds| [e.prompt_embeds, e.pooled_prompt_embeds];
-        for ((got, whole), dtype) in pairs(got).into_iter().zip(pairs(whole)).zip(want) {
+        let whole = pairs(encode(types, true, &Device::Cpu));
+        let got = devices().map(|device| pairs(encode(types, false, &device)));
+        for ((got, whole), dtype) in got.iter().flatten().zip(whole.iter().cycle()).zip(want.iter().cycle().copied()) {
             assert_eq!((got.dtype(), whole.dtype()), (dtype, F32), "{types:?}");
             let one = match dtype {
                 F16 => 1.0 / 2048.0,
@@ -72,21 +73,23 @@ fn embeddings_have_the_type_of_the_encoders_that_they_come_from() {
 
 #[test]
 fn a_network_takes_narrow_embeddings_as_the_numbers_they_are() {
-    let network = load_network(&fixture("pipeline/no_t5/transformer"), &Device::Cpu, None).unwrap();
     let io = TensorFile::open(&fixture("lora_kinds/io.safetensors")).unwrap();
-    let [text, pooled] = ["prompt_embeds", "pooled_prompt_embeds"].map(|name| read(&io, name));
-    let (x, timestep) = (random(&[2, 16, 4, 6], 1), [250.0, 800.0]);
-    let velocity =
-        |embeds: &PromptEmbeds| network.forward(&x, embeds.condition(&timestep), &Adapters::none(&Rows::all(None, 2)));
-    for dtype in [DType::F16, DType::Bf16] {
-        let stored = |to: DType| {
-            let of = |t: &Tensor| linear::rounded(&linear::rounded(t, dtype), to);
-            PromptEmbeds { prompt_embeds: of(&text), pooled_prompt_embeds: of(&pooled) }
-        };
-        let (narrow, wide) = (stored(dtype), stored(DType::F32));
-        assert_eq!(narrow.bytes() * 2, wide.bytes());
-        assert!(bits(&velocity(&narrow)) == bits(&velocity(&wide)));
-        let both = PromptEmbeds::concat(&[&narrow.rows(&[0]), &narrow.rows(&[1])]);
-        assert!(both.bytes() == narrow.bytes() && bits(&velocity(&both)) == bits(&velocity(&wide)));
+    for device in devices() {
+        let network = load_network(&fixture("pipeline/no_t5/transformer"), &device, None).unwrap();
+        let [text, pooled] = ["prompt_embeds", "pooled_prompt_embeds"].map(|name| read(&io, name).to(&device));
+        let (x, timestep) = (random(&[2, 16, 4, 6], 1).to(&device), [250.0, 800.0]);
+        let rows = Rows::all(None, 2);
+        let velocity = |embeds: &PromptEmbeds| network.forward(&x, embeds.condition(&timestep), &Adapters::none(&rows));
+        for dtype in [DType::F16, DType::Bf16] {
+            let stored = |to: DType| {
+                let of = |t: &Tensor| linear::rounded(&linear::rounded(t, dtype), to);
+                PromptEmbeds { prompt_embeds: of(&text), pooled_prompt_embeds: of(&pooled) }
+            };
+            let (narrow, wide) = (stored(dtype), stored(DType::F32));
+            assert_eq!(narrow.bytes() * 2, wide.bytes());
+            assert!(bits(&velocity(&narrow)) == bits(&velocity(&wide)));
+            let both = PromptEmbeds::concat(&[&narrow.rows(&[0]), &narrow.rows(&[1])]);
+            assert!(both.bytes() == narrow.bytes() && bits(&velocity(&both)) == bits(&velocity(&wide)));
+        }
     }
 }

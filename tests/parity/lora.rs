@@ -8,7 +8,7 @@ use engine::models::lora::{AdapterBank, Adapters, Layout, Rows, Slot, file, merg
 use engine::models::network::{Condition, Network};
 use engine::ops::affine::{self, Affine};
 
-use super::{bits, fixture, random, relative_error};
+use super::{bits, devices, fixture, random, relative_error};
 
 /// Attention and MLP layers of both streams, and the second attention.
 const TARGETS: [&str; 10] = [
@@ -69,8 +69,8 @@ fn a_lora_written_here_is_read_back_bit_for_bit_and_gives_the_same_file_again() 
 fn an_adapter_on_every_linear_layer_gives_what_the_merged_weights_give() {
     let dir = tempfile::tempdir().unwrap();
     let (model, merged) = (fixture("pipeline/no_t5"), dir.path().join("merged"));
-    let load = |folder: &Path| load_network(&folder.join("transformer"), &Device::Cpu, None).unwrap();
-    let network = load(&model);
+    let load = |folder: &Path, device: &Device| load_network(&folder.join("transformer"), device, None).unwrap();
+    let network = load(&model, &Device::Cpu);
     let (modules, sizes) = (network.modules(), network.sizes());
     let outer = ["context_embedder", "norm_out.linear", "proj_out", "norm1.linear", "text_embedder.linear_2"];
     assert!(outer.iter().all(|name| modules.iter().any(|m| m.name.ends_with(name) && !m.trainable)));
@@ -82,12 +82,19 @@ fn an_adapter_on_every_linear_layer_gives_what_the_merged_weights_give() {
 
     let (latent, timestep) = (random(&[2, sizes.channels, 8, 12], 100), [250.0, 800.0]);
     let (prompt_embeds, pooled) = (random(&[2, 5, sizes.text], 101), random(&[2, sizes.pooled], 102));
-    let condition = Condition { timestep: &timestep, prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
     let velocity = |network: &dyn Network, bank: Option<&AdapterBank>| {
+        let [latent, prompt_embeds, pooled] = [&latent, &prompt_embeds, &pooled].map(|t| t.to(network.device()));
+        let condition = Condition { timestep: &timestep, prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
         let rows = Rows::all(bank.map(|_| Slot::Theta), 2);
         network.forward(&latent, condition, &Adapters { bank, rows: &rows })
     };
-    let (adapted, want) = (velocity(&*network, Some(&bank)), velocity(&*load(&merged), None));
-    let (error, change) = (relative_error(&adapted, &want), relative_error(&velocity(&*network, None), &want));
-    assert!(error < 1e-5 && change > 1e-2, "{error:e}, without the adapter {change:e}");
+    let want = velocity(&*load(&merged, &Device::Cpu), None);
+    for device in devices() {
+        let network = load(&model, &device);
+        let mut on_device = AdapterBank::new(layout.clone(), bank.scale());
+        on_device.set(Slot::Theta, bank.numbers(Slot::Theta).to(&device));
+        let adapted = velocity(&*network, Some(&on_device));
+        let (error, change) = (relative_error(&adapted, &want), relative_error(&velocity(&*network, None), &want));
+        assert!(error < 1e-5 && change > 1e-2, "{device:?}: {error:e}, without the adapter {change:e}");
+    }
 }

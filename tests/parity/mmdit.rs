@@ -8,9 +8,10 @@ use engine::models::load_network;
 use engine::models::lora::{AdapterBank, Adapters, Layout, Rows, Slot, Trained, named, select};
 use engine::models::network::{Checkpointing, Condition, Network, Saved};
 use engine::ops::affine::{self, Affine};
-use engine::ops::{activation, copy, noising};
+use engine::ops::{activation, copy, linear, noising};
 
-use super::{bits, fixture, random, read, relative_error};
+use super::bf16::errors;
+use super::{bits, devices, fixture, random, read, relative_error, rms_error};
 
 struct Inputs {
     x: Tensor,
@@ -41,30 +42,30 @@ impl Inputs {
 
     fn velocity(&self, network: &dyn Network) -> Tensor {
         let rows = Rows::all(None, self.x.dim(0));
-        network.forward(&self.x, self.condition(), &Adapters::none(&rows))
-    }
-
-    fn condition(&self) -> Condition<'_> {
-        Condition { timestep: &self.timestep, prompt_embeds: &self.prompt_embeds, pooled_prompt_embeds: &self.pooled }
+        let [x, prompt_embeds, pooled] = [&self.x, &self.prompt_embeds, &self.pooled].map(|t| t.to(network.device()));
+        let condition =
+            Condition { timestep: &self.timestep, prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
+        network.forward(&x, condition, &Adapters::none(&rows))
     }
 }
 
-fn open(folder: &Path) -> (Box<dyn Network>, TensorFile) {
-    (load_network(folder, &Device::Cpu, None).unwrap(), TensorFile::open(&folder.join("io.safetensors")).unwrap())
+fn open(folder: &Path, device: &Device) -> (Box<dyn Network>, TensorFile) {
+    (load_network(folder, device, None).unwrap(), TensorFile::open(&folder.join("io.safetensors")).unwrap())
 }
 
 #[test]
 fn velocity_matches_diffusers_for_every_configuration() {
-    for case in ["sd3", "sd35", "sd35_all_dual", "sd35_large"] {
-        let (model, io) = open(&fixture("mmdit").join(case));
+    let cases = ["sd3", "sd35", "sd35_all_dual", "sd35_large"];
+    for (case, device) in cases.into_iter().flat_map(|case| devices().map(|d| (case, d))) {
+        let (model, io) = open(&fixture("mmdit").join(case), &device);
         for run in ["square", "wide"] {
             if io.entry(&format!("{run}.x")).is_none() {
                 continue;
             }
             let got = Inputs::load(&io, run).velocity(&*model);
             let error = relative_error(&got, &read(&io, &format!("{run}.velocity")));
-            println!("mmdit {case} {run}: {error:.1e}");
-            assert!(error <= 1e-5, "{case} {run}: {error:e}");
+            println!("mmdit {case} {run} on {device:?}: {error:.1e}");
+            assert!(error <= 1e-5, "{case} {run} on {device:?}: {error:e}");
         }
     }
 }
@@ -72,7 +73,7 @@ fn velocity_matches_diffusers_for_every_configuration() {
 #[test]
 fn a_file_without_the_table_of_positions_gives_the_same_velocity() {
     let folder = fixture("mmdit/sd3");
-    let (whole, io) = open(&folder);
+    let (whole, io) = open(&folder, &Device::Cpu);
     let without = tempfile::tempdir().unwrap();
     std::fs::copy(folder.join("config.json"), without.path().join("config.json")).unwrap();
     let name = "diffusion_pytorch_model.safetensors";
@@ -91,25 +92,27 @@ fn a_file_without_the_table_of_positions_gives_the_same_velocity() {
 
 #[test]
 fn bf16_weights_err_no_more_than_twice_as_much_as_bf16_pytorch() {
-    let (model, io) = open(&fixture("mmdit/sd35_bf16"));
-    for run in ["square", "wide"] {
+    for (run, device) in ["square", "wide"].into_iter().flat_map(|run| devices().map(|d| (run, d))) {
+        let (model, io) = open(&fixture("mmdit/sd35_bf16"), &device);
         let got = Inputs::load(&io, run).velocity(&*model);
         let exact = read(&io, &format!("{run}.velocity_f32"));
         let theirs = relative_error(&read(&io, &format!("{run}.velocity_bf16")), &exact);
         let ours = relative_error(&got, &exact);
-        println!("mmdit bf16 {run}: ours {ours:.1e}, PyTorch {theirs:.1e}");
-        assert!(ours <= 2.0 * theirs, "{run}: {ours:e} against {theirs:e}");
+        println!("mmdit bf16 {run} on {device:?}: ours {ours:.1e}, PyTorch {theirs:.1e}");
+        assert!(ours <= 2.0 * theirs, "{run} on {device:?}: {ours:e} against {theirs:e}");
     }
 }
 
 #[test]
 fn velocity_has_the_same_bits_for_any_batch_and_number_of_threads() {
-    let (model, io) = open(&fixture("mmdit/sd35"));
-    let inputs = Inputs::load(&io, "wide");
-    let whole = with_threads(1, || inputs.velocity(&*model)).unwrap();
-    assert!(bits(&whole) == bits(&with_threads(2, || inputs.velocity(&*model)).unwrap()));
-    for i in 0..inputs.x.dim(0) {
-        assert!(bits(&whole.slice(i..i + 1)) == bits(&inputs.row(i).velocity(&*model)));
+    for device in devices() {
+        let (model, io) = open(&fixture("mmdit/sd35"), &device);
+        let inputs = Inputs::load(&io, "wide");
+        let whole = with_threads(1, || inputs.velocity(&*model)).unwrap();
+        assert!(bits(&whole) == bits(&with_threads(2, || inputs.velocity(&*model)).unwrap()), "{device:?}");
+        for i in 0..inputs.x.dim(0) {
+            assert!(bits(&whole.slice(i..i + 1)) == bits(&inputs.row(i).velocity(&*model)), "{device:?}");
+        }
     }
 }
 
@@ -134,10 +137,18 @@ struct Case {
 
 impl Step {
     fn load(name: &str) -> Self {
-        let folder = fixture("ram_step").join(name);
+        Self::on(name, &Device::Cpu, None)
+    }
+
+    fn on(name: &str, device: &Device, compute: Option<DType>) -> Self {
+        Self::with(name, load_network(&fixture(model_of(name)), device, compute).unwrap())
+    }
+
+    /// The step of a network that is already at hand.
+    fn with(name: &str, network: Box<dyn Network>) -> Self {
+        let (folder, device) = (fixture("ram_step").join(name), network.device().clone());
         let case: Case = read_json(&folder.join("case.json")).unwrap();
         let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
-        let network = load_network(&fixture(&case.model), &Device::Cpu, None).unwrap();
         let modules = network.modules();
         let layout = Layout::selected(modules, &select(modules, &case.targets).unwrap(), case.rank);
         let mut flat = Tensor::scratch(&Device::Cpu, &[layout.len()]);
@@ -145,13 +156,13 @@ impl Step {
             copy::flat_into(&mut flat, at, &read(&io, &format!("lora.{name}")));
         }
         let mut bank = AdapterBank::new(Arc::new(layout), case.alpha / case.rank as f32);
-        bank.set(Slot::Theta, flat);
+        bank.set(Slot::Theta, flat.to(&device));
         let t = read(&io, "t").to_host();
         Self {
-            x: noising::forward(&read(&io, "x0"), &read(&io, "noise"), &t),
+            x: noising::forward(&read(&io, "x0"), &read(&io, "noise"), &t).to(&device),
             timestep: t.iter().map(|t| 1000.0 * t).collect(),
-            prompt_embeds: read(&io, "prompt_embeds"),
-            pooled: read(&io, "pooled_prompt_embeds"),
+            prompt_embeds: read(&io, "prompt_embeds").to(&device),
+            pooled: read(&io, "pooled_prompt_embeds").to(&device),
             network,
             io,
             bank,
@@ -181,9 +192,10 @@ impl Step {
 
     /// The gradients of the factors and, if asked for, to the latent, from the oracle's gradient to the velocity.
     fn backward(&self, saved: Saved, want_dx: bool) -> (Tensor, Option<Tensor>) {
-        let mut grads = Tensor::zeros(&Device::Cpu, &[self.bank.layout().len()]);
+        let device = self.network.device();
+        let mut grads = Tensor::zeros(device, &[self.bank.layout().len()]);
         let mut trained = Trained { bank: &self.bank, slot: Slot::Theta, grads: &mut grads };
-        let dx = self.network.backward(&read(&self.io, "dbg.dv"), saved, &mut trained, want_dx);
+        let dx = self.network.backward(&read(&self.io, "dbg.dv").to(device), saved, &mut trained, want_dx);
         (grads, dx)
     }
 
@@ -197,32 +209,73 @@ impl Step {
 
 const CASES: [&str; 3] = ["a", "b", "c"];
 
+fn gpu(case: &str) -> Option<(&str, Device)> {
+    let [_, device] = devices();
+    Some((case, device))
+}
+
+fn model_of(case: &str) -> String {
+    let case: Case = read_json(&fixture("ram_step").join(case).join("case.json")).unwrap();
+    case.model
+}
+
 #[test]
 fn lora_gradients_match_autograd_for_every_configuration() {
-    for case in CASES {
-        let step = Step::load(case);
-        let (velocity, grads, _) = step.run(Checkpointing::None);
+    for (case, device) in CASES.into_iter().flat_map(|case| devices().map(|d| (case, d))) {
+        let step = Step::on(case, &device, None);
+        let (velocity, grads, dx) = step.run(Checkpointing::None);
         let error = relative_error(&velocity, &read(&step.io, "velocity"));
-        assert!(error <= 1e-5, "{case}: velocity {error:e}");
+        assert!(error <= 1e-5, "{case} on {device:?}: velocity {error:e}");
+        let error = relative_error(&dx, &Step::on(case, &Device::Cpu, None).run(Checkpointing::None).2);
+        assert!(error <= 1e-4, "{case} on {device:?}: gradient to the latent {error:e}");
         let mut worst = 0.0f64;
         for (name, grad) in named(&grads, step.bank.layout(), step.network.modules()) {
             let want = read(&step.io, &format!("grad.{name}"));
             if want.to_host().iter().all(|v| *v == 0.0) {
-                assert!(grad.to_host().iter().all(|v| *v == 0.0), "{case} {name}: nothing depends on it");
+                assert!(grad.to_host().iter().all(|v| *v == 0.0), "{case} {name} on {device:?}: nothing depends on it");
                 continue;
             }
             let error = relative_error(&grad, &want);
             worst = worst.max(error);
-            assert!(error <= 1e-4, "{case} {name}: {error:e}");
+            assert!(error <= 1e-4, "{case} {name} on {device:?}: {error:e}");
         }
-        println!("ram_step {case}: worst gradient error {worst:.1e}");
+        println!("ram_step {case} on {device:?}: worst gradient error {worst:.1e}");
+    }
+}
+
+/// Copies the transformer in `from` with its matrices rounded to bf16 and widened again.
+fn rounded_matrices(from: &Path, to: &Path) {
+    let name = "diffusion_pytorch_model.safetensors";
+    let file = TensorFile::open(&from.join(name)).unwrap();
+    let tensors = file.names().map(|name| {
+        let t = read(&file, name);
+        let t = if t.shape().len() == 2 { linear::rounded(&linear::rounded(&t, DType::Bf16), DType::F32) } else { t };
+        (name.to_string(), t)
+    });
+    safetensors::save(&to.join(name), tensors, &BTreeMap::new()).unwrap();
+    std::fs::copy(from.join("config.json"), to.join("config.json")).unwrap();
+}
+
+#[test]
+fn with_bf16_weights_gradients_err_no_more_than_twice_as_much_as_pytorch_s_under_autocast() {
+    for case in ["a", "b"] {
+        let folder = tempfile::tempdir().unwrap();
+        rounded_matrices(&fixture(model_of(case)), folder.path());
+        let exact = Step::with(case, load_network(folder.path(), &Device::Cpu, None).unwrap());
+        let [_, gpu] = devices();
+        let step = Step::on(case, &gpu, Some(DType::Bf16));
+        let [got, want] = [step, exact].map(|step| step.run(Checkpointing::None));
+        let ours = [rms_error(&got.0, &want.0), rms_error(&got.1, &want.1), rms_error(&got.2, &want.2)];
+        let theirs: [f64; 3] = serde_json::from_value(errors()[format!("ram_step/{case}")].clone()).unwrap();
+        println!("ram_step {case} in bf16, velocity, gradients and dx: ours {ours:.1e?}, PyTorch {theirs:.1e?}");
+        assert!(ours.iter().zip(theirs).all(|(ours, theirs)| *ours <= 2.0 * theirs), "{ours:?} {theirs:?}");
     }
 }
 
 #[test]
 fn activation_checkpointing_changes_no_bit() {
-    for case in CASES {
-        let step = Step::load(case);
+    for (case, device) in CASES.map(|case| (case, Device::Cpu)).into_iter().chain(gpu("b")) {
+        let step = Step::on(case, &device, None);
         let (_, want, dlatent) = step.run(Checkpointing::None);
         for policy in [Checkpointing::Block, Checkpointing::Selective] {
             let (_, got, d) = step.run(policy);
@@ -247,7 +300,8 @@ fn gradients_do_not_depend_on_the_number_of_threads_nor_on_who_reads_the_latents
 fn with_others(step: &mut Step) {
     for (slot, seed) in [(Slot::Old, 1), (Slot::Reference, 2)] {
         let mut numbers = copy::owned(step.bank.numbers(Slot::Theta));
-        let change = affine::forward(&random(numbers.shape(), seed), Affine { scale: 0.01, ..Affine::default() });
+        let random = random(numbers.shape(), seed).to(&numbers.device());
+        let change = affine::forward(&random, Affine { scale: 0.01, ..Affine::default() });
         activation::add(&mut numbers, &change);
         step.bank.set(slot, numbers);
     }
@@ -255,8 +309,8 @@ fn with_others(step: &mut Step) {
 
 #[test]
 fn policies_of_one_batch_give_the_bits_they_give_alone_and_so_do_the_gradients() {
-    for case in CASES {
-        let mut step = Step::load(case);
+    for (case, device) in CASES.map(|case| (case, Device::Cpu)).into_iter().chain(gpu("b")) {
+        let mut step = Step::on(case, &device, None);
         with_others(&mut step);
         let n = step.points();
         let slots = [Some(Slot::Theta), None, Some(Slot::Old), Some(Slot::Reference)];
@@ -298,11 +352,13 @@ fn matrices_rounded_on_loading_err_no_more_than_those_stored_rounded() {
     let folder = fixture("mmdit/sd35");
     let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
     let exact = read(&io, "square.velocity");
-    let rounded = load_network(&folder, &Device::Cpu, Some(DType::Bf16)).unwrap();
-    let error = relative_error(&Inputs::load(&io, "square").velocity(&*rounded), &exact);
     let bf16 = TensorFile::open(&fixture("mmdit/sd35_bf16/io.safetensors")).unwrap();
     let theirs = relative_error(&read(&bf16, "square.velocity_bf16"), &read(&bf16, "square.velocity_f32"));
-    println!("mmdit computed in bf16: {error:.1e}, PyTorch in bf16 {theirs:.1e}");
-    assert!(error > 1e-5, "nothing was rounded");
-    assert!(error <= 2.0 * theirs, "{error:e} against {theirs:e}");
+    for device in devices() {
+        let rounded = load_network(&folder, &device, Some(DType::Bf16)).unwrap();
+        let error = relative_error(&Inputs::load(&io, "square").velocity(&*rounded), &exact);
+        println!("mmdit computed in bf16 on {device:?}: {error:.1e}, PyTorch in bf16 {theirs:.1e}");
+        assert!(error > 1e-5, "nothing was rounded");
+        assert!(error <= 2.0 * theirs, "{device:?}: {error:e} against {theirs:e}");
+    }
 }

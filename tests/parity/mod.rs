@@ -29,6 +29,15 @@ pub fn fixture(name: impl AsRef<Path>) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
+/// The CPU and a GPU: an interpreted one, or the real one that `ENGINE_TEST_DEVICE` names as `--device` does.
+pub fn devices() -> [Device; 2] {
+    let gpu = match std::env::var("ENGINE_TEST_DEVICE") {
+        Ok(name) => Device::cuda(name.strip_prefix("cuda:").unwrap_or("0").parse().expect("cuda:N")),
+        Err(_) => Device::vm(ptxvm::Options::default()),
+    };
+    [Device::Cpu, gpu.unwrap()]
+}
+
 /// Tensor `name` of `file`.
 pub fn read(file: &TensorFile, name: &str) -> Tensor {
     file.tensor(name, &Device::Cpu).unwrap()
@@ -53,6 +62,15 @@ pub fn relative_error(got: &Tensor, want: &Tensor) -> f64 {
     assert!(got.iter().all(|v| v.is_finite()), "a value is not finite");
     let errors = got.iter().zip(&want).map(|(g, w)| (f64::from(*g) - f64::from(*w)).abs());
     errors.fold(0.0, f64::max) / largest
+}
+
+/// Root mean square of the differences relative to that of the reference.
+pub fn rms_error(got: &Tensor, want: &Tensor) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let (got, want) = (got.to_host(), want.to_host());
+    let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
+    let apart = squares(&mut got.iter().zip(&want).map(|(g, w)| f64::from(*g) - f64::from(*w)));
+    (apart / squares(&mut want.iter().map(|w| f64::from(*w)))).sqrt()
 }
 
 /// The i64 matrix `name` of `file` as rows of token ids.

@@ -10,7 +10,7 @@ use engine::rollout::Pipeline;
 use engine::rollout::sample::{self, Policy};
 use engine::rollout::sampler::{Euler, Sampler};
 
-use super::{bits, fixture, read, relative_error};
+use super::{bits, devices, fixture, read, relative_error};
 
 /// What a run of the reference pipeline was asked for.
 #[derive(serde::Deserialize)]
@@ -28,9 +28,9 @@ fn sample(
     noise: Tensor,
     adapter: Option<&AdapterBank>,
 ) -> (Pipeline, Tensor) {
-    let model = Model::in_folder(folder).unwrap();
-    let pipeline = Pipeline::load(&model, &Device::Cpu, None).unwrap();
-    let text = TextEncoders::load(&model, &Device::Cpu).unwrap();
+    let (model, device) = (Model::in_folder(folder).unwrap(), &noise.device());
+    let pipeline = Pipeline::load(&model, device, None).unwrap();
+    let text = TextEncoders::load(&model, device).unwrap();
     let negative = run.negative_prompt.clone().unwrap_or_default();
     let [prompts, negative] = [prompts, &[negative]].map(|p| text.encode(p, run.max_sequence_length).unwrap());
     let policy = Policy {
@@ -58,15 +58,17 @@ fn a_guided_sample_matches_diffusers_from_prompt_to_pixel() {
     let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
     let settings: serde_json::Value = read_json(&folder.join("io.json")).unwrap();
     let prompts: Vec<String> = serde_json::from_value(settings["prompts"].clone()).unwrap();
-    for name in ["plain", "negative", "unguided"] {
+    let cases = ["plain", "negative", "unguided"].map(|name| (name, Device::Cpu));
+    let [_, gpu] = devices();
+    for (name, device) in cases.into_iter().chain([("plain", gpu)]) {
         let run: Run = serde_json::from_value(settings["runs"][name].clone()).unwrap();
-        let (pipeline, latents) = sample(&folder, &prompts, &run, read(&io, "noise"), None);
+        let (pipeline, latents) = sample(&folder, &prompts, &run, read(&io, "noise").to(&device), None);
         let error = relative_error(&latents, &read(&io, &format!("{name}.latents")));
-        println!("pipeline no_t5 {name}: {error:.1e}");
-        assert!(error <= 1e-4, "{name}: {error:e}");
+        println!("pipeline no_t5 {name} on {device:?}: {error:.1e}");
+        assert!(error <= 1e-4, "{name} on {device:?}: {error:e}");
         if let Some(image) = io.entry(&format!("{name}.image")) {
             // A value within rounding of a half may fall on the other side.
-            assert!(image_difference(&pipeline, &latents, image.raw()) <= 1, "{name}");
+            assert!(image_difference(&pipeline, &latents, image.raw()) <= 1, "{name} on {device:?}");
         }
     }
 }
@@ -79,11 +81,13 @@ fn a_lora_of_diffusers_changes_the_sample_as_it_does_there() {
     let prompts: Vec<String> = serde_json::from_value(settings["prompts"].clone()).unwrap();
     let run: Run = serde_json::from_value(settings["runs"]["plain"].clone()).unwrap();
     let network = Pipeline::load(&Model::in_folder(&folder).unwrap(), &Device::Cpu, None).unwrap().network;
-    let adapter = file::load(&fixture("lora"), network.modules(), &Device::Cpu).unwrap();
-    let (_, latents) = sample(&folder, &prompts, &run, read(&io, "noise"), Some(&adapter));
     let want = read(&TensorFile::open(&fixture("lora/io.safetensors")).unwrap(), "latents");
-    let error = relative_error(&latents, &want);
-    assert!(error <= 1e-4, "{error:e}");
+    for device in devices() {
+        let adapter = file::load(&fixture("lora"), network.modules(), &device).unwrap();
+        let (_, latents) = sample(&folder, &prompts, &run, read(&io, "noise").to(&device), Some(&adapter));
+        let error = relative_error(&latents, &want);
+        assert!(error <= 1e-4, "{device:?}: {error:e}");
+    }
     assert!(relative_error(&want, &read(&io, "plain.latents")) > 1e-2, "the LoRA must matter");
 }
 

@@ -3,7 +3,7 @@ use engine::io::{TensorFile, read_json};
 use engine::models::source::Model;
 use engine::models::text::{TextEncoders, Truncated};
 
-use super::{bits, fixture, read, relative_error};
+use super::{bits, devices, fixture, read, relative_error};
 
 fn encoders() -> TextEncoders {
     TextEncoders::load(&Model::in_folder(&fixture("pipeline/no_t5")).unwrap(), &Device::Cpu).unwrap()
@@ -20,19 +20,22 @@ fn prompts() -> Vec<String> {
 #[test]
 fn conditions_match_diffusers_for_prompts_and_negative_prompts() {
     let io = TensorFile::open(&fixture("pipeline/no_t5/io.safetensors")).unwrap();
-    let (encoders, settings) = (encoders(), io_json());
-    for run in ["plain", "negative"] {
-        let of = &settings["runs"][run];
-        let length = of["max_sequence_length"].as_u64().unwrap() as usize;
-        let negative = vec![of["negative_prompt"].as_str().unwrap().to_string(); 2];
-        for (prefix, prompts) in [("", prompts()), ("negative_", negative)] {
-            let got = encoders.encode(&prompts, length).unwrap();
-            for (key, got) in
-                [("prompt_embeds", &got.prompt_embeds), ("pooled_prompt_embeds", &got.pooled_prompt_embeds)]
-            {
-                let error = relative_error(got, &read(&io, &format!("{run}.{prefix}{key}")));
-                println!("pipeline/no_t5 {run}.{prefix}{key}: {error:.1e}");
-                assert!(error <= 1e-5, "{run}.{prefix}{key}: {error:e}");
+    let settings = io_json();
+    for device in devices() {
+        let encoders = TextEncoders::load(&Model::in_folder(&fixture("pipeline/no_t5")).unwrap(), &device).unwrap();
+        for run in ["plain", "negative"] {
+            let of = &settings["runs"][run];
+            let length = of["max_sequence_length"].as_u64().unwrap() as usize;
+            let negative = vec![of["negative_prompt"].as_str().unwrap().to_string(); 2];
+            for (prefix, prompts) in [("", prompts()), ("negative_", negative)] {
+                let got = encoders.encode(&prompts, length).unwrap();
+                for (key, got) in
+                    [("prompt_embeds", &got.prompt_embeds), ("pooled_prompt_embeds", &got.pooled_prompt_embeds)]
+                {
+                    let error = relative_error(got, &read(&io, &format!("{run}.{prefix}{key}")));
+                    println!("pipeline/no_t5 {run}.{prefix}{key} on {device:?}: {error:.1e}");
+                    assert!(error <= 1e-5, "{run}.{prefix}{key} on {device:?}: {error:e}");
+                }
             }
         }
     }

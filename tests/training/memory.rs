@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use engine::config::{self, Job};
-use engine::device::with_threads;
+use engine::device::{Device, with_threads};
 use engine::train::plan::MemoryPlan;
 use engine::train::setup::check;
 
@@ -30,7 +30,7 @@ fn every_config_that_can_run_here_takes_the_memory_that_its_plan_says() {
         // Fewer of what comes one after another: prompts of the epoch and of the evaluation.
         let changes = ["num_epochs=1", "rollout.num_prompts_per_epoch=8", "eval.num_prompts=8"].map(String::from);
         let planned = check(config::load(&path, &changes).unwrap(), Job::Train).unwrap();
-        let plan = with_threads(THREADS, || MemoryPlan::of(&planned)).unwrap().unwrap();
+        let plan = with_threads(THREADS, || MemoryPlan::of(&planned, &Device::Cpu)).unwrap().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let threads = THREADS.to_string();
         let args = ["--threads", &threads, "--set", &changes[0], &changes[1], &changes[2]];

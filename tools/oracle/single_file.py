@@ -273,8 +273,9 @@ def load(model, state):
 
 
 @torch.no_grad()
-def run(t, v, l, g, t5, rounding):
-    """The pipeline on tensors under the original names, or those of transformers for the encoders."""
+def run(t, v, l, g, t5, rounding, halves=None):
+    """The pipeline on tensors under the original names, or those of transformers for the encoders; what `halves` names is computed
+    in the types that it has."""
     network = SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=CHANNELS, out_channels=CHANNELS, num_layers=LAYERS,
         attention_head_dim=64, num_attention_heads=1, joint_attention_dim=JOINT, caption_projection_dim=D,
@@ -297,15 +298,29 @@ def run(t, v, l, g, t5, rounding):
         tokenizer_2=tokenizers[1], text_encoder_3=load(T5EncoderModel(t5_config()), t5), tokenizer_3=tokenizers[2])
     pipe.set_progress_bar_config(disable=True)
     pipe.tokenizer_max_length = 16
+    for name, dtype in (halves or {}).items():
+        component = getattr(pipe, name).to(dtype)
+        for part, module in component.named_modules():
+            # As transformers loads T5.
+            if name == "text_encoder_3" and dtype == torch.float16 and part.endswith(".wo"):
+                module.float()
+    kept = network.dtype
     noise = randn(generator("single_file/noise"), 1, CHANNELS, 8, 8)
     e, n, p, q = pipe.encode_prompt(PROMPTS, None, None, do_classifier_free_guidance=True, negative_prompt=[""],
                                     max_sequence_length=SEQUENCE)
     e, n, p, q = (x.to(rounding).float() for x in (e, n, p, q))
-    call = dict(prompt_embeds=e, negative_prompt_embeds=n, pooled_prompt_embeds=p, negative_pooled_prompt_embeds=q,
-                latents=noise.clone(), height=16, width=16, guidance_scale=GUIDANCE, num_inference_steps=STEPS)
+    call = dict(prompt_embeds=e.to(kept), negative_prompt_embeds=n.to(kept), pooled_prompt_embeds=p.to(kept),
+                negative_pooled_prompt_embeds=q.to(kept), latents=noise.to(kept, copy=True), height=16, width=16, guidance_scale=GUIDANCE, num_inference_steps=STEPS)
     latents = pipe(**call, output_type="latent").images
-    image = autoencoder.decode(latents / 1.5305 + 0.0609).sample
-    return dict(noise=noise, prompt_embeds=e, pooled_prompt_embeds=p, latents=latents, image=image.permute(0, 2, 3, 1))
+    image = autoencoder.decode((latents / 1.5305 + 0.0609).to(autoencoder.dtype)).sample
+    return dict(noise=noise, prompt_embeds=e, pooled_prompt_embeds=p, latents=latents.float(),
+                image=image.permute(0, 2, 3, 1).float())
+
+
+def errors(case, got, io):
+    """How far `got` is from the case in single precision."""
+    error = lambda a, b: float((a - b).abs().max() / b.abs().max())
+    return {key: error(got[key], io[f"{case}.{key}"]) for key in got if key != "noise"}
 
 
 def under(tensors, prefix):
@@ -321,8 +336,11 @@ def main():
     t5["encoder.embed_tokens.weight"] = t5["shared.weight"]
     prefix = "model.diffusion_model."
     own = {name: t for name, t in tensors.items() if name.startswith(prefix)}
-    io = {f"whole.{k}": v for k, v in run(
-        own, {k: v for k, v in tensors.items() if k.startswith("first_stage_model.")}, *encoders, t5, torch.float16).items()}
+    v = {k: v for k, v in tensors.items() if k.startswith("first_stage_model.")}
+    everywhere = lambda dtype: dict.fromkeys(
+        ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"), dtype)
+    io = {f"whole.{k}": x for k, x in run(own, v, *encoders, t5, torch.float16).items()}
+    halves = {"whole": errors("whole", run(own, v, *encoders, t5, torch.float16, everywhere(torch.float16)), io)}
 
     apart, names = parts()
     files = {file: values(listing) for file, listing in apart.items()}
@@ -330,8 +348,12 @@ def main():
     l = files["clip_l.safetensors"]
     l = {name if name.startswith("text_projection") else f"text_model.{name}": t for name, t in l.items() if name != "logit_scale"}
     v = {f"first_stage_model.{name}": t for name, t in files["sd3_vae.safetensors"].items()}
-    io |= {f"parts.{k}": v for k, v in run(
-        files["transformer.gguf"], v, l, files["clip_g.safetensors"], t5, torch.float32).items()}
+    tensors = files["transformer.gguf"], v, l, files["clip_g.safetensors"], t5, torch.float32
+    io |= {f"parts.{k}": x for k, x in run(*tensors).items()}
+    halves["parts"] = errors("parts", run(*tensors, everywhere(torch.bfloat16) | {"text_encoder_2": torch.float16, "vae": torch.float32}), io)
+    # What processors with instructions for bf16 use them for.
+    halves["parts on a cpu"] = errors("parts", run(*tensors, {"text_encoder": torch.bfloat16}), io)
+    (FIXTURES / "single_file_halves.json").write_text(json.dumps(halves, indent=1) + "\n")
     save_file({name: t.contiguous() for name, t in io.items()}, FIXTURES / "single_file.safetensors")
     listings = dict(whole=whole, parts=apart, prompts=PROMPTS, steps=STEPS, guidance=GUIDANCE, sequence=SEQUENCE)
     lines = json.dumps(listings).replace('{"name"', '\n{"name"')

@@ -53,7 +53,7 @@ fn check(what: &str, code: sys::CUresult) -> Result<()> {
 
 /// Shared memory of a block that needs no asking for.
 const UNASKED: u32 = 48 << 10;
-/// Less free memory than this runs nothing.
+/// What kernels, their local memory, graphs and tables take at most: less free memory than this runs nothing.
 const LEAST: u64 = 512 << 20;
 /// Room for what the compiler of PTX has to say.
 const LOG: usize = 8 << 10;
@@ -254,6 +254,10 @@ impl Driver for Cuda {
         self.bind()?;
         cu!(cuMemGetInfo_v2(&mut free, &mut total))?;
         Ok(free as u64)
+    }
+
+    fn overhead(&self) -> u64 {
+        LEAST
     }
 
     fn alloc(&self, size: usize) -> Result<DevicePtr> {

@@ -239,6 +239,11 @@ pub trait Driver: Send + Sync {
     /// If the device has failed.
     fn free_memory(&self) -> Result<u64>;
 
+    /// Bytes that kernels, graphs and tables take beside what is asked for: an upper bound.
+    fn overhead(&self) -> u64 {
+        1 << 20
+    }
+
     /// Memory of arbitrary content, aligned to 256 bytes.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ pub mod driver;
 mod kernels;
 mod pool;
 mod queue;
+mod rehearsal;
 #[cfg(test)]
 mod tests;
 pub mod vm;
@@ -23,8 +24,10 @@ use kernels::Kernels;
 pub use kernels::{File, files};
 use pool::Pool;
 use queue::{Graphs, Pending, Tables};
+use rehearsal::Rehearsal;
 
-use super::DType;
+use super::ledger::Reserved;
+use super::{DType, Ledger};
 
 /// `0` in this variable does every launch as it comes, for comparison with graphs.
 const GRAPHS: &str = "ENGINE_GRAPHS";
@@ -33,6 +36,8 @@ const GRAPHS: &str = "ENGINE_GRAPHS";
 pub struct Gpu {
     driver: Box<dyn Driver>,
     state: Mutex<State>,
+    /// Where memory is only counted, the books.
+    ledger: Option<Arc<Ledger>>,
 }
 
 struct State {
@@ -112,12 +117,23 @@ impl Gpu {
     /// # Errors
     /// If there are no kernels for it.
     pub fn new(driver: Box<dyn Driver>) -> Result<Arc<Self>> {
+        Self::with(driver, None)
+    }
+
+    /// One like this that does nothing and takes no memory, but counts it.
+    pub fn rehearsal(&self) -> Result<(Arc<Self>, Arc<Ledger>)> {
+        let ledger = Arc::new(Ledger::default());
+        let driver = Box::new(Rehearsal::new(self.facts().clone()));
+        Ok((Self::with(driver, Some(ledger.clone()))?, ledger))
+    }
+
+    fn with(driver: Box<dyn Driver>, ledger: Option<Arc<Ledger>>) -> Result<Arc<Self>> {
         let facts = driver.facts();
         let kernels = Kernels::new(facts.capability).map_err(|e| anyhow!("{}: {e}", facts.name))?;
         let (pool, graphs, tables) = Default::default();
         let mut state = State { kernels, pool, graphs, tables, pending: None, failed: None };
         state.graphs.off = std::env::var(GRAPHS).is_ok_and(|v| v == "0");
-        Ok(Arc::new(Self { driver, state: Mutex::new(state) }))
+        Ok(Arc::new(Self { driver, state: Mutex::new(state), ledger }))
     }
 
     /// What it is.
@@ -131,6 +147,16 @@ impl Gpu {
     /// If the device has failed.
     pub fn free_memory(&self) -> Result<u64> {
         self.driver.free_memory()
+    }
+
+    /// Bytes that the driver takes beside what is allocated: an upper bound.
+    pub fn overhead(&self) -> u64 {
+        self.driver.overhead()
+    }
+
+    /// The books of a rehearsal.
+    pub(super) fn ledger(&self) -> Option<&Arc<Ledger>> {
+        self.ledger.as_ref()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -349,6 +375,7 @@ pub(super) struct Buffer {
     gpu: Arc<Gpu>,
     ptr: DevicePtr,
     bytes: usize,
+    _counted: Option<Reserved>,
 }
 
 impl Buffer {
@@ -360,7 +387,8 @@ impl Buffer {
             Ok(at)
         });
         let ptr = taken.unwrap_or(0);
-        Self { gpu: gpu.clone(), ptr, bytes }
+        let counted = gpu.ledger().map(|ledger| Reserved::exactly(ledger, pool::taken(bytes) as u64));
+        Self { gpu: gpu.clone(), ptr, bytes, _counted: counted }
     }
 
     pub(super) fn gpu(&self) -> &Arc<Gpu> {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::driver::{DevicePtr, Driver};
 
 /// What a buffer is a multiple of: as drivers align, and enough for every vector access.
-const STEP: usize = 256;
+pub const STEP: usize = 256;
 
 /// Buffers by size.
 #[derive(Default)]

@@ -5,7 +5,7 @@ use super::attention::{self as side, Projections};
 use super::mlp::{self, Mlp};
 use super::modulation::{Kind, Modulation, Modulator};
 use super::{Config, LoraScope, keep};
-use crate::device::Tensor;
+use crate::device::{DType, Tensor};
 use crate::models::lora::{Adapters, Trained};
 use crate::models::network::Checkpointing;
 use crate::ops::attention::{self, Attention, Heads, Mask, Part};
@@ -80,6 +80,11 @@ impl Block {
             dual: dual.then(|| Projections::load(&scope.sub("attn2"), d, image, head, true)),
             heads,
         }
+    }
+
+    /// The type of its weights.
+    pub(super) fn dtype(&self) -> DType {
+        self.heads.compute
     }
 
     fn attend(&self, parts: &[Part]) -> Attention {

@@ -127,7 +127,7 @@ impl Mmdit {
     fn build(config: Config, small: bool, device: &Device, root: &Scope) -> Self {
         let (modules, d) = (RefCell::default(), config.hidden());
         let scope = LoraScope { scope: root.clone(), modules: &modules };
-        let blocks = (0..config.num_layers)
+        let blocks: Vec<Block> = (0..config.num_layers)
             .map(|i| Block::load(&scope.sub("transformer_blocks").sub(&i.to_string()), &config, i))
             .collect();
         let width = config.patch_size * config.patch_size * config.velocity_channels();
@@ -136,9 +136,10 @@ impl Mmdit {
             patch_embed: PatchEmbed::load(&root.sub("pos_embed"), &config),
             time_text_embed: TimeTextEmbed::load(&scope.sub("time_text_embed"), &config),
             context_embedder: scope.outer("context_embedder", config.joint_attention_dim, d),
+            // Files whose blocks are small often have what surrounds them in another type.
+            activations: device.activations(blocks[0].dtype()),
             blocks,
             norm_out: scope.outer("norm_out.linear", d, 2 * d),
-            activations: device.activations(proj_out.base.weight.dtype()),
             proj_out,
             modules: modules.into_inner(),
             device: device.clone(),

@@ -14,6 +14,7 @@ use crate::models::Linear;
 use crate::models::source::Component;
 use crate::ops;
 use crate::ops::activation::Activation;
+use crate::ops::affine::{self, Affine};
 use crate::ops::attention::{Heads, Mask, Part};
 use crate::ops::linear::{self, Then};
 
@@ -21,6 +22,9 @@ pub use config::T5Config;
 
 /// The second name of the table of tokens, and what a whole T5 has besides its encoder.
 const IGNORED: &[&str] = &["shared.weight", "encoder.embed_tokens.weight", "decoder.", "lm_head."];
+
+/// What the input of the last layer of an MLP is times where that layer is computed in half precision.
+const DOWN: f32 = 1.0 / 256.0;
 
 /// The encoder.
 pub struct T5 {
@@ -135,6 +139,14 @@ impl Block {
         let [mut gate, up] = linear::forward_each(&y, [&self.gate, &self.up].map(|l| l.layer().into()));
         ops::activation::forward(&mut gate, Activation::GeluTanh);
         ops::activation::multiply(&mut gate, &up);
-        self.down.then(&gate, Then::Add(&x))
+        if gate.device().activations(self.down.weight.dtype()) != DType::F16 {
+            return self.down.then(&gate, Then::Add(&x));
+        }
+        // The product's operands are rounded to half precision, whose range `gate` exceeds (transformers keeps this one layer
+        // in single precision): a smaller one, exact but below 2^-16, which is nothing beside what is added to.
+        let scaled = |x: &Tensor, scale| affine::forward(x, Affine { scale, ..Affine::default() });
+        let mut y = scaled(&self.down.forward(&scaled(&gate, DOWN)), 1.0 / DOWN);
+        ops::activation::add(&mut y, &x);
+        y
     }
 }

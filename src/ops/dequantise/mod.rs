@@ -12,10 +12,20 @@ use crate::device::{DType, Tensor};
 
 /// `x` in single precision if it is stored in [blocks](crate::device::Blocks), `x` itself if it is not.
 pub fn forward(x: &Tensor) -> Tensor {
+    decoded(x, DType::F32)
+}
+
+/// `x` in what products are computed in if it is stored in blocks, `x` itself if it is not: bf16 on a GPU, whose tensor cores
+/// multiply that and whose memory need not hold more, single precision on the CPU.
+pub fn operand(x: &Tensor) -> Tensor {
+    decoded(x, x.device().activations(x.dtype()))
+}
+
+fn decoded(x: &Tensor, dtype: DType) -> Tensor {
     if !matches!(x.dtype(), DType::Blocks(_)) {
         return x.clone();
     }
-    let mut y = x.scratch_like(x.shape());
+    let mut y = Tensor::scratch_of(&x.device(), dtype, x.shape());
     dispatch!(x, forward(&mut y, x));
     y
 }

@@ -38,9 +38,17 @@ fn kernels_give_the_cpu_s_bits_for_whole_matrices_and_parts_of_them() {
     for blocks in Blocks::ALL {
         let (x, _) = fixture(blocks, 5, -0.5);
         let parts = |x: &Tensor| vec![forward(x), forward(&x.slice(1..4)), embedding::forward(&[4, 0, 3, 3], x)];
-        for (got, want) in on_vm(|device| parts(&x.to(device))).iter().zip(parts(&x)) {
-            let same = |(a, b): (f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
-            assert!(got.to_host().into_iter().zip(want.host()).all(same), "{}", blocks.name());
+        let mut want = parts(&x);
+        want.push(linear::rounded(&want[0], DType::Bf16));
+        let got = on_vm(|device| {
+            let x = x.to(device);
+            parts(&x).into_iter().chain([operand(&x)]).collect()
+        });
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(want) {
+            let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+            assert_eq!(got.dtype(), want.dtype());
+            assert!(got.to_host().iter().zip(&want.to_host()).all(same), "{}", blocks.name());
         }
     }
 }
@@ -67,14 +75,20 @@ fn what_is_not_in_blocks_is_handed_on() {
 fn layers_and_tables_use_what_their_blocks_stand_for() {
     let (weight, values) = fixture(Blocks::Q4K, 7, 1.0);
     let plain = Tensor::from_slice(&Device::Cpu, &values, weight.shape());
+    let narrow = linear::rounded(&plain, DType::Bf16);
     let x = random(&[5, weight.width()], 3);
     let through = |weight: &Tensor| {
+        let x = x.to(&weight.device());
         let layer = linear::Layer { weight, bias: None };
         let y = linear::forward(&x, layer, linear::Then::Nothing);
         let mut dx = x.scratch_like(x.shape());
         linear::backward(&y, weight, None, None, None, linear::InputGrad::Overwrite(&mut dx));
         let [each] = linear::forward_each(&x, [layer.into()]);
-        [y.to_host(), dx.to_host(), each.to_host(), embedding::forward(&[6, 0, 3], weight).to_host()]
+        [y.to_host(), dx.to_host(), each.to_host()]
     };
-    assert_eq!(through(&weight), through(&plain));
+    let rows = |table: &Tensor| embedding::forward(&[6, 0, 3], table).to_host();
+    for (device, multiplied) in devices().into_iter().zip([&plain, &narrow]) {
+        assert_eq!(through(&weight.to(&device)), through(&multiplied.to(&device)), "{device:?}");
+        assert_eq!(rows(&weight.to(&device)), rows(&plain));
+    }
 }

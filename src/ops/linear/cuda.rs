@@ -4,13 +4,13 @@ use std::sync::Arc;
 use bytemuck::{NoUninit, Pod, Zeroable};
 
 use super::{Adapted, InputGrad, Lora, LoraGrad, Then};
-use crate::device::gpu::{Arg, DevicePtr, Gpu, Grid, suffix};
+use crate::device::gpu::{Arg, DevicePtr, Gpu, Grid, suffix, type_code};
 use crate::device::{DType, Device, Tensor};
 use crate::ops::activation::Activation;
 use crate::ops::adaln::Chunk;
 
 /// Problems of one launch.
-const PROBLEMS: usize = 8;
+const PROBLEMS: usize = 16;
 /// Ranks are filled up with zeros to multiples of what a stage of the kernels holds, so that the numbers of an addition
 /// meet in the same instructions whatever was added before.
 const RANK: usize = 32;
@@ -39,6 +39,7 @@ struct Problem {
     w: DevicePtr,
     bias: DevicePtr,
     y: DevicePtr,
+    begin: u32,
     m: u32,
     n: u32,
     k: u32,
@@ -47,6 +48,7 @@ struct Problem {
     first_extra: u32,
     extras: u32,
     scale: f32,
+    pad: u32,
 }
 
 /// As in kernels/linear.cu: `Then`.
@@ -148,15 +150,6 @@ fn size(n: usize) -> u32 {
     u32::try_from(n).expect("a dimension of a layer")
 }
 
-fn code(dtype: DType) -> u32 {
-    match dtype {
-        DType::F32 => 0,
-        DType::F16 => 1,
-        DType::Bf16 => 2,
-        DType::U8 | DType::Blocks(_) => unreachable!("not a type to compute in"),
-    }
-}
-
 /// Matrices on their way to the type that is computed in.
 struct Packer {
     gpu: Arc<Gpu>,
@@ -223,7 +216,7 @@ fn packing(from: &Tensor, to: &Tensor, [rows, columns]: [usize; 2], [to_rows, to
         columns: size(columns),
         to_rows: size(to_rows),
         to_columns: size(to_columns),
-        dtype: code(from.dtype()),
+        dtype: type_code(from.dtype()),
         pad: 0,
     }
 }
@@ -260,7 +253,7 @@ fn products(gpu: &Arc<Gpu>, dtype: DType, weight: Weight, problems: &[Problem], 
     }
     let table = (!extras.is_empty()).then(|| gpu.table(extras));
     for problems in problems.chunks(PROBLEMS) {
-        let (n, m) = (problems.iter().map(|p| p.n).max(), problems.iter().map(|p| p.m).max());
+        let (n, m) = (problems.iter().map(|p| p.n).max(), problems.iter().map(|p| p.m - p.begin).max());
         let (Some(n @ 1..), Some(m @ 1..)) = (n, m) else { continue };
         // Not by the number of rows: a row has the same bits in every batch.
         let tile = if dtype != DType::F32 && n >= 256 { 128 } else { 64 };
@@ -308,7 +301,7 @@ impl Finish {
 
     /// Nothing but the type of the result.
     fn plain(dtype: DType) -> Self {
-        Self { dtype: code(dtype), per_sample: 1, ..Self::zeroed() }
+        Self { dtype: type_code(dtype), per_sample: 1, ..Self::zeroed() }
     }
 }
 
@@ -416,17 +409,30 @@ pub(super) fn forward(
         let left = Left { matrix: batch.packer.matrix(x), m: x.rows(), k: x.width() };
         let mut kept = Vec::new();
         for (Adapted { layer, lora }, y) in chosen {
-            for l in lora.iter().filter(|l| !l.samples.is_empty()) {
-                let rows = l.samples.start * per_sample..l.samples.end * per_sample;
-                let (down, up) = (batch.packer.down(&l.a), batch.packer.up(&l.b));
-                kept.push(batch.add(left, rows, down, up, l.a.dim(0), l.scale));
-            }
             let w = batch.packer.weight(layer.weight);
             let bias = layer.bias.map_or(0, Tensor::address);
-            batch.push(Problem { bias, ..left.times(w, written(y), layer.weight.dim(0), 1.0) });
+            let all = Problem { bias, ..left.times(w, written(y), layer.weight.dim(0), 1.0) };
+            for samples in runs(lora, x.dim(0)) {
+                let rows = samples.start * per_sample..samples.end * per_sample;
+                let (begin, m) = (size(rows.start), size(rows.end));
+                if let Some(l) = lora.iter().find(|l| l.samples == samples) {
+                    let (down, up) = (batch.packer.down(&l.a), batch.packer.up(&l.b));
+                    kept.push(batch.add(left, rows, down, up, l.a.dim(0), l.scale));
+                }
+                batch.push(Problem { begin, m, ..all });
+            }
         }
         batch.run(Weight::Along, finish);
     }
+}
+
+/// The samples in runs that go through the same factors or none.
+fn runs(lora: &[Lora], samples: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut edges: Vec<usize> = lora.iter().flat_map(|l| [l.samples.start, l.samples.end]).collect();
+    edges.extend([0, samples]);
+    edges.sort_unstable();
+    edges.dedup();
+    (1..edges.len()).map(move |i| edges[i - 1]..edges[i])
 }
 
 /// Where `t` is written to.

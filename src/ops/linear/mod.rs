@@ -105,10 +105,11 @@ fn with_width(x: &Tensor, width: usize) -> Tensor {
 /// `then(x·Wᵀ + b (+ s·(x·Aᵀ)·Bᵀ))`. `x` `[.., in]`; returns `[.., out]`.
 ///
 /// Weights in bf16 are multiplied in bf16 and summed in f32 where the device can, and those in f16 in f16 on a GPU, which
-/// rounds `x` and the factors to the type of the weight; other halves are widened.
+/// rounds `x`, which must be in their range, and the factors to the type of the weight; other halves are widened. Weights in
+/// blocks are as if in bf16 on a GPU, in f32 on the CPU.
 pub fn forward<'a>(x: &Tensor, layer: impl Into<Adapted<'a>>, then: Then) -> Tensor {
     let layer = layer.into();
-    let weight = dequantise::forward(layer.layer.weight);
+    let weight = dequantise::operand(layer.layer.weight);
     let layer = layer.with(&weight);
     layer.check(x);
     let mut y = with_width(x, layer.layer.weight.dim(0));
@@ -127,7 +128,7 @@ pub fn forward<'a>(x: &Tensor, layer: impl Into<Adapted<'a>>, then: Then) -> Ten
 
 /// Several layers of one input, which is read once: queries, keys and values.
 pub fn forward_each<const N: usize>(x: &Tensor, layers: [Adapted; N]) -> [Tensor; N] {
-    let weights = layers.map(|l| dequantise::forward(l.layer.weight));
+    let weights = layers.map(|l| dequantise::operand(l.layer.weight));
     let layers: [Adapted; N] = std::array::from_fn(|i| layers[i].with(&weights[i]));
     layers.iter().for_each(|l| l.check(x));
     let mut y = layers.map(|l| with_width(x, l.layer.weight.dim(0)));
@@ -140,7 +141,7 @@ pub fn forward_each<const N: usize>(x: &Tensor, layers: [Adapted; N]) -> [Tensor
 
 /// `(activation(h), h of the first kept samples)` with `h` as in [`forward`].
 pub fn forward_activated(x: &Tensor, layer: Adapted, activation: Activation, kept: usize) -> (Tensor, Tensor) {
-    let weight = dequantise::forward(layer.layer.weight);
+    let weight = dequantise::operand(layer.layer.weight);
     let layer = layer.with(&weight);
     layer.check(x);
     let mut y = with_width(x, layer.layer.weight.dim(0));
@@ -201,7 +202,7 @@ pub fn backward(
     let weight = match dx {
         // Not looked at.
         InputGrad::Skip => weight.clone(),
-        _ => dequantise::forward(weight),
+        _ => dequantise::operand(weight),
     };
     assert!(grad.is_none() || x.is_some(), "linear backward: the input is saved wherever a LoRA is trained");
     dispatch!(dy, backward(dy, &weight, x, lora.zip(low.as_mut()), grad, dx));

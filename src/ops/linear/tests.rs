@@ -399,6 +399,37 @@ fn a_row_has_the_same_bits_alone_and_among_others() {
 }
 
 #[test]
+fn factors_that_are_not_finite_reach_no_row_but_their_own() {
+    let (x, rank) = (random(&[4, 15, 72], 1), 4);
+    for (device, out) in devices().into_iter().flat_map(|d| [(d.clone(), 40), (d, 264)]) {
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            let (x, w) = (x.to(&device), rounded(&random(&[out, 72], 2), dtype).to(&device));
+            let lora = |samples, seed: u64, bad: Option<f32>| {
+                let [mut a, mut b] = [random(&[rank, 72], seed), random(&[out, rank], seed + 1)];
+                if let Some(bad) = bad {
+                    a.host_mut()[100] = bad;
+                    b.host_mut()[7] = bad;
+                }
+                Lora { samples, a: a.to(&device), b: b.to(&device), scale: 0.5 }
+            };
+            let run = |bad| {
+                let lora = [lora(1..2, 3, bad), lora(2..3, 5, None)];
+                let layer = Layer { weight: &w, bias: None };
+                forward(&x, Adapted { layer, lora: &lora }, Then::Nothing)
+            };
+            let want = run(None);
+            for bad in [f32::NAN, f32::INFINITY] {
+                let got = run(Some(bad));
+                for sample in [0..1, 2..4] {
+                    assert_eq!(bits_of(&got, sample.clone()), bits_of(&want, sample), "{bad}, {dtype:?}, {device:?}");
+                }
+                assert!(got.slice(1..2).to_host().iter().any(|v| !v.is_finite()), "{bad} is seen, {dtype:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_follows_is_done_in_single_precision_and_rounded_once() {
     let (size, rank) = ([2, 35, 64, 264], 4);
     let [b, n, width, out] = size;
