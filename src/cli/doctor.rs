@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use engine::device::gpu::{self, Gpu};
 use engine::device::{DType, Device, Elems, machine_memory};
 use engine::ops::cpu::gemm::{self, Epilogue, Mat, matmul};
 use engine::telemetry::bytes;
@@ -36,6 +37,9 @@ pub fn run(args: Args) -> Result<()> {
     let [single, half, threads] = args.device.on_cpu(|| Ok(speeds()))?;
     line("speed", format!("f32 {single:.0} GFLOP/s, bf16 {half:.0} GFLOP/s with {threads} threads"));
     line("device", used(&device)?);
+    if let Device::Gpu(gpu) = &device {
+        line("kernels", kernels(gpu));
+    }
     line("CUDA", String::new());
     cuda::report(|label, text| line(&format!("  {label}"), text));
     Ok(())
@@ -47,6 +51,28 @@ fn used(device: &Device) -> Result<String> {
         Device::Gpu(gpu) => format!("{}; {} free", cuda::describe(gpu.facts()), bytes(gpu.free_memory()?)),
         Device::Cpu | Device::Plan(_) => "cpu".into(),
     })
+}
+
+/// What the driver makes of all kernels; the first time it compiles them, which takes a while.
+fn kernels(gpu: &Gpu) -> String {
+    let (start, mut names, mut spilt, mut refused) = (Instant::now(), 0, 0, String::new());
+    let (mut files, mut registers) = (0, 0);
+    for file in gpu::files().filter(|f| f.fits(gpu.facts().capability)) {
+        match gpu.load(file) {
+            Ok(entries) => {
+                (files, names) = (files + 1, names + entries.len());
+                let known = entries.into_iter().filter_map(|(_, info)| info);
+                known.for_each(|info| {
+                    spilt += usize::from(info.local > 0);
+                    registers = registers.max(info.registers);
+                });
+            }
+            Err(why) => refused += &format!("; {} refused: {why:#}", file.path),
+        }
+    }
+    let compiled = if registers == 0 { "interpreted".into() } else { format!("at most {registers} registers") };
+    let seconds = start.elapsed().as_secs_f64();
+    format!("{names} in {files} files, loaded in {seconds:.1} s; {compiled}, {spilt} with local memory{refused}")
 }
 
 /// The value of the first line `key : value` of a file under /proc.

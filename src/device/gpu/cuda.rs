@@ -90,6 +90,7 @@ struct State {
     functions: Vec<Loaded>,
     known: HashMap<(&'static str, String), Function>,
     graphs: Vec<sys::CUgraphExec>,
+    marks: Vec<sys::CUevent>,
     memory: HashSet<DevicePtr>,
 }
 
@@ -145,7 +146,7 @@ impl Cuda {
             main: lane()?,
             side: lane()?,
             recorder: Mutex::new(stream()?),
-            fence: event()?,
+            fence: event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?,
             state: Mutex::default(),
         };
         let free = cuda.free_memory()?;
@@ -208,10 +209,10 @@ fn address(arg: &Arg) -> *mut c_void {
     }
 }
 
-/// An event that only orders.
-fn event() -> Result<sys::CUevent> {
+/// An event that only orders, or one that also knows when it came by.
+fn event(flags: sys::CUevent_flags) -> Result<sys::CUevent> {
     let mut event = null_mut();
-    cu!(cuEventCreate(&mut event, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32))?;
+    cu!(cuEventCreate(&mut event, flags as u32))?;
     Ok(event)
 }
 
@@ -430,6 +431,25 @@ impl Driver for Cuda {
         self.follow(&self.main, &self.side)
     }
 
+    fn mark(&self, mark: usize) -> Result<()> {
+        self.bind()?;
+        let state = &mut *self.state();
+        while state.marks.len() <= mark {
+            state.marks.push(event(sys::CUevent_flags::CU_EVENT_DEFAULT)?);
+        }
+        cu!(cuEventRecord(state.marks[mark], self.lane().stream))
+    }
+
+    fn between(&self, from: usize, to: usize) -> Result<f64> {
+        self.bind()?;
+        let (marks, mut milliseconds) = (self.state().marks.clone(), 0f32);
+        let at = |mark: usize| marks.get(mark).copied().with_context(|| format!("no mark {mark}"));
+        let (from, to) = (at(from)?, at(to)?);
+        cu!(cuEventSynchronize(to))?;
+        cu!(cuEventElapsedTime(&mut milliseconds, from, to))?;
+        Ok(f64::from(milliseconds) / 1e3)
+    }
+
     fn info(&self, function: Function) -> Result<Option<FunctionInfo>> {
         use sys::CUfunction_attribute as Attribute;
         self.bind()?;
@@ -472,6 +492,7 @@ impl Drop for Cuda {
         }
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.graphs.drain(..).filter(|g| !g.is_null()).for_each(|g| drop(cu!(cuGraphExecDestroy(g))));
+        state.marks.drain(..).for_each(|e| drop(cu!(cuEventDestroy_v2(e))));
         state.memory.drain().for_each(|ptr| drop(cu!(cuMemFree_v2(ptr))));
         state.modules.drain(..).for_each(|(_, module)| drop(cu!(cuModuleUnload(module))));
         for lane in [&mut self.main, &mut self.side] {

@@ -322,6 +322,18 @@ pub trait Driver: Send + Sync {
         Ok(())
     }
 
+    /// Gives the point that this thread's work has come to the number `mark`, for [`Driver::between`].
+    ///
+    /// # Errors
+    /// If the device has failed.
+    fn mark(&self, mark: usize) -> Result<()>;
+
+    /// Seconds from one mark to a later one, once the work before both is done.
+    ///
+    /// # Errors
+    /// If the device has failed, or there is no such mark.
+    fn between(&self, from: usize, to: usize) -> Result<f64>;
+
     /// What a kernel takes, where a driver compiles it.
     ///
     /// # Errors

@@ -36,6 +36,16 @@ impl File {
             .filter_map(|(n, b)| Some((n, b.parse().ok()?)))
     }
 
+    /// Its entries.
+    pub fn entries(self) -> impl Iterator<Item = &'static str> {
+        self.text.split(".entry ").skip(1).filter_map(|after| after.split('(').next())
+    }
+
+    /// Whether a chip of this compute capability runs it.
+    pub fn fits(self, capability: (u32, u32)) -> bool {
+        capability >= (8, 0) && (self.target != "sm_90a" || capability == (9, 0))
+    }
+
     fn has(self, entry: &str) -> bool {
         self.text.contains(&format!(".entry {entry}("))
     }

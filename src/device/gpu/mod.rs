@@ -32,6 +32,9 @@ use rehearsal::Rehearsal;
 use super::ledger::Reserved;
 use super::{DType, Ledger, with_threads, workers};
 
+/// `0` in this variable does every launch as it comes, for comparison with graphs.
+const GRAPHS: &str = "ENGINE_GRAPHS";
+
 /// A device with its kernels and memory.
 pub struct Gpu {
     driver: Box<dyn Driver>,
@@ -161,7 +164,8 @@ impl Gpu {
     fn with(driver: Box<dyn Driver>, ledger: Option<Arc<Ledger>>) -> Result<Arc<Self>> {
         let facts = driver.facts();
         let kernels = Kernels::new(facts.capability).map_err(|e| anyhow!("{}: {e}", facts.name))?;
-        let lane = || Mutex::new(Lane { graphs: Graphs::new(ledger.is_none()), ..Lane::default() });
+        let has_graphs = ledger.is_none() && !std::env::var(GRAPHS).is_ok_and(|v| v == "0");
+        let lane = || Mutex::new(Lane { graphs: Graphs::new(has_graphs), ..Lane::default() });
         let (kernels, lanes) = (Mutex::new(kernels), [lane(), lane()]);
         Ok(Arc::new(Self { driver, kernels, lanes, between: Mutex::default(), failed: Mutex::default(), ledger }))
     }
@@ -323,6 +327,35 @@ impl Gpu {
     pub fn info(&self, op: &'static str, entry: &str) -> Result<Option<FunctionInfo>> {
         let kernel = lock(&self.kernels).find(&*self.driver, op, entry)?;
         self.driver.info(kernel.function)
+    }
+
+    /// Loads a file of PTX, which need not be the one that this device would choose, and says what the driver has made of
+    /// each of its entries, if it compiles them.
+    ///
+    /// # Errors
+    /// If the driver refuses it.
+    pub fn load(&self, file: File) -> Result<Vec<(&'static str, Option<FunctionInfo>)>> {
+        let shared: std::collections::HashMap<&str, u32> = file.shared().collect();
+        let info = |entry| {
+            let shared = shared.get(entry).copied().unwrap_or(0);
+            let function = self.driver.function(file.path, file.text, entry, shared)?;
+            Ok((entry, self.driver.info(function)?))
+        };
+        file.entries().map(info).collect()
+    }
+
+    /// Seconds from the beginning of each of `runs` calls of `f` to that of the next, as the device sees them.
+    ///
+    /// # Errors
+    /// If the device has failed.
+    pub fn time(&self, runs: usize, mut f: impl FnMut(usize)) -> Result<Vec<f64>> {
+        for run in 0..runs {
+            self.attempt(|_| self.driver.mark(run));
+            f(run);
+        }
+        self.attempt(|_| self.driver.mark(runs));
+        self.check()?;
+        (0..runs).map(|run| self.driver.between(run, run + 1)).collect()
     }
 
     /// The handle of the stream that work goes to, where there is one.

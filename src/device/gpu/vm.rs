@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ptxvm::{Config, Memory, Module, Options, Stats};
@@ -29,6 +30,7 @@ struct State {
     graphs: Vec<Vec<Op>>,
     /// Bytes of everything that was allocated and not given back.
     held: HashMap<DevicePtr, u64>,
+    marks: HashMap<usize, Instant>,
 }
 
 /// The files that were parsed so far, by name and place of the text: a process has many devices and few files.
@@ -203,6 +205,17 @@ impl Driver for Vm {
         let state = &mut *self.state();
         state.graphs.push(ops.to_vec());
         Ok(Graph(state.graphs.len() as u32 - 1))
+    }
+
+    fn mark(&self, mark: usize) -> Result<()> {
+        self.state().marks.insert(mark, Instant::now());
+        Ok(())
+    }
+
+    fn between(&self, from: usize, to: usize) -> Result<f64> {
+        let marks = &self.state().marks;
+        let at = |mark: usize| marks.get(&mark).with_context(|| format!("no mark {mark}"));
+        Ok(at(to)?.duration_since(*at(from)?).as_secs_f64())
     }
 
     fn replay(&self, graph: Graph) -> Result<()> {

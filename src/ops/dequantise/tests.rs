@@ -1,15 +1,14 @@
-use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
 use crate::device::{Blocks, Device, MappedFile};
 use crate::io::TensorFile;
 use crate::ops::testing::{devices, on_vm, random};
-use crate::ops::{embedding, linear};
+use crate::ops::{embedding, linear, testing};
 
 /// `rows` equal rows of the fixture's blocks, and what they stand for (`tools/oracle/blocks.py`).
 fn fixture(blocks: Blocks, rows: usize, scale: f32) -> (Tensor, Vec<f32>) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/blocks.safetensors");
+    let path = testing::fixture("blocks.safetensors");
     let file = TensorFile::open(&path).unwrap();
     let bytes = file.entry(&format!("{}.bytes", blocks.name())).unwrap().raw().repeat(rows);
     let values = file.entry(&format!("{}.values", blocks.name())).unwrap().to_f32().unwrap().repeat(rows);

@@ -1,14 +1,12 @@
-use std::path::Path;
-
 use super::*;
 use crate::device::Device;
 use crate::io::TensorFile;
-use crate::ops::testing::{devices, on_vm};
+use crate::ops::testing::{devices, fixture, on_vm};
 
 /// The fixture is Pillow's work.
 #[test]
 fn resizing_is_pillows_bit_for_bit() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/preprocess/io.safetensors");
+    let path = fixture("preprocess/io.safetensors");
     let file = TensorFile::open(&path).unwrap();
     for name in ["down", "odd", "up", "mixed", "tall_only", "edges"] {
         let [image, want] = ["image", "resized"].map(|what| file.entry(&format!("{name}.{what}")).unwrap());

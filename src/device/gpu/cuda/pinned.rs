@@ -72,7 +72,7 @@ impl Ring {
             cu!(cuMemHostAlloc(&mut base, 2 * SLOT, 0))?;
             // Recorded at once, so that waiting for the first use waits for nothing.
             for done in &mut self.done {
-                *done = event()?;
+                *done = event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
                 cu!(cuEventRecord(*done, stream))?;
             }
             self.base = base.cast();

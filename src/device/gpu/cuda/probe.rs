@@ -16,7 +16,7 @@ pub const CAPABILITY: (u32, u32) = (8, 0);
 const NEEDED: &str = "a driver of the 550 series or later (CUDA 12.4) is needed";
 
 /// Everything that the driver is asked for by [`Cuda`](super::Cuda) and by cudarc on its behalf.
-pub const SYMBOLS: [&str; 42] = [
+pub const SYMBOLS: [&str; 43] = [
     "cuCtxSetCurrent",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
@@ -27,6 +27,7 @@ pub const SYMBOLS: [&str; 42] = [
     "cuDriverGetVersion",
     "cuEventCreate",
     "cuEventDestroy_v2",
+    "cuEventElapsedTime",
     "cuEventRecord",
     "cuEventSynchronize",
     "cuFuncGetAttribute",
