@@ -18,7 +18,7 @@ pack() {
     mkdir -p "$to/bin" "$to/models" "$to/tests/fixtures/preprocess" "$to/tests/fixtures/pipeline" "$to/benches/baselines"
     cargo build --release --bin engine
     cp target/release/engine "$to/bin/engine"
-    built=$(cargo test --release --lib --no-run --message-format json | grep '"kind":\["lib"\]' | grep -o '"executable":"[^"]*"' | tail -1)
+    built=$(cargo test --release --lib --no-run --message-format json | grep '"kind":\["lib"\],"crate_types":\["lib"\],"name":"engine"' | grep -o '"executable":"[^"]*"' | tail -1)
     cp "$(cut -d'"' -f4 <<<"$built")" "$to/bin/tests"
     built=$(cargo bench --bench gpu --no-run --message-format json | grep '"name":"gpu"' | grep -o '"executable":"[^"]*"' | tail -1)
     cp "$(cut -d'"' -f4 <<<"$built")" "$to/bin/gpu"
