@@ -32,7 +32,9 @@ pub fn fixture(name: impl AsRef<Path>) -> PathBuf {
 /// The CPU and a GPU: an interpreted one, or the real one that `ENGINE_TEST_DEVICE` names as `--device` does.
 pub fn devices() -> [Device; 2] {
     let gpu = match std::env::var("ENGINE_TEST_DEVICE") {
-        Ok(name) => Device::cuda(name.strip_prefix("cuda:").unwrap_or("0").parse().expect("cuda:N")),
+        Ok(name) => {
+            Device::cuda(name.strip_prefix("cuda:").unwrap_or("0").parse().expect("cuda:N")).map_err(Into::into)
+        }
         Err(_) => Device::vm(ptxvm::Options::default()),
     };
     [Device::Cpu, gpu.unwrap()]
