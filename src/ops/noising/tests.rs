@@ -10,8 +10,8 @@ fn each_row_is_mixed_by_its_own_time() {
         let x = forward(&x0.to(&device), &noise.to(&device), &[0.0, 0.25, 1.0]).to_host();
         assert_eq!(x[..10], *x0.slice(0..1).host());
         assert_eq!(x[20..], *noise.slice(2..3).host());
-        for i in 10..20 {
-            assert_eq!(x[i], 0.75 * x0.host()[i] + 0.25 * noise.host()[i]);
+        for (i, x) in x.iter().enumerate().take(20).skip(10) {
+            assert_eq!(*x, 0.75 * x0.host()[i] + 0.25 * noise.host()[i]);
         }
     }
 }
