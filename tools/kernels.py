@@ -2,7 +2,7 @@
 """Compiles kernels/*.cu to ptx/ with the pinned compiler of kernels/toolchain.txt, which it fetches into .toolkit/.
 
     tools/kernels.py [OP ...]      compiles what is stale (or the named ops, stale or not)
-    tools/kernels.py --check       compiles everything and fails if a byte of ptx/ differs
+    tools/kernels.py --check       compiles everything and fails if a byte of ptx/ differs, or the table that --ptxas writes
     tools/kernels.py --ptxas       assembles ptx/ for every chip and writes benches/results/ptxas.md; fails on spills in
                                    hot kernels and on anything that ptxas says of them (C75xx)
     tools/kernels.py --lines DIR   compiles everything with -lineinfo into DIR, for profilers and ptxvm's messages
@@ -29,6 +29,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS, PTX, TOOLKIT = ROOT / "kernels", ROOT / "ptx", ROOT / ".toolkit"
+RESOURCES = ROOT / "benches/results/ptxas.md"
 TOOLCHAIN = (KERNELS / "toolchain.txt").read_text(encoding="utf-8").split()
 PACKAGES = [line for line in TOOLCHAIN if "==" in line]
 OPTIONS = [line for line in TOOLCHAIN if line.startswith("--")]
@@ -169,6 +170,18 @@ def assembled(job):
     return rows, bad
 
 
+def resources(done):
+    """The text of RESOURCES, and what must not be."""
+    done = list(done)
+    rows, bad = [row for r, _ in done for row in r], [b for _, bs in done for b in bs]
+    text = (
+        "# What ptxas makes of the kernels\n\n"
+        f"`tools/kernels.py --ptxas`, ptxas of {PACKAGES[-1]}. Bytes, but for registers; dynamic shared memory is what "
+        "the launcher gives.\nWith `setmaxnreg` the registers are those at entry.\n\n" + table(rows) + "\n"
+    )
+    return text, bad
+
+
 def table(rows):
     head = ["kernel", "chip", "registers", "static shared", "dynamic shared", "spills", "stack"]
     lines = ["| " + " | ".join(head) + " |", "|---|---" + "|--:" * 5 + "|"]
@@ -189,21 +202,20 @@ def main():
     toolkit()
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
         if args.ptxas:
-            done = list(pool.map(assembled, chosen))
-            rows, bad = [row for r, _ in done for row in r], [b for _, bs in done for b in bs]
-            text = (
-                "# What ptxas makes of the kernels\n\n"
-                f"`tools/kernels.py --ptxas`, ptxas of {PACKAGES[-1]}. Bytes, but for registers; dynamic shared memory is what "
-                "the launcher gives.\nWith `setmaxnreg` the registers are those at entry.\n\n" + table(rows) + "\n"
-            )
-            (ROOT / "benches/results/ptxas.md").write_text(text, encoding="utf-8")
+            text, bad = resources(pool.map(assembled, chosen))
+            RESOURCES.write_text(text, encoding="utf-8")
             sys.exit("\n".join(bad) if bad else 0)
         if args.check:
             texts = pool.map(compiled, chosen)
             stale = [j[2] for j, t in zip(chosen, texts) if not j[2].exists() or j[2].read_text(encoding="utf-8") != t]
             stale += [f for f in sorted(PTX.glob("*.ptx")) if f not in {j[2] for j in jobs()}]
             names = ", ".join(str(f.relative_to(ROOT)) for f in stale)
-            sys.exit(f"not what the sources give: {names}; run tools/kernels.py" if stale else 0)
+            if stale:
+                sys.exit(f"not what the sources give: {names}; run tools/kernels.py")
+            text, bad = resources(pool.map(assembled, chosen))
+            if not args.ops and RESOURCES.read_text(encoding="utf-8") != text:
+                bad.append(f"{RESOURCES.relative_to(ROOT)} is not what ptxas says; run tools/kernels.py --ptxas")
+            sys.exit("\n".join(bad) if bad else 0)
         extra = ["-lineinfo"] if args.lines else []
         out = args.lines or PTX
         out.mkdir(exist_ok=True)
