@@ -1,7 +1,7 @@
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 
 use super::*;
-use crate::device::{Device, Tensor};
+use crate::device::{Device, Tensor, with_threads};
 use crate::ops::activation;
 
 fn vm() -> (Device, Arc<Gpu>) {

@@ -1,0 +1,63 @@
+//! How kernels are laid over their work, and what their entries are called.
+
+use super::DType;
+
+/// How a kernel is laid over its work.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    /// Blocks.
+    pub blocks: [u32; 3],
+    /// Threads of each.
+    pub threads: u32,
+}
+
+impl Grid {
+    /// One dimension of blocks of 256 threads, for so many threads.
+    pub fn flat(threads: usize) -> Self {
+        Self { blocks: [u32::try_from(threads.div_ceil(256)).expect("a grid that fits"), 1, 1], threads: 256 }
+    }
+
+    /// As [`Grid::flat`], with a thread for every 16 bytes of `elements` of `dtype`.
+    pub fn packs(elements: usize, dtype: DType) -> Self {
+        Self::flat(elements.div_ceil(16 / dtype.bytes(1)))
+    }
+
+    /// Threads for `rows` rows of `width` elements of `dtype` in each of `samples`, one for every 16 bytes, as
+    /// kernels/common/rows.cuh has them; and how many share a row.
+    pub fn rows(samples: usize, rows: usize, width: usize, dtype: DType) -> (Self, u32) {
+        const WARP: usize = 32;
+        let packs = width.div_ceil(16 / dtype.bytes(1));
+        assert!(packs <= 1024, "a row of {width} {dtype:?} is wider than a block");
+        let (lanes, threads) = match packs {
+            0..=WARP => (packs.next_power_of_two(), 256),
+            _ => (packs.next_multiple_of(WARP), packs.next_multiple_of(WARP)),
+        };
+        (Self::of([rows.div_ceil(threads / lanes), samples, 1], threads as u32), lanes as u32)
+    }
+
+    /// Blocks of `threads` in up to three dimensions.
+    pub fn of(blocks: [usize; 3], threads: u32) -> Self {
+        Self { blocks: blocks.map(|b| u32::try_from(b).expect("a grid that fits")), threads }
+    }
+}
+
+/// The suffix of the entries for a storage type.
+pub fn suffix(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "f32",
+        DType::F16 => "f16",
+        DType::Bf16 => "bf16",
+        DType::U8 => "u8",
+        DType::Blocks(blocks) => blocks.name(),
+    }
+}
+
+/// What a storage type is called in kernels that are told it as they run: `Type` of kernels/common/operand.cuh.
+pub fn type_code(dtype: DType) -> u32 {
+    match dtype {
+        DType::F32 => 0,
+        DType::F16 => 1,
+        DType::Bf16 => 2,
+        DType::U8 | DType::Blocks(_) => panic!("{dtype:?} is not computed in"),
+    }
+}
