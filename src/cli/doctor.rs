@@ -23,7 +23,7 @@ const MEASURED: Duration = Duration::from_millis(400);
 
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.open()?;
-    let line = |label: &str, text: String| println!("{}", format!("{label:15}{text}").trim_end());
+    let line = |label: &str, text: String| println!("{}", format!("{label:16}{text}").trim_end());
     line(
         "processor",
         format!("{}, {} cores", processor(), std::thread::available_parallelism().map_or(1, usize::from)),
