@@ -294,8 +294,13 @@ impl Tensor {
 
     /// Where its first element is on the GPU, for writing.
     pub(crate) fn arg_mut(&mut self) -> Arg {
+        Arg::Ptr(self.address_mut())
+    }
+
+    /// As [`Tensor::arg_mut`], as a number.
+    pub(crate) fn address_mut(&mut self) -> DevicePtr {
         assert_eq!(Arc::strong_count(&self.storage), 1, "a tensor is written to only while nothing shares it");
-        Arg::Ptr(self.address())
+        self.address()
     }
 
     /// As [`Tensor::arg`], as a number.

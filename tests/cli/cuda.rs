@@ -146,7 +146,7 @@ const PTX: &str = "
 const PAGE: usize = 8 << 20;
 
 #[test]
-#[ignore = "the_driver_asks_for_what_the_seam_is_asked_for runs it"]
+#[ignore = "runs only as a child of the test below"]
 fn under_a_fake() {
     if !is_fake() {
         return;
@@ -300,7 +300,7 @@ s2 destroy",
 }
 
 #[test]
-#[ignore = "regions_of_ops_become_graphs_of_the_driver runs it"]
+#[ignore = "runs only as a child of the test below"]
 fn ops_under_a_fake() {
     use engine::ops::activation::{Activation, add, forward};
     if !is_fake() {
@@ -331,7 +331,7 @@ fn regions_of_ops_become_graphs_of_the_driver() {
 }
 
 #[test]
-#[ignore = "a_product_of_cublaslt_is_chosen_once runs it"]
+#[ignore = "runs only as a child of the test below"]
 fn cublaslt_under_a_fake() {
     use engine::device::gpu::cublaslt::Linear;
     if !is_fake() {

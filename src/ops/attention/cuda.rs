@@ -104,12 +104,6 @@ fn product(q: &Tensor, heads: Heads) -> DType {
     }
 }
 
-/// Where a tensor is, for writing.
-fn address_mut(t: &mut Tensor) -> DevicePtr {
-    t.arg_mut();
-    t.address()
-}
-
 /// The entry of `name` for heads of `d`, and the width of it: the smallest of those there are that holds them.
 fn entry(name: &str, d: u32, widths: &[u32]) -> (String, u32) {
     let width = widths.iter().find(|w| d <= **w);
@@ -138,7 +132,7 @@ pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], head
     let narrow_later = product == DType::F32 && dtype != DType::F32;
     widened(&mut out.iter_mut().collect::<Vec<_>>(), narrow_later, |out| {
         let mut s = Sequence::new(&operands, heads, out[0].dtype() == DType::F32);
-        s.part.iter_mut().zip(out).for_each(|(part, out)| part.out = address_mut(out));
+        s.part.iter_mut().zip(out).for_each(|(part, out)| part.out = out.address_mut());
         let args = |s| [s, lse.arg_mut(), bias, u32::from(mask.causal).into()];
         if product == DType::F32 {
             let (entry, _) = entry("attention_forward_f32", s.d, &[32, 64, 128, 512]);
@@ -171,7 +165,7 @@ pub(super) fn backward(
         grads.iter_mut().flat_map(|g| [Some(&mut g.k), Some(&mut g.v), g.q.as_mut()]).flatten().collect();
     widened(&mut results, narrow_later, |results| {
         let mut s = Sequence::new(&operands, heads, results[0].dtype() == DType::F32);
-        let mut results = results.iter_mut().map(|t| address_mut(t));
+        let mut results = results.iter_mut().map(|t| t.address_mut());
         let mut next = || results.next().expect("a result for each");
         for (part, output) in s.part.iter_mut().zip(outputs) {
             (part.dk, part.dv) = (next(), next());

@@ -396,7 +396,7 @@ pub(super) fn forward(
     let per_sample = x.rows() / x.dim(0).max(1);
     let mut finish = Finish::new(then, outputs[0]);
     if let Some(hidden) = hidden.filter(|h| !h.is_empty()) {
-        (finish.kept, finish.hidden) = (size(hidden.rows()), written(hidden));
+        (finish.kept, finish.hidden) = (size(hidden.rows()), hidden.address_mut());
     }
     // Layers of one input are of one type but where a file mixes them.
     for dtype in [DType::F32, DType::F16, DType::Bf16] {
@@ -411,7 +411,7 @@ pub(super) fn forward(
         for (Adapted { layer, lora }, y) in chosen {
             let w = batch.packer.weight(layer.weight);
             let bias = layer.bias.map_or(0, Tensor::address);
-            let all = Problem { bias, ..left.times(w, written(y), layer.weight.dim(0), 1.0) };
+            let all = Problem { bias, ..left.times(w, y.address_mut(), layer.weight.dim(0), 1.0) };
             for samples in runs(lora, x.dim(0)) {
                 let rows = samples.start * per_sample..samples.end * per_sample;
                 let (begin, m) = (size(rows.start), size(rows.end));
@@ -433,12 +433,6 @@ fn runs(lora: &[Lora], samples: usize) -> impl Iterator<Item = Range<usize>> {
     edges.sort_unstable();
     edges.dedup();
     (1..edges.len()).map(move |i| edges[i - 1]..edges[i])
-}
-
-/// Where `t` is written to.
-fn written(t: &mut Tensor) -> DevicePtr {
-    t.arg_mut();
-    t.address()
 }
 
 pub(super) fn backward(
@@ -470,7 +464,7 @@ pub(super) fn backward(
     let mut finish = Finish::plain(dtype);
     if let Some((dx, add)) = dx {
         let w = batch.packer.weight(weight);
-        batch.push(left.times(w, written(dx), inputs, 1.0));
+        batch.push(left.times(w, dx.address_mut(), inputs, 1.0));
         finish = Finish::plain(dx.dtype());
         if add {
             (finish.kind, finish.residual) = (Kind::Add as u32, dx.address());

@@ -10,13 +10,14 @@ use crate::decode::decode;
 use crate::error::{Error, Result};
 use crate::exec::{Block, Launch};
 use crate::finding::{Fault, Finding};
-use crate::memory::{DevicePtr, Memory, Order};
+use crate::memory::{DevicePtr, Memory};
 use crate::options::{Options, Schedule};
 use crate::parse::{Source, parse};
 use crate::program::{Inst, Kernel, Slot, Special};
 use crate::regs::{File, LANES, Regs};
 use crate::stats::Stats;
 use crate::types::Space;
+use crate::watch::Order;
 
 /// Decoded kernels by seed of perturbation and name.
 type Kernels = HashMap<Option<u64>, HashMap<String, Arc<Kernel>>>;

@@ -49,13 +49,16 @@ mod regs;
 mod shadow;
 mod shared;
 mod stats;
+mod tensor_map;
 mod types;
+mod watch;
 
 pub use error::{Error, Result};
 pub use finding::{Finding, Kind};
 pub use launch::{Arg, Config, Module, Report};
-pub use memory::{DevicePtr, Memory, Number, TensorMap};
+pub use memory::{DevicePtr, Memory};
 pub use mutants::{Mutant, mutants};
 pub use options::{Options, Schedule};
 pub use program::Slot;
 pub use stats::Stats;
+pub use tensor_map::{Number, TensorMap};

@@ -4,13 +4,14 @@
 //! the other, as on a device.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::finding::Kind;
 use crate::regs::LANES;
-use crate::types::Type;
+use crate::tensor_map::TensorMap;
+use crate::watch::Watch;
 
 /// The first address. Every allocation has 4 GB of addresses of its own, so that running past its end meets nobody.
 const FIRST: u64 = 0x10_0000_0000;
@@ -63,188 +64,6 @@ impl Default for Page {
             written: [const { AtomicU32::new(0) }; PAGE / 32],
             tags: [const { AtomicU32::new(0) }; PAGE],
         }
-    }
-}
-
-/// What orders the blocks of one launch: a fence, then an atomic by one block; an atomic by another, then its reads. Which
-/// word the atomics are on is not asked.
-#[derive(Default)]
-pub(crate) struct Order {
-    clock: AtomicU64,
-    /// For each block that fenced: when what it wrote before each of its fences was released by an atomic.
-    released: Mutex<HashMap<u32, Vec<u64>>>,
-}
-
-/// A block as the watch over global memory knows it.
-pub(crate) struct Watch<'a> {
-    /// Writes are kept for `ld.global.nc`.
-    pub nc: bool,
-    /// Races are looked for.
-    pub order: Option<&'a Order>,
-    block: u32,
-    fences: u32,
-    acquired: u64,
-}
-
-/// Blocks and fences that a tag can name.
-const BLOCKS: u64 = (1 << 24) - 2;
-const FENCES: u32 = 255;
-
-impl<'a> Watch<'a> {
-    pub fn new(nc: bool, order: Option<&'a Order>, block: u64) -> Watch<'a> {
-        Watch { nc, order: order.filter(|_| block < BLOCKS), block: block as u32 + 1, fences: 0, acquired: 0 }
-    }
-
-    fn tag(&self) -> u32 {
-        self.block << 8 | self.fences.min(FENCES)
-    }
-
-    /// `membar` and its like.
-    pub fn fence(&mut self) {
-        self.fences += u32::from(self.order.is_some());
-    }
-
-    /// What was fenced is there for whoever comes later: before an atomic.
-    pub fn release(&mut self) {
-        let Some(order) = self.order.filter(|_| self.fences > 0) else { return };
-        let mut all = order.released.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = all.entry(self.block).or_default();
-        if mine.len() < self.fences as usize {
-            mine.resize(self.fences as usize, order.clock.fetch_add(1, SeqCst));
-        }
-    }
-
-    /// What others released is known: after an atomic.
-    pub fn acquire(&mut self) {
-        if let Some(order) = self.order {
-            self.acquired = order.clock.fetch_add(1, SeqCst);
-        }
-    }
-
-    /// Whether a write by another block comes before what this one does now.
-    #[cold]
-    fn ordered(&self, tag: u32) -> bool {
-        let (block, fence) = (tag >> 8, tag & 0xFF);
-        let Some(order) = self.order.filter(|_| fence < FENCES) else { return true };
-        let all = order.released.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&block).and_then(|t| t.get(fence as usize)).is_some_and(|&t| t < self.acquired)
-    }
-
-    #[inline(always)]
-    fn meets(&self, tag: u32, what: &str) -> Access<()> {
-        if tag >> 8 == self.block || tag == 0 || self.ordered(tag) {
-            return Ok(());
-        }
-        Err((Kind::Race, format!("{what} of global memory, not ordered after the write by block {}", (tag >> 8) - 1)))
-    }
-}
-
-/// What elements of a tensor are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Number {
-    /// Integers without a sign.
-    Unsigned,
-    /// Integers.
-    Signed,
-    /// IEEE floats of 16, 32 or 64 bits.
-    Float,
-    /// bf16.
-    Bf16,
-}
-
-impl Number {
-    pub(crate) fn of(self, bytes: u32) -> Option<Type> {
-        Some(match (self, bytes) {
-            (Number::Unsigned, 4) => Type::U32,
-            (Number::Unsigned, 8) => Type::U64,
-            (Number::Signed, 4) => Type::S32,
-            (Number::Signed, 8) => Type::S64,
-            (Number::Float, 2) => Type::F16,
-            (Number::Float, 4) => Type::F32,
-            (Number::Float, 8) => Type::F64,
-            (Number::Bf16, 2) => Type::Bf16,
-            _ => return None,
-        })
-    }
-}
-
-/// The layout of a tensor in device memory that bulk tensor copies go by (PTX ISA 5.5), innermost first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorMap {
-    /// Bytes of an element: 1, 2, 4 or 8.
-    pub elem: u32,
-    /// What an element is: only reductions ask.
-    pub kind: Option<Number>,
-    /// First byte.
-    pub base: DevicePtr,
-    /// Elements of each dimension.
-    pub dims: Vec<u64>,
-    /// Bytes from one element to the next, of all dimensions but the innermost.
-    pub strides: Vec<u64>,
-    /// Elements of a box.
-    pub tile: Vec<u32>,
-    /// Elements from one taken to the next.
-    pub steps: Vec<u32>,
-    /// Bytes of the swizzle pattern: 0, 32, 64 or 128.
-    pub swizzle: u32,
-}
-
-impl TensorMap {
-    /// The rules of `cuTensorMapEncodeTiled`.
-    pub fn check(&self) -> Result<()> {
-        let bad = |m: String| Err(Error::Memory(format!("tensor map: {m}")));
-        let rank = self.dims.len();
-        if !(1..=5).contains(&rank)
-            || self.strides.len() != rank - 1
-            || self.tile.len() != rank
-            || self.steps.len() != rank
-        {
-            return bad(format!(
-                "{rank} dimensions, {} strides, {} of a box, {} steps: expected 1 to 5 with as many each, one stride less",
-                self.strides.len(),
-                self.tile.len(),
-                self.steps.len()
-            ));
-        }
-        if !matches!(self.elem, 1 | 2 | 4 | 8) {
-            return bad(format!("elements of {} bytes, expected 1, 2, 4 or 8", self.elem));
-        }
-        if !self.base.is_multiple_of(16) {
-            return bad(format!("base {:#x}, expected a multiple of 16", self.base));
-        }
-        if let Some(d) = self.dims.iter().find(|&&d| d == 0 || d > 1 << 32) {
-            return bad(format!("a dimension of {d}, expected 1 to 2^32"));
-        }
-        if let Some(s) = self.strides.iter().find(|&&s| s % 16 != 0 || s >= 1 << 40) {
-            return bad(format!("a stride of {s} bytes, expected a multiple of 16 below 2^40"));
-        }
-        if let Some(b) = self.tile.iter().find(|&&b| b == 0 || b > 256) {
-            return bad(format!("{b} elements in a box, expected 1 to 256"));
-        }
-        if let Some(s) = self.steps.iter().find(|&&s| s == 0 || s > 8) {
-            return bad(format!("a step of {s}, expected 1 to 8"));
-        }
-        let inner = self.tile[0] * self.elem;
-        if !matches!(self.swizzle, 0 | 32 | 64 | 128)
-            || !inner.is_multiple_of(16)
-            || self.swizzle != 0 && inner > self.swizzle
-        {
-            return bad(format!(
-                "rows of {inner} bytes in a box with a swizzle of {}, expected a multiple of 16 that fits",
-                self.swizzle
-            ));
-        }
-        Ok(())
-    }
-
-    /// Elements along a dimension of the box that are loaded.
-    pub(crate) fn loaded(&self, d: usize) -> u32 {
-        self.tile[d].div_ceil(self.steps[d])
-    }
-
-    /// Bytes of a box in shared memory.
-    pub(crate) fn box_bytes(&self) -> u32 {
-        (0..self.tile.len()).fold(self.elem, |n, d| n.saturating_mul(self.loaded(d)))
     }
 }
 

@@ -5,12 +5,13 @@ use half::{bf16, f16};
 use super::{Block, Mbarrier, Warp, lanes_of};
 use crate::decode::{LOCAL, PARAM, SHARED, WINDOWS_END};
 use crate::finding::{Fault, Kind, Step, fault_at};
-use crate::memory::{Access, Watch};
+use crate::memory::Access;
 use crate::numeric::{Narrow, add_narrow};
 use crate::program::{Address, Rmw, Strength};
 use crate::regs::{File, LANES, Lane, Reg, Regs};
 use crate::stats::{conflicts, sectors};
 use crate::types::{Space, Type};
+use crate::watch::Watch;
 
 /// Places a fault of memory.
 pub(super) fn placed<T>(r: Access<T>, lane: usize, address: u64) -> Step<T> {

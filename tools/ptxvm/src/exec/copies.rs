@@ -4,10 +4,10 @@ use super::access::{Row, address, modify, placed};
 use super::{Block, BulkStore, Copy, Mbarrier, Warp, lanes_of};
 use crate::decode::PARAM;
 use crate::finding::{Fault, Kind, Step, fault, fault_at};
-use crate::memory::TensorMap;
 use crate::program::{Address, Mbarrier as Op, Rmw};
 use crate::regs::{LANES, Reg};
 use crate::shared::raw;
+use crate::tensor_map::TensorMap;
 use crate::types::Type;
 
 /// A bulk copy to be done.

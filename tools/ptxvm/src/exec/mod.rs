@@ -10,13 +10,14 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::finding::{Kind, Step, fault, fault_at};
-use crate::memory::{Memory, Order, Watch};
+use crate::memory::Memory;
 use crate::options::{Options, Rng, Schedule};
 use crate::program::{Exec, Fence, Inst, Kernel, Lanes, Special};
 use crate::regs::{File, LANES, Reg, Regs};
 use crate::shadow::Shadow;
 use crate::shared::Shared;
 use crate::stats::Stats;
+use crate::watch::{Order, Watch};
 
 /// What a launch gives to each of its blocks.
 pub(crate) struct Launch<'a> {
