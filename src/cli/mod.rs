@@ -74,7 +74,7 @@ commands! {
 #[derive(clap::Args, Clone, Debug)]
 pub struct DeviceArg {
     /// Device to compute on: auto (a GPU if there is one, else the cpu), cpu, cuda, cuda:N, or vm, which interprets the
-    /// GPU's kernels on the cpu: for tests, thousands of times slower.
+    /// GPU's kernels on the cpu: for tests, far slower than the cpu itself.
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device_name)]
     device: DeviceName,
     /// Worker threads; 0 is one per core. Results do not depend on it.
