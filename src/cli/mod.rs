@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
+use engine::device::gpu::{HOPPER, PORTABLE};
 use engine::device::{Device, check_mapped, with_threads};
 use engine::io::did_you_mean;
 use engine::models::index;
@@ -74,7 +75,7 @@ commands! {
 #[derive(clap::Args, Clone, Debug)]
 pub struct DeviceArg {
     /// Device to compute on: auto (a GPU if there is one, else the cpu), cpu, cuda, cuda:N, or vm, which interprets the
-    /// GPU's kernels on the cpu: for tests, far slower than the cpu itself.
+    /// kernels for an H100 on the cpu: for tests, far slower than the cpu itself (vm:8.0 interprets those for an A100).
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device_name)]
     device: DeviceName,
     /// Worker threads; 0 is one per core. Results do not depend on it.
@@ -88,17 +89,20 @@ enum DeviceName {
     Auto,
     Cpu,
     Cuda(u32),
-    Vm,
+    /// Interpreted, of this compute capability.
+    Vm((u32, u32)),
 }
 
 fn device_name(name: &str) -> Result<DeviceName, String> {
     const KNOWN: [&str; 4] = ["auto", "cpu", "cuda", "vm"];
-    let expected = "expected auto, cpu, cuda, cuda:N or vm";
+    let expected = "expected auto, cpu, cuda, cuda:N, vm or vm:8.0";
     match name.split_once(':') {
         None if name == "auto" => Ok(DeviceName::Auto),
         None if name == "cpu" => Ok(DeviceName::Cpu),
         None if name == "cuda" => Ok(DeviceName::Cuda(0)),
-        None if name == "vm" => Ok(DeviceName::Vm),
+        None if name == "vm" => Ok(DeviceName::Vm(HOPPER)),
+        Some(("vm", "9.0")) => Ok(DeviceName::Vm(HOPPER)),
+        Some(("vm", "8.0")) => Ok(DeviceName::Vm(PORTABLE)),
         Some(("cuda", ordinal)) => {
             let ordinal =
                 ordinal.parse().map_err(|_| format!("'{ordinal}' is no number of a device; such as cuda:0"))?;
@@ -129,7 +133,7 @@ impl DeviceArg {
             }
             DeviceName::Cpu => Ok(Device::Cpu),
             DeviceName::Cuda(ordinal) => Device::cuda(ordinal).with_context(|| format!("--device cuda:{ordinal}")),
-            DeviceName::Vm => Device::vm(ptxvm::Options::default()),
+            DeviceName::Vm(capability) => Device::vm_of(capability, ptxvm::Options::default()),
         }
     }
 

@@ -67,12 +67,20 @@ impl Device {
         }
     }
 
-    /// A GPU of compute capability 8.0 that is interpreted, in the order of `options`.
+    /// A GPU that is interpreted, with the kernels for [Hopper](gpu::HOPPER), in the order of `options`.
     ///
     /// # Errors
     /// If there are no kernels.
     pub fn vm(options: ptxvm::Options) -> anyhow::Result<Self> {
-        Ok(Self::Gpu(Gpu::new(Box::new(gpu::vm::Vm::new((8, 0), options)))?))
+        Self::vm_of(gpu::HOPPER, options)
+    }
+
+    /// As [`Device::vm`], with the kernels for a compute capability.
+    ///
+    /// # Errors
+    /// If there are none for it.
+    pub fn vm_of(capability: (u32, u32), options: ptxvm::Options) -> anyhow::Result<Self> {
+        Ok(Self::Gpu(Gpu::new(Box::new(gpu::vm::Vm::new(capability, options)))?))
     }
 
     /// The NVIDIA GPU of this number.

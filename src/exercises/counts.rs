@@ -1,7 +1,7 @@
 use std::fmt::Write;
 
 use super::*;
-use crate::device::gpu;
+use crate::device::gpu::{self, HOPPER, PORTABLE};
 
 /// Set to write `counts.txt` anew.
 const RENEW: &str = "ENGINE_RENEW_COUNTS";
@@ -11,19 +11,24 @@ const RENEW: &str = "ENGINE_RENEW_COUNTS";
 #[test]
 fn counts_of_all_kernels_are_those_committed() {
     let mut counts = BTreeMap::new();
-    for exercise in even() {
-        let vm = Vm::new((8, 0), ptxvm::Options { check: false, ..Default::default() });
+    let all = |f: gpu::File| {
+        ptxvm::Module::parse(f.path, f.text).unwrap().entries().into_iter().map(str::to_string).collect()
+    };
+    let entries: Vec<(gpu::File, Vec<String>)> = gpu::files().map(|f| (f, all(f))).collect();
+    // A kernel is counted on the device that its file is for.
+    let is_of = |entry: &String, capability| {
+        entries.iter().any(|(f, names)| f.fits(PORTABLE) == (capability == PORTABLE) && names.contains(entry))
+    };
+    for (exercise, capability) in even().iter().flat_map(|e| [(e, PORTABLE), (e, HOPPER)]) {
+        let vm = Vm::new(capability, ptxvm::Options { check: false, ..Default::default() });
         let of = vm.counts();
         exercise.bits(vm).unwrap_or_else(|e| panic!("{}: {e}", exercise.name));
-        for (entry, stats) in &*of.lock().unwrap() {
+        for (entry, stats) in of.lock().unwrap().iter().filter(|(entry, _)| is_of(entry, capability)) {
             let all: &mut ptxvm::Stats = counts.entry(entry.clone()).or_default();
             all.add(stats);
         }
     }
-    let entries = gpu::files().flat_map(|f| {
-        ptxvm::Module::parse(f.path, f.text).unwrap().entries().into_iter().map(str::to_string).collect::<Vec<_>>()
-    });
-    let never: Vec<_> = entries.filter(|e| !counts.contains_key(e)).collect();
+    let never: Vec<_> = entries.iter().flat_map(|(_, names)| names).filter(|e| !counts.contains_key(*e)).collect();
     assert!(never.is_empty(), "nothing launches {never:?}");
     let mut now = String::new();
     for (entry, stats) in &counts {

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use ptxvm::{Module, Mutant, Options, Schedule};
 
 use super::*;
-use crate::device::gpu;
+use crate::device::gpu::{self, File, HOPPER, PORTABLE};
 
 const SCHEDULES: [Schedule; 4] = [Schedule::Eager, Schedule::Lazy, Schedule::Descending, Schedule::Random(1)];
 
-fn vm(schedule: Schedule) -> Vm {
+fn vm(capability: (u32, u32), schedule: Schedule) -> Vm {
     // Far more than any block here takes.
-    Vm::new((8, 0), Options { schedule, limit: 1 << 20, ..Options::default() })
+    Vm::new(capability, Options { schedule, limit: 1 << 20, ..Options::default() })
 }
 
 /// `f` of all items, on as many threads as there are processors. Not those of rayon, which launches use.
@@ -47,7 +47,7 @@ fn kernels(text: &str) -> Vec<(&str, String)> {
 
 /// A kernel with a line less.
 struct Wrong {
-    file: &'static str,
+    file: File,
     /// Kernel and instruction.
     name: String,
     /// Which of the kernel's equal instructions it is, from 1.
@@ -64,7 +64,7 @@ fn all_mutants() -> Vec<Wrong> {
                 assert_eq!(mutant.kernel, entry, "{}", file.path);
                 let what = mutant.what.split_whitespace().collect::<Vec<_>>().join(" ");
                 let nth = *seen.entry(what.clone()).and_modify(|n| *n += 1).or_insert(1);
-                all.push(Wrong { file: file.path, name: format!("{entry}: {what}"), nth, mutant });
+                all.push(Wrong { file, name: format!("{entry}: {what}"), nth, mutant });
             }
         }
     }
@@ -76,24 +76,28 @@ fn all_mutants() -> Vec<Wrong> {
 #[test]
 fn no_barrier_and_no_wait_can_be_missing_unseen() {
     let exercises = ragged();
-    let right = side_by_side(&exercises, |exercise| {
-        let vms = SCHEDULES.map(vm);
-        let counts = vms[0].counts();
-        let runs = vms.map(|vm| exercise.bits(vm).unwrap_or_else(|e| panic!("{}: {e}", exercise.name)));
-        let entries: Vec<_> = counts.lock().unwrap().keys().cloned().collect();
-        assert!(runs.iter().all(|bits| *bits == runs[0]), "{}: bits depend on the schedule", exercise.name);
-        (runs.into_iter().next().expect("a run"), entries)
+    // On the device that a file is for.
+    let right = [PORTABLE, HOPPER].map(|capability| {
+        side_by_side(&exercises, |exercise| {
+            let vms = SCHEDULES.map(|schedule| vm(capability, schedule));
+            let counts = vms[0].counts();
+            let runs = vms.map(|vm| exercise.bits(vm).unwrap_or_else(|e| panic!("{}: {e}", exercise.name)));
+            let entries: Vec<_> = counts.lock().unwrap().keys().cloned().collect();
+            assert!(runs.iter().all(|bits| *bits == runs[0]), "{}: bits depend on the schedule", exercise.name);
+            (runs.into_iter().next().expect("a run"), entries)
+        })
     });
     let all = all_mutants();
     let found = side_by_side(&all, |Wrong { file, mutant, .. }| {
-        let module = Arc::new(Module::parse(file, &mutant.text).unwrap());
+        let module = Arc::new(Module::parse(file.path, &mutant.text).unwrap());
+        let (capability, right) = if file.fits(PORTABLE) { (PORTABLE, &right[0]) } else { (HOPPER, &right[1]) };
         let differs = |schedule, (exercise, (bits, entries)): (&Exercise, &(Vec<Vec<u8>>, Vec<String>))| {
             entries.contains(&mutant.kernel) && {
-                let vm = vm(schedule).with_kernel(file, &mutant.kernel, module.clone());
+                let vm = vm(capability, schedule).with_kernel(file.path, &mutant.kernel, module.clone());
                 exercise.bits(vm).as_ref() != Ok(bits)
             }
         };
-        SCHEDULES.into_iter().any(|schedule| exercises.iter().zip(&right).any(|e| differs(schedule, e)))
+        SCHEDULES.into_iter().any(|schedule| exercises.iter().zip(right).any(|e| differs(schedule, e)))
     });
     let mut survivors = BTreeMap::<_, String>::new();
     for (Wrong { name, nth, .. }, _) in all.iter().zip(found).filter(|(_, found)| !found) {

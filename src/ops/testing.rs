@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::noise;
+use crate::device::gpu::{HOPPER, PORTABLE};
 use crate::device::philox::{Key, Purpose};
 use crate::device::{DType, Device, Tensor, with_threads};
 
@@ -40,8 +41,19 @@ pub fn devices() -> [Device; 2] {
     [Device::Cpu, real().unwrap_or_else(|| Device::vm(ptxvm::Options::default()).unwrap())]
 }
 
+/// As [`devices`], and a GPU that runs the portable kernels: for ops that have others as well.
+pub fn all_devices() -> Vec<Device> {
+    let portable = real().is_none().then(|| Device::vm_of(PORTABLE, ptxvm::Options::default()).unwrap());
+    devices().into_iter().chain(portable).collect()
+}
+
 /// What `f` gives on a GPU, whose bits are the same every time, and in whatever order an interpreted one does things.
 pub fn on_vm(f: impl Fn(&Device) -> Vec<Tensor>) -> Vec<Tensor> {
+    on_vm_of(HOPPER, f)
+}
+
+/// As [`on_vm`], with the kernels for a compute capability where it is interpreted.
+pub fn on_vm_of(capability: (u32, u32), f: impl Fn(&Device) -> Vec<Tensor>) -> Vec<Tensor> {
     use ptxvm::{Options, Schedule};
     let run = |device: Device, name: &str| {
         let out = f(&device);
@@ -55,7 +67,7 @@ pub fn on_vm(f: impl Fn(&Device) -> Vec<Tensor>) -> Vec<Tensor> {
         }
         None => {
             let vm = |schedule: Schedule| {
-                let device = Device::vm(Options { schedule, ..Options::default() }).unwrap();
+                let device = Device::vm_of(capability, Options { schedule, ..Options::default() }).unwrap();
                 run(device, &schedule.to_string())
             };
             let others = [Schedule::Lazy, Schedule::Descending, Schedule::Random(1), Schedule::Random(2)];

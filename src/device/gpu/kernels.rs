@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Result, anyhow, bail};
 
 use super::driver::{Driver, Function};
+use super::{HOPPER, PORTABLE};
 
 /// Op, target, path and text of every file of ptx/.
 static PTX: &[(&str, &str, &str, &str)] = include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
@@ -43,7 +44,7 @@ impl File {
 
     /// Whether a chip of this compute capability runs it.
     pub fn fits(self, capability: (u32, u32)) -> bool {
-        capability >= (8, 0) && (self.target != "sm_90a" || capability == (9, 0))
+        capability >= PORTABLE && (self.target != "sm_90a" || capability == HOPPER)
     }
 
     fn has(self, entry: &str) -> bool {
@@ -70,7 +71,7 @@ impl Kernels {
     /// # Errors
     /// If there are none for it.
     pub fn new(capability: (u32, u32)) -> Result<Self> {
-        if capability < (8, 0) {
+        if capability < PORTABLE {
             bail!(
                 "compute capability {}.{}; the kernels need 8.0 or later (A100, RTX 30, or newer)",
                 capability.0,
@@ -85,7 +86,7 @@ impl Kernels {
         if let Some(kernel) = self.known.get(&(op, entry.to_string())) {
             return Ok(*kernel);
         }
-        let targets: &[&str] = if self.capability == (9, 0) { &["sm_90a", "sm_80"] } else { &["sm_80"] };
+        let targets: &[&str] = if self.capability == HOPPER { &["sm_90a", "sm_80"] } else { &["sm_80"] };
         let file = targets.iter().find_map(|t| files().find(|f| f.op == op && f.target == *t && f.has(entry)));
         let file = file.ok_or_else(|| anyhow!("no kernel {entry} in ptx/{op}.*.ptx"))?;
         let shared = file.shared().find(|(name, _)| *name == entry).map_or(0, |(_, bytes)| bytes);

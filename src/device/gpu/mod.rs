@@ -34,6 +34,12 @@ use rehearsal::Rehearsal;
 
 use super::{DType, Ledger};
 
+/// The compute capability that kernels for `sm_90a` are for.
+pub const HOPPER: (u32, u32) = (9, 0);
+
+/// The least compute capability that there are kernels for.
+pub const PORTABLE: (u32, u32) = (8, 0);
+
 /// `0` in this variable does every launch as it comes, for comparison with graphs.
 const GRAPHS: &str = "ENGINE_GRAPHS";
 
@@ -105,6 +111,11 @@ impl Gpu {
     /// What it is.
     pub fn facts(&self) -> &Facts {
         self.driver.facts()
+    }
+
+    /// Whether it runs the kernels for `sm_90a`.
+    pub fn is_hopper(&self) -> bool {
+        self.facts().capability == HOPPER
     }
 
     /// Bytes of memory that nothing has yet.

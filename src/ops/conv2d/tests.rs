@@ -1,7 +1,7 @@
 use super::*;
 use crate::device::{DType, Device};
 use crate::ops::linear::rounded;
-use crate::ops::testing::{bits, check_precision, devices, max_error, on_vm, random, wide};
+use crate::ops::testing::{all_devices, bits, check_precision, max_error, on_vm, random, wide};
 
 /// The convolution in f64, straight from its definition; the weight as files have it.
 fn reference(x: &Tensor, w: &Tensor, bias: &Tensor, window: Window) -> (Vec<f64>, [usize; 2]) {
@@ -64,7 +64,7 @@ fn convolution_matches_its_definition_in_f64_at_odd_sizes() {
         let (want, out) = reference(&x, &weight, &bias, window);
         let add = random(&[b, out[0], out[1], outputs], 4);
         let added: Vec<f64> = want.iter().zip(wide(&add)).map(|(y, a)| y + a).collect();
-        for device in devices() {
+        for device in all_devices() {
             let (x, bias, add, weight) =
                 (x.to(&device), bias.to(&device), add.to(&device), arranged(&weight.to(&device)));
             let y = forward(&x, &weight, &bias, window, None);
@@ -81,7 +81,7 @@ fn convolution_of_the_enlarged_image_matches_its_definition_in_f64() {
         let x = random(&[b, h, w, inputs], 1);
         let (weight, bias) = (random(&[outputs, inputs, 3, 3], 2), random(&[outputs], 3));
         let (want, out) = reference(&enlarged(&x), &weight, &bias, Window::same(3));
-        for device in devices() {
+        for device in all_devices() {
             let y = doubled(&x.to(&device), &folded(&weight.to(&device)), &bias.to(&device));
             assert_eq!(y.shape(), [b, out[0], out[1], outputs]);
             assert!(max_error(&y, &want) < 1e-6, "{:?}: {:e}", x.shape(), max_error(&y, &want));
