@@ -10,6 +10,7 @@ mod mapped;
 mod memory;
 mod nvtx;
 pub mod philox;
+mod precision;
 mod storage;
 mod tensor;
 mod workers;
@@ -25,6 +26,7 @@ pub use ledger::{Ledger, Phase};
 pub use mapped::{MappedFile, check_mapped};
 pub use memory::{MachineMemory, bytes, machine_memory};
 pub use nvtx::range;
+pub use precision::{Precision, Wide};
 pub use tensor::{MOST_AXES, Shape, Tensor};
 pub use workers::{with_threads, workers};
 

@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use half::f16;
 use rayon::prelude::*;
 
 use super::damage::short;
 use super::{Entry, TensorFile, nearest};
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Device, Precision, Tensor, Wide};
 
 /// How many problems are listed before the rest is only counted.
 const LISTED: usize = 5;
@@ -29,19 +30,19 @@ pub struct Loader<'a> {
     problems: RefCell<Vec<Problem>>,
     ignored: &'a [&'a str],
     device: Device,
-    rounding: Option<DType>,
+    precision: Precision,
 }
 
 impl<'a> Loader<'a> {
     /// A loader of `file` to `device`. Tensors that contain one of `ignored` in their name may be left over.
     pub fn new(file: &'a TensorFile, ignored: &'a [&'a str], device: &Device) -> Self {
         let (taken, problems) = (RefCell::default(), RefCell::default());
-        Self { file, taken, problems, ignored, device: device.clone(), rounding: None }
+        Self { file, taken, problems, ignored, device: device.clone(), precision: Precision::Stored }
     }
 
-    /// Asks for matrices that are stored in single precision to be rounded to `dtype`, if there is one.
-    pub fn rounding(mut self, dtype: Option<DType>) -> Self {
-        self.rounding = dtype;
+    /// Says what matrices are to be multiplied in.
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
         self
     }
 
@@ -63,11 +64,19 @@ impl<'a> Loader<'a> {
         problems.extend(unexpected.map(|n| Problem::Unexpected(n.to_string())));
         if problems.is_empty() && !self.device.is_plan() {
             let names: Vec<&String> = taken.iter().collect();
+            // What is rounded to f16 must be in its range.
+            let most = if self.precision == Precision::Half(DType::F16) { f16::MAX.to_f32() } else { f32::MAX };
             problems = names
                 .par_iter()
                 .filter_map(|name| {
-                    let (at, found) = self.file.entry(name)?.first_non_finite()?;
-                    Some(Problem::Other(format!("tensor '{name}' holds {found} at element {at}")))
+                    let entry = self.file.entry(name)?;
+                    if let Some((at, found)) = entry.first_non_finite() {
+                        return Some(Problem::Other(format!("tensor '{name}' holds {found} at element {at}")));
+                    }
+                    let (at, found) = entry.first_beyond(most).filter(|_| entry.shape().len() > 1)?;
+                    Some(Problem::Other(format!(
+                        "tensor '{name}' holds {found} at element {at}, and f16 ends at 65504; bf16 and f32 do not"
+                    )))
                 })
                 .collect();
         }
@@ -131,9 +140,17 @@ impl Scope<'_> {
         self.loader.file.entry(&self.path(name)).is_some()
     }
 
-    /// What matrices that are stored in single precision are to be rounded to, if to anything.
-    pub fn rounding(&self) -> Option<DType> {
-        self.loader.rounding
+    /// What matrices are to be multiplied in.
+    pub fn precision(&self) -> Precision {
+        self.loader.precision
+    }
+
+    /// How matrices are to be multiplied if in single precision whatever their type.
+    pub fn wide(&self) -> Option<Wide> {
+        match self.loader.precision {
+            Precision::Wide(wide) => Some(wide),
+            Precision::Stored | Precision::Half(_) => None,
+        }
     }
 
     /// The tensor `name` with exactly `shape`, decoded if it is stored in blocks. A problem is kept for [`Loader::finish`];

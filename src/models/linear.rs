@@ -1,4 +1,4 @@
-use crate::device::{DType, Tensor};
+use crate::device::{Precision, Tensor};
 use crate::io::Scope;
 use crate::ops::linear::{self, Layer, Then};
 
@@ -11,17 +11,15 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// The layer under `scope`: `weight` `[outputs, inputs]`, rounded if the scope asks for it and it is in single precision or
-    /// in blocks, and `bias` `[outputs]` if
+    /// The layer under `scope`: `weight` `[outputs, inputs]`, in the precision that the scope asks for, and `bias` `[outputs]` if
     /// there is to be one.
     pub fn load(scope: &Scope, inputs: usize, outputs: usize, bias: bool) -> Self {
         let stored = scope.stored("weight", &[outputs, inputs]);
         Self {
-            weight: match scope.rounding() {
-                Some(dtype) if matches!(stored.dtype(), DType::F32 | DType::Blocks(_)) => {
-                    linear::rounded(&stored, dtype)
-                }
-                _ => stored,
+            weight: match scope.precision() {
+                Precision::Half(dtype) if stored.dtype() != dtype => linear::rounded(&stored, dtype),
+                Precision::Wide(wide) => stored.multiplied(Some(wide)),
+                Precision::Half(_) | Precision::Stored => stored,
             },
             bias: bias.then(|| scope.tensor("bias", &[outputs])),
         }

@@ -184,7 +184,7 @@ impl Planned {
         let rewards = terms.iter().map(|(name, o, weight)| Ok((rewards::build(name, o, device)?, *weight)));
         let rewards = WeightedSum::new(rewards.collect::<Result<_>>()?)?;
         device.phase("load model");
-        let pipeline = Pipeline::load(&self.model, device, raw.train.compute.rounding())?;
+        let pipeline = Pipeline::load(&self.model, device, raw.train.compute.precision())?;
         let encoders = TextEncoders::load(&self.model, device)?;
         if !device.is_plan() {
             rewards.check(&self.train)?;

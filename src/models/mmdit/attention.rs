@@ -76,9 +76,9 @@ impl Projections {
         }
     }
 
-    /// The type of the weights.
+    /// The type that the weights are multiplied in.
     pub(super) fn dtype(&self) -> DType {
-        self.qkv[0].base.weight.dtype()
+        self.qkv[0].base.weight.multiplied_in()
     }
 
     fn covered(&self, adapters: &Adapters) -> bool {

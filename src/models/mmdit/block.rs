@@ -82,7 +82,7 @@ impl Block {
         }
     }
 
-    /// The type of its weights.
+    /// The type that its weights are multiplied in.
     pub(super) fn dtype(&self) -> DType {
         self.heads.compute
     }

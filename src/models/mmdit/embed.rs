@@ -27,7 +27,7 @@ impl PatchEmbed {
         Self {
             // A convolution whose stride is its size is a linear layer on patches.
             projection: Linear {
-                weight: projection.tensor("weight", &[d, c, p, p]).reshape(&[d, c * p * p]),
+                weight: projection.tensor("weight", &[d, c, p, p]).reshape(&[d, c * p * p]).multiplied(scope.wide()),
                 bias: Some(projection.tensor("bias", &[d])),
             },
             positions: Positions::load(scope, config),
