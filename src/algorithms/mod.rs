@@ -152,19 +152,21 @@ pub fn build(config: &TrainConfig, schedule: &Schedule, tokens: usize) -> Result
     })
 }
 
-/// The loss of `points`, which are some of `total`, and its gradient to the trained policy's velocity; `operand` gives the
-/// tensors, one row per point.
+/// The loss of `points`, which are some of `total`, and its gradient to the trained policy's velocity times `scale`; `operand`
+/// gives the tensors, one row per point.
 pub fn evaluate<'a>(
     algorithm: &dyn Algorithm,
     points: &[Point],
     operand: impl Fn(Operand) -> &'a Tensor,
     total: usize,
+    scale: f64,
 ) -> (f64, Tensor) {
     let differences = algorithm.differences(points);
     let differences: Vec<products::Difference> = differences
         .iter()
         .map(|d| products::Difference { terms: d.terms.iter().map(|(w, of)| (w.weights(), operand(*of))).collect() })
         .collect();
-    let loss = algorithm.loss(points, &products::forward(&differences), total);
+    let mut loss = algorithm.loss(points, &products::forward(&differences), total);
+    loss.coefficients.iter_mut().flatten().for_each(|c| *c *= scale);
     (loss.value, combine::forward(&differences, &loss.coefficients))
 }

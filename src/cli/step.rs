@@ -87,6 +87,7 @@ fn step(args: &Args, device: &Device) -> Result<()> {
         schedule: &schedule,
         bank: &bank,
         checkpointing: config.train.activation_checkpointing,
+        loss_scale: 1.0,
     };
     // The file says what the noise is: the points' own stream is not drawn from.
     let stream = Key::new(0, Purpose::ForwardNoise);

@@ -8,6 +8,7 @@ mod prompts;
 pub mod report;
 pub mod rollout;
 pub mod run;
+pub mod scaler;
 pub mod setup;
 pub mod state;
 pub mod update;

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use engine::device::{DType, Device, Tensor, with_threads};
+use engine::device::{DType, Device, Precision, Tensor, Wide, with_threads};
 use engine::io::{TensorFile, read_json, safetensors};
 use engine::models::load_network;
 use engine::models::lora::{AdapterBank, Adapters, Layout, Rows, Slot, Trained, named, select};
@@ -344,6 +344,27 @@ fn gradient_to_the_latent_matches_finite_differences() {
     let pairs = dlatent.to_host().into_iter().zip(direction);
     let analytic: f64 = pairs.map(|(g, d)| f64::from(g) * f64::from(d)).sum();
     assert!((numeric - analytic).abs() <= 2e-3 * analytic.abs(), "{numeric} against {analytic}");
+}
+
+#[test]
+fn halves_are_widened_where_single_precision_is_asked_for() {
+    let io = TensorFile::open(&fixture("mmdit/sd35_bf16/io.safetensors")).unwrap();
+    let exact = read(&io, "square.velocity_f32");
+    for device in devices() {
+        let velocity = |precision: Precision| {
+            let network = load_network(&fixture("mmdit/sd35_bf16"), &device, precision).unwrap();
+            (network.multiplies_in(), Inputs::load(&io, "square").velocity(&*network))
+        };
+        let (dtype, wide) = velocity(Precision::Wide(Wide::F32));
+        let error = relative_error(&wide, &exact);
+        println!("bf16 weights multiplied in f32 on {device:?}: {error:.1e}");
+        assert!(error < 1e-5 && dtype == DType::F32, "{device:?}: {error:e}");
+        let (dtype, half) = velocity(Precision::Half(DType::F16));
+        let error = relative_error(&half, &exact);
+        println!("bf16 weights rounded to f16 on {device:?}: {error:.1e}");
+        // bf16 has 3 bits less: what is below f16's normal numbers aside, nothing of the weights is lost.
+        assert!(error < 5e-3 && dtype == DType::F16, "{device:?}: {error:e}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod identity;
 mod kills;
 mod memory;
 mod resume;
+mod scaling;
 mod step;
 mod theory;
 #[cfg(unix)]
