@@ -10,6 +10,7 @@
 #include "common/elementwise.cuh"
 #include "common/gemm.cuh"
 #include "common/operand.cuh"
+#include "common/tf32.cuh"
 // shared linear_nt_*_64 32768
 // shared linear_nn_*_64 32768
 // shared linear_tn_*_64 32768
@@ -125,10 +126,10 @@ template <typename T, int SIZE, bool W_ALONG> __device__ __forceinline__ void li
   if (m0 >= p.m || n0 >= p.n) return;
   const Source<T> source = {(const T*)p.x, (const T*)p.w, p.ldx, p.ldw, 0, p.m, p.k};
   const float* staged = product<T, SIZE, true, W_ALONG>(source, extra + p.first_extra, p.extras, m0, n0, p.m, p.n);
-  // Of the halves, products give their own type or f32.
+  // Of the halves, products give their own type or f32; of tf32, any.
   if (a.then.type == F32)
     finish<float, SIZE>(staged, p, a.then, m0, n0);
-  else if (sizeof(T) == 2)
+  else if constexpr (sizeof(T) == 2)
     finish<T, SIZE>(staged, p, a.then, m0, n0);
   else if (a.then.type == F16)
     finish<f16, SIZE>(staged, p, a.then, m0, n0);
@@ -146,6 +147,8 @@ template <typename T, int SIZE, bool W_ALONG> __device__ __forceinline__ void li
     linear<T, SIZE, false>(a, extra);                                                                                   \
   }
 LINEAR(float, f32, 64, 2)
+LINEAR(tf32, tf32, 64, 4)
+LINEAR(tf32, tf32, 128, 2)
 LINEAR(f16, f16, 64, 4)
 LINEAR(bf16, bf16, 64, 4)
 LINEAR(f16, f16, 128, 2)

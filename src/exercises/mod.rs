@@ -9,7 +9,7 @@ use crate::device::DType::{Bf16, F16, F32};
 use crate::device::gpu::Gpu;
 use crate::device::gpu::vm::Vm;
 use crate::device::philox::{Key, Purpose};
-use crate::device::{Blocks, DType, Device, Tensor};
+use crate::device::{Blocks, DType, Device, Tensor, Wide};
 use crate::ops::activation::{self, Activation};
 use crate::ops::adaln::{self, Chunk};
 use crate::ops::attention::{self, Heads, Mask, OutputGrad, Part};
@@ -125,10 +125,11 @@ fn normalise_groups([b, h, w, channels]: [usize; 4], groups: usize, dtype: DType
 }
 
 /// A layer with factors of `rank`, forward and backward: `m` rows of `k` to `n`.
-fn layer([m, k, n, rank]: [usize; 4], dtype: DType) -> Exercise {
-    let (x, dy, w) = (some(&[m, k], 1, dtype), some(&[m, n], 2, dtype), some(&[n, k], 3, dtype));
+fn layer([m, k, n, rank]: [usize; 4], dtype: DType, wide: Option<Wide>) -> Exercise {
+    let (x, dy, w) = (some(&[m, k], 1, dtype), some(&[m, n], 2, dtype), some(&[n, k], 3, dtype).multiplied(wide));
     let (bias, a, b) = (random(&[n], 4), random(&[rank, k], 5), random(&[n, rank], 6));
-    Exercise::new(format!("linear of {m} rows of {k} to {n}, rank {rank}, {dtype:?}"), move |device| {
+    let how = wide.map_or(format!("{dtype:?}"), |wide| format!("{wide:?}"));
+    Exercise::new(format!("linear of {m} rows of {k} to {n}, rank {rank}, {how}"), move |device| {
         let [x, dy, w, bias, a, b] = [&x, &dy, &w, &bias, &a, &b].map(|t| t.to(device));
         let merged = linear::merge(&w, &a, &b, 0.3);
         let lora = Lora { samples: 0..m, a, b, scale: 0.3 };
@@ -243,7 +244,8 @@ fn others() -> Exercise {
 fn even() -> Vec<Exercise> {
     let mut all = vec![others(), convolve([1, 16, 16, 64], 64, F32, F32), convolve([1, 16, 16, 64], 16, F32, F32)];
     all.extend([32, 64, 128, 512].map(|d| attend(&[128], (1, d), F32, false)));
-    all.push(layer([128, 128, 128, 32], F32));
+    all.push(layer([128, 128, 128, 32], F32, None));
+    all.extend([64, 256].map(|n| layer([128, n, n, 32], F32, Some(Wide::Tf32))));
     for dtype in TYPES {
         all.extend([norms([2, 16, 1024], dtype), sums(2, 4096, dtype), flat(dtype)]);
         all.push(normalise_groups([1, 16, 16, 128], 32, dtype));
@@ -256,7 +258,7 @@ fn even() -> Vec<Exercise> {
         for (inputs, outputs) in [(64, 128), (64, 32), (4, 32)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 16, 16, inputs], outputs, of_x, dtype)));
         }
-        all.extend([64, 256].map(|n| layer([256, n, n, 32], dtype)));
+        all.extend([64, 256].map(|n| layer([256, n, n, 32], dtype, None)));
     }
     all
 }
@@ -270,8 +272,9 @@ fn ragged() -> Vec<Exercise> {
     for dtype in TYPES {
         all.extend([norms([2, 3, 304], dtype), norms([2, 3, 301], dtype), sums(2, 1025, dtype), sums(1, 4097, dtype)]);
         all.extend([24, 6].map(|channels| normalise_groups([2, 9, 33, channels], 3, dtype)));
-        all.extend([[70, 200, 67, 5], [3, 8, 8, 1]].map(|size| layer(size, dtype)));
+        all.extend([[70, 200, 67, 5], [3, 8, 8, 1]].map(|size| layer(size, dtype, None)));
     }
+    all.extend([[20, 200, 264, 32], [70, 200, 67, 5]].map(|size| layer(size, F32, Some(Wide::Tf32))));
     for dtype in HALVES {
         for d in [24, 56, 80, 120] {
             all.push(attend(&[150, 3], (1, d), dtype, false));
@@ -281,7 +284,7 @@ fn ragged() -> Vec<Exercise> {
         for (inputs, outputs) in [(72, 40), (72, 17), (13, 17), (8, 40), (8, 3)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 9, 9, inputs], outputs, of_x, dtype)));
         }
-        all.extend([[20, 200, 264, 32], [20, 264, 8, 1], [130, 40, 257, 5]].map(|size| layer(size, dtype)));
+        all.extend([[20, 200, 264, 32], [20, 264, 8, 1], [130, 40, 257, 5]].map(|size| layer(size, dtype, None)));
     }
     all
 }

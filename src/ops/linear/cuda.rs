@@ -5,7 +5,7 @@ use bytemuck::{NoUninit, Pod, Zeroable};
 
 use super::{Adapted, InputGrad, Lora, LoraGrad, Then};
 use crate::device::gpu::{Arg, DevicePtr, Gpu, Grid, suffix, type_code};
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Device, Tensor, Wide};
 use crate::ops::activation::Activation;
 use crate::ops::adaln::Chunk;
 
@@ -145,6 +145,12 @@ fn computed_in(weight: DType, activations: DType, gradients: bool) -> DType {
     }
 }
 
+/// The type that products with `weight` are computed in, and whether in TF32.
+fn arithmetic(weight: &Tensor, activations: DType, gradients: bool) -> (DType, bool) {
+    let dtype = computed_in(weight.multiplied_in(), activations, gradients);
+    (dtype, dtype == DType::F32 && weight.wide() == Some(Wide::Tf32))
+}
+
 /// A dimension as kernels take it.
 fn size(n: usize) -> u32 {
     u32::try_from(n).expect("a dimension of a layer")
@@ -247,7 +253,14 @@ enum Weight {
 }
 
 /// Launches products that differ in nothing but their operands.
-fn products(gpu: &Arc<Gpu>, dtype: DType, weight: Weight, problems: &[Problem], extras: &[Extra], then: Finish) {
+fn products(
+    gpu: &Arc<Gpu>,
+    (dtype, tf32): (DType, bool),
+    weight: Weight,
+    problems: &[Problem],
+    extras: &[Extra],
+    then: Finish,
+) {
     if problems.is_empty() {
         return;
     }
@@ -256,7 +269,7 @@ fn products(gpu: &Arc<Gpu>, dtype: DType, weight: Weight, problems: &[Problem], 
         let (n, m) = (problems.iter().map(|p| p.n).max(), problems.iter().map(|p| p.m - p.begin).max());
         let (Some(n @ 1..), Some(m @ 1..)) = (n, m) else { continue };
         // Not by the number of rows: a row has the same bits in every batch.
-        let tile = if dtype != DType::F32 && n >= 256 { 128 } else { 64 };
+        let tile = if (dtype != DType::F32 || tf32) && n >= 256 { 128 } else { 64 };
         let tiles = n.div_ceil(tile);
         let mut args = Products { problems: [Problem::zeroed(); PROBLEMS], then: Finish { tiles, ..then } };
         args.problems[..problems.len()].copy_from_slice(problems);
@@ -266,7 +279,8 @@ fn products(gpu: &Arc<Gpu>, dtype: DType, weight: Weight, problems: &[Problem], 
         };
         let grid = Grid::of([problems.len() * tiles as usize, m.div_ceil(tile) as usize, 1], 256);
         let extra = table.as_ref().map_or(Arg::Ptr(0), Arg::from);
-        gpu.launch("linear", &format!("linear_{kind}_{}_{tile}", suffix(dtype)), grid, [Arg::of(&args), extra]);
+        let of = if tf32 { "tf32" } else { suffix(dtype) };
+        gpu.launch("linear", &format!("linear_{kind}_{of}_{tile}"), grid, [Arg::of(&args), extra]);
     }
 }
 
@@ -308,6 +322,7 @@ impl Finish {
 /// Products of one kind with their low-rank additions, as they are gathered.
 struct Batch {
     packer: Packer,
+    tf32: bool,
     lows: Vec<Problem>,
     extras: Vec<Extra>,
     mains: Vec<Problem>,
@@ -345,8 +360,8 @@ impl Left {
 }
 
 impl Batch {
-    fn new(on: &Tensor, dtype: DType) -> Self {
-        Self { packer: Packer::new(on, dtype), lows: Vec::new(), extras: Vec::new(), mains: Vec::new() }
+    fn new(on: &Tensor, (dtype, tf32): (DType, bool)) -> Self {
+        Self { packer: Packer::new(on, dtype), tf32, lows: Vec::new(), extras: Vec::new(), mains: Vec::new() }
     }
 
     /// Adds `scale·(x·down)·up` for some rows to the product that is given next: `down` as the product's weight lies.
@@ -378,8 +393,8 @@ impl Batch {
         let Packer { gpu, dtype, .. } = &self.packer;
         let (gpu, dtype) = (gpu.clone(), *dtype);
         self.packer.run();
-        products(&gpu, dtype, weight, &self.lows, &[], Finish::plain(dtype));
-        products(&gpu, dtype, weight, &self.mains, &self.extras, then);
+        products(&gpu, (dtype, self.tf32), weight, &self.lows, &[], Finish::plain(dtype));
+        products(&gpu, (dtype, self.tf32), weight, &self.mains, &self.extras, then);
     }
 }
 
@@ -399,13 +414,13 @@ pub(super) fn forward(
         (finish.kept, finish.hidden) = (size(hidden.rows()), hidden.address_mut());
     }
     // Layers of one input are of one type but where a file mixes them.
-    for dtype in [DType::F32, DType::F16, DType::Bf16] {
-        let of = |l: &Adapted| computed_in(l.layer.weight.dtype(), x.dtype(), false) == dtype;
+    for in_which in [(DType::F32, false), (DType::F32, true), (DType::F16, false), (DType::Bf16, false)] {
+        let of = |l: &Adapted| arithmetic(l.layer.weight, x.dtype(), false) == in_which;
         let mut chosen = layers.iter().zip(outputs.iter_mut()).filter(|(l, _)| of(l)).peekable();
         if chosen.peek().is_none() {
             continue;
         }
-        let mut batch = Batch::new(x, dtype);
+        let mut batch = Batch::new(x, in_which);
         let left = Left { matrix: batch.packer.matrix(x), m: x.rows(), k: x.width() };
         let mut kept = Vec::new();
         for (Adapted { layer, lora }, y) in chosen {
@@ -444,7 +459,7 @@ pub(super) fn backward(
     dx: InputGrad,
 ) {
     let (outputs, inputs, m) = (weight.dim(0), weight.dim(1), dy.rows());
-    let dtype = computed_in(weight.dtype(), dy.dtype(), true);
+    let (dtype, tf32) = arithmetic(weight, dy.dtype(), true);
     let dx = match dx {
         InputGrad::Skip => None,
         InputGrad::Overwrite(dx) => Some((dx, false)),
@@ -454,7 +469,7 @@ pub(super) fn backward(
         return;
     }
     // dx = dy·W + u·A, u = s·dy·B
-    let mut batch = Batch::new(dy, dtype);
+    let mut batch = Batch::new(dy, (dtype, tf32));
     let left = Left { matrix: batch.packer.matrix(dy), m, k: outputs };
     let lora = lora.map(|(l, _)| {
         let (down, up) = (batch.packer.down(&l.a), batch.packer.up(&l.b));
@@ -474,7 +489,7 @@ pub(super) fn backward(
     let (Some((l, down, u)), Some(grad), Some(x)) = (lora, grad, x) else { return };
 
     // dB = dyᵀ·t and dA = uᵀ·x, t = s·x·Aᵀ
-    let mut again = Batch::new(x, dtype);
+    let mut again = Batch::new(x, (dtype, tf32));
     let (x, rank) = (Left { matrix: again.packer.matrix(x), m, k: inputs }, l.a.dim(0));
     let t = again.add(x, 0..m, down, down, rank, l.scale);
     again.run(Weight::Along, Finish::plain(dtype));

@@ -1,5 +1,5 @@
 use super::*;
-use crate::device::Device;
+use crate::device::{Device, Wide};
 use crate::ops::testing::{bits, check_gradient, check_precision, devices, max_error, on_vm, random, wide};
 
 /// The operation in f64, straight from its definition.
@@ -190,11 +190,13 @@ fn merged_weights_do_what_the_layer_and_its_factors_did() {
 #[derive(Clone, Copy)]
 struct Rounding {
     operand: Option<DType>,
+    /// Operands that are in f32 are rounded to 10 bits of mantissa.
+    tf32: bool,
     sum: bool,
 }
 
 impl Rounding {
-    const EXACT: Self = Self { operand: None, sum: false };
+    const EXACT: Self = Self { operand: None, tf32: false, sum: false };
 
     fn operands(self, v: &[f64]) -> Vec<f64> {
         v.iter().map(|v| self.operand(*v)).collect()
@@ -204,6 +206,7 @@ impl Rounding {
         match self.operand {
             Some(DType::F16) => half::f16::from_f64(v).to_f64(),
             Some(DType::Bf16) => half::bf16::from_f64(v).to_f64(),
+            _ if self.tf32 => f64::from(f32::from_bits(((v as f32).to_bits() + 0x1000) & 0xFFFF_E000)),
             _ => self.sum(v),
         }
     }
@@ -285,6 +288,7 @@ const TYPES: [[DType; 4]; 6] = {
 struct Given {
     size: [usize; 4],
     types: [DType; 4],
+    tf32: bool,
     /// `x`, `dy`, `W`, `b`, `A`, `B`.
     tensors: [Tensor; 6],
 }
@@ -296,7 +300,14 @@ impl Given {
         let [activations, weights, ..] = types;
         let (x, dy, w) = (of(&[m, k], 1, activations), of(&[m, n], 2, activations), of(&[n, k], 3, weights));
         let tensors = [x, dy, w, random(&[n], 4), random(&[rank, k], 5), random(&[n, rank], 6)];
-        Self { size, types, tensors }
+        Self { size, types, tf32: false, tensors }
+    }
+
+    /// With products in TF32 where they are in f32.
+    fn in_tf32(mut self) -> Self {
+        self.tensors[2] = self.tensors[2].clone().multiplied(Some(Wide::Tf32));
+        self.types = [self.types[0], self.types[1], DType::F32, DType::F32];
+        Self { tf32: true, ..self }
     }
 
     /// `y`, `dx`, `dA`, `dB`.
@@ -321,20 +332,47 @@ fn kernels_are_as_exact_as_their_types_allow() {
     let mut given: Vec<Given> = sizes.into_iter().flat_map(|s| TYPES.map(|t| Given::new(s, t))).collect();
     // Gradients of several chunks of rows, the last of them short.
     given.extend([0, 3].map(|t| Given::new([1100, 8, 16, 2], TYPES[t])));
+    // Weights in f32, in bf16 and, with activations of the same type, in bf16 once more.
+    given.extend(sizes.into_iter().flat_map(|s| [0, 1, 3].map(|t| Given::new(s, TYPES[t]).in_tf32())));
     let got = on_vm(|device| given.iter().flat_map(|g| g.run(device)).collect());
-    for (Given { size, types, tensors }, got) in given.iter().zip(got.chunks(4)) {
+    for (Given { size, types, tf32, tensors }, got) in given.iter().zip(got.chunks(4)) {
         let [x, dy, w, bias, a, b] = tensors.each_ref().map(wide);
         let case = Case { size: *size, scale: f64::from(0.3f32), x, w, bias, a, b, dy };
         let all = |forwards, backwards| {
             let [dx, da, db] = case.backward(backwards);
             [case.forward(forwards), dx, da, db]
         };
-        let [forwards, backwards] = [types[2], types[3]].map(|t| Rounding { operand: Some(t), sum: true });
+        let [forwards, backwards] = [types[2], types[3]].map(|t| Rounding { operand: Some(t), tf32: *tf32, sum: true });
         let (want, reference) = (all(Rounding::EXACT, Rounding::EXACT), all(forwards, backwards));
         for (i, part) in ["y", "dx", "dA", "dB"].iter().enumerate() {
             let reference: Vec<f32> = reference[i].iter().map(|v| *v as f32).collect();
             let reference = Tensor::from_slice(&Device::Cpu, &reference, &[reference.len()]);
-            check_precision(&format!("{part} of {size:?} {types:?}"), &got[i], &reference, &want[i]);
+            check_precision(&format!("{part} of {size:?} {types:?}, tf32: {tf32}"), &got[i], &reference, &want[i]);
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_multiplied_in_f32_are_as_if_stored_in_it_and_tf32_is_f32_but_on_tensor_cores() {
+    let of = |w: &Tensor, device: &Device| {
+        let (x, w) = (random(&[9, 72], 1).to(device), w.to(device));
+        let lora = Lora { samples: 0..9, a: random(&[4, 72], 3).to(device), b: random(&[40, 4], 4).to(device), scale: 0.5 };
+        let layer = Adapted { layer: Layer { weight: &w, bias: None }, lora: std::slice::from_ref(&lora) };
+        let y = forward(&x, layer, Then::Nothing);
+        let mut dx = x.scratch_like(x.shape());
+        let mut flat = Tensor::zeros(device, &[4 * (72 + 40)]);
+        backward(&y, &w, None, None, None, InputGrad::Overwrite(&mut dx));
+        let grad = LoraGrad { flat: &mut flat, a: 0, b: 4 * 72 };
+        backward(&y, &w, Some(&x), Some(&lora), Some(grad), InputGrad::Skip);
+        [y, dx, flat].map(|t| bits(&t))
+    };
+    for dtype in [DType::F16, DType::Bf16] {
+        let half = rounded(&random(&[40, 72], 2), dtype);
+        let single = rounded(&half, DType::F32);
+        for device in devices() {
+            assert!(of(&half.clone().multiplied(Some(Wide::F32)), &device) == of(&single, &device), "{device:?}");
+            let [tf32, f32] = [Some(Wide::Tf32), None].map(|wide| of(&single.clone().multiplied(wide), &device));
+            assert_eq!(tf32 == f32, matches!(device, Device::Cpu), "{device:?}");
         }
     }
 }
@@ -362,9 +400,11 @@ fn in_single_precision_kernels_give_the_cpu_s_bits() {
 fn a_row_has_the_same_bits_alone_and_among_others() {
     // All kernels, by type and width; factors of some samples; chains that end within a tile.
     let [_, device] = devices();
-    for ([activations, weights, ..], out) in TYPES.into_iter().flat_map(|t| [(t, 40), (t, 264)]) {
+    let tf32 = (TYPES[0], Some(Wide::Tf32));
+    let types = TYPES.into_iter().map(|t| (t, None)).chain([tf32]);
+    for (([activations, weights, ..], wide), out) in types.flat_map(|t| [(t, 40), (t, 264)]) {
         let put = |shape: &[usize], seed, dtype| rounded(&random(shape, seed), dtype).to(&device);
-        let (x, w) = (put(&[9, 15, 72], 1, activations), put(&[out, 72], 2, weights));
+        let (x, w) = (put(&[9, 15, 72], 1, activations), put(&[out, 72], 2, weights).multiplied(wide));
         let layer = Layer { weight: &w, bias: None };
         let lora = |samples, seed: u64| {
             let (a, b) = (put(&[4, 72], seed, DType::F32), put(&[out, 4], seed + 1, DType::F32));
