@@ -165,6 +165,10 @@ mod tests {
             let e = with(name).unwrap_err().to_string();
             assert_eq!(e, format!("a.toml:12: compute: unknown value '{name}'; did you mean '{nearest}'?"));
         }
+        let weights = |name: &str| parse("a.toml", &format!("{MINIMAL}[rollout]\nweights = '{name}'\n"));
+        assert_eq!(weights("fp8").unwrap().rollout.weights, super::raw::Weights::Fp8);
+        let e = weights("f8").unwrap_err().to_string();
+        assert_eq!(e, "a.toml:12: weights: unknown value 'f8'; did you mean 'fp8'?");
         let e = with("half").unwrap_err().to_string();
         assert!(e.ends_with("unknown value 'half'; expected one of stored, f16, bf16, f32, tf32"), "{e}");
     }

@@ -157,6 +157,21 @@ pub struct Rollout {
     pub resolution: usize,
     /// Images that are sampled together; changes speed and memory, not results.
     pub batch_size: usize,
+    /// What the transformer multiplies when it samples for training: `stored`, what it trains with, or `fp8`, for which the
+    /// weights of its blocks and what goes into them are rounded to e4m3, a scale for each row. Only for methods to which images
+    /// are mere data, on the CPU or a GPU of compute capability 9.0 with `train.compute = "bf16"`. Evaluations are not affected.
+    pub weights: Weights,
+}
+
+/// What a transformer multiplies when it samples for training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weights {
+    /// What it trains with.
+    #[default]
+    Stored,
+    /// e4m3, a scale for each row of weights and of activations.
+    Fp8,
 }
 
 impl Default for Rollout {
@@ -168,6 +183,7 @@ impl Default for Rollout {
             guidance_scale: 2.0,
             resolution: 0,
             batch_size: 16,
+            weights: Weights::Stored,
         }
     }
 }

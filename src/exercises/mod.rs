@@ -18,7 +18,7 @@ use crate::ops::linear::{self, Adapted, InputGrad, Layer, Lora, LoraGrad, Then, 
 use crate::ops::products::{self, Difference, Weights};
 use crate::ops::testing::random;
 use crate::ops::{
-    adamw, affine, combine, copy, dequantise, embedding, gate, group_norm, layer_norm, lerp, noise, noising, norm,
+    adamw, affine, combine, copy, dequantise, embedding, fp8, gate, group_norm, layer_norm, lerp, noise, noising, norm,
     normalise, patchify, position, quantise, resize, rms_norm, step, timestep,
 };
 
@@ -143,6 +143,27 @@ fn layer([m, k, n, rank]: [usize; 4], dtype: DType, wide: Option<Wide>) -> Exerc
     })
 }
 
+/// A layer in fp8 with factors of `rank`, which only Hopper has: `m` rows of `k` to `n`, and what may follow it.
+fn layer_in_fp8([m, k, n, rank]: [usize; 4]) -> Exercise {
+    let (x, w, bias) = (some(&[1, m, k], 1, Bf16), random(&[n, k], 2), random(&[n], 3));
+    let (residual, gate) = (some(&[1, m, n], 4, Bf16), some(&[1, n], 5, Bf16));
+    let (a, b) = (random(&[rank, k], 6), random(&[n, rank], 7));
+    Exercise::new(format!("fp8 of {m} rows of {k} to {n}, rank {rank}"), move |device| {
+        if fp8::check(device, Bf16).is_err() {
+            return Vec::new();
+        }
+        let [x, w, bias, residual, gate, a, b] = [&x, &w, &bias, &residual, &gate, &a, &b].map(|t| t.to(device));
+        let (weight, rows) = (fp8::quantise(&w), fp8::quantise(&x));
+        let lora = Lora { samples: 0..1, a, b, scale: 0.3 };
+        let plain = fp8::Layer { weight: &weight, bias: Some(&bias), lora: None };
+        let gated = Then::AddGated { residual: &residual, gate: Chunk { modulation: &gate, index: 0 } };
+        let mut all: Vec<_> = TYPES.map(|t| fp8::quantise(&copy::cast(&x, t)).scales).into();
+        all.push(fp8::forward(&x, &rows, plain, Then::Nothing));
+        all.push(fp8::forward(&x, &rows, fp8::Layer { lora: Some(&lora), ..plain }, gated));
+        all
+    })
+}
+
 /// Sums over `[rows, length]`: squares, also from where no vector begins, products of 1 to 4 differences, residuals of a step.
 fn sums(rows: usize, length: usize, dtype: DType) -> Exercise {
     let all = [1, 2, 3, 4].map(|seed| some(&[rows, length], seed, dtype));
@@ -246,6 +267,7 @@ fn even() -> Vec<Exercise> {
     all.extend([32, 64, 128, 512].map(|d| attend(&[128], (1, d), F32, false)));
     all.push(layer([128, 128, 128, 32], F32, None));
     all.extend([64, 256].map(|n| layer([128, n, n, 32], F32, Some(Wide::Tf32))));
+    all.push(layer_in_fp8([256, 256, 256, 32]));
     for dtype in TYPES {
         all.extend([norms([2, 16, 1024], dtype), sums(2, 4096, dtype), flat(dtype)]);
         all.push(normalise_groups([1, 16, 16, 128], 32, dtype));
@@ -275,6 +297,7 @@ fn ragged() -> Vec<Exercise> {
         all.extend([[70, 200, 67, 5], [3, 8, 8, 1]].map(|size| layer(size, dtype, None)));
     }
     all.extend([[20, 200, 264, 32], [70, 200, 67, 5]].map(|size| layer(size, F32, Some(Wide::Tf32))));
+    all.push(layer_in_fp8([150, 784, 136, 5]));
     for dtype in HALVES {
         for d in [24, 56, 80, 120] {
             all.push(attend(&[150, 3], (1, d), dtype, false));

@@ -14,6 +14,7 @@ pub mod copy;
 pub mod cpu;
 pub mod dequantise;
 pub mod embedding;
+pub mod fp8;
 pub mod gate;
 pub mod group_norm;
 pub mod layer_norm;

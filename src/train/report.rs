@@ -35,7 +35,7 @@ pub struct EpochReport {
     /// Steps that were skipped because the loss had been scaled too much.
     pub overflows: u32,
     /// The largest difference between a velocity of the rollout and the same in training: 0, because a row's result does
-    /// not depend on its batch. Known from the first optimiser step on.
+    /// not depend on its batch; but for a rollout in fp8, where it is what that costs. Known from the first optimiser step on.
     pub deviation: Option<f32>,
     /// Seconds per phase; phases that went on at the same time have each their own.
     pub seconds: BTreeMap<&'static str, f64>,
@@ -189,6 +189,7 @@ impl Reporter {
         let per_epoch = self.started.elapsed().as_secs_f64() / f64::from(self.done);
         let phases: Vec<String> = e.seconds.iter().map(|(k, v)| format!("{k} {v:.1}s")).collect();
         let skipped = e.skipped.as_ref().map(|t| format!("  STEP SKIPPED: {t}")).unwrap_or_default();
+        let fp8 = if setup.sampling.is_some() { " (fp8)" } else { "" };
         let scale = state.loss_scale.as_ref().map(LossScale::scale);
         let scaled = scale.map(|s| format!("  loss x {s}")).unwrap_or_default();
         let overflows = match e.overflows {
@@ -196,7 +197,7 @@ impl Reporter {
             n => format!(" ({n} steps overflowed at more and were skipped)"),
         };
         say(&format!(
-            "epoch {:>4}/{}  reward {:.4} ± {std:.3}  flat {}/{}  loss {:.4}  |grad| {:.3}  Δv {}  {:.1} img/s  {}  ETA {}{scaled}{overflows}{skipped}",
+            "epoch {:>4}/{}  reward {:.4} ± {std:.3}  flat {}/{}  loss {:.4}  |grad| {:.3}  Δv {}{fp8}  {:.1} img/s  {}  ETA {}{scaled}{overflows}{skipped}",
             state.epoch,
             setup.config.raw.num_epochs,
             mean["reward"],
@@ -224,6 +225,7 @@ impl Reporter {
             "loss_scale": scale,
             "overflows": e.overflows,
             "rollout_train_deviation": e.deviation,
+            "rollout_weights": setup.config.raw.rollout.weights,
             "arena_peak_bytes": setup.device.peak(),
             "images_per_second": images as f64 / total,
             "seconds": seconds,

@@ -8,18 +8,20 @@ use anyhow::{Context, Result, bail};
 
 use super::prompts::PromptBank;
 use crate::algorithms::{self, Algorithm};
-use crate::config::raw::Prompts;
+use crate::config::raw::{Prompts, Weights};
 use crate::config::resolved::ModelSizes;
 use crate::config::reward::RewardKeys;
 use crate::config::{Job, Resolved, TrainConfig};
 use crate::data::PromptSet;
-use crate::device::Device;
+use crate::device::{DType, Device};
 use crate::io::read;
 use crate::models::lora::{Layout, select};
+use crate::models::network::Network;
 use crate::models::source::{Model, Source};
 use crate::models::text::{TextEncoders, describe_truncated};
 use crate::models::{autoencoder, identity, mmdit};
 use crate::ops::adamw::AdamW;
+use crate::ops::fp8;
 use crate::rewards::{self, Options, WeightedSum};
 use crate::rollout::Pipeline;
 use crate::rollout::sampler::{Euler, Sampler};
@@ -37,6 +39,8 @@ pub struct Setup {
     pub device: Device,
     /// Network, VAE, schedule.
     pub pipeline: Pipeline,
+    /// The network that samples for training, if it is not the one that is trained.
+    pub sampling: Option<Box<dyn Network>>,
     /// Prompts and their embeddings.
     pub prompts: PromptBank,
     /// Prompts to train on.
@@ -96,7 +100,9 @@ pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
     for steps in [raw.rollout.num_inference_steps, raw.eval.num_inference_steps] {
         schedule.sigmas(steps, tokens)?;
     }
-    let points_per_image = algorithms::build(&raw, &schedule, tokens)?.points_per_image();
+    let algorithm = algorithms::build(&raw, &schedule, tokens)?;
+    algorithms::check_rollout(&*algorithm, raw.rollout.weights)?;
+    let points_per_image = algorithm.points_per_image();
     let counts = [train.prompts.len(), eval.prompts.len()];
     Ok(Planned {
         config: Resolved::new(raw, job, sizes_of, counts, points_per_image)?,
@@ -177,6 +183,11 @@ impl Planned {
     /// If a weight file is missing, damaged or does not fit its config; if a reward cannot judge a prompt.
     pub fn load(self, device: &Device) -> Result<Setup> {
         let raw = &self.config.raw;
+        let is_fp8 = self.config.job == Job::Train && raw.rollout.weights == Weights::Fp8;
+        if is_fp8 {
+            // What activations are in is known once the weights are; whether the device can is known now.
+            fp8::check(device, DType::Bf16).context("key rollout.weights")?;
+        }
         device.phase(LOAD_REWARDS);
         let terms = terms(raw)?;
         let is_run = self.config.job == Job::Train && !device.is_plan();
@@ -185,6 +196,7 @@ impl Planned {
         let rewards = WeightedSum::new(rewards.collect::<Result<_>>()?)?;
         device.phase("load model");
         let pipeline = Pipeline::load(&self.model, device, raw.train.compute.precision())?;
+        let sampling = if is_fp8 { Some(pipeline.network.quantised().context("key rollout.weights")?) } else { None };
         let encoders = TextEncoders::load(&self.model, device)?;
         if !device.is_plan() {
             rewards.check(&self.train)?;
@@ -215,6 +227,7 @@ impl Planned {
             inputs,
             device: device.clone(),
             pipeline,
+            sampling,
             config: self.config,
         })
     }

@@ -3,6 +3,7 @@
 mod commands;
 #[cfg(unix)]
 mod events;
+mod fp8;
 mod gpu;
 pub mod identity;
 #[cfg(unix)]

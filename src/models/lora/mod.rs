@@ -12,6 +12,7 @@ use super::Linear;
 use crate::device::Tensor;
 use crate::io::did_you_mean;
 use crate::ops::activation::Activation;
+use crate::ops::fp8;
 use crate::ops::linear::{self, Adapted, InputGrad, Lora, LoraGrad, Then};
 
 pub use bank::{AdapterBank, Adapters, Factor, Layout, Rows, Slot, named};
@@ -30,6 +31,7 @@ pub struct Module {
 }
 
 /// A frozen linear layer with its place in the list of [`Module`]s.
+#[derive(Clone)]
 pub struct LoraLinear {
     /// The layer.
     pub base: Linear,
@@ -41,12 +43,25 @@ impl LoraLinear {
     /// `x` `[b, .., in]` to `then(..)` `[b, .., out]`, each row through its adapter where that covers this layer.
     pub fn forward(&self, x: &Tensor, adapters: &Adapters, then: Then) -> Tensor {
         let lora = adapters.of(self.index);
-        linear::forward(x, self.adapted(&lora), then)
+        match &self.base.fp8 {
+            Some(weight) => fp8::forward(x, &fp8::quantise(x), self.base.in_fp8(weight, &lora), then),
+            None => linear::forward(x, self.adapted(&lora), then),
+        }
+    }
+
+    /// The same layer with its weight in e4m3, if there are kernels for its shape.
+    pub fn quantised(&self) -> Self {
+        Self { base: self.base.quantised(), index: self.index }
     }
 
     /// [`LoraLinear::forward`] of several layers of one input.
     pub fn forward_each<const N: usize>(layers: [&Self; N], x: &Tensor, adapters: &Adapters) -> [Tensor; N] {
         let lora = layers.map(|l| adapters.of(l.index));
+        if let Some(weights) = layers.iter().map(|l| l.base.fp8.as_ref()).collect::<Option<Vec<_>>>() {
+            let rows = fp8::quantise(x);
+            let of = |i: usize| fp8::forward(x, &rows, layers[i].base.in_fp8(weights[i], &lora[i]), Then::Nothing);
+            return std::array::from_fn(of);
+        }
         let mut each = lora.iter();
         linear::forward_each(x, layers.map(|l| l.adapted(each.next().expect("one per layer"))))
     }
@@ -59,6 +74,7 @@ impl LoraLinear {
         activation: Activation,
         kept: usize,
     ) -> (Tensor, Tensor) {
+        assert!(self.base.fp8.is_none(), "fp8 weights have no backward to keep anything for");
         let lora = adapters.of(self.index);
         linear::forward_activated(x, self.adapted(&lora), activation, kept)
     }

@@ -76,6 +76,15 @@ impl Projections {
         }
     }
 
+    /// The same with weights in e4m3.
+    pub(super) fn quantised(&self) -> Self {
+        Self {
+            qkv: self.qkv.each_ref().map(LoraLinear::quantised),
+            norms: self.norms.clone(),
+            out: self.out.as_ref().map(LoraLinear::quantised),
+        }
+    }
+
     /// The type that the weights are multiplied in.
     pub(super) fn dtype(&self) -> DType {
         self.qkv[0].base.weight.multiplied_in()

@@ -82,6 +82,21 @@ impl Block {
         }
     }
 
+    /// The same with the weights of attention and MLPs in e4m3. What makes the modulation of one vector a sample is not worth it.
+    pub(super) fn quantised(&self) -> Self {
+        let stream = |s: &Stream| Stream {
+            modulator: s.modulator.clone(),
+            attention: s.attention.quantised(),
+            mlp: s.mlp.as_ref().map(Mlp::quantised),
+        };
+        Self {
+            image: stream(&self.image),
+            context: stream(&self.context),
+            dual: self.dual.as_ref().map(Projections::quantised),
+            heads: self.heads,
+        }
+    }
+
     /// The type that its weights are multiplied in.
     pub(super) fn dtype(&self) -> DType {
         self.heads.compute

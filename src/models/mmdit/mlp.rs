@@ -29,6 +29,11 @@ impl Mlp {
         Self { up: scope.linear("net.0.proj", d, 4 * d), down: scope.linear("net.2", 4 * d, d) }
     }
 
+    /// The same with weights in e4m3.
+    pub(super) fn quantised(&self) -> Self {
+        Self { up: self.up.quantised(), down: self.down.quantised() }
+    }
+
     /// The hidden layer, and what is kept of the first `rows` samples of `x` `[b, n, d]`.
     fn hidden(&self, x: &Tensor, modulated: Modulated, adapters: &Adapters, rows: usize) -> (Tensor, Option<Saved>) {
         let normed = adaln::forward(x, modulated.shift, modulated.scale);

@@ -26,7 +26,7 @@ use crate::io::{Loader, Scope};
 use crate::ops::adaln::{self, Chunk};
 use crate::ops::linear::{InputGrad, Then, backward};
 use crate::ops::patchify::{self, Order, Patches};
-use crate::ops::{activation, copy};
+use crate::ops::{activation, copy, fp8};
 
 pub use self::config::Config;
 
@@ -198,6 +198,22 @@ impl Network for Mmdit {
 
     fn multiplies_in(&self) -> DType {
         self.blocks[0].dtype()
+    }
+
+    fn quantised(&self) -> Result<Box<dyn Network>> {
+        fp8::check(&self.device, self.activations)?;
+        Ok(Box::new(Self {
+            config: self.config.clone(),
+            device: self.device.clone(),
+            patch_embed: self.patch_embed.clone(),
+            time_text_embed: self.time_text_embed.clone(),
+            context_embedder: self.context_embedder.clone(),
+            blocks: self.blocks.iter().map(Block::quantised).collect(),
+            norm_out: self.norm_out.clone(),
+            proj_out: self.proj_out.clone(),
+            modules: self.modules.clone(),
+            ..*self
+        }))
     }
 
     fn forward(&self, x: &Tensor, condition: Condition, adapters: &Adapters) -> Tensor {
