@@ -425,24 +425,29 @@ impl Shadow {
         }
     }
 
-    /// An asynchronous read of words begins: by a bulk store of one warp or by `wgmma` of four.
-    pub fn hold(&mut self, ws: Range<usize>, words: impl Iterator<Item = usize>, what: &str) -> Step {
-        for g in words {
-            for w in ws.clone() {
-                self.after_write(w, g, what, true)?;
+    /// An asynchronous read of spans of words begins: by a bulk store of one warp or by `wgmma` of four.
+    pub fn hold(&mut self, ws: Range<usize>, spans: impl Iterator<Item = Range<usize>>, what: &str) -> Step {
+        let mut seen = None;
+        for span in spans {
+            let one = one_write(&self.last[span.clone()]);
+            for g in span.clone().take(if one { 1 } else { usize::MAX }) {
+                if seen != Some(self.last[g]) {
+                    ws.clone().try_for_each(|w| self.after_write(w, g, what, true))?;
+                    seen = Some(self.last[g]);
+                }
             }
-            self.held[g] = self.held[g].saturating_add(1);
+            self.held[span].iter_mut().for_each(|h| *h = h.saturating_add(1));
         }
         Ok(())
     }
 
     /// That read ends with the wait of its warps.
-    pub fn let_go(&mut self, ws: Range<usize>, words: impl Iterator<Item = usize>) {
-        let now: Vec<u32> = ws.clone().map(|w| self.now(w)).collect();
-        for g in words {
-            self.held[g] = self.held[g].saturating_sub(1);
-            for (w, &now) in ws.clone().zip(&now) {
-                self.read[w][g] = now;
+    pub fn let_go(&mut self, ws: Range<usize>, spans: impl Iterator<Item = Range<usize>>) {
+        for span in spans {
+            self.held[span.clone()].iter_mut().for_each(|h| *h = h.saturating_sub(1));
+            for w in ws.clone() {
+                let now = self.now(w);
+                self.read[w][span.clone()].fill(now);
             }
         }
     }

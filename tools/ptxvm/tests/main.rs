@@ -7,3 +7,4 @@ mod isa;
 mod mutants;
 mod noise;
 mod probes;
+mod wgmma;

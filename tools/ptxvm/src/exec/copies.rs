@@ -520,7 +520,7 @@ impl Block<'_> {
         }
         let words = at / 4..(at + len) / 4;
         if let Some(s) = &mut self.shadow {
-            s.hold(warp.id..warp.id + 1, words.clone(), "a bulk store")?;
+            s.hold(warp.id..warp.id + 1, std::iter::once(words.clone()), "a bulk store")?;
         }
         let t = Transfer { kind, shared: from, bar: None, place: self.place };
         let work = if self.eager() {
@@ -548,7 +548,7 @@ impl Block<'_> {
                 if std::mem::take(&mut s.held)
                     && let Some(shadow) = &mut self.shadow
                 {
-                    shadow.let_go(warp.id..warp.id + 1, s.words.clone());
+                    shadow.let_go(warp.id..warp.id + 1, std::iter::once(s.words.clone()));
                 }
             }
         }

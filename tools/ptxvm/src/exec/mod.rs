@@ -2,8 +2,10 @@
 
 mod access;
 mod copies;
+mod group;
 mod lanes;
 mod matrix;
+mod panels;
 mod run;
 
 use std::cell::RefCell;
@@ -146,13 +148,10 @@ struct BulkStore {
 /// A `wgmma` to be carried out.
 struct Product {
     pc: u32,
-    a: u64,
-    b: u64,
     add: bool,
     done: bool,
-    /// Words of shared memory that it reads, and rows of registers that it uses, until its wait.
-    words: Vec<usize>,
-    rows: Vec<u32>,
+    /// Sixteen bytes each of B, then of A where it is in shared memory.
+    chunks: Vec<u32>,
 }
 
 #[derive(Default)]
