@@ -30,9 +30,9 @@ template <int SIZE, bool B_ALONG> struct Tile<tf32, SIZE, true, B_ALONG> {
 
   static __device__ __forceinline__ int row() { return threadIdx.x / 32 / N_WARPS * ROWS; }
   static __device__ __forceinline__ int column() { return threadIdx.x / 32 % N_WARPS * COLUMNS; }
-  // Which column of the warp's is column `c` of product `j`. Across the depth, products have columns from two places, so that the
-  // four lines a warp reads at once are in different banks.
-  static __device__ __forceinline__ int column_of(int j, int c) { return B_ALONG ? 8 * j + c : 4 * j + (c & 3) + 16 * (c >> 2); }
+  // Which column of the warp's is column `c` of product `j`. Across the depth, products have columns from two places, so that
+  // neither the four lines a warp reads at once nor results of four rows meet in a bank.
+  static __device__ __forceinline__ int column_of(int j, int c) { return B_ALONG ? 8 * j + c : 4 * (j ^ (c >> 2) * 5) + (c & 3); }
 
   __device__ __forceinline__ void multiply(u32 sa, u32 sb) {
     const int lane = threadIdx.x & 31, m = row(), n = column();

@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use self::advantage::Advantages;
 use crate::config::TrainConfig;
 use crate::config::method::MethodKeys;
-use crate::config::raw::Weights;
+use crate::config::raw::Weights as Sampled;
 use crate::device::Tensor;
 use crate::device::philox::{Key, Purpose};
 use crate::models::lora::{AdapterBank, Slot};
@@ -140,21 +140,7 @@ pub trait Algorithm: Send + Sync {
     /// The differences whose products the loss of `points` is made of.
     fn differences(&self, points: &[Point]) -> Vec<Difference>;
 
-    /// Fails unless images that are sampled with other `weights` than are trained are something that `algorithm` can learn from.
-///
-/// # Errors
-/// Says why not.
-pub fn check_rollout(algorithm: &dyn Algorithm, weights: Weights) -> Result<()> {
-    ensure!(
-        weights == Weights::Stored || algorithm.rollout_is_data(),
-        "rollout.weights is 'fp8', but '{}' weighs each image by how much likelier the trained policy makes it than the one that \
-         sampled it: the ratio would compare two different models; set it to 'stored'",
-        algorithm.name()
-    );
-    Ok(())
-}
-
-/// The loss of `points`, which are some of `total`. The other velocities, the points and the advantages are constants.
+    /// The loss of `points`, which are some of `total`. The other velocities, the points and the advantages are constants.
     fn loss(&self, points: &[Point], products: &[Products], total: usize) -> Loss;
 
     /// How the other slots follow the trained one after optimiser step `update`, counted from 0.
@@ -169,6 +155,20 @@ pub fn build(config: &TrainConfig, schedule: &Schedule, tokens: usize) -> Result
     Ok(match config.method()? {
         MethodKeys::Ram(keys) => Box::new(Ram::new(keys, schedule, config.rollout.num_inference_steps, tokens)?),
     })
+}
+
+/// Fails unless images that are sampled with other `weights` than are trained are something that `algorithm` can learn from.
+///
+/// # Errors
+/// Says why not.
+pub fn check_rollout(algorithm: &dyn Algorithm, weights: Sampled) -> Result<()> {
+    ensure!(
+        weights == Sampled::Stored || algorithm.rollout_is_data(),
+        "rollout.weights is 'fp8', but '{}' weighs each image by how much likelier the trained policy makes it than the one that \
+         sampled it: the ratio would compare two different models; set it to 'stored'",
+        algorithm.name()
+    );
+    Ok(())
 }
 
 /// The loss of `points`, which are some of `total`, and its gradient to the trained policy's velocity times `scale`; `operand`
@@ -247,11 +247,11 @@ mod tests {
     #[test]
     fn fp8_rollouts_are_for_methods_to_which_images_are_data() {
         let ram = || Ram::new(&RamKeys::published(1.0), &Schedule::with_shift(3.0), 4, 16).unwrap();
-        for weights in [Weights::Stored, Weights::Fp8] {
+        for weights in [Sampled::Stored, Sampled::Fp8] {
             check_rollout(&ram(), weights).unwrap();
         }
-        check_rollout(&Ratio(ram()), Weights::Stored).unwrap();
-        let e = check_rollout(&Ratio(ram()), Weights::Fp8).unwrap_err().to_string();
+        check_rollout(&Ratio(ram()), Sampled::Stored).unwrap();
+        let e = check_rollout(&Ratio(ram()), Sampled::Fp8).unwrap_err().to_string();
         assert!(e.starts_with("rollout.weights is 'fp8', but 'ratio' weighs each image by"), "{e}");
         assert!(e.ends_with("the ratio would compare two different models; set it to 'stored'"), "{e}");
     }

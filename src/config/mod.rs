@@ -161,7 +161,9 @@ mod tests {
         for (name, compute) in [("stored", Stored), ("f16", F16), ("bf16", Bf16), ("f32", F32), ("tf32", Tf32)] {
             assert_eq!(with(name).unwrap().train.compute, compute);
         }
-        for (name, nearest) in [("fp16", "f16"), ("bfp16", "bf16"), ("fp32", "f32"), ("tf3", "tf32"), ("sored", "stored")] {
+        for (name, nearest) in
+            [("fp16", "f16"), ("bfp16", "bf16"), ("fp32", "f32"), ("tf3", "tf32"), ("sored", "stored")]
+        {
             let e = with(name).unwrap_err().to_string();
             assert_eq!(e, format!("a.toml:12: compute: unknown value '{name}'; did you mean '{nearest}'?"));
         }

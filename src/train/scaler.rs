@@ -104,7 +104,10 @@ mod tests {
         (0..127).for_each(|_| scale.back_off("lora_A is inf").unwrap());
         assert_eq!(scale.scale(), 1.0);
         let e = scale.back_off("lora_A is inf").unwrap_err().to_string();
-        assert!(e.starts_with("the gradient overflows f16 though the loss is not scaled any more (lora_A is inf)"), "{e}");
+        assert!(
+            e.starts_with("the gradient overflows f16 though the loss is not scaled any more (lora_A is inf)"),
+            "{e}"
+        );
     }
 
     #[test]

@@ -153,8 +153,7 @@ impl Setup {
             loss_scale: state.loss_scale.as_ref().map_or(1.0, LossScale::scale),
         };
         let scaled = policies.loss_scale;
-        let mut report =
-            UpdateReport { loss: 0.0, grad_norm: 0.0, skipped: None, overflowed: false, deviation: None };
+        let mut report = UpdateReport { loss: 0.0, grad_norm: 0.0, skipped: None, overflowed: false, deviation: None };
         let progress = Progress::new("update", points.len() as u64);
         let chunks: Vec<&[Point]> = points.chunks(raw.train.batch_size).collect();
         for (i, points) in self.device.rehearse(&chunks).iter().enumerate() {

@@ -58,7 +58,10 @@ fn a_gpu_without_fp8_and_activations_that_do_not_go_with_it_are_refused() {
     };
     let portable = Device::vm_of((8, 0), ptxvm::Options::default()).unwrap();
     let e = refused(&portable, &FP8);
-    assert!(e.starts_with("key rollout.weights: fp8 weights need the fp8 tensor cores of compute capability 9.0"), "{e}");
+    assert!(
+        e.starts_with("key rollout.weights: fp8 weights need the fp8 tensor cores of compute capability 9.0"),
+        "{e}"
+    );
     let e = refused(&devices()[1], &FP8[..1]);
     assert!(e.ends_with("these are in f32; set train.compute = \"bf16\""), "{e}");
 }
@@ -98,5 +101,5 @@ fn a_policy_learns_from_images_sampled_in_fp8() {
     }
     let after = reward(&mut setup, &state);
     println!("held-out reward {before:.5} before, {after:.5} after 25 updates");
-    assert!(after > before + 0.04 * before.abs(), "{before} {after}");
+    assert!(after > before + 0.1 * before.abs(), "{before} {after}");
 }

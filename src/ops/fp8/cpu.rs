@@ -27,10 +27,10 @@ pub(super) fn quantise(numbers: &mut Tensor, scales: &mut Tensor, x: &Tensor) {
 
 /// The nearest e4m3, half to even; what is larger than the largest becomes that.
 pub(super) fn e4m3(v: f32) -> u8 {
-    let sign = (v.to_bits() >> 24) as u8 & 0x80;
     if v.is_nan() {
-        return sign | 0x7F;
+        return 0x7F;
     }
+    let sign = (v.to_bits() >> 24) as u8 & 0x80;
     let magnitude = v.abs();
     // The step between neighbours: 2⁻⁹ for subnormal numbers, else an eighth of the power of two below.
     let exponent = (magnitude.to_bits() >> 23) as i32 - 127;

@@ -73,7 +73,10 @@ pub fn quantise(x: &Tensor) -> Rows {
 pub fn forward(x: &Tensor, quantised: &Rows, layer: Layer, then: Then) -> Tensor {
     let (outputs, inputs) = (layer.weight.numbers.dim(0), layer.weight.numbers.dim(1));
     assert!(fits(outputs, inputs), "fp8: {:?}", layer.weight.numbers);
-    assert!(x.width() == inputs && quantised.numbers.shape() == x.shape(), "fp8: x {x:?}, weight [{outputs}, {inputs}]");
+    assert!(
+        x.width() == inputs && quantised.numbers.shape() == x.shape(),
+        "fp8: x {x:?}, weight [{outputs}, {inputs}]"
+    );
     assert!(layer.bias.is_none_or(|b| b.len() == outputs), "fp8: bias {:?}", layer.bias);
     assert!(layer.lora.is_none_or(|l| l.samples == (0..x.dim(0))), "fp8: all samples go through one adapter");
     let mut shape = x.shape().to_vec();

@@ -356,7 +356,8 @@ fn kernels_are_as_exact_as_their_types_allow() {
 fn weights_that_are_multiplied_in_f32_are_as_if_stored_in_it_and_tf32_is_f32_but_on_tensor_cores() {
     let of = |w: &Tensor, device: &Device| {
         let (x, w) = (random(&[9, 72], 1).to(device), w.to(device));
-        let lora = Lora { samples: 0..9, a: random(&[4, 72], 3).to(device), b: random(&[40, 4], 4).to(device), scale: 0.5 };
+        let lora =
+            Lora { samples: 0..9, a: random(&[4, 72], 3).to(device), b: random(&[40, 4], 4).to(device), scale: 0.5 };
         let layer = Adapted { layer: Layer { weight: &w, bias: None }, lora: std::slice::from_ref(&lora) };
         let y = forward(&x, layer, Then::Nothing);
         let mut dx = x.scratch_like(x.shape());
