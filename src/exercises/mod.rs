@@ -296,8 +296,9 @@ fn ragged() -> Vec<Exercise> {
         all.extend([24, 6].map(|channels| normalise_groups([2, 9, 33, channels], 3, dtype)));
         all.extend([[70, 200, 67, 5], [3, 8, 8, 1]].map(|size| layer(size, dtype, None)));
     }
-    all.extend([[20, 200, 264, 32], [70, 200, 67, 5]].map(|size| layer(size, F32, Some(Wide::Tf32))));
-    all.push(layer_in_fp8([150, 784, 136, 5]));
+    let tf32 = [[20, 200, 264, 32], [20, 264, 200, 5], [130, 40, 257, 5], [70, 200, 67, 5]];
+    all.extend(tf32.map(|size| layer(size, F32, Some(Wide::Tf32))));
+    all.push(layer_in_fp8([300, 656, 264, 5]));
     for dtype in HALVES {
         for d in [24, 56, 80, 120] {
             all.push(attend(&[150, 3], (1, d), dtype, false));

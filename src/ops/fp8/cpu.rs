@@ -1,11 +1,10 @@
 use rayon::prelude::*;
 
-use super::{Layer, Rows};
+use super::{Layer, Rows, Work};
 use crate::device::Tensor;
 use crate::ops::activation;
 use crate::ops::adaln::Chunk;
 use crate::ops::cpu::gemm::{Epilogue, Mat, matmul};
-use crate::ops::dequantise;
 use crate::ops::linear::Then;
 
 /// The largest e4m3.
@@ -44,24 +43,24 @@ pub(super) fn e4m3(v: f32) -> u8 {
     sign | code
 }
 
-pub(super) fn forward(y: &mut Tensor, x: &Tensor, quantised: &Rows, layer: Layer, then: Then) {
+pub(super) fn forward(y: &mut Tensor, x: &Tensor, quantised: &Rows, layer: Layer, then: Then, work: Option<&mut Work>) {
     let (rows, inputs, outputs) = (x.rows(), x.width(), y.width());
     let per_sample = rows / x.dim(0).max(1);
-    let [numbers, weight] = [&quantised.numbers, &layer.weight.numbers].map(dequantise::forward);
+    let Work { operands: [numbers, weight], low } = work.expect("there is for the CPU");
     let [row_scales, column_scales] = [&quantised.scales, &layer.weight.scales].map(|s| s.host());
-    let low = layer.lora.map(|l| {
-        let (mut t, mut low) = (vec![0.0; rows * l.a.dim(0)], vec![0.0; rows * outputs]);
-        matmul(&mut t, l.a.dim(0), Mat::of(x), Mat::of(&l.a).t(), Epilogue { scale: l.scale, ..Epilogue::default() });
-        matmul(&mut low, outputs, Mat::new(&t, rows, l.a.dim(0)), Mat::of(&l.b).t(), Epilogue::default());
-        low
-    });
+    if let (Some([t, low]), Some(l)) = (low.as_mut(), layer.lora) {
+        let scale = Epilogue { scale: l.scale, ..Epilogue::default() };
+        matmul(t.host_mut(), l.a.dim(0), Mat::of(x), Mat::of(&l.a).t(), scale);
+        matmul(low.host_mut(), outputs, Mat::of(t), Mat::of(&l.b).t(), Epilogue::default());
+    }
+    let low = low.as_ref().map(|[_, low]| low.host());
     let bias = layer.bias.map(|b| b.elems().to_f32());
     let y = y.host_mut();
-    matmul(y, outputs, Mat::new(numbers.host(), rows, inputs), Mat::weight(&weight).t(), Epilogue::default());
+    matmul(y, outputs, Mat::new(numbers.host(), rows, inputs), Mat::weight(weight).t(), Epilogue::default());
     y.par_chunks_mut(outputs).enumerate().for_each(|(i, y)| {
         let row = i * outputs..(i + 1) * outputs;
         y.iter_mut().zip(column_scales).for_each(|(y, scale)| *y = *y * row_scales[i] * scale);
-        for more in low.iter().map(|low| &low[row.clone()]).chain(bias.as_deref()) {
+        for more in low.map(|low| &low[row.clone()]).into_iter().chain(bias.as_deref()) {
             y.iter_mut().zip(more).for_each(|(y, v)| *y += v);
         }
         match then {

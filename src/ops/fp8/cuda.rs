@@ -1,6 +1,6 @@
 use bytemuck::{NoUninit, Zeroable};
 
-use super::{Layer, Rows};
+use super::{Layer, Rows, Work};
 use crate::device::gpu::{Arg, DevicePtr, Grid, Swizzle, TensorMapDesc, suffix};
 use crate::device::{DType, Tensor};
 use crate::ops::activation::Activation;
@@ -74,7 +74,7 @@ fn map(of: &Tensor, dtype: DType, rows: usize) -> Arg {
     })
 }
 
-pub(super) fn forward(y: &mut Tensor, x: &Tensor, quantised: &Rows, layer: Layer, then: Then) {
+pub(super) fn forward(y: &mut Tensor, x: &Tensor, quantised: &Rows, layer: Layer, then: Then, _: Option<&mut Work>) {
     let (m, n) = (y.rows(), y.width());
     if m == 0 {
         return;

@@ -10,8 +10,8 @@ mod tests;
 
 use anyhow::{Result, ensure};
 
-use super::dispatch;
 use super::linear::{Lora, Then};
+use super::{dequantise, dispatch};
 use crate::device::{Blocks, DType, Device, Tensor};
 
 /// A matrix in e4m3, whose row `i` is times `scales[i]`.
@@ -90,6 +90,26 @@ pub fn forward(x: &Tensor, quantised: &Rows, layer: Layer, then: Then) -> Tensor
             gate.check(y.dim(0), y.dim(2));
         }
     }
-    dispatch!(x, forward(&mut y, x, quantised, layer, then));
+    let mut work = match x.device() {
+        Device::Gpu(_) => None,
+        Device::Cpu | Device::Plan(_) => Some(Work::new(x, quantised, layer)),
+    };
+    dispatch!(x, forward(&mut y, x, quantised, layer, then, work.as_mut()));
     y
+}
+
+/// What the CPU needs.
+struct Work {
+    /// The numbers of activations and weight in f32.
+    operands: [Tensor; 2],
+    /// Where `x·Aᵀ` goes, `[rows, rank]`, and that times `Bᵀ`, `[rows, out]`.
+    low: Option<[Tensor; 2]>,
+}
+
+impl Work {
+    fn new(x: &Tensor, quantised: &Rows, layer: Layer) -> Self {
+        let weight = &layer.weight.numbers;
+        let low = |l: &Lora| [l.a.dim(0), weight.dim(0)].map(|width| x.scratch_like(&[x.rows(), width]));
+        Self { operands: [&quantised.numbers, weight].map(dequantise::forward), low: layer.lora.map(low) }
+    }
 }

@@ -1,9 +1,9 @@
 use super::*;
 use crate::ops::activation::Activation;
 use crate::ops::adaln::Chunk;
+use crate::ops::copy;
 use crate::ops::linear::rounded;
 use crate::ops::testing::{bits, devices, on_vm, random, wide};
-use crate::ops::{copy, dequantise};
 
 /// Numbers that bf16 holds.
 fn some(shape: &[usize], seed: u64) -> Tensor {
