@@ -168,11 +168,11 @@ fn kernels_agree_with_the_cpu_and_both_err_as_rounding_to_e4m3_says() {
             println!("fp8 products of {k} steps err by {relative:.4} of their root mean square");
             assert!((0.027..0.04).contains(&relative), "{relative}");
         }
-        // Sums in f32 in another order; x·Aᵀ and the result are rounded to bf16, by 2⁻⁹ at most. Activations are no steeper than
+        // Sums in f32 in another order; x·Aᵀ and the result are rounded to bf16, by 2⁻⁸ at most. Activations are no steeper than
         // 1.13 (their derivative's maximum).
         for (i, (gpu, cpu)) in gpu.iter().zip(cpu).enumerate() {
             let gate = g.modulation.to_host().iter().fold(1.13f32, |m, v| m.max(v.abs()));
-            let (low, steep) = (if i == 0 { 0.0 } else { 2f64.powi(-9) }, if i == 3 { f64::from(gate) } else { 1.13 });
+            let (low, steep) = (if i == 0 { 0.0 } else { 2f64.powi(-8) }, if i == 3 { f64::from(gate) } else { 1.13 });
             for ((gpu, cpu), size) in wide(gpu).iter().zip(wide(cpu)).zip(&sizes) {
                 let bound = steep * (low * size + 1e-5 * (1.0 + size + (k as f64).sqrt())) + cpu.abs() * 2f64.powi(-8);
                 assert!((gpu - cpu).abs() <= bound, "{gpu} against {cpu}, kind {i} of {:?}", g.x);
