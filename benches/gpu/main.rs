@@ -1,5 +1,5 @@
-//! What a GPU makes of the kernels: what its driver compiles them to, whether they compute what the interpreter does, and how
-//! long they take beside cuBLASLt at the shapes of Stable Diffusion 3.5 Medium. `tools/gpu_check.sh` is what runs it.
+//! What a GPU makes of the kernels: what its driver compiles them to, whether its instructions do what the ISA says and the
+//! kernels what the interpreter does, and how long they take beside cuBLASLt at the shapes of Stable Diffusion 3.5 Medium. `tools/gpu_check.sh` is what runs it.
 //!
 //!     cargo bench --bench gpu -- --device cuda --log OUT/engine.jsonl [OP..]
 //!     cargo bench --bench gpu -- --table OUT
@@ -9,6 +9,7 @@ mod measure;
 mod network;
 mod ops;
 mod same;
+mod semantics;
 mod table;
 
 use std::path::PathBuf;
@@ -31,8 +32,8 @@ struct Args {
     /// File that gets a line of JSON for every result.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// What to do: kernels, same or bench.
-    #[arg(long, value_delimiter = ',', default_value = "kernels,same,bench")]
+    /// What to do: kernels, semantics, same or bench.
+    #[arg(long, value_delimiter = ',', default_value = "kernels,semantics,same,bench")]
     parts: Vec<String>,
     /// Begin nothing after so many seconds.
     #[arg(long, default_value_t = 600)]
@@ -81,6 +82,7 @@ fn run(args: &Args, end: Instant) -> Result<()> {
     for part in &args.parts {
         match part.as_str() {
             "kernels" => kernels::run(&open(&args.device)?, &mut log)?,
+            "semantics" => semantics::run(|| open(&args.device), args.small, &mut log)?,
             "same" => same::run(|| open(&args.device), args.seed, args.small, &mut log)?,
             "bench" => {
                 for (op, f) in ops::ALL.iter().chain(&network::ALL) {
@@ -97,7 +99,7 @@ fn run(args: &Args, end: Instant) -> Result<()> {
                     log.check(&format!("bench {op}"), done.is_ok(), start, &detail)?;
                 }
             }
-            other => bail!("part '{other}', expected kernels, same or bench"),
+            other => bail!("part '{other}', expected kernels, semantics, same or bench"),
         }
     }
     if log.failures > 0 { bail!("{} of the checks failed", log.failures) } else { Ok(()) }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::device::DType::{Bf16, F16, F32};
 use crate::device::gpu::Gpu;
+use crate::device::gpu::semantics;
 use crate::device::gpu::vm::Vm;
 use crate::device::philox::{Key, Purpose};
 use crate::device::{Blocks, DType, Device, Tensor};
@@ -239,11 +240,22 @@ fn others() -> Exercise {
     })
 }
 
+/// The kernels that run instructions one by one, where a device can run them.
+fn instructions() -> impl Iterator<Item = Exercise> {
+    semantics::checks().map(|check| {
+        Exercise::new(format!("semantics: {}", check.name), |device| {
+            let Device::Gpu(gpu) = device else { panic!("{device:?} is no GPU") };
+            if check.fits(gpu) { check.outputs(device, 256) } else { Vec::new() }
+        })
+    })
+}
+
 /// Whole tiles and vectors, as in large models, of all kernels.
 fn even() -> Vec<Exercise> {
     let mut all = vec![others(), convolve([1, 16, 16, 64], 64, F32, F32), convolve([1, 16, 16, 64], 16, F32, F32)];
     all.extend([32, 64, 128, 512].map(|d| attend(&[128], (1, d), F32, false)));
     all.push(layer([128, 128, 128, 32], F32));
+    all.extend(instructions());
     for dtype in TYPES {
         all.extend([norms([2, 16, 1024], dtype), sums(2, 4096, dtype), flat(dtype)]);
         all.push(normalise_groups([1, 16, 16, 128], 32, dtype));
@@ -267,6 +279,7 @@ fn ragged() -> Vec<Exercise> {
     all.extend([20, 60, 96, 136].map(|d| attend(&[70, 5], (1, d), F32, false)));
     all.extend([20, 60, 96].map(|d| attend(&[70], (1, d), F32, true)));
     all.push(attend(&[5, 3], (1, 500), F32, false));
+    all.extend(instructions());
     for dtype in TYPES {
         all.extend([norms([2, 3, 304], dtype), norms([2, 3, 301], dtype), sums(2, 1025, dtype), sums(1, 4097, dtype)]);
         all.extend([24, 6].map(|channels| normalise_groups([2, 9, 33, channels], 3, dtype)));

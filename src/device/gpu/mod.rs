@@ -11,6 +11,7 @@ mod lane;
 mod pool;
 mod queue;
 mod rehearsal;
+pub mod semantics;
 #[cfg(test)]
 mod tests;
 pub mod vm;
