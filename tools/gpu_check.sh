@@ -7,7 +7,7 @@
 # Nothing is compiled there but by the driver. Results go to --out ($OUT, else DIR/out): a line of JSON each in *.jsonl,
 # all of them in gpu_check.json, the tables, printed last, in table.md, and the log of every program. With --device vm, or
 # without a GPU, everything is rehearsed at tiny sizes and nothing is measured. Parts: kernels, semantics, same, tests,
-# run, bench, torch, sanitizer.
+# run, variants, bench, torch, sanitizer.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -43,7 +43,7 @@ fi
 
 # From here on a failure is a line of the table, and what comes after it is done all the same.
 set +e
-device=cuda out=${OUT:-$here/out} seconds=470 seed=$((RANDOM * 32768 + RANDOM)) only=kernels,semantics,same,tests,run,bench,torch,sanitizer
+device=cuda out=${OUT:-$here/out} seconds=470 seed=$((RANDOM * 32768 + RANDOM)) only=kernels,semantics,same,tests,run,variants,bench,torch,sanitizer
 while (($#)); do
     case $1 in
         --device) device=$2 ;;
@@ -222,6 +222,7 @@ END
     rm -rf "$out"/run.*/checkpoints "$out"/run.*/samples "$out"/run.*/lora
 fi
 
+if wants variants; then gpu_part variants 75; fi
 if wants bench; then gpu_part bench 200; fi
 clocks after
 

@@ -11,6 +11,7 @@ mod ops;
 mod same;
 mod semantics;
 mod table;
+mod variants;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -32,8 +33,8 @@ struct Args {
     /// File that gets a line of JSON for every result.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// What to do: kernels, semantics, same or bench.
-    #[arg(long, value_delimiter = ',', default_value = "kernels,semantics,same,bench")]
+    /// What to do: kernels, semantics, same, variants or bench.
+    #[arg(long, value_delimiter = ',', default_value = "kernels,semantics,same,variants,bench")]
     parts: Vec<String>,
     /// Begin nothing after so many seconds.
     #[arg(long, default_value_t = 600)]
@@ -84,23 +85,34 @@ fn run(args: &Args, end: Instant) -> Result<()> {
             "kernels" => kernels::run(&open(&args.device)?, &mut log)?,
             "semantics" => semantics::run(|| open(&args.device), args.small, &mut log)?,
             "same" => same::run(|| open(&args.device), args.seed, args.small, &mut log)?,
-            "bench" => {
-                for (op, f) in ops::ALL.iter().chain(&network::ALL) {
-                    if !args.ops.is_empty() && !args.ops.iter().any(|o| o == op) {
-                        continue;
-                    }
-                    let start = Instant::now();
-                    let mut session = Session::new(open(&args.device)?, op, args.small, args.seed, end, &mut log);
-                    let done = f(&mut session, args.scratch.as_deref()).and_then(|()| session.device.check());
-                    let detail = match &done {
-                        Ok(()) => String::new(),
-                        Err(e) => format!("{e:#}; --seed {}", args.seed),
-                    };
-                    log.check(&format!("bench {op}"), done.is_ok(), start, &detail)?;
-                }
-            }
-            other => bail!("part '{other}', expected kernels, semantics, same or bench"),
+            "bench" => time(args, "bench", ops::ALL.iter().chain(&network::ALL), end, &mut log)?,
+            "variants" => time(args, "variants", variants::ALL, end, &mut log)?,
+            other => bail!("part '{other}', expected kernels, semantics, same, variants or bench"),
         }
     }
     if log.failures > 0 { bail!("{} of the checks failed", log.failures) } else { Ok(()) }
+}
+
+/// Times ops, each on a device of its own.
+fn time<'a>(
+    args: &Args,
+    part: &str,
+    ops: impl IntoIterator<Item = &'a (&'a str, ops::Bench)>,
+    end: Instant,
+    log: &mut Log,
+) -> Result<()> {
+    for (op, f) in ops {
+        if !args.ops.is_empty() && !args.ops.iter().any(|o| o == op) {
+            continue;
+        }
+        let start = Instant::now();
+        let mut session = Session::new(open(&args.device)?, op, args.small, args.seed, end, log);
+        let done = f(&mut session, args.scratch.as_deref()).and_then(|()| session.device.check());
+        let detail = match &done {
+            Ok(()) => String::new(),
+            Err(e) => format!("{e:#}; --seed {}", args.seed),
+        };
+        log.check(&format!("{part} {op}"), done.is_ok(), start, &detail)?;
+    }
+    Ok(())
 }
