@@ -103,6 +103,29 @@ fn attend(tokens: &'static [usize], (count, d): (usize, usize), dtype: DType, ma
     })
 }
 
+/// The ways there are to divide the gradients of attention on Hopper.
+fn divide_gradients(tokens: &'static [usize]) -> Exercise {
+    let part = |n: &usize| [1, 2, 3, 4].map(|seed| some(&[1, *n, 64], seed + 10 * *n as u64, Bf16));
+    let parts: Vec<_> = tokens.iter().map(part).collect();
+    Exercise::new(format!("ways to the gradients of attention of {tokens:?} tokens"), move |device| {
+        let heads = Heads { count: 1, scale: 0.125, compute: Bf16 };
+        let parts: Vec<_> = parts.iter().map(|p| p.each_ref().map(|t| t.to(device))).collect();
+        let views: Vec<_> = parts.iter().map(|[q, k, v, _]| Part { q, k, v }).collect();
+        if !views[0].q.gpu().is_hopper() {
+            return Vec::new();
+        }
+        let done = attention::forward(&views, heads, Mask::default());
+        let read: Vec<_> =
+            done.out.iter().zip(&parts).map(|(out, p)| Some(OutputGrad { out, dout: &p[3] })).collect();
+        let grads = attention::variants().iter().flat_map(|variant| {
+            [read.clone(), vec![None; parts.len()]]
+                .into_iter()
+                .flat_map(|read| attention::backward_as(*variant, &read, &done.lse, &views, heads))
+        });
+        grads.flat_map(|g| [g.q, Some(g.k), Some(g.v)]).flatten().collect()
+    })
+}
+
 /// A convolution of an image `[b, h, w, inputs]` and of it doubled; the image of one type and the weight of another.
 fn convolve([b, h, w, inputs]: [usize; 4], outputs: usize, of_x: DType, of_w: DType) -> Exercise {
     let name = format!("conv2d of {b}x{h}x{w}, {inputs} to {outputs} channels, {of_x:?} by {of_w:?}");
@@ -244,6 +267,7 @@ fn even() -> Vec<Exercise> {
     let mut all = vec![others(), convolve([1, 16, 16, 64], 64, F32, F32), convolve([1, 16, 16, 64], 16, F32, F32)];
     all.extend([32, 64, 128, 512].map(|d| attend(&[128], (1, d), F32, false)));
     all.push(layer([128, 128, 128, 32], F32));
+    all.push(divide_gradients(&[384]));
     for dtype in TYPES {
         all.extend([norms([2, 16, 1024], dtype), sums(2, 4096, dtype), flat(dtype)]);
         all.push(normalise_groups([1, 16, 16, 128], 32, dtype));
@@ -253,6 +277,7 @@ fn even() -> Vec<Exercise> {
             all.push(attend(&[256], (1, d), dtype, false));
             all.push(attend(&[256], (1, d), dtype, true));
         }
+        all.push(attend(&[256], (1, 96), dtype, false));
         for (inputs, outputs) in [(64, 128), (64, 32), (4, 32)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 16, 16, inputs], outputs, of_x, dtype)));
         }
@@ -267,6 +292,7 @@ fn ragged() -> Vec<Exercise> {
     all.extend([20, 60, 96, 136].map(|d| attend(&[70, 5], (1, d), F32, false)));
     all.extend([20, 60, 96].map(|d| attend(&[70], (1, d), F32, true)));
     all.push(attend(&[5, 3], (1, 500), F32, false));
+    all.push(divide_gradients(&[3, 300]));
     for dtype in TYPES {
         all.extend([norms([2, 3, 304], dtype), norms([2, 3, 301], dtype), sums(2, 1025, dtype), sums(1, 4097, dtype)]);
         all.extend([24, 6].map(|channels| normalise_groups([2, 9, 33, channels], 3, dtype)));
@@ -278,6 +304,7 @@ fn ragged() -> Vec<Exercise> {
             all.push(attend(&[9], (1, d), dtype, false));
             all.push(attend(&[150], (1, d), dtype, true));
         }
+        all.extend([64, 80, 96, 128].map(|d| attend(&[3, 300], (1, d), dtype, false)));
         for (inputs, outputs) in [(72, 40), (72, 17), (13, 17), (8, 40), (8, 3)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 9, 9, inputs], outputs, of_x, dtype)));
         }
