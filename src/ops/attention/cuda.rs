@@ -1,6 +1,9 @@
 //! Two families of kernels: on tensor cores for f16 and bf16, and in f32. Operands of another type are cast to that of the
 //! products first.
 
+#[allow(dead_code)]
+mod hopper;
+
 use super::{Heads, Mask, OutputGrad, Part, PartGrad};
 use crate::device::gpu::driver::DevicePtr;
 use crate::device::gpu::{Arg, Grid, suffix};
