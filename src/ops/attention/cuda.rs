@@ -1,6 +1,8 @@
-//! Families of kernels: on tensor cores for f16 and bf16, for which Hopper has its own, and in f32. Operands of another type are cast to that of the
-//! products first.
+//! Families of kernels: on tensor cores for f16 and bf16, of which Hopper has its own, and in f32. Operands of another type are
+//! cast to that of the products first.
 
+#[allow(dead_code)]
+mod hopper;
 mod hopper_backward;
 
 pub use hopper_backward::{Variant, variants};

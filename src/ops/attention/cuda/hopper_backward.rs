@@ -1,16 +1,15 @@
 //! The gradients on Hopper, in half precision: kernels/attention_wgmma_backward.sm_90a.cu.
 
+use super::hopper::{Operand, maps, panels};
 use super::{Heads, OutputGrad, Part, PartArg, PartGrad, Sequence, product};
 use crate::device::gpu::driver::DevicePtr;
-use crate::device::gpu::{Arg, Gpu, Grid, Swizzle, TensorMapDesc, suffix};
+use crate::device::gpu::{Arg, Gpu, Grid, suffix};
 use crate::device::{DType, Tensor};
 
 const OP: &str = "attention_wgmma_backward";
 
 /// Tensor maps of a launch: `Maps` of the kernels.
 const MAPS: usize = 24;
-/// Bytes of one.
-const MAP_BYTES: usize = 128;
 /// Of each part: queries, keys, values, gradients, and up to two results.
 const MAPPED: usize = 6;
 
@@ -47,16 +46,6 @@ fn width(d: usize) -> Option<u32> {
     [64, 80, 96, 128].into_iter().find(|width| d > 32 && d <= *width as usize)
 }
 
-/// Columns of each panel of a head in shared memory, and how they lie there; panels that are alike are listed once.
-fn panels(width: u32) -> &'static [(u32, Swizzle)] {
-    match width {
-        64 | 128 => &[(64, Swizzle::B128)],
-        80 => &[(64, Swizzle::B128), (16, Swizzle::B32)],
-        96 => &[(64, Swizzle::B128), (32, Swizzle::B64)],
-        _ => unreachable!("no kernel for heads of {width}"),
-    }
-}
-
 /// Whether there are kernels for this.
 pub(super) fn fits(gpu: &Gpu, outputs: &[Option<OutputGrad>], parts: &[Part], heads: Heads) -> bool {
     let first = parts[0].q;
@@ -80,37 +69,19 @@ struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    /// Of `[b, n, heads·d]`, in boxes of 64 tokens of a head.
-    fn maps_of(&self, base: DevicePtr, n: u32) -> impl Iterator<Item = Arg> {
-        let bytes = self.dtype.bytes(1) as u64;
-        let [d, heads, n, batch] =
-            [u64::from(self.sequence.d), self.sequence.heads.into(), n.into(), self.batch as u64];
-        panels(self.width).iter().map(move |&(columns, swizzle)| {
-            self.gpu.tensor_map(&TensorMapDesc {
-                dtype: self.dtype,
-                base,
-                dims: vec![d, heads, n, batch],
-                strides: [d, heads * d, n * heads * d].map(|s| s * bytes).into(),
-                tile: vec![columns, 1, 64, 1],
-                steps: vec![1; 4],
-                swizzle,
-            })
-        })
-    }
-
     /// `Maps`; `of` has the addresses of each part, 0 for what is not used.
     fn maps(&self, of: impl Fn(&PartArg) -> [DevicePtr; MAPPED]) -> Arg {
-        let panels = panels(self.width).len();
-        let of_part = |p: &PartArg| {
-            let of_operand = |base| match base {
-                0 => vec![0; panels * MAP_BYTES],
-                base => self.maps_of(base, p.n).flat_map(|map| map.bytes()).collect(),
-            };
-            of(p).into_iter().flat_map(of_operand).collect::<Vec<_>>()
-        };
-        let mut bytes: Vec<_> = self.sequence.part[..self.sequence.parts as usize].iter().flat_map(of_part).collect();
-        bytes.resize(MAPS * MAP_BYTES, 0);
-        Arg::Bytes(bytes.into())
+        let Self { gpu, sequence: s, dtype, batch, width } = *self;
+        let panels = panels(width).len();
+        let mut all = [[0; 16]; MAPS];
+        for (i, p) in s.part[..s.parts as usize].iter().enumerate() {
+            for (j, base) in of(p).into_iter().enumerate().filter(|(_, base)| *base != 0) {
+                let operand = Operand { base, dtype, batch, tokens: p.n, heads: s.heads, d: s.d };
+                let to = &mut all[(i * MAPPED + j) * panels..];
+                to.iter_mut().zip(maps(gpu, operand, 64, width)).for_each(|(to, map)| *to = map.0);
+            }
+        }
+        Arg::of(&all)
     }
 
     fn entry(&self, name: &str, variant: &str) -> String {
