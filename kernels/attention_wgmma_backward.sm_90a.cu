@@ -5,16 +5,16 @@
 //            the next product: dv += pT dout, dk += dsT q.
 // One warp group copies, the others multiply. A product is left under way for as long as nothing needs it: the sums of a step
 // while the scores of the next are made.
-// shared attention_wgmma_backward_keys_*_d64 84000
-// shared attention_wgmma_backward_keys_*_d80 104480
-// shared attention_wgmma_backward_keys_*_d96 124960
-// shared attention_wgmma_backward_keys_*_d128 165920
-// shared attention_wgmma_backward_keys_*_d64_q128 101440
-// shared attention_wgmma_backward_queries_*_d64 132000
-// shared attention_wgmma_backward_queries_*_d80 164000
-// shared attention_wgmma_backward_queries_*_d96 150000
-// shared attention_wgmma_backward_queries_*_d128 198000
-// shared attention_wgmma_backward_queries_*_d64_q192 101000
+// shared attention_wgmma_backward_keys_*_d64 84536
+// shared attention_wgmma_backward_keys_*_d80 105016
+// shared attention_wgmma_backward_keys_*_d96 125496
+// shared attention_wgmma_backward_keys_*_d128 166456
+// shared attention_wgmma_backward_keys_*_d64_q128 101416
+// shared attention_wgmma_backward_queries_*_d64 132176
+// shared attention_wgmma_backward_queries_*_d80 164944
+// shared attention_wgmma_backward_queries_*_d96 148536
+// shared attention_wgmma_backward_queries_*_d128 197736
+// shared attention_wgmma_backward_queries_*_d64_q192 99408
 // hot attention_wgmma_backward_*
 #include "common/attention_mma.cuh"
 #include "common/hopper.cuh"
