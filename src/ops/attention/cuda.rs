@@ -1,7 +1,10 @@
-//! Two families of kernels: on tensor cores for f16 and bf16, and in f32. Operands of another type are cast to that of the
-//! products first.
+//! Families of kernels: on tensor cores for f16 and bf16, of which Hopper has its own, and in f32. Operands of another type are
+//! cast to that of the products first.
 
 mod hopper;
+mod hopper_backward;
+
+pub use hopper_backward::{Variant, variants};
 
 use super::{Heads, Mask, OutputGrad, Part, PartGrad};
 use crate::device::gpu::driver::DevicePtr;
@@ -169,6 +172,22 @@ pub(super) fn forward_by(
     });
 }
 
+/// As [`backward`], on Hopper in one of the ways there are.
+pub(super) fn backward_as(
+    variant: Variant,
+    grads: &mut [PartGrad],
+    outputs: &[Option<OutputGrad>],
+    lse: &Tensor,
+    parts: &[Part],
+    heads: Heads,
+) {
+    let q = parts[0].q;
+    let fits = hopper_backward::fits(&lse.gpu(), outputs, parts, heads)
+        && (q.dtype(), q.dim(2)) == (DType::Bf16, 64 * heads.count);
+    assert!(fits, "attention backward: variants are for heads of 64 in bf16 on Hopper, not {q:?}");
+    hopper_backward::backward(grads, outputs, lse, parts, heads, Some(variant));
+}
+
 pub(super) fn backward(
     grads: &mut [PartGrad],
     outputs: &[Option<OutputGrad>],
@@ -176,6 +195,9 @@ pub(super) fn backward(
     parts: &[Part],
     heads: Heads,
 ) {
+    if hopper_backward::fits(&lse.gpu(), outputs, parts, heads) {
+        return hopper_backward::backward(grads, outputs, lse, parts, heads, None);
+    }
     let (gpu, batch, dtype) = (lse.gpu(), lse.dim(0), grads[0].k.dtype());
     let product = product(parts[0].q, heads);
     let operands: Vec<_> = parts.iter().map(|p| [p.q, p.k, p.v].map(|t| cast(t, product))).collect();

@@ -7,7 +7,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-pub use cuda::{ForwardVariant, forward_variants};
+pub use cuda::{ForwardVariant, Variant, forward_variants, variants};
 
 use super::dispatch;
 use crate::device::{DType, Tensor};
@@ -107,21 +107,36 @@ fn results(parts: &[Part], heads: Heads, mask: Mask) -> (Vec<Tensor>, Tensor) {
     (out, Tensor::scratch(&first.device(), &[first.dim(0), heads.count, n]))
 }
 
+/// Checks the operands of a backward, and makes room for its results.
+fn gradients(outputs: &[Option<OutputGrad>], lse: &Tensor, parts: &[Part], heads: Heads) -> Vec<PartGrad> {
+    let n = check(parts, heads.count);
+    assert!(lse.shape() == [parts[0].q.dim(0), heads.count, n] && outputs.len() == parts.len(), "attention backward");
+    let of = |(p, output): (&Part, &Option<OutputGrad>)| {
+        let fits = output.is_none_or(|o| o.out.shape() == p.q.shape() && o.dout.shape() == p.q.shape());
+        assert!(fits, "attention backward: out of {:?}", p.q);
+        let like = || p.q.scratch_like(p.q.shape());
+        PartGrad { q: output.map(|_| like()), k: like(), v: like() }
+    };
+    parts.iter().zip(outputs).map(of).collect()
+}
+
 /// The gradients to all operands, one entry per part; `outputs` has one per part, absent where nothing read its result;
 /// `lse` is what the forward gave. No mask.
 pub fn backward(outputs: &[Option<OutputGrad>], lse: &Tensor, parts: &[Part], heads: Heads) -> Vec<PartGrad> {
-    let n = check(parts, heads.count);
-    assert!(lse.shape() == [parts[0].q.dim(0), heads.count, n] && outputs.len() == parts.len(), "attention backward");
-    let mut grads: Vec<PartGrad> = parts
-        .iter()
-        .zip(outputs)
-        .map(|(p, output)| {
-            let fits = output.is_none_or(|o| o.out.shape() == p.q.shape() && o.dout.shape() == p.q.shape());
-            assert!(fits, "attention backward: out of {:?}", p.q);
-            let like = || p.q.scratch_like(p.q.shape());
-            PartGrad { q: output.map(|_| like()), k: like(), v: like() }
-        })
-        .collect();
+    let mut grads = gradients(outputs, lse, parts, heads);
     dispatch!(lse, backward(&mut grads, outputs, lse, parts, heads));
+    grads
+}
+
+/// As [`backward`], in one of the ways of [`variants`], which are for heads of 64 in bf16 on Hopper: to be timed.
+pub fn backward_as(
+    variant: Variant,
+    outputs: &[Option<OutputGrad>],
+    lse: &Tensor,
+    parts: &[Part],
+    heads: Heads,
+) -> Vec<PartGrad> {
+    let mut grads = gradients(outputs, lse, parts, heads);
+    cuda::backward_as(variant, &mut grads, outputs, lse, parts, heads);
     grads
 }

@@ -18,7 +18,7 @@ pub(super) struct Operand {
 
 /// Columns of heads as kernels of this width have them in shared memory: panels of rows of 128 bytes, and one of what is left.
 /// Panels that are alike are listed once.
-fn panels(width: u32) -> &'static [(u32, Swizzle)] {
+pub(super) fn panels(width: u32) -> &'static [(u32, Swizzle)] {
     match width {
         64 | 128 => &[(64, Swizzle::B128)],
         80 => &[(64, Swizzle::B128), (16, Swizzle::B32)],
