@@ -7,7 +7,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-pub use cuda::{Variant, variants};
+pub use cuda::{ForwardVariant, Variant, forward_variants, variants};
 
 use super::dispatch;
 use crate::device::{DType, Tensor};
@@ -85,14 +85,26 @@ fn check(parts: &[Part], heads: usize) -> usize {
 
 /// `out = softmax(scale·q·kᵀ + bias)·v` per head, over all parts together.
 pub fn forward(parts: &[Part], heads: Heads, mask: Mask) -> Attention {
+    let (mut out, mut lse) = results(parts, heads, mask);
+    dispatch!(parts[0].q, forward(&mut out, &mut lse, parts, heads, mask));
+    Attention { out, lse }
+}
+
+/// As [`forward`] without a mask, in bf16 by one of the [`forward_variants`]: for comparison, on a Hopper GPU.
+pub fn forward_by(variant: ForwardVariant, parts: &[Part], heads: Heads) -> Attention {
+    let (mut out, mut lse) = results(parts, heads, Mask::default());
+    cuda::forward_by(Some(variant), &mut out, &mut lse, parts, heads, Mask::default());
+    Attention { out, lse }
+}
+
+/// Room for the results of the forward.
+fn results(parts: &[Part], heads: Heads, mask: Mask) -> (Vec<Tensor>, Tensor) {
     let n = check(parts, heads.count);
     assert!(parts.len() == 1 || (!mask.causal && mask.bias.is_none()), "attention: a mask over several parts");
     assert!(mask.bias.is_none_or(|b| b.shape() == [heads.count, n, n]), "attention: bias {:?}", mask.bias);
     let first = parts[0].q;
-    let mut out: Vec<Tensor> = parts.iter().map(|p| p.q.scratch_like(p.q.shape())).collect();
-    let mut lse = Tensor::scratch(&first.device(), &[first.dim(0), heads.count, n]);
-    dispatch!(first, forward(&mut out, &mut lse, parts, heads, mask));
-    Attention { out, lse }
+    let out = parts.iter().map(|p| p.q.scratch_like(p.q.shape())).collect();
+    (out, Tensor::scratch(&first.device(), &[first.dim(0), heads.count, n]))
 }
 
 /// Checks the operands of a backward, and makes room for its results.
