@@ -1,4 +1,4 @@
-mod hopper;
+pub(in crate::ops::linear) mod hopper;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -240,7 +240,7 @@ fn pack(gpu: &Arc<Gpu>, dtype: DType, jobs: &[Packing]) {
 }
 
 /// How the weight of a product lies.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ops::linear) enum Weight {
     /// `[n, k]`.
     Along,
