@@ -93,14 +93,13 @@ fn variants(lines: &[Value]) {
     println!("\n| op | case | variant | median | least | TFLOP/s | behind |\n|---|---|---|--:|--:|--:|--:|");
     for (op, case) in order {
         let ways = lines.iter().filter(|l| (text(l, "op"), text(l, "case")) == (op, case));
-        let mut ways: Vec<(usize, &Value)> = ways.copied().enumerate().collect();
+        let mut ways: Vec<&Value> = ways.copied().collect();
         let seconds = |line: &Value| line["seconds"].as_f64().unwrap_or(f64::INFINITY);
         // What was not timed stays in its order, at the end.
-        ways.sort_by(|a, b| seconds(a.1).total_cmp(&seconds(b.1)));
-        let best = seconds(ways[0].1);
-        for (place, line) in ways {
-            let taken = if place == 0 { " (taken)" } else { "" };
-            let name = format!("{}{taken}", text(line, "who"));
+        ways.sort_by(|a, b| seconds(a).total_cmp(&seconds(b)));
+        let best = seconds(ways[0]);
+        for line in ways {
+            let name = text(line, "who");
             let Some(median) = line["seconds"].as_f64() else {
                 let why = if line["skipped"].is_string() { text(line, "skipped") } else { "ran; not timed" };
                 println!("| {op} | {case} | {name} | {why} | | | |");
