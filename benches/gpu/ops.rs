@@ -39,19 +39,19 @@ pub const ALL: [(&str, Bench); 12] = [
 ];
 
 /// Inputs that take turns: with both, nothing of the last call is left in the L2 cache that a real one would not find.
-const SETS: usize = 2;
+pub const SETS: usize = 2;
 const RANK: usize = 32;
 
 /// Sizes of the network, or tiny ones with the same remainders.
-struct Sizes {
-    batch: usize,
-    image: usize,
-    text: usize,
-    width: usize,
-    heads: usize,
+pub struct Sizes {
+    pub batch: usize,
+    pub image: usize,
+    pub text: usize,
+    pub width: usize,
+    pub heads: usize,
 }
 
-fn sizes(s: &Session) -> Sizes {
+pub fn sizes(s: &Session) -> Sizes {
     if s.small {
         Sizes { batch: 2, image: 32, text: 9, width: 128, heads: 2 }
     } else {
@@ -60,17 +60,17 @@ fn sizes(s: &Session) -> Sizes {
 }
 
 /// `[SETS]` tensors of a shape.
-fn each(s: &mut Session, shape: &[usize]) -> [Tensor; SETS] {
+pub fn each(s: &mut Session, shape: &[usize]) -> [Tensor; SETS] {
     std::array::from_fn(|_| s.normal(shape, 1.0))
 }
 
 /// The work of a product of bf16 matrices.
-fn product(m: usize, n: usize, k: usize) -> Work {
+pub fn product(m: usize, n: usize, k: usize) -> Work {
     Work { flop: 2.0 * (m * n * k) as f64, bytes: 2.0 * (m * n + m * k + n * k) as f64 }
 }
 
 /// Reads or writes of `count` tensors of `elements` of two bytes.
-fn moved(count: usize, elements: usize) -> Work {
+pub fn moved(count: usize, elements: usize) -> Work {
     Work { flop: 0.0, bytes: 2.0 * (count * elements) as f64 }
 }
 

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 
 use crate::device::DType::{Bf16, F16, F32};
 use crate::device::gpu::Gpu;
+use crate::device::gpu::semantics;
 use crate::device::gpu::vm::Vm;
 use crate::device::philox::{Key, Purpose};
 use crate::device::{Blocks, DType, Device, Tensor};
 use crate::ops::activation::{self, Activation};
 use crate::ops::adaln::{self, Chunk};
-use crate::ops::attention::{self, Heads, Mask, OutputGrad, Part};
+use crate::ops::attention::{self, ForwardVariant, Heads, Mask, OutputGrad, Part};
 use crate::ops::conv2d::{self, Window};
 use crate::ops::linear::{self, Adapted, InputGrad, Layer, Lora, LoraGrad, Then, rounded};
 use crate::ops::products::{self, Difference, Weights};
@@ -103,6 +104,56 @@ fn attend(tokens: &'static [usize], (count, d): (usize, usize), dtype: DType, ma
     })
 }
 
+/// Attention on Hopper, forward alone: by the kernel of choice or one of the others.
+fn attend_forward(tokens: &'static [usize], d: usize, dtype: DType, by: Option<ForwardVariant>) -> Exercise {
+    // More tiles than there are processors.
+    const HEADS: usize = 3;
+    let name = by.map_or(String::new(), |v| format!(" by {}", v.name));
+    let part = |n: &usize| [1, 2, 3].map(|seed| some(&[1, *n, HEADS * d], seed + 10 * *n as u64, dtype));
+    let parts: Vec<_> = tokens.iter().map(part).collect();
+    Exercise::new(format!("attention forward of {tokens:?} tokens, heads of {d}, {dtype:?}{name}"), move |device| {
+        let heads = Heads { count: HEADS, scale: 1.0 / (d as f32).sqrt(), compute: dtype };
+        let parts: Vec<_> = parts.iter().map(|p| p.each_ref().map(|t| t.to(device))).collect();
+        let views: Vec<_> = parts.iter().map(|[q, k, v]| Part { q, k, v }).collect();
+        if !views[0].q.gpu().is_hopper() {
+            return Vec::new();
+        }
+        let done = match by {
+            Some(variant) => attention::forward_by(variant, &views, heads),
+            None => attention::forward(&views, heads, Mask::default()),
+        };
+        done.out.into_iter().chain([done.lse]).collect()
+    })
+}
+
+/// As [`attend_forward`], by all kernels that are not the one of choice.
+fn attend_other_ways(tokens: &'static [usize]) -> impl Iterator<Item = Exercise> {
+    let others = attention::forward_variants().into_iter().filter(|v| v.name != "forward");
+    others.map(|v| attend_forward(tokens, v.width as usize, Bf16, Some(v)))
+}
+
+/// The ways there are to divide the gradients of attention on Hopper.
+fn divide_gradients(tokens: &'static [usize]) -> Exercise {
+    let part = |n: &usize| [1, 2, 3, 4].map(|seed| some(&[1, *n, 64], seed + 10 * *n as u64, Bf16));
+    let parts: Vec<_> = tokens.iter().map(part).collect();
+    Exercise::new(format!("ways to the gradients of attention of {tokens:?} tokens"), move |device| {
+        let heads = Heads { count: 1, scale: 0.125, compute: Bf16 };
+        let parts: Vec<_> = parts.iter().map(|p| p.each_ref().map(|t| t.to(device))).collect();
+        let views: Vec<_> = parts.iter().map(|[q, k, v, _]| Part { q, k, v }).collect();
+        if !views[0].q.gpu().is_hopper() {
+            return Vec::new();
+        }
+        let done = attention::forward(&views, heads, Mask::default());
+        let read: Vec<_> = done.out.iter().zip(&parts).map(|(out, p)| Some(OutputGrad { out, dout: &p[3] })).collect();
+        let grads = attention::variants().iter().flat_map(|variant| {
+            [read.clone(), vec![None; parts.len()]]
+                .into_iter()
+                .flat_map(|read| attention::backward_as(*variant, &read, &done.lse, &views, heads))
+        });
+        grads.flat_map(|g| [g.q, Some(g.k), Some(g.v)]).flatten().collect()
+    })
+}
+
 /// A convolution of an image `[b, h, w, inputs]` and of it doubled; the image of one type and the weight of another.
 fn convolve([b, h, w, inputs]: [usize; 4], outputs: usize, of_x: DType, of_w: DType) -> Exercise {
     let name = format!("conv2d of {b}x{h}x{w}, {inputs} to {outputs} channels, {of_x:?} by {of_w:?}");
@@ -140,6 +191,22 @@ fn layer([m, k, n, rank]: [usize; 4], dtype: DType) -> Exercise {
         linear::backward(&dy, &w, Some(&x), Some(&lora), Some(grad), InputGrad::Overwrite(&mut dx));
         vec![y, dx, flat, merged]
     })
+}
+
+/// Products with all that may follow them, as the kernels for Hopper do them.
+fn listed_products(dtype: DType, is_even: bool) -> Vec<Exercise> {
+    use linear::tests::hopper;
+    let lists = hopper::lists(dtype, is_even);
+    // Those of the widest tiles, for which there are most variants.
+    let few = lists[if is_even { 2 } else { 4 }].clone();
+    let variants = linear::variants().into_iter().filter(|v| dtype == Bf16 && v.name.contains("_s"));
+    let by = variants.map(|v| (Some(v), few.clone())).collect::<Vec<_>>();
+    let all = lists.into_iter().map(|list| (None, list)).chain(by).enumerate();
+    all.map(|(i, (by, list))| {
+        let name = format!("list {i} of products, {dtype:?}, even: {is_even}");
+        Exercise::new(name, move |device| hopper::exercise(device, by, &list))
+    })
+    .collect()
 }
 
 /// Sums over `[rows, length]`: squares, also from where no vector begins, products of 1 to 4 differences, residuals of a step.
@@ -239,11 +306,24 @@ fn others() -> Exercise {
     })
 }
 
+/// The kernels that run instructions one by one, where a device can run them.
+fn instructions() -> impl Iterator<Item = Exercise> {
+    semantics::checks().map(|check| {
+        Exercise::new(format!("semantics: {}", check.name), |device| {
+            let Device::Gpu(gpu) = device else { panic!("{device:?} is no GPU") };
+            if check.fits(gpu) { check.outputs(device, 256) } else { Vec::new() }
+        })
+    })
+}
+
 /// Whole tiles and vectors, as in large models, of all kernels.
 fn even() -> Vec<Exercise> {
     let mut all = vec![others(), convolve([1, 16, 16, 64], 64, F32, F32), convolve([1, 16, 16, 64], 16, F32, F32)];
     all.extend([32, 64, 128, 512].map(|d| attend(&[128], (1, d), F32, false)));
     all.push(layer([128, 128, 128, 32], F32));
+    all.extend(instructions());
+    all.push(divide_gradients(&[384]));
+    all.extend(attend_other_ways(&[256]));
     for dtype in TYPES {
         all.extend([norms([2, 16, 1024], dtype), sums(2, 4096, dtype), flat(dtype)]);
         all.push(normalise_groups([1, 16, 16, 128], 32, dtype));
@@ -253,10 +333,12 @@ fn even() -> Vec<Exercise> {
             all.push(attend(&[256], (1, d), dtype, false));
             all.push(attend(&[256], (1, d), dtype, true));
         }
+        all.push(attend(&[256], (1, 96), dtype, false));
         for (inputs, outputs) in [(64, 128), (64, 32), (4, 32)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 16, 16, inputs], outputs, of_x, dtype)));
         }
         all.extend([64, 256].map(|n| layer([256, n, n, 32], dtype)));
+        all.extend(listed_products(dtype, true));
     }
     all
 }
@@ -267,6 +349,9 @@ fn ragged() -> Vec<Exercise> {
     all.extend([20, 60, 96, 136].map(|d| attend(&[70, 5], (1, d), F32, false)));
     all.extend([20, 60, 96].map(|d| attend(&[70], (1, d), F32, true)));
     all.push(attend(&[5, 3], (1, 500), F32, false));
+    all.extend(instructions());
+    all.push(divide_gradients(&[3, 300]));
+    all.extend(attend_other_ways(&[3, 70, 3, 3]));
     for dtype in TYPES {
         all.extend([norms([2, 3, 304], dtype), norms([2, 3, 301], dtype), sums(2, 1025, dtype), sums(1, 4097, dtype)]);
         all.extend([24, 6].map(|channels| normalise_groups([2, 9, 33, channels], 3, dtype)));
@@ -278,10 +363,14 @@ fn ragged() -> Vec<Exercise> {
             all.push(attend(&[9], (1, d), dtype, false));
             all.push(attend(&[150], (1, d), dtype, true));
         }
+        all.extend([64, 80, 96, 128].map(|d| attend(&[3, 300], (1, d), dtype, false)));
+        all.extend([64, 80, 96, 128].map(|d| attend_forward(&[3, 70, 3, 3], d, dtype, None)));
+        all.extend([64, 128].map(|d| attend(&[150], (3, d), dtype, true)));
         for (inputs, outputs) in [(72, 40), (72, 17), (13, 17), (8, 40), (8, 3)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 9, 9, inputs], outputs, of_x, dtype)));
         }
         all.extend([[20, 200, 264, 32], [20, 264, 8, 1], [130, 40, 257, 5]].map(|size| layer(size, dtype)));
+        all.extend(listed_products(dtype, false));
     }
     all
 }

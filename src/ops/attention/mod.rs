@@ -7,6 +7,8 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
+pub use cuda::{ForwardVariant, Variant, forward_variants, variants};
+
 use super::dispatch;
 use crate::device::{DType, Tensor};
 
@@ -83,31 +85,58 @@ fn check(parts: &[Part], heads: usize) -> usize {
 
 /// `out = softmax(scale·q·kᵀ + bias)·v` per head, over all parts together.
 pub fn forward(parts: &[Part], heads: Heads, mask: Mask) -> Attention {
+    let (mut out, mut lse) = results(parts, heads, mask);
+    dispatch!(parts[0].q, forward(&mut out, &mut lse, parts, heads, mask));
+    Attention { out, lse }
+}
+
+/// As [`forward`] without a mask, in bf16 by one of the [`forward_variants`]: for comparison, on a Hopper GPU.
+pub fn forward_by(variant: ForwardVariant, parts: &[Part], heads: Heads) -> Attention {
+    let (mut out, mut lse) = results(parts, heads, Mask::default());
+    cuda::forward_by(Some(variant), &mut out, &mut lse, parts, heads, Mask::default());
+    Attention { out, lse }
+}
+
+/// Room for the results of the forward.
+fn results(parts: &[Part], heads: Heads, mask: Mask) -> (Vec<Tensor>, Tensor) {
     let n = check(parts, heads.count);
     assert!(parts.len() == 1 || (!mask.causal && mask.bias.is_none()), "attention: a mask over several parts");
     assert!(mask.bias.is_none_or(|b| b.shape() == [heads.count, n, n]), "attention: bias {:?}", mask.bias);
     let first = parts[0].q;
-    let mut out: Vec<Tensor> = parts.iter().map(|p| p.q.scratch_like(p.q.shape())).collect();
-    let mut lse = Tensor::scratch(&first.device(), &[first.dim(0), heads.count, n]);
-    dispatch!(first, forward(&mut out, &mut lse, parts, heads, mask));
-    Attention { out, lse }
+    let out = parts.iter().map(|p| p.q.scratch_like(p.q.shape())).collect();
+    (out, Tensor::scratch(&first.device(), &[first.dim(0), heads.count, n]))
+}
+
+/// Checks the operands of a backward, and makes room for its results.
+fn gradients(outputs: &[Option<OutputGrad>], lse: &Tensor, parts: &[Part], heads: Heads) -> Vec<PartGrad> {
+    let n = check(parts, heads.count);
+    assert!(lse.shape() == [parts[0].q.dim(0), heads.count, n] && outputs.len() == parts.len(), "attention backward");
+    let of = |(p, output): (&Part, &Option<OutputGrad>)| {
+        let fits = output.is_none_or(|o| o.out.shape() == p.q.shape() && o.dout.shape() == p.q.shape());
+        assert!(fits, "attention backward: out of {:?}", p.q);
+        let like = || p.q.scratch_like(p.q.shape());
+        PartGrad { q: output.map(|_| like()), k: like(), v: like() }
+    };
+    parts.iter().zip(outputs).map(of).collect()
 }
 
 /// The gradients to all operands, one entry per part; `outputs` has one per part, absent where nothing read its result;
 /// `lse` is what the forward gave. No mask.
 pub fn backward(outputs: &[Option<OutputGrad>], lse: &Tensor, parts: &[Part], heads: Heads) -> Vec<PartGrad> {
-    let n = check(parts, heads.count);
-    assert!(lse.shape() == [parts[0].q.dim(0), heads.count, n] && outputs.len() == parts.len(), "attention backward");
-    let mut grads: Vec<PartGrad> = parts
-        .iter()
-        .zip(outputs)
-        .map(|(p, output)| {
-            let fits = output.is_none_or(|o| o.out.shape() == p.q.shape() && o.dout.shape() == p.q.shape());
-            assert!(fits, "attention backward: out of {:?}", p.q);
-            let like = || p.q.scratch_like(p.q.shape());
-            PartGrad { q: output.map(|_| like()), k: like(), v: like() }
-        })
-        .collect();
+    let mut grads = gradients(outputs, lse, parts, heads);
     dispatch!(lse, backward(&mut grads, outputs, lse, parts, heads));
+    grads
+}
+
+/// As [`backward`], in one of the ways of [`variants`], which are for heads of 64 in bf16 on Hopper: to be timed.
+pub fn backward_as(
+    variant: Variant,
+    outputs: &[Option<OutputGrad>],
+    lse: &Tensor,
+    parts: &[Part],
+    heads: Heads,
+) -> Vec<PartGrad> {
+    let mut grads = gradients(outputs, lse, parts, heads);
+    cuda::backward_as(variant, &mut grads, outputs, lse, parts, heads);
     grads
 }

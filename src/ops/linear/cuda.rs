@@ -1,3 +1,5 @@
+pub(in crate::ops::linear) mod hopper;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -128,10 +130,10 @@ struct Packing {
 
 /// A matrix as the kernels take it: rows begin at multiples of 16 bytes.
 #[derive(Clone, Copy)]
-struct Matrix {
-    at: DevicePtr,
+pub(in crate::ops::linear) struct Matrix {
+    pub at: DevicePtr,
     /// Elements from row to row.
-    ld: u32,
+    pub ld: u32,
 }
 
 /// The type that is computed in: that of the weight where the activations are of it or can be rounded to it, else f32.
@@ -238,8 +240,8 @@ fn pack(gpu: &Arc<Gpu>, dtype: DType, jobs: &[Packing]) {
 }
 
 /// How the weight of a product lies.
-#[derive(Clone, Copy)]
-enum Weight {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ops::linear) enum Weight {
     /// `[n, k]`.
     Along,
     /// `[k, n]`.
@@ -248,6 +250,8 @@ enum Weight {
 
 /// Launches products that differ in nothing but their operands.
 fn products(gpu: &Arc<Gpu>, dtype: DType, weight: Weight, problems: &[Problem], extras: &[Extra], then: Finish) {
+    let (on_hopper, problems) = hopper::split(gpu, dtype, weight, problems, extras, &then);
+    hopper::launch(gpu, dtype, &on_hopper);
     if problems.is_empty() {
         return;
     }
