@@ -1,4 +1,5 @@
 mod gradients;
+mod hopper;
 mod pack;
 mod portable;
 
@@ -13,7 +14,7 @@ use crate::device::{DType, Device, Tensor};
 use crate::ops::{copy, rms_norm};
 use gradients::Factors;
 use pack::{Matrix, Packer, RANK, pack, packing};
-use portable::{Extra, Finish, Job, Kind, Problem, Weight, products};
+use portable::{Extra, Finish, Job, Kind, Norm, Problem, Weight};
 
 /// What can be computed in.
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
@@ -109,7 +110,7 @@ impl Batch {
         let (packer, width) = (&self.packer, rank.next_multiple_of(RANK));
         let low = Tensor::scratch_of(&Device::Gpu(packer.gpu.clone()), packer.dtype, &[rows.len(), width]);
         let problem = x.rows(rows, packer.dtype).times(down, low.address(), width, scale);
-        self.lows.push(Job { problem, then: Finish::plain(packer.dtype) });
+        self.lows.push(Job { problem, then: Finish::plain(packer.dtype), norm: None });
         low
     }
 
@@ -128,23 +129,27 @@ impl Batch {
     }
 
     /// A product with the additions since the last one.
-    fn push(&mut self, problem: Problem, then: Finish) {
+    fn push(&mut self, problem: Problem, then: Finish, norm: Option<Norm>) {
         let first = self.mains.last().map_or(0, |j| j.problem.first_extra + j.problem.extras);
         let problem = Problem { first_extra: first, extras: size(self.extras.len()) - first, ..problem };
-        self.mains.push(Job { problem, then });
+        self.mains.push(Job { problem, then, norm });
     }
 
     /// Launches everything there is: products do not wait for one another.
     fn run(&mut self, weight: Weight) {
-        let Packer { gpu, dtype, .. } = &self.packer;
-        let (gpu, dtype) = (gpu.clone(), *dtype);
         self.packer.run();
-        products(&gpu, dtype, weight, &std::mem::take(&mut self.lows), &[]);
-        products(&gpu, dtype, weight, &std::mem::take(&mut self.mains), &std::mem::take(&mut self.extras));
+        let Packer { gpu, dtype, .. } = &self.packer;
+        let of = |jobs: &mut Vec<Job>, extras: &[Extra]| {
+            let (on_hopper, others) = hopper::split(gpu, *dtype, weight, std::mem::take(jobs), extras);
+            hopper::launch(gpu, *dtype, &on_hopper);
+            portable::products(gpu, *dtype, weight, others, extras);
+        };
+        of(&mut self.lows, &[]);
+        of(&mut self.mains, &std::mem::take(&mut self.extras));
     }
 
     /// A product of [`forward`], of rows that go through the same factors or none at a time.
-    fn call(&mut self, call: &Call, y: &mut Tensor, then: Finish) {
+    fn call(&mut self, call: &Call, y: &mut Tensor, then: Finish, norm: Option<Norm>) {
         let Call { x, layer, .. } = call;
         let left = Left { matrix: self.packer.matrix(x), m: x.rows(), k: x.width() };
         let w = self.packer.weight(layer.layer.weight);
@@ -159,7 +164,7 @@ impl Batch {
                 self.add(&low, &rows, up);
                 self.low.push(low);
             }
-            self.push(Problem { begin: size(rows.start), m: size(rows.end), ..all }, then);
+            self.push(Problem { begin: size(rows.start), m: size(rows.end), ..all }, then, norm);
         }
     }
 
@@ -178,7 +183,7 @@ impl Batch {
         });
         if let Some((dx, then)) = dx {
             let w = self.packer.weight(weight);
-            self.push(left.times(w, dx, weight.dim(1), 1.0), then);
+            self.push(left.times(w, dx, weight.dim(1), 1.0), then, None);
         }
         u
     }
@@ -197,33 +202,49 @@ impl Batch {
 /// Low-rank factors are rounded as the weights are.
 pub(super) fn forward(outputs: &mut [Output], _: &mut [Vec<Tensor>], calls: &[Call]) {
     let mut batches = Batch::of_each_type(&calls[0].x.gpu());
-    for (call, Output { y, hidden, .. }) in calls.iter().zip(&mut *outputs) {
+    // Norms that come after the products.
+    let mut norms = Vec::new();
+    for (i, (call, Output { y, hidden, inverse_rms })) in calls.iter().zip(&mut *outputs).enumerate() {
         let dtype = computed_in(call.layer.layer.weight.dtype(), call.x.dtype(), false);
         let batch = batches.iter_mut().find(|b| b.packer.dtype == dtype).expect("one of each type");
-        let mut then = Finish::new(call.then, y);
-        let y = match call.then {
-            // The norm reads what is kept of all rows.
-            Then::Normalise { .. } if hidden.shape() == y.shape() => hidden,
-            Then::Activate(_) if !hidden.is_empty() => {
-                (then.kept, then.hidden) = (size(hidden.rows()), hidden.address_mut());
-                y
+        let (mut then, mut norm) = (Finish::new(call.then, y), None);
+        let mut y = y;
+        if let Then::Normalise { weight, eps } = call.then {
+            let inverse = inverse_rms.as_mut().expect("room beside a norm").address_mut();
+            let fused = Norm { weight: weight.address(), width: weight.len(), eps, inverse };
+            if hopper::normalises(&batch.packer.gpu, dtype, y, &fused) {
+                norm = Some(fused);
+            } else {
+                norms.push(i);
             }
-            _ => y,
-        };
-        batch.call(call, y, then);
+        }
+        if norm.is_none() && matches!(call.then, Then::Normalise { .. }) {
+            // The norm reads what is kept of all rows.
+            if hidden.shape() == y.shape() {
+                y = hidden;
+            }
+        } else if !hidden.is_empty() {
+            (then.kept, then.hidden) = (size(hidden.rows()), hidden.address_mut());
+        }
+        batch.call(call, y, then, norm);
     }
     batches.iter_mut().for_each(|b| b.run(Weight::Along));
-    for (call, Output { y, hidden, inverse_rms }) in calls.iter().zip(outputs) {
-        let (Then::Normalise { weight, eps }, Some(inverse)) = (call.then, inverse_rms) else { continue };
-        if hidden.shape() == y.shape() {
-            rms_norm::forward_into(y, hidden, weight, eps, inverse);
-            continue;
-        }
-        if !hidden.is_empty() {
-            copy::rows_into(hidden, 0, &y.slice(0..hidden.dim(0)));
-        }
-        rms_norm::forward_in_place(y, weight, eps, Some(inverse));
+    for i in norms {
+        normalise(&calls[i], &mut outputs[i]);
     }
+}
+
+/// A norm of what the product has left in `hidden`, if all samples are kept, or in `y`.
+fn normalise(call: &Call, Output { y, hidden, inverse_rms }: &mut Output) {
+    let (Then::Normalise { weight, eps }, Some(inverse)) = (call.then, inverse_rms) else { return };
+    if hidden.shape() == y.shape() {
+        rms_norm::forward_into(y, hidden, weight, eps, inverse);
+        return;
+    }
+    if !hidden.is_empty() {
+        copy::rows_into(hidden, 0, &y.slice(0..hidden.dim(0)));
+    }
+    rms_norm::forward_in_place(y, weight, eps, Some(inverse));
 }
 
 /// The samples in runs that go through the same factors or none.

@@ -28,7 +28,7 @@ pub(super) struct Packing {
 
 /// A matrix as the kernels take it: rows begin at multiples of 16 bytes.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix {
+pub(in crate::ops::linear) struct Matrix {
     pub at: DevicePtr,
     /// Elements from row to row.
     pub ld: u32,

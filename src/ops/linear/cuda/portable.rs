@@ -27,6 +27,16 @@ pub(super) enum Kind {
     ThroughGelu,
 }
 
+impl Kind {
+    const ALL: [Self; 7] =
+        [Self::GeluTanh, Self::GeluErf, Self::QuickGelu, Self::Silu, Self::Add, Self::AddGated, Self::ThroughGelu];
+
+    /// What is done, if anything.
+    pub(super) fn of(then: Finish) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u32 == then.kind)
+    }
+}
+
 /// As in kernels/linear.cu.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -85,8 +95,8 @@ pub(super) struct Extra {
 }
 
 /// How the weight of a product lies.
-#[derive(Clone, Copy)]
-pub(super) enum Weight {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::ops::linear) enum Weight {
     /// `[n, k]`.
     Along,
     /// `[k, n]`.
@@ -98,6 +108,19 @@ pub(super) enum Weight {
 pub(super) struct Job {
     pub problem: Problem,
     pub then: Finish,
+    /// Not of these kernels.
+    pub norm: Option<Norm>,
+}
+
+/// An RMS norm of heads.
+#[derive(Clone, Copy)]
+pub(super) struct Norm {
+    /// Of the columns of a head.
+    pub weight: DevicePtr,
+    pub width: usize,
+    pub eps: f32,
+    /// Where `1/rms` of the heads of the first rows goes.
+    pub inverse: DevicePtr,
 }
 
 impl Job {
@@ -108,11 +131,10 @@ impl Job {
 }
 
 /// Launches products, those that differ in nothing but their operands together.
-pub(super) fn products(gpu: &Arc<Gpu>, dtype: DType, weight: Weight, jobs: &[Job], extras: &[Extra]) {
-    let table = (!extras.is_empty()).then(|| gpu.table(extras));
+pub(super) fn products(gpu: &Arc<Gpu>, dtype: DType, weight: Weight, jobs: Vec<Job>, extras: &[Extra]) {
+    let mut left: Vec<Job> = jobs.into_iter().filter(|j| j.problem.n > 0 && j.problem.m > j.problem.begin).collect();
+    let table = (!left.is_empty() && !extras.is_empty()).then(|| gpu.table(extras));
     let extra = table.as_ref().map_or(Arg::Ptr(0), Arg::from);
-    let mut left: Vec<Job> =
-        jobs.iter().filter(|j| j.problem.n > 0 && j.problem.m > j.problem.begin).copied().collect();
     while let Some(&first) = left.first() {
         let tile = first.tile(dtype);
         let is_alike =
