@@ -10,6 +10,9 @@
 // shared linear_wgmma_*_64 182272
 // shared linear_wgmma_*_192 231424
 // shared linear_wgmma_*_256 231424
+// shared linear_wgmma_*_192_s3 190464
+// shared linear_wgmma_*_192_s5 223232
+// shared linear_wgmma_*_256_s3 214016
 // hot linear_*
 
 constexpr int MOST = 24, ROWS = 128, GROUPS = ROWS / BOX;
@@ -25,38 +28,40 @@ struct Problem {
   // NORMALISE: of the columns of a head, and where 1/rms of each row and head goes.
   const float* weight;
   float* inverse;
-  // The number of the tile behind its last.
-  u32 end;
+  // Of the first of a bundle: how many have its `x` and are as wide, and the number of the tile behind their last.
+  u32 bundle, end;
   u32 m, n, steps, extra_steps, kind, kept, per_sample, gate_stride;
   float scale, eps;
   // SIGMOID: v sigmoid(v (linear + cubic v^2)); GELU_BACKWARD: as its forward.
   float linear, cubic;
-  u32 _pad[11];
+  u32 _pad[10];
 };
 
 struct Products {
   Problem problems[MOST];
   // `group`: so many rows of tiles are walked column by column, so that what they read is in the second-level cache.
-  u32 count, group, _pad[14];
+  u32 tiles, group, _pad[14];
 };
 
 // This block's tiles, one after the other.
 template <int N> struct Walk {
   const Products& all;
-  const Problem* p;
+  const Problem *head, *p;
   u32 tile, first;
   int m0, n0;
 
-  __device__ __forceinline__ Walk(const Products& all) : all(all), p(all.problems), tile(blockIdx.x), first(0) {}
+  __device__ __forceinline__ Walk(const Products& all) : all(all), head(all.problems), tile(blockIdx.x), first(0) {}
   // Whether there is a tile, and which: problem, first row, first column.
   __device__ __forceinline__ bool find() {
-    if (tile >= all.problems[all.count - 1].end) return false;
-    for (; tile >= p->end; ++p) first = p->end;
-    const u32 here = tile - first, columns = (p->n + N - 1) / N, rows = (p->m + ROWS - 1) / ROWS;
-    const u32 group = here / (all.group * columns), top = group * all.group, height = min(all.group, rows - top);
-    const u32 in_group = here - top * columns, column = in_group / height;
+    if (tile >= all.tiles) return false;
+    for (; tile >= head->end; head += head->bundle) first = head->end;
+    // The columns of all of a bundle lie side by side.
+    const u32 here = tile - first, columns = (head->n + N - 1) / N, across = columns * head->bundle;
+    const u32 top = here / (all.group * across) * all.group, height = min(all.group, (head->m + ROWS - 1) / ROWS - top);
+    const u32 in_group = here - top * across, column = in_group / height, of = column / columns;
     m0 = (top + in_group - column * height) * ROWS;
-    n0 = column * N;
+    n0 = (column - of * columns) * N;
+    p = head + of;
     tile += gridDim.x;
     return true;
   }
@@ -177,9 +182,12 @@ __device__ __forceinline__ void finish(const Problem& p, const float (&d)[N / 2]
         v0 = r.x + g.x * v0, v1 = r.y + g.y * v1;
       });
     } else if (p.kind == NORMALISE) {
-      // As it is stored, so that a norm of what is kept has the same bits.
+      // Of what is kept: as it is stored.
 #pragma unroll
-      for (int i = 0; i < HELD; ++i) v[i] = widen(narrow<T>(v[i]));
+      for (int i = 0; i < HELD; i += 2) {
+        const float2 stored = unpack2(pack2<T>(v[i], v[i + 1]), T());
+        v[i] = stored.x, v[i + 1] = stored.y;
+      }
       float inverse[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -195,10 +203,9 @@ __device__ __forceinline__ void finish(const Problem& p, const float (&d)[N / 2]
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const float2 w = *(const float2*)(p.weight + 8 * i + 2 * quad);
-#pragma unroll
-        for (int h = 0; h < 2; ++h) v[4 * i + 2 * h] *= inverse[h], v[4 * i + 2 * h + 1] *= inverse[h];
-#pragma unroll
-        for (int h = 0; h < 2; ++h) v[4 * i + 2 * h] *= w.x, v[4 * i + 2 * h + 1] *= w.y;
+        // In this order everywhere.
+        v[4 * i] = v[4 * i] * inverse[0] * w.x, v[4 * i + 1] = v[4 * i + 1] * inverse[0] * w.y;
+        v[4 * i + 2] = v[4 * i + 2] * inverse[1] * w.x, v[4 * i + 3] = v[4 * i + 3] * inverse[1] * w.y;
       }
     }
     store_box<T>(box, row, quad, v);
@@ -292,4 +299,8 @@ template <typename T, int N, bool ACROSS, int STAGES, int SLOTS> __device__ __fo
   LINEAR(nt_##t##_256, T, 256, false, 4, 2)                                                                             \
   LINEAR(nn_##t##_256, T, 256, true, 4, 2)
 OF_TYPE(bf16, bf16)
+// Other stages, to be compared.
+LINEAR(nt_bf16_192_s3, bf16, 192, false, 3, 4)
+LINEAR(nt_bf16_192_s5, bf16, 192, false, 5, 1)
+LINEAR(nt_bf16_256_s3, bf16, 256, false, 3, 4)
 OF_TYPE(f16, f16)

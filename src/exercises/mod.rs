@@ -189,6 +189,22 @@ fn group([m, k, n]: [usize; 3], dtype: DType) -> Exercise {
     })
 }
 
+/// Products with all that may follow them, as the kernels for Hopper do them.
+fn listed_products(dtype: DType, is_even: bool) -> Vec<Exercise> {
+    use linear::tests::hopper;
+    let lists = hopper::lists(dtype, is_even);
+    // Those of the widest tiles, for which there are most variants.
+    let few = lists[if is_even { 2 } else { 4 }].clone();
+    let variants = linear::variants().into_iter().filter(|v| dtype == Bf16 && v.name.contains("_s"));
+    let by = variants.map(|v| (Some(v), few.clone())).collect::<Vec<_>>();
+    let all = lists.into_iter().map(|list| (None, list)).chain(by).enumerate();
+    all.map(|(i, (by, list))| {
+        let name = format!("list {i} of products, {dtype:?}, even: {is_even}");
+        Exercise::new(name, move |device| hopper::exercise(device, by, &list))
+    })
+    .collect()
+}
+
 /// Sums over `[rows, length]`: squares, also from where no vector begins, products of 1 to 4 differences, residuals of a step.
 fn sums(rows: usize, length: usize, dtype: DType) -> Exercise {
     let all = [1, 2, 3, 4].map(|seed| some(&[rows, length], seed, dtype));
@@ -305,6 +321,7 @@ fn even() -> Vec<Exercise> {
         }
         all.extend([64, 256].map(|n| layer([256, n, n, 32], dtype)));
         all.push(group([256, 256, 256], dtype));
+        all.extend(listed_products(dtype, true));
     }
     all
 }
@@ -331,6 +348,7 @@ fn ragged() -> Vec<Exercise> {
         }
         all.extend([[20, 200, 264, 32], [20, 264, 8, 1], [130, 40, 257, 5]].map(|size| layer(size, dtype)));
         all.push(group([600, 72, 20], dtype));
+        all.extend(listed_products(dtype, false));
     }
     all
 }

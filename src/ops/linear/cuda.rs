@@ -1,5 +1,5 @@
 mod gradients;
-mod hopper;
+pub(in crate::ops::linear) mod hopper;
 mod pack;
 mod portable;
 
@@ -13,8 +13,10 @@ use crate::device::gpu::{Arg, DevicePtr, Gpu, Grid, Swizzle, TensorMapDesc, suff
 use crate::device::{DType, Device, Tensor};
 use crate::ops::{copy, rms_norm};
 use gradients::Factors;
-use pack::{Matrix, Packer, RANK, pack, packing};
-use portable::{Extra, Finish, Job, Kind, Norm, Problem, Weight};
+pub(in crate::ops::linear) use pack::Matrix;
+use pack::{Packer, RANK, pack, packing};
+pub(in crate::ops::linear) use portable::Weight;
+use portable::{Extra, Finish, Job, Kind, Norm, Problem};
 
 /// What can be computed in.
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];

@@ -5,9 +5,11 @@
 mod cpu;
 mod cuda;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::ops::Range;
+
+pub use cuda::hopper::{Variant, product_by, variants};
 
 use super::activation::Activation;
 use super::adaln::Chunk;

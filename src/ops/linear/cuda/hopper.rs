@@ -20,6 +20,8 @@ const MOST: usize = 24;
 const ROWS: usize = 128;
 /// Depth of a stage, and rows and columns of a box of results.
 const BOX: usize = 64;
+/// Columns of a head that can be normalised: a box is one.
+pub(in crate::ops::linear) const HEAD: usize = BOX;
 /// Rows of tiles that are walked column by column: 12 by 11 tiles are at work on 132 multiprocessors, and what they read,
 /// some 11 MB at a depth of 1536, is in the second-level cache.
 const GROUP: u32 = 12;
@@ -87,8 +89,8 @@ pub(in crate::ops::linear) enum Epilogue {
         stride: usize,
         per_sample: usize,
     },
-    /// `v / rms(v) · weight` of heads of 64 columns, `rms(v)² = mean(v²) + eps`, with `weight` `[64]` in f32; and of some rows
-    /// `v`, and `1 / rms` into `inverse` `[rows, heads]` in f32.
+    /// `v / rms(v) · weight` of `v` as it is stored, of heads of [`HEAD`] columns, `rms(v)² = mean(v²) + eps`, with `weight`
+    /// `[HEAD]` in f32; and of some rows `v`, and `1 / rms` into `inverse` `[rows, heads]` in f32, or 0.
     Normalise {
         weight: DevicePtr,
         eps: f32,
@@ -130,6 +132,7 @@ struct Problem {
     gate: DevicePtr,
     weight: DevicePtr,
     inverse: DevicePtr,
+    bundle: u32,
     end: u32,
     m: u32,
     n: u32,
@@ -143,7 +146,7 @@ struct Problem {
     eps: f32,
     linear: f32,
     cubic: f32,
-    pad: [u32; 11],
+    pad: [u32; 10],
 }
 
 /// As in kernels/linear.sm_90a.cu.
@@ -151,14 +154,14 @@ struct Problem {
 #[repr(C, align(64))]
 struct Products {
     problems: [Problem; MOST],
-    count: u32,
+    tiles: u32,
     group: u32,
     pad: [u32; 14],
 }
 
-/// One way to do a launch.
+/// One way to do a launch: the results are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::ops::linear) struct Variant {
+pub struct Variant {
     /// Columns of a tile.
     pub columns: usize,
     /// What its entries' names end with.
@@ -177,7 +180,7 @@ const WIDE: Variant = Variant { columns: 256, name: "256", group: GROUP };
 /// The tile for results of `n` columns: that which computes the fewest columns that do not exist, and of equals the wide one
 /// where there are enough of its tiles to go round. The depth does not matter, as all have stages of the same depth, and the
 /// number of rows may not: a row has the same bits in every batch.
-fn tile(n: usize) -> Variant {
+pub(in crate::ops::linear) fn tile(n: usize) -> Variant {
     let [middle, wide] = [MIDDLE, WIDE].map(|v| n.next_multiple_of(v.columns));
     match n {
         0..=128 => NARROW,
@@ -218,8 +221,14 @@ impl Product {
         self.m.div_ceil(ROWS) * self.n.div_ceil(columns)
     }
 
-    /// Its maps and numbers, for tiles of so many columns, the last of which comes before tile `end` of all.
-    fn problem(&self, gpu: &Gpu, dtype: DType, columns: usize, end: usize) -> Problem {
+    /// Whether tiles of `other` can lie beside its own.
+    fn goes_with(&self, other: &Self) -> bool {
+        let of = |p: &Self| (p.x.at, p.x.ld, p.m, p.k, p.n, p.lies);
+        of(self) == of(other)
+    }
+
+    /// Its maps and numbers, for tiles of so many columns.
+    fn problem(&self, gpu: &Gpu, dtype: DType, columns: usize) -> Problem {
         let map = |of, of_size, tile| map(gpu, dtype, of, of_size, tile, Swizzle::B128);
         let left = |of, depth| map(of, [self.m, depth], [ROWS, BOX]);
         let right = |of, depth| match self.lies {
@@ -232,7 +241,6 @@ impl Product {
             w: right(self.w, self.k),
             y: result(self.y, self.m),
             bias: self.bias,
-            end: size(end),
             m: size(self.m),
             n: size(self.n),
             steps: size(self.k.div_ceil(BOX)),
@@ -308,30 +316,76 @@ pub(in crate::ops::linear) fn launch(gpu: &Arc<Gpu>, dtype: DType, products: &[P
 
 /// As [`launch`], by one variant.
 pub(in crate::ops::linear) fn launch_as(gpu: &Arc<Gpu>, dtype: DType, variant: Variant, products: &[Product]) {
+    let columns = variant.columns;
     for (lies, name) in [(Weight::Along, "nt"), (Weight::Across, "nn")] {
-        let of: Vec<_> = products.iter().filter(|p| p.lies == lies && p.tiles(variant.columns) > 0).collect();
-        for products in of.chunks(MOST) {
-            let mut args = Products {
-                problems: [Problem::zeroed(); MOST],
-                count: size(products.len()),
-                group: variant.group,
-                pad: [0; 14],
-            };
-            let mut end = 0;
+        let of = products.iter().filter(|p| p.lies == lies && p.tiles(columns) > 0);
+        for products in bundles(of).chunks(MOST) {
+            let mut args =
+                Products { problems: [Problem::zeroed(); MOST], tiles: 0, group: variant.group, pad: [0; 14] };
             for (problem, product) in args.problems.iter_mut().zip(products) {
-                end += product.tiles(variant.columns);
-                *problem = product.problem(gpu, dtype, variant.columns, end);
+                *problem = product.problem(gpu, dtype, columns);
             }
-            let blocks = end.min(gpu.facts().processors as usize);
+            let mut first = 0;
+            for bundle in products.chunk_by(|a, b| a.goes_with(b)) {
+                args.tiles += size(bundle.len() * bundle[0].tiles(columns));
+                let head = &mut args.problems[first];
+                (head.bundle, head.end) = (size(bundle.len()), args.tiles);
+                first += bundle.len();
+            }
+            let blocks = args.tiles.min(gpu.facts().processors) as usize;
             let entry = format!("linear_wgmma_{name}_{}_{}", suffix(dtype), variant.name);
             gpu.launch("linear", &entry, Grid::of([blocks, 1, 1], 384), [Arg::of(&args)]);
         }
     }
 }
 
+/// The products, those of one input and one width after one another: their tiles are walked as if of one product, so that the
+/// input is read once.
+fn bundles<'a>(products: impl Iterator<Item = &'a Product>) -> Vec<Product> {
+    let mut bundles: Vec<Vec<Product>> = Vec::new();
+    for p in products {
+        match bundles.iter_mut().find(|b| b[0].goes_with(p)) {
+            Some(bundle) => bundle.push(*p),
+            None => bundles.push(vec![*p]),
+        }
+    }
+    bundles.concat()
+}
+
+/// Ways to multiply bf16 that are worth a comparison on a GPU: tiles, stages, and how many rows of tiles are walked together.
+pub fn variants() -> Vec<Variant> {
+    let stages = [(192, "192_s3"), (192, "192_s5"), (256, "256_s3")];
+    let stages = stages.map(|(columns, name)| Variant { columns, name, group: GROUP });
+    let groups = [4, 8, 16, 32].map(|group| Variant { group, ..MIDDLE });
+    [NARROW, MIDDLE, WIDE].into_iter().chain(stages).chain(groups).collect()
+}
+
+/// `x·wᵀ` of `x` `[.., in]` and `w` `[out, in]` in bf16 on a GPU for Hopper, by one variant: for benchmarks.
+pub fn product_by(variant: Variant, x: &Tensor, w: &Tensor) -> Tensor {
+    let (m, k, n) = (x.rows(), x.width(), w.dim(0));
+    let mut y = x.scratch_like(&[m, n]);
+    let matrix = |at, width| Matrix { at, ld: size(width) };
+    let product = Product {
+        x: matrix(x.address(), k),
+        m,
+        k,
+        w: matrix(w.address(), k),
+        lies: Weight::Along,
+        n,
+        extra: None,
+        scale: 1.0,
+        bias: 0,
+        y: matrix(y.address_mut(), n),
+        then: Epilogue::Nothing,
+    };
+    assert!(w.width() == k && x.dtype() == DType::Bf16 && w.dtype() == DType::Bf16 && product.fits(), "{x:?} by {w:?}");
+    launch_as(&x.gpu(), DType::Bf16, variant, &[product]);
+    y
+}
+
 /// Whether the kernels take a norm of the heads of `y`, whatever it is the norm of.
 pub(super) fn normalises(gpu: &Gpu, dtype: DType, y: &Tensor, norm: &Norm) -> bool {
-    let fits = norm.width == BOX && y.width().is_multiple_of(BOX) && norm.weight.is_multiple_of(8);
+    let fits = norm.width == HEAD && y.width().is_multiple_of(HEAD) && norm.weight.is_multiple_of(8);
     gpu.is_hopper() && dtype != DType::F32 && y.dtype() == dtype && fits
 }
 

@@ -95,7 +95,7 @@ pub(super) struct Extra {
 }
 
 /// How the weight of a product lies.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ops::linear) enum Weight {
     /// `[n, k]`.
     Along,
