@@ -123,11 +123,22 @@ template <typename T, int WIDTH, int COUNT> __device__ __forceinline__ void tile
 #pragma unroll
   for (int c = 0; c < COUNT; ++c) {
     const Panel& panel = p.panels[c];
+    const u32 across = panel.across, along = panel.along, rank = panel.rank;
+    // Neighbours go to neighbours, in pairs.
+    const bool pairs = along == 1 && across % 2 == 0;
     float* out = panel.out + (u64)walk.chunk * panel.chunk_stride;
 #pragma unroll
-    for (int i = 0; i < WIDTH / 2; ++i) {
-      const u32 at = column + i / 2 % 2 * 8, r = 8 * (i / 4) + lane % 4 * 2 + i % 2;
-      if (at < p.width && r < panel.rank) out[at * panel.across + r * panel.along] = d[c * WIDTH / 2 + i];
+    for (int i = 0; i < WIDTH / 2; i += 2) {
+      const u32 at = column + i / 2 % 2 * 8, r = 8 * (i / 4) + lane % 4 * 2;
+      const float v0 = d[c * WIDTH / 2 + i], v1 = d[c * WIDTH / 2 + i + 1];
+      if (at >= p.width || r >= rank) continue;
+      float* to = out + at * across + r * along;
+      if (pairs) {
+        *(float2*)to = make_float2(v0, v1);
+      } else {
+        to[0] = v0;
+        if (r + 1 < rank) to[along] = v1;
+      }
     }
   }
 }
