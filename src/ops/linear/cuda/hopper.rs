@@ -332,12 +332,8 @@ pub(in crate::ops::linear) fn launch_as(gpu: &Arc<Gpu>, dtype: DType, variant: V
     for (lies, name) in [(Weight::Along, "nt"), (Weight::Across, "nn")] {
         let of = products.iter().filter(|p| p.lies == lies && p.tiles(columns) > 0);
         for products in bundles(of).chunks(MOST) {
-            let mut args = Products {
-                problems: [Problem::zeroed(); MOST],
-                tiles: 0,
-                group: variant.group,
-                pad: [0; 14],
-            };
+            let mut args =
+                Products { problems: [Problem::zeroed(); MOST], tiles: 0, group: variant.group, pad: [0; 14] };
             for (problem, product) in args.problems.iter_mut().zip(products) {
                 *problem = product.problem(gpu, dtype, columns);
             }
@@ -431,7 +427,10 @@ fn product(
     let (begin, n) = (p.begin as usize, p.n as usize);
     // Of results, and of what is shaped as they are.
     let rows = |base| Matrix { at: at(base, begin * n), ld: p.n };
-    let kept = Kept { rows: then.kept.clamp(p.begin, p.m) as usize - begin, to: rows(then.hidden) };
+    let kept = match then.kept.clamp(p.begin, p.m) - p.begin {
+        0 => Kept::NOTHING,
+        of_these => Kept { rows: of_these as usize, to: rows(then.hidden) },
+    };
     let residual = rows(then.residual);
     let activate = |activation| Epilogue::Activate { activation, kept };
     let then = match then.kind {
@@ -449,11 +448,9 @@ fn product(
     };
     let extra = match extras {
         [] => None,
-        [e] if e.first == p.begin && e.end == p.m => Some(Low {
-            t: Matrix { at: e.a, ld: e.lda },
-            b: Matrix { at: e.b, ld: e.ldb },
-            depth: e.depth as usize,
-        }),
+        [e] if e.first == p.begin && e.end == p.m => {
+            Some(Low { t: Matrix { at: e.a, ld: e.lda }, b: Matrix { at: e.b, ld: e.ldb }, depth: e.depth as usize })
+        }
         _ => return None,
     };
     Some(Product {

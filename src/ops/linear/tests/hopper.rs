@@ -281,7 +281,9 @@ fn rows_have_the_same_bits_alone_in_any_list_and_by_any_tile() {
     let given = |n| {
         let sizes = [[150, 136, n, 32], [300, 40, n, 64], [74, 400, n, 0]];
         let all = [After::AddGated, After::Nothing, After::Activate(Activation::GeluTanh, 0)];
-        (0..27).map(move |i| Given::new(if i < 3 { sizes[i] } else { [5, 8, n, 0] }, Weight::Along, all[i % 3], DType::Bf16))
+        (0..27).map(move |i| {
+            Given::new(if i < 3 { sizes[i] } else { [5, 8, n, 0] }, Weight::Along, all[i % 3], DType::Bf16)
+        })
     };
     for n in [72, 328] {
         let all: Vec<Given> = given(n).collect();
