@@ -444,7 +444,10 @@ fn epilogue(dtype: DType, job: &Job, residual: Matrix, hidden: Matrix) -> Epilog
     use portable::Kind;
     let Job { problem: p, then, norm } = job;
     let begin = p.begin as usize;
-    let kept = Kept { rows: then.kept.clamp(p.begin, p.m) as usize - begin, to: hidden };
+    let kept = match then.kept.clamp(p.begin, p.m) - p.begin {
+        0 => Kept::NOTHING,
+        rows => Kept { rows: rows as usize, to: hidden },
+    };
     if let Some(Norm { weight, width, eps, inverse }) = *norm {
         let heads = p.n as usize / width;
         let inverse = inverse + DType::F32.bytes(begin * heads) as u64;
