@@ -106,7 +106,7 @@ fn heads_are_normalised_as_they_are_stored_and_what_is_kept_gives_them_again() {
 
 /// Of layers 0 to 2, which read one input, of 3 to 5, and of 6: the gradients to the inputs and to the factors.
 fn gradients(group: &Group, together: bool) -> Vec<Vec<u8>> {
-    let rank = |i: usize| [4, 40, 70, 4, 5, 33, 4][i];
+    let rank = |i: usize| [70, 40, 4, 4, 5, 32, 33][i];
     let device = group.head.device();
     let lora: Vec<Lora> = (0..7)
         .map(|i| {
@@ -126,8 +126,8 @@ fn gradients(group: &Group, together: bool) -> Vec<Vec<u8>> {
     let branch = |i: usize| Branch {
         dy: &group.like[i],
         weight: &group.layers[i].1,
-        lora: (i != 5).then_some(&lora[i]),
-        grad: (i != 5 && i != 1).then_some(places[i]),
+        lora: (i != 2).then_some(&lora[i]),
+        grad: (i != 2 && i != 1).then_some(places[i]),
     };
     let mut dx: Vec<Tensor> = group.x.iter().map(|x| x.scratch_like(x.shape())).collect();
     dx[1] = crate::ops::copy::owned(&group.x[1]);
