@@ -139,23 +139,24 @@ template <typename T, int D, int GROUPS, int STAGES, Form FORM, bool MASKED> str
 
   // Begins x = queries times keys.
   __device__ __forceinline__ void begin_scores(float (&x)[KEYS / 2], u32 own, u32 keys) const {
-    const u64 a = along<128>(own), b = along<128>(keys);
+    const u32 a = place_of(own), b = place_of(keys);
 #pragma unroll
-    for (int k = 0; k < 4; ++k) Wgmma<T, KEYS>::ss(x, a + 2 * k, b + 2 * k, k > 0);
+    for (int k = 0; k < 4; ++k) Wgmma<T, KEYS>::ss(x, rows_at<128>(a + 2 * k), rows_at<128>(b + 2 * k), k > 0);
     if constexpr (D > 64) {
-      const u64 a = along<W>(own + 64 * 128), b = along<W>(keys + KEYS * 128);
 #pragma unroll
-      for (int k = 0; k < (D - 64) / 16; ++k) Wgmma<T, KEYS>::ss(x, a + 2 * k, b + 2 * k);
+      for (int k = 0; k < (D - 64) / 16; ++k)
+        Wgmma<T, KEYS>::ss(x, rows_at<W>(a + 64 * 8 + 2 * k), rows_at<W>(b + KEYS * 8 + 2 * k));
     }
     wgmma_commit();
   }
 
   // Begins sums += p times values.
   __device__ __forceinline__ void begin_values(Sums& sums, const u32 (&p)[KEYS / 16][4], u32 values) const {
+    const u32 a = place_of(values, KEYS * 128);
 #pragma unroll
     for (int k = 0; k < KEYS / 16; ++k) {
-      Wgmma<T, WIDTH>::template rs<1>(sums.a, p[k], across<128>(values + k * 16 * 128, KEYS * 128));
-      if constexpr (REST > 0) Wgmma<T, REST>::template rs<1>(sums.b, p[k], across<W>(values + KEYS * 128 + k * 16 * W, 16));
+      Wgmma<T, WIDTH>::template rs<1>(sums.a, p[k], rows_at<128>(a + k * 128));
+      if constexpr (REST > 0) Wgmma<T, REST>::template rs<1>(sums.b, p[k], rows_at<W>(a + KEYS * 8 + k * W));
     }
     wgmma_commit();
   }
