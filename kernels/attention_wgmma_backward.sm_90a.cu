@@ -5,16 +5,18 @@
 //            the next product: dv += pT dout, dk += dsT q.
 // One warp group copies, the others multiply. A product is left under way for as long as nothing needs it: the sums of a step
 // while the scores of the next are made.
-// shared attention_wgmma_backward_keys_*_d64 84000
-// shared attention_wgmma_backward_keys_*_d80 104480
-// shared attention_wgmma_backward_keys_*_d96 124960
-// shared attention_wgmma_backward_keys_*_d128 165920
-// shared attention_wgmma_backward_keys_*_d64_q128 101440
-// shared attention_wgmma_backward_queries_*_d64 132000
-// shared attention_wgmma_backward_queries_*_d80 164000
-// shared attention_wgmma_backward_queries_*_d96 150000
-// shared attention_wgmma_backward_queries_*_d128 198000
-// shared attention_wgmma_backward_queries_*_d64_q192 101000
+// shared attention_wgmma_backward_keys_*_d64 84536
+// shared attention_wgmma_backward_keys_*_d80 105016
+// shared attention_wgmma_backward_keys_*_d96 125496
+// shared attention_wgmma_backward_keys_*_d128 166456
+// shared attention_wgmma_backward_keys_*_d64_read 84536
+// shared attention_wgmma_backward_keys_*_d64_q128 101416
+// shared attention_wgmma_backward_queries_*_d64 132176
+// shared attention_wgmma_backward_queries_*_d80 164944
+// shared attention_wgmma_backward_queries_*_d96 148536
+// shared attention_wgmma_backward_queries_*_d128 197736
+// shared attention_wgmma_backward_queries_*_d64_held 99432
+// shared attention_wgmma_backward_queries_*_d64_q192 99408
 // hot attention_wgmma_backward_*
 #include "common/attention_mma.cuh"
 #include "common/hopper.cuh"
@@ -55,18 +57,44 @@ template <int D> __device__ __forceinline__ void store_rows(const TensorMap* m, 
   if constexpr (D > 64) tma_store(m + Head<D>::MAPS - 1, tile + PANEL, 64, blockIdx.y, row, blockIdx.z);
 }
 
-// acc [64, N] = 64 rows of a times N rows of b.
-template <typename T, int D, int N> __device__ __forceinline__ void begin_scores(float (&acc)[N / 2], u32 a, u32 b) {
-  const u64 left = descriptor<128>(a, 16, 1024), right = descriptor<128>(b, 16, 1024);
-#pragma unroll
-  for (int k = 0; k < 4; ++k) Wgmma<T, N>::ss(acc, left + 2 * k, right + 2 * k, k);
-  if constexpr (D > 64) {
-    constexpr int SWIZZLE = Head<D>::SWIZZLE;
-    const u64 left = descriptor<SWIZZLE>(a + PANEL, 16, 8 * SWIZZLE), right = descriptor<SWIZZLE>(b + N * 128, 16, 8 * SWIZZLE);
-#pragma unroll
-    for (int k = 0; k < Head<D>::REST / 16; ++k) Wgmma<T, N>::ss(acc, left + 2 * k, right + 2 * k, 1);
-  }
+// A descriptor `bytes` further on. There is no carry into its upper half, which the compiler cannot know.
+__device__ __forceinline__ u64 further(u64 descriptor, u32 bytes) {
+  return (descriptor & 0xffffffff00000000ull) | (u32)((u32)descriptor + (bytes >> 4));
 }
+
+// 64 rows of a group, the left operand of products with tiles of other rows: read from shared memory every time, or HELD in
+// registers, which spares it what it has no bandwidth for if there are only 64 other rows at a time.
+template <typename T, int D, bool HELD> struct Left {
+  u32 tile;
+
+  __device__ __forceinline__ Left(u32 tile) : tile(tile) {}
+  // acc = rows times N rows of b.
+  template <int N> __device__ __forceinline__ void begin_scores(float (&acc)[N / 2], u32 b) const {
+    const u64 left = descriptor<128>(tile, 16, 1024), right = descriptor<128>(b, 16, 1024);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) Wgmma<T, N>::ss(acc, further(left, 32 * k), further(right, 32 * k), k);
+    if constexpr (D > 64) {
+      constexpr int SWIZZLE = Head<D>::SWIZZLE;
+      const u64 left = descriptor<SWIZZLE>(tile + PANEL, 16, 8 * SWIZZLE), right = descriptor<SWIZZLE>(b + N * 128, 16, 8 * SWIZZLE);
+#pragma unroll
+      for (int k = 0; k < Head<D>::REST / 16; ++k) Wgmma<T, N>::ss(acc, further(left, 32 * k), further(right, 32 * k), 1);
+    }
+  }
+};
+template <typename T> struct Left<T, 64, true> {
+  u32 rows[4][4];
+
+  __device__ __forceinline__ Left(u32 tile) {
+    const u32 row = threadIdx.x % GROUP / 32 * 16 + threadIdx.x % 16;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) ldmatrix4(rows[k], tile + swizzled(row, 2 * k + threadIdx.x % 32 / 16));
+  }
+  template <int N> __device__ __forceinline__ void begin_scores(float (&acc)[N / 2], u32 b) const {
+    const u64 right = descriptor<128>(b, 16, 1024);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) Wgmma<T, N>::template rs<0>(acc, rows[k], further(right, 32 * k), k);
+  }
+};
 
 // Sums [64, D] of a warp group.
 template <int D> struct Sums {
@@ -75,13 +103,14 @@ template <int D> struct Sums {
 
   // += p [64, N] times N rows of b.
   template <typename T, int N> __device__ __forceinline__ void begin_adding(const u32 (&p)[N / 16][4], u32 b) {
+    const u64 right = descriptor<128>(b, N * 128, 1024);
 #pragma unroll
-    for (int k = 0; k < N / 16; ++k) {
-      Wgmma<T, WIDE>::template rs<1>(wide, p[k], descriptor<128>(b + k * 16 * 128, N * 128, 1024));
-      if constexpr (NARROW != 0) {
-        constexpr int SWIZZLE = Head<D>::SWIZZLE;
-        Wgmma<T, NARROW>::template rs<1>(narrow, p[k], descriptor<SWIZZLE>(b + N * 128 + k * 16 * SWIZZLE, 16, 8 * SWIZZLE));
-      }
+    for (int k = 0; k < N / 16; ++k) Wgmma<T, WIDE>::template rs<1>(wide, p[k], further(right, k * 16 * 128));
+    if constexpr (NARROW != 0) {
+      constexpr int SWIZZLE = Head<D>::SWIZZLE;
+      const u64 right = descriptor<SWIZZLE>(b + N * 128, 16, 8 * SWIZZLE);
+#pragma unroll
+      for (int k = 0; k < N / 16; ++k) Wgmma<T, NARROW>::template rs<1>(narrow, p[k], further(right, k * 16 * SWIZZLE));
     }
   }
 
@@ -125,7 +154,7 @@ __device__ __forceinline__ float2 load_two(u32 at) {
 // until the scores of the next step are there.
 enum Overlap { ALONE, WITHIN, ACROSS };
 
-template <typename T, int D, int STEP, int STAGES, Overlap OVERLAP>
+template <typename T, int D, int STEP, int STAGES, Overlap OVERLAP, bool HELD>
 __device__ __forceinline__ void keys(const Sequence& s, const Maps& maps, const float* stats) {
   constexpr u32 TILE = Head<D>::template BYTES<64>, SIZE = Head<D>::template BYTES<STEP>, ROWS = STEP * 4;
   constexpr int GROUPS = 2;
@@ -173,6 +202,7 @@ __device__ __forceinline__ void keys(const Sequence& s, const Maps& maps, const 
   dk.begin();
   dv.begin();
   barrier_wait(own_full, 0);
+  const Left<T, D, HELD> k(my_k), v(my_v);
   u32 stage = 0, parity = 0, before = 0;
   for (u32 step = 0; step < steps; ++step) {
     const u32 q = ring + stage * 2 * SIZE, dout = q + SIZE, columns = stat_ring + stage * 2 * ROWS + lane % 4 * 8;
@@ -180,9 +210,9 @@ __device__ __forceinline__ void keys(const Sequence& s, const Maps& maps, const 
     u32 left[STEP / 16][4], ds[STEP / 16][4];
     barrier_wait(full + 8 * stage, parity);
     wgmma_fence();
-    begin_scores<T, D, STEP>(p, my_k, q);
+    k.template begin_scores<STEP>(p, q);
     wgmma_commit();
-    begin_scores<T, D, STEP>(dp, my_v, dout);
+    v.template begin_scores<STEP>(dp, dout);
     wgmma_commit();
     wgmma_wait<1>();  // the scores are there, and what was left under way of the step before
     if (OVERLAP == ACROSS && step && lane == 0) barrier_arrive(empty + 8 * before);
@@ -222,7 +252,7 @@ __device__ __forceinline__ void keys(const Sequence& s, const Maps& maps, const 
     if (++stage == STAGES) stage = 0, parity ^= 1;
   }
   if (OVERLAP == ACROSS) wgmma_wait<0>();
-  named_sync(1 + group, GROUP);  // the results go over keys and values, which every warp of the group is to be done with
+  if (!HELD) named_sync(1 + group, GROUP);  // the results go over keys and values, which every warp is to be done with
   dk.template put<T>(my_k, s.scale);
   dv.template put<T>(my_v, 1.0f);
   fence_async();
@@ -253,7 +283,7 @@ __device__ __forceinline__ float dot(const void* out, const void* dout, u64 at, 
   return sum + __shfl_xor_sync(0xffffffffu, sum, 2);
 }
 
-template <typename T, int D, int GROUPS, int STEP, int STAGES>
+template <typename T, int D, int GROUPS, int STEP, int STAGES, bool HELD>
 __device__ __forceinline__ void queries(const Sequence& s, const Maps& maps, const float* lse, float* stats) {
   constexpr u32 TILE = Head<D>::template BYTES<64>, SIZE = Head<D>::template BYTES<STEP>;
   const u32 own_q = (smem_u32(shared) + 1023) & ~1023u, own_dout = own_q + GROUPS * TILE, ring = own_dout + GROUPS * TILE;
@@ -313,6 +343,7 @@ __device__ __forceinline__ void queries(const Sequence& s, const Maps& maps, con
   Sums<D> dq;
   dq.begin();
   barrier_wait(own_full, 0);
+  const Left<T, D, HELD> q(my_q), dout(my_dout);
   u32 stage = 0, parity = 0, before = 0;
   for (Tile<STEP, false> t(s, 0); t.exists(s); t.next(s)) {
     const u32 k = ring + stage * 2 * SIZE, v = k + SIZE;
@@ -321,10 +352,10 @@ __device__ __forceinline__ void queries(const Sequence& s, const Maps& maps, con
     u32 ds[STEP / 16][4];
     barrier_wait(full_k + 8 * stage, parity);
     wgmma_fence();
-    begin_scores<T, D, STEP>(p, my_q, k);
+    q.template begin_scores<STEP>(p, k);
     wgmma_commit();
     barrier_wait(full_v + 8 * stage, parity);
-    begin_scores<T, D, STEP>(dp, my_dout, v);
+    dout.template begin_scores<STEP>(dp, v);
     wgmma_commit();
     wgmma_wait<1>();  // the scores are there, and the sums of the step before
     if ((t.part || t.row) && lane == 0) barrier_arrive(empty + 8 * before);
@@ -349,7 +380,7 @@ __device__ __forceinline__ void queries(const Sequence& s, const Maps& maps, con
     if (++stage == STAGES) stage = 0, parity ^= 1;
   }
   wgmma_wait<0>();
-  named_sync(1 + group, GROUP);  // dq goes over the queries, which every warp of the group is to be done with
+  if (!HELD) named_sync(1 + group, GROUP);  // dq goes over the queries, which every warp is to be done with
   dq.template put<T>(my_q, s.scale);
   fence_async();
   named_sync(1 + group, GROUP);
@@ -371,11 +402,14 @@ __device__ __forceinline__ void queries(const Sequence& s, const Maps& maps, con
     queries<T, D, GROUPS, __VA_ARGS__>(s, maps, lse, stats);                                                            \
   }
 #define ALL(T, t)                                                                                                       \
-  KEYS(T, t, 64, d64, 64, 3, ACROSS) KEYS(T, t, 80, d80, 64, 3, ACROSS) KEYS(T, t, 96, d96, 64, 3, ACROSS)                    \
-  KEYS(T, t, 128, d128, 64, 3, WITHIN)                                                                                    \
-  QUERIES(T, t, 64, d64, 2, 128, 3) QUERIES(T, t, 80, d80, 2, 128, 3) QUERIES(T, t, 96, d96, 2, 128, 2)                 \
-  QUERIES(T, t, 128, d128, 2, 64, 4)
+  KEYS(T, t, 64, d64, 64, 3, ACROSS, true) KEYS(T, t, 80, d80, 64, 3, ACROSS, false)                                    \
+  KEYS(T, t, 96, d96, 64, 3, ACROSS, false) KEYS(T, t, 128, d128, 64, 3, WITHIN, false)                                 \
+  QUERIES(T, t, 64, d64, 2, 128, 3, false) QUERIES(T, t, 80, d80, 2, 128, 3, false)                                     \
+  QUERIES(T, t, 96, d96, 2, 128, 2, false) QUERIES(T, t, 128, d128, 2, 64, 4, false)
 ALL(bf16, bf16)
 ALL(f16, f16)
-KEYS(bf16, bf16, 64, d64_q128, 128, 2, ALONE)
-QUERIES(bf16, bf16, 64, d64_q192, 3, 64, 3)
+// Other ways for heads of 64, to be timed: src/ops/attention/cuda/hopper_backward.rs lists them.
+KEYS(bf16, bf16, 64, d64_read, 64, 3, ACROSS, false)
+KEYS(bf16, bf16, 64, d64_q128, 128, 2, ALONE, false)
+QUERIES(bf16, bf16, 64, d64_held, 2, 64, 4, true)
+QUERIES(bf16, bf16, 64, d64_q192, 3, 64, 3, false)
