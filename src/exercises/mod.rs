@@ -134,10 +134,11 @@ fn attend_other_ways(tokens: &'static [usize]) -> impl Iterator<Item = Exercise>
 
 /// The ways there are to divide the gradients of attention on Hopper.
 fn divide_gradients(tokens: &'static [usize]) -> Exercise {
-    let part = |n: &usize| [1, 2, 3, 4].map(|seed| some(&[1, *n, 64], seed + 10 * *n as u64, Bf16));
+    let part = |n: &usize| [1, 2, 3, 4].map(|seed| some(&[1, *n, 3 * 64], seed + 10 * *n as u64, Bf16));
     let parts: Vec<_> = tokens.iter().map(part).collect();
     Exercise::new(format!("ways to the gradients of attention of {tokens:?} tokens"), move |device| {
-        let heads = Heads { count: 1, scale: 0.125, compute: Bf16 };
+        // Several tiles for each processor.
+        let heads = Heads { count: 3, scale: 0.125, compute: Bf16 };
         let parts: Vec<_> = parts.iter().map(|p| p.each_ref().map(|t| t.to(device))).collect();
         let views: Vec<_> = parts.iter().map(|[q, k, v, _]| Part { q, k, v }).collect();
         if !views[0].q.gpu().is_hopper() {
@@ -145,10 +146,10 @@ fn divide_gradients(tokens: &'static [usize]) -> Exercise {
         }
         let done = attention::forward(&views, heads, Mask::default());
         let read: Vec<_> = done.out.iter().zip(&parts).map(|(out, p)| Some(OutputGrad { out, dout: &p[3] })).collect();
-        let grads = attention::variants().iter().flat_map(|variant| {
+        let grads = attention::backward_variants().iter().flat_map(|variant| {
             [read.clone(), vec![None; parts.len()]]
                 .into_iter()
-                .flat_map(|read| attention::backward_as(*variant, &read, &done.lse, &views, heads))
+                .flat_map(|read| attention::backward_by(*variant, &read, &done.lse, &views, heads))
         });
         grads.flat_map(|g| [g.q, Some(g.k), Some(g.v)]).flatten().collect()
     })
@@ -398,7 +399,7 @@ fn ragged() -> Vec<Exercise> {
     all.extend([20, 60, 96].map(|d| attend(&[70], (1, d), F32, true)));
     all.push(attend(&[5, 3], (1, 500), F32, false));
     all.extend(instructions());
-    all.push(divide_gradients(&[3, 300]));
+    all.push(divide_gradients(&[3, 260]));
     all.extend(attend_other_ways(&[3, 70, 3, 3]));
     for dtype in TYPES {
         all.extend([norms([2, 3, 304], dtype), norms([2, 3, 301], dtype), sums(2, 1025, dtype), sums(1, 4097, dtype)]);
@@ -411,7 +412,7 @@ fn ragged() -> Vec<Exercise> {
             all.push(attend(&[9], (1, d), dtype, false));
             all.push(attend(&[150], (1, d), dtype, true));
         }
-        all.extend([64, 80, 96, 128].map(|d| attend(&[3, 300], (1, d), dtype, false)));
+        all.extend([64, 80, 96, 128].map(|d| attend(&[3, 260], (3, d), dtype, false)));
         all.extend([64, 80, 96, 128].map(|d| attend_forward(&[3, 70, 3, 3], d, dtype, None)));
         all.extend([64, 128].map(|d| attend(&[150], (3, d), dtype, true)));
         for (inputs, outputs) in [(72, 40), (72, 17), (13, 17), (8, 40), (8, 3)] {
