@@ -8,6 +8,7 @@ mod cuda;
 mod tests;
 
 use super::dispatch;
+use crate::device::work::{Kind, Work};
 use crate::device::{DType, Tensor};
 
 /// Queries, keys and values of one part of a sequence, `[b, n, heads·d]` each.
@@ -81,6 +82,18 @@ fn check(parts: &[Part], heads: usize) -> usize {
     parts.iter().map(|p| p.q.dim(1)).sum()
 }
 
+impl Heads {
+    /// What a GPU multiplies.
+    fn multiplied(&self) -> DType {
+        if let DType::Blocks(_) = self.compute { DType::Bf16 } else { self.compute }
+    }
+}
+
+/// Bytes of one f32 for every token of every sequence.
+fn lse_bytes([sequences, tokens, _]: [usize; 3]) -> usize {
+    DType::F32.bytes(sequences * tokens)
+}
+
 /// `out = softmax(scale·q·kᵀ + bias)·v` per head, over all parts together.
 pub fn forward(parts: &[Part], heads: Heads, mask: Mask) -> Attention {
     let n = check(parts, heads.count);
@@ -89,7 +102,12 @@ pub fn forward(parts: &[Part], heads: Heads, mask: Mask) -> Attention {
     let first = parts[0].q;
     let mut out: Vec<Tensor> = parts.iter().map(|p| p.q.scratch_like(p.q.shape())).collect();
     let mut lse = Tensor::scratch(&first.device(), &[first.dim(0), heads.count, n]);
-    dispatch!(first, forward(&mut out, &mut lse, parts, heads, mask));
+    let work = || {
+        let shape = [first.dim(0) * heads.count, n, first.dim(2) / heads.count];
+        let read = 3 * first.dtype().bytes(shape.iter().product()) + mask.bias.map_or(0, Tensor::bytes);
+        Work::of(Kind::Attention, heads.multiplied(), shape).moving(read, read / 3 + lse_bytes(shape))
+    };
+    dispatch!(first, forward(&mut out, &mut lse, parts, heads, mask), [work()]);
     Attention { out, lse }
 }
 
@@ -108,6 +126,16 @@ pub fn backward(outputs: &[Option<OutputGrad>], lse: &Tensor, parts: &[Part], he
             PartGrad { q: output.map(|_| like()), k: like(), v: like() }
         })
         .collect();
-    dispatch!(lse, backward(&mut grads, outputs, lse, parts, heads));
+    let work = || {
+        let first = parts[0].q;
+        let shape = [first.dim(0) * heads.count, n, first.dim(2) / heads.count];
+        let queries: usize = parts.iter().zip(outputs).filter(|(_, o)| o.is_some()).map(|(p, _)| p.q.dim(1)).sum();
+        let whole = Work::of(Kind::AttentionGrad, heads.multiplied(), shape);
+        let share = |of: u64| of / n as u64 * queries as u64;
+        let operand = first.dtype().bytes(shape.iter().product());
+        Work { flops: share(whole.flops), exps: share(whole.exps), ..whole }
+            .moving(5 * operand + lse_bytes(shape), 3 * operand)
+    };
+    dispatch!(lse, backward(&mut grads, outputs, lse, parts, heads), [work()]);
     grads
 }

@@ -5,6 +5,7 @@ mod cpu;
 mod cuda;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::ops::Range;
 
@@ -122,7 +123,11 @@ pub fn forward<'a>(x: &Tensor, layer: impl Into<Adapted<'a>>, then: Then) -> Ten
         }
     }
     let mut low = layer.low(x);
-    dispatch!(x, forward(&mut [&mut y], None, &mut [&mut low], x, &[layer], then));
+    dispatch!(
+        x,
+        forward(&mut [&mut y], None, &mut [&mut low], x, &[layer], then),
+        work::forward(x, &[layer], None, then)
+    );
     y
 }
 
@@ -135,7 +140,8 @@ pub fn forward_each<const N: usize>(x: &Tensor, layers: [Adapted; N]) -> [Tensor
     let mut low = layers.map(|l| l.low(x));
     let mut outputs: Vec<&mut Tensor> = y.iter_mut().collect();
     let mut lows: Vec<&mut Vec<Tensor>> = low.iter_mut().collect();
-    dispatch!(x, forward(&mut outputs, None, &mut lows, x, &layers, Then::Nothing));
+    let then = Then::Nothing;
+    dispatch!(x, forward(&mut outputs, None, &mut lows, x, &layers, then), work::forward(x, &layers, None, then));
     y
 }
 
@@ -150,7 +156,11 @@ pub fn forward_activated(x: &Tensor, layer: Adapted, activation: Activation, kep
     let mut hidden = x.scratch_like(&shape);
     let mut low = layer.low(x);
     let then = Then::Activate(activation);
-    dispatch!(x, forward(&mut [&mut y], Some(&mut hidden), &mut [&mut low], x, &[layer], then));
+    dispatch!(
+        x,
+        forward(&mut [&mut y], Some(&mut hidden), &mut [&mut low], x, &[layer], then),
+        work::forward(x, &[layer], Some(&hidden), then)
+    );
     (y, hidden)
 }
 
@@ -205,7 +215,16 @@ pub fn backward(
         _ => dequantise::operand(weight),
     };
     assert!(grad.is_none() || x.is_some(), "linear backward: the input is saved wherever a LoRA is trained");
-    dispatch!(dy, backward(dy, &weight, x, lora.zip(low.as_mut()), grad, dx));
+    let moved = match &dx {
+        InputGrad::Skip => None,
+        InputGrad::Overwrite(dx) => Some([0, dx.bytes()]),
+        InputGrad::Add(dx) => Some([dx.bytes(); 2]),
+    };
+    dispatch!(
+        dy,
+        backward(dy, &weight, x, lora.zip(low.as_mut()), grad, dx),
+        work::backward(dy, &weight, x, lora, moved)
+    );
 }
 
 /// `W + s·B·A` in the type of `W`, or in f32 if that is stored in blocks; forms no gradient.

@@ -8,6 +8,7 @@ mod tests;
 
 use super::dispatch;
 use crate::device::Tensor;
+use crate::device::work::Work;
 
 /// `y = x/√(mean(x²) + eps)·weight` per row of `weight`'s width `d`, of which the last axis of `x` is a multiple.
 /// Returns the shape of `x`.
@@ -29,7 +30,7 @@ pub fn forward_in_place(x: &mut Tensor, weight: &Tensor, eps: f32) {
 pub fn backward(d: &mut Tensor, x: &Tensor, weight: &Tensor, eps: f32) {
     check(x, weight);
     assert_eq!(d.shape(), x.shape(), "rms norm backward");
-    dispatch!(d, backward(d, x, weight, eps));
+    dispatch!(d, backward(d, x, weight, eps), [Work::stream(2 * d.bytes(), d.bytes())]);
 }
 
 fn check(x: &Tensor, weight: &Tensor) {
