@@ -108,7 +108,9 @@ fn arithmetic(done: &Done, chip: &Chip) -> f64 {
     if work.flops == 0 {
         return 0.0;
     }
-    if work.dtype == DType::F32 || done.kernel.contains("_f32") {
+    // Wide heads have no kernel in half precision.
+    let is_attention = matches!(work.kind, Kind::Attention | Kind::AttentionGrad);
+    if work.dtype == DType::F32 || is_attention && done.kernel.contains("_f32_") {
         return work.flops as f64 / (chip.single() * assume::SINGLE.value);
     }
     match work.kind {
