@@ -28,7 +28,7 @@ fn main() -> Result<()> {
     let chip = Chip::named(&name).with_context(|| format!("no chip '{name}'"))?;
     println!("# Prediction: Stable Diffusion 3.5 Medium on {}\n", chip.title);
     println!(
-        "**Every number here is predicted, not measured.** No such GPU was there. `cargo bench --bench model -- {name}`;"
+        "**Every number here is predicted, not measured.** No such GPU was there. 2026-11-28, `cargo bench --bench model -- {name}`;"
     );
     println!("launches and instructions are those of the kernels as committed beside this file.\n");
     assumptions();
@@ -41,6 +41,8 @@ fn main() -> Result<()> {
     passes(chip, &forward, &training, &medium, [&ten, &twenty]);
     kernels("A forward of 16 rows", &forward, chip);
     kernels("Forward and backward of 16 trained rows", &training, chip);
+    kernels("VAE decode of 1152 images", &phase(&ten.0, "decode"), chip);
+    kernels("PickScore of 1152 images", &phase(&ten.0, "reward"), chip);
     tiles(&training, chip);
     println!("## RAM epoch of configs/ram_pickscore.toml, 20 steps with guidance (predicted)\n\n```\n{}```", twenty.1);
     Ok(())
@@ -84,15 +86,17 @@ fn passes(chip: &Chip, forward: &Works, training: &Works, medium: &Medium, [ten,
     row("forward and backward, per row", training, rows, "ms", 1e3, "8.8 ms", "7.75 ms");
     let block = medium.training(ROWS, SIDE, TEXT, Checkpointing::Block);
     row("the same, checkpointing block", &block, rows, "ms", 1e3, "-", "10.96 ms");
-    let phase = |works: &Works, name: &str| -> Works {
-        works.iter().filter(|(done, _)| done.phase == name).map(|(done, n)| (done.clone(), *n)).collect()
-    };
     const IMAGES: f64 = 1152.0;
     row("VAE decode, per image", &phase(&ten.0, "decode"), IMAGES, "ms", 1e3, "4.5 ms", "3.2 ms");
     row("PickScore, per image", &phase(&ten.0, "reward"), IMAGES, "ms", 1e3, "0.7 ms", "0.42 ms");
     row("RAM epoch, 10 steps", &ten.0, 1.0, "s", 1.0, "-", "180 s at 790 flat, no recompute");
     row("RAM epoch, 20 steps", &twenty.0, 1.0, "s", 1.0, "-", "246 s at 790 flat, no recompute");
     println!();
+}
+
+/// The part of the work that is of one phase.
+fn phase(works: &Works, name: &str) -> Works {
+    works.iter().filter(|(done, _)| done.phase == name).map(|(done, n)| (done.clone(), *n)).collect()
 }
 
 /// What ops take, the longest first.
@@ -118,7 +122,7 @@ fn kernels(title: &str, works: &Works, chip: &Chip) {
         println!(
             "| {} | {} | {} | {:.0} | {:.2} | {:.3} | {:.1} % | {:.0} | {limit} |",
             op.trim_start_matches("engine::ops::"),
-            sum(&|d| if d.direct + d.replayed > 0 { 1.0 } else { 0.0 }),
+            sum(&|d| if d.direct + d.replayed + d.waits > 0 { 1.0 } else { 0.0 }),
             sum(&|d| (d.direct + d.replayed) as f64),
             work / 1e9,
             moved / 1e9,
