@@ -94,15 +94,15 @@ impl Ledger {
         self.books().log.take()
     }
 
-    /// From now on what is done counts `times` as often as before; gives what [`Ledger::count_as`] takes to undo that.
+    /// From now on what is done counts `times` as often as before; gives how often it did.
     pub(super) fn count(&self, times: u64) -> u64 {
         let log = &mut self.books().log;
         log.count(log.times() * times)
     }
 
-    /// From now on what is done counts `times`.
-    pub(super) fn count_as(&self, times: u64) {
-        self.books().log.count(times);
+    /// From now on what is done counts `times`; gives how often it did.
+    pub(super) fn count_as(&self, times: u64) -> u64 {
+        self.books().log.count(times)
     }
 
     pub(super) fn begin_op(&self, op: &'static str, works: Vec<Work>) {

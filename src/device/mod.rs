@@ -181,6 +181,15 @@ impl Device {
         Pieces { pieces: pieces[..pieces.len().min(most)].iter(), ledger, later, number: 0, before: None }
     }
 
+    /// `f`, which makes what is kept: a plan counts its work as done once, whatever it is a part of.
+    pub fn once<T>(&self, f: impl FnOnce() -> T) -> T {
+        let Some(ledger) = self.ledger() else { return f() };
+        let before = ledger.count_as(1);
+        let value = f();
+        ledger.count_as(before);
+        value
+    }
+
     /// `f` of every item: pieces of a batch that do not need one another. The CPU gives each its share of the threads, so
     /// that small ops need not be divided one by one; a plan counts as many at once as there are threads.
     pub fn side_by_side<I: Send, T: Send>(&self, items: Vec<I>, f: impl Fn(I) -> T + Sync + Send) -> Vec<T> {

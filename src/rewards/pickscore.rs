@@ -59,7 +59,8 @@ impl PickScore {
         for prompt in prompts {
             if !known.contains_key(&prompt.text) {
                 let ids = self.tokenizer.encode(&prompt.text, length)?.ids;
-                let embedding = unit(&self.clip.text_embeds(&[ids]).to_host());
+                let embeds = self.clip.device().once(|| self.clip.text_embeds(&[ids]).to_host());
+                let embedding = unit(&embeds);
                 known.insert(prompt.text.clone(), embedding);
             }
         }

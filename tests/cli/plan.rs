@@ -74,7 +74,7 @@ fn nothing_runs_on_a_chip_that_is_not_there() {
     refuses(&["doctor", "--device", "plan:h10"], &["no chip 'h10'", "h100, h200, a100", "did you mean 'h100'"]);
     refuses(&["doctor", "--device", "plan"], &["plan", "plan:CHIP"]);
     let dry = ["train", "--config", &config, "--dry-run", "--device", "plan:h100"];
-    refuses(&[&dry[..], &["--usd-per-hour", "-1"]].concat(), &["--usd-per-hour"]);
+    refuses(&[&dry[..], &["--usd-per-hour=-1"]].concat(), &["--usd-per-hour"]);
 }
 
 #[test]
