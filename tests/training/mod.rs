@@ -5,6 +5,8 @@ mod commands;
 mod events;
 mod fp8;
 mod gpu;
+#[cfg(unix)]
+mod hopper;
 pub mod identity;
 #[cfg(unix)]
 mod kills;

@@ -64,7 +64,7 @@ pub(super) fn forward(y: &mut Tensor, x: &Tensor, quantised: &Rows, layer: Layer
             y.iter_mut().zip(more).for_each(|(y, v)| *y += v);
         }
         match then {
-            Then::Nothing => {}
+            Then::Nothing | Then::Normalise { .. } => {}
             Then::Activate(kind) => activation::apply(y, kind),
             Then::Add(residual) => y.iter_mut().zip(&residual.host()[row]).for_each(|(y, r)| *y += r),
             Then::AddGated { residual, gate: Chunk { modulation, index } } => {

@@ -98,7 +98,7 @@ pub(super) fn forward(y: &mut Tensor, x: &Tensor, quantised: &Rows, layer: Layer
     };
     let mut residual = None;
     let kind = match then {
-        Then::Nothing => 0,
+        Then::Nothing | Then::Normalise { .. } => 0,
         Then::Activate(Activation::GeluTanh) => Kind::GeluTanh as u32,
         Then::Activate(Activation::GeluErf) => Kind::GeluErf as u32,
         Then::Activate(Activation::QuickGelu) => Kind::QuickGelu as u32,

@@ -1,10 +1,11 @@
 //! What a warp group does together: `wgmma` (PTX ISA 9.7.15), its fence, groups and waits, and `setmaxnreg`.
 
 use super::panels::{DEPTH, Matrix, even_then_odd, product, read_chunks, read_registers};
-use super::{Block, Product, Wait, lanes_of};
+use super::warp::Wait;
+use super::{Block, Product};
 use crate::finding::{Fault, Kind, Step, fault};
 use crate::program::{Exec, Wgmma};
-use crate::regs::Reg;
+use crate::regs::{LANES, Reg};
 
 /// Rows of the registers of a product.
 fn rows(m: &Wgmma) -> impl Iterator<Item = usize> {
@@ -12,31 +13,33 @@ fn rows(m: &Wgmma) -> impl Iterator<Item = usize> {
 }
 
 /// The words of chunks of sixteen bytes.
-fn spans(chunks: &[u32]) -> impl Iterator<Item = std::ops::Range<usize>> {
+fn spans(chunks: &[u32]) -> impl Iterator<Item = std::ops::Range<usize>> + Clone {
     chunks.iter().map(|&a| a as usize / 4..a as usize / 4 + 4)
 }
 
 impl Block<'_> {
     /// The chunks of a matrix, which must lie in shared memory and have been written.
     fn operand(&self, m: Matrix, chunks: &mut Vec<u32>) -> Step {
-        for a in m.chunks() {
-            if let Err((kind, message)) = self.shared.check(a.into(), 16, 16) {
-                return Err(Box::new(Fault {
-                    kind,
-                    lane: None,
-                    address: Some(a.into()),
-                    message: format!("{message} (operand of a wgmma)"),
-                }));
-            }
-            if !self.shared.knows(a as usize, 16) {
-                return Err(Box::new(Fault {
-                    kind: Kind::Uninitialised,
-                    lane: None,
-                    address: Some(a.into()),
-                    message: "an operand of a wgmma in shared memory that nobody wrote".into(),
-                }));
-            }
-            chunks.push(a);
+        let first = chunks.len();
+        chunks.extend(m.chunks());
+        let all = &chunks[first..];
+        let (low, high) = all.iter().fold((u32::MAX, 0), |(low, high), &a| (low.min(a), high.max(a)));
+        // mostly all of it is in one variable
+        let inside = high < u32::MAX - 16 && self.shared.check(low.into(), (high + 16 - low) as usize, 16).is_ok();
+        for &a in all {
+            let wrong = if !inside && let Err(wrong) = self.shared.check(a.into(), 16, 16) {
+                wrong
+            } else if !self.shared.knows(a as usize, 16) {
+                (Kind::Uninitialised, "shared memory that nobody wrote".into())
+            } else {
+                continue;
+            };
+            return Err(Box::new(Fault {
+                kind: wrong.0,
+                lane: None,
+                address: Some(a.into()),
+                message: format!("{} (operand of a wgmma)", wrong.1),
+            }));
         }
         Ok(())
     }
@@ -132,7 +135,8 @@ impl Block<'_> {
         let uniform = |r: Reg, what: &str| -> Step<u64> {
             let x = self.warps[first].regs.lane(r, 0);
             for v in first..first + 4 {
-                if let Some(l) = lanes_of(u32::MAX).find(|&l| self.warps[v].regs.lane(r, l) != x) {
+                let row = self.warps[v].regs.row64(r);
+                if let Some(l) = (row != [x; LANES]).then(|| row.iter().position(|&y| y != x)).flatten() {
                     return Err(Box::new(Fault {
                         kind: Kind::Descriptor,
                         lane: Some(l),
@@ -182,7 +186,11 @@ impl Block<'_> {
     fn product(&mut self, first: usize, p: &Product) -> Step {
         let Exec::Wgmma(m) = &self.code()[p.pc as usize].exec else { return Ok(()) };
         let (b_chunks, a_chunks) = p.chunks.split_at(2 * usize::from(m.n));
-        let mut a = [[[0.0; 8]; DEPTH]; 8];
+        let k = usize::from(m.k);
+        let mut panels = std::mem::take(&mut self.panels);
+        // what is not of this depth is not looked at
+        panels.resize(9, [[0.0; 8]; DEPTH]);
+        let (b, a) = panels.split_at_mut(1);
         for (n, panel) in a.iter_mut().enumerate() {
             match m.a {
                 None => {
@@ -197,14 +205,14 @@ impl Block<'_> {
             }
         }
         if m.signs[0] * m.signs[1] < 0.0 {
-            a.as_flattened_mut().as_flattened_mut().iter_mut().for_each(|v| *v = -*v);
+            a.iter_mut().flat_map(|p| p[..k].as_flattened_mut()).for_each(|v| *v = -*v);
         }
-        let mut b = [[0.0; 8]; DEPTH];
+        let b = &mut b[0];
         for (j, at) in b_chunks.chunks_exact(16).enumerate() {
-            read_chunks(m.elem, 1, &self.shared.bytes, at, m.trans[1], &mut b);
-            even_then_odd(&mut b);
+            read_chunks(m.elem, 1, &self.shared.bytes, at, m.trans[1], b);
+            even_then_odd(&mut b[..k]);
             for (n, panel) in a.iter().enumerate() {
-                let sums = product(m.k.into(), panel, &b);
+                let sums = product(k, panel, b);
                 let regs = &mut self.warps[first + n / 2].regs;
                 for (odd, sums) in sums.iter().enumerate() {
                     // row 16w + 8h + g, column 8j + 2q + e is register 4j + 2h + e of lane 4g + q
@@ -216,6 +224,7 @@ impl Block<'_> {
                 }
             }
         }
+        self.panels = panels;
         Ok(())
     }
 }

@@ -181,7 +181,7 @@ pub(super) fn read_registers(elem: Elem, halves: [&[u32; LANES]; 2], to: &mut Pa
 }
 
 /// The columns of B in the order of accumulators: the even ones, then the odd ones.
-pub(super) fn even_then_odd(b: &mut Panel) {
+pub(super) fn even_then_odd(b: &mut [[f64; 8]]) {
     for row in b {
         *row = [row[0], row[2], row[4], row[6], row[1], row[3], row[5], row[7]];
     }
