@@ -250,7 +250,7 @@ fn group([m, k, n]: [usize; 3], dtype: DType) -> Exercise {
             each.map(|(lora, at)| Branch { dy: &dy, weight: &w, lora: Some(lora), grad: Some(*at) }).collect()
         });
         let mut flat = Tensor::zeros(device, &[length]);
-        let mut dx = inputs.each_ref().map(|x| copy::owned(x));
+        let mut dx = inputs.each_ref().map(copy::owned);
         let [first, second, third] = &mut dx;
         let into =
             [InputGrad::Overwrite(first), InputGrad::Add(second), InputGrad::ThroughGelu { dx: third, hidden: &x }];

@@ -240,7 +240,7 @@ fn hopper(gpu: &Arc<Gpu>, dtype: DType, columns: usize, layers: &[(&Factors, &Pa
             end += p.end;
             *to = Problem { end, ..*p };
         }
-        let blocks = end.min(gpu.facts().processors as u32);
+        let blocks = end.min(gpu.facts().processors);
         let entry = format!("linear_gradients_{}_{columns}", suffix(dtype));
         gpu.launch("linear_gradients", &entry, Grid::of([blocks as usize, 1, 1], 288), [Arg::of(&args)]);
     }
