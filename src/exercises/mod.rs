@@ -129,7 +129,7 @@ fn attend_forward(tokens: &'static [usize], d: usize, dtype: DType, by: Option<F
 /// As [`attend_forward`], by all kernels that are not the one of choice.
 fn attend_other_ways(tokens: &'static [usize]) -> impl Iterator<Item = Exercise> {
     let others = attention::forward_variants().into_iter().filter(|v| v.name != "forward");
-    others.map(|v| attend_forward(tokens, v.width as usize, Bf16, Some(v)))
+    others.map(move |v| attend_forward(tokens, v.width as usize, Bf16, Some(v)))
 }
 
 /// The ways there are to divide the gradients of attention on Hopper.
