@@ -12,7 +12,7 @@
 // shared linear_wgmma_*_256 231424
 // shared linear_wgmma_*_192_s3 190464
 // shared linear_wgmma_*_192_s5 223232
-// shared linear_wgmma_*_256_s3 214016
+// shared linear_wgmma_*_256_s3 214528
 // hot linear_*
 
 constexpr int MOST = 24, ROWS = 128, GROUPS = ROWS / BOX;
@@ -81,7 +81,7 @@ __device__ __forceinline__ float2 unpack2(u32 v, f16) { return __half22float2(*(
 __device__ __forceinline__ float2 unpack2(u32 v, bf16) { return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xFFFF0000u)); }
 // sigmoid(v (linear + cubic v^2)), the factors given times -log2 e
 __device__ __forceinline__ float sigmoid_of(float v, float linear, float cubic) { return rcp(1.0f + ex2(v * fmaf(cubic, v * v, linear))); }
-// e^v and erf v to a few units in the last place
+// v Phi(v), erf as in common/math.cuh but for its e^v
 __device__ __forceinline__ float gelu_erf(float v) {
   const float x = v * 0.70710678f, a = fabsf(x), s = x * x;
   float p = fmaf(-1.7285347e-5f, a, 3.8319713e-4f);
@@ -203,8 +203,9 @@ __device__ __forceinline__ void finish(const Problem& p, const float (&d)[N / 2]
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const float2 w = *(const float2*)(p.weight + 8 * i + 2 * quad);
-        v[4 * i] *= inverse[0] * w.x, v[4 * i + 1] *= inverse[0] * w.y;
-        v[4 * i + 2] *= inverse[1] * w.x, v[4 * i + 3] *= inverse[1] * w.y;
+        // In this order everywhere.
+        v[4 * i] = v[4 * i] * inverse[0] * w.x, v[4 * i + 1] = v[4 * i + 1] * inverse[0] * w.y;
+        v[4 * i + 2] = v[4 * i + 2] * inverse[1] * w.x, v[4 * i + 3] = v[4 * i + 3] * inverse[1] * w.y;
       }
     }
     store_box<T>(box, row, quad, v);

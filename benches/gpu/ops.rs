@@ -233,12 +233,14 @@ fn rms_norm(s: &mut Session, _: Option<&Path>) -> Result<()> {
     let (x, weight, elements) = (each(s, &shape), s.normal(&[d / heads], 1.0), shape.iter().product::<usize>());
     let case = format!("{b}x{}x{heads}x{}", shape[1], d / heads);
     s.repeat(&format!("forward {case}"), moved(2, elements), SETS, |i| drop(rms_norm::forward(&x[i], &weight, 1e-6)))?;
+    let (mut y, mut inverse) = (x[0].scratch_like(&shape), rms_norm::room_for_inverse(&x[0], &weight));
+    rms_norm::forward_into(&mut y, &x[0], &weight, 1e-6, &mut inverse);
     s.fresh(
         &format!("backward {case}"),
         moved(3, elements),
         2 * elements,
         |s| s.normal(&shape, 1.0),
-        |dy| rms_norm::backward(dy, &x[0], &weight, 1e-6),
+        |dy| rms_norm::backward(dy, &x[0], &weight, &inverse),
     )
 }
 

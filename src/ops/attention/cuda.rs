@@ -4,8 +4,6 @@
 mod hopper;
 mod hopper_backward;
 
-pub use hopper_backward::{Variant, variants};
-
 use super::{Heads, Mask, OutputGrad, Part, PartGrad};
 use crate::device::gpu::driver::DevicePtr;
 use crate::device::gpu::{Arg, Grid, suffix};
@@ -13,6 +11,7 @@ use crate::device::{DType, Tensor};
 use crate::ops::copy::cast;
 
 pub use hopper::{Variant as ForwardVariant, variants as forward_variants};
+pub use hopper_backward::{Variant as BackwardVariant, variants as backward_variants};
 
 /// Most parts a sequence has here.
 const PARTS: usize = 4;
@@ -173,8 +172,8 @@ pub(super) fn forward_by(
 }
 
 /// As [`backward`], on Hopper in one of the ways there are.
-pub(super) fn backward_as(
-    variant: Variant,
+pub(super) fn backward_by(
+    variant: BackwardVariant,
     grads: &mut [PartGrad],
     outputs: &[Option<OutputGrad>],
     lse: &Tensor,

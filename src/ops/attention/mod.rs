@@ -7,7 +7,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-pub use cuda::{ForwardVariant, Variant, forward_variants, variants};
+pub use cuda::{BackwardVariant, ForwardVariant, backward_variants, forward_variants};
 
 use super::dispatch;
 use crate::device::{DType, Tensor};
@@ -128,15 +128,15 @@ pub fn backward(outputs: &[Option<OutputGrad>], lse: &Tensor, parts: &[Part], he
     grads
 }
 
-/// As [`backward`], in one of the ways of [`variants`], which are for heads of 64 in bf16 on Hopper: to be timed.
-pub fn backward_as(
-    variant: Variant,
+/// As [`backward`], in one of the ways of [`backward_variants`], which are for heads of 64 in bf16 on Hopper: to be timed.
+pub fn backward_by(
+    variant: BackwardVariant,
     outputs: &[Option<OutputGrad>],
     lse: &Tensor,
     parts: &[Part],
     heads: Heads,
 ) -> Vec<PartGrad> {
     let mut grads = gradients(outputs, lse, parts, heads);
-    cuda::backward_as(variant, &mut grads, outputs, lse, parts, heads);
+    cuda::backward_by(variant, &mut grads, outputs, lse, parts, heads);
     grads
 }

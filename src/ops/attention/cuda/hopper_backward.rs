@@ -1,7 +1,7 @@
 //! The gradients on Hopper, in half precision: kernels/attention_wgmma_backward.sm_90a.cu.
 
 use super::hopper::{Operand, maps, panels};
-use super::{Heads, OutputGrad, Part, PartArg, PartGrad, Sequence, product};
+use super::{Heads, OutputGrad, Part, PartArg, PartGrad, Sequence, product, small};
 use crate::device::gpu::driver::DevicePtr;
 use crate::device::gpu::{Arg, Gpu, Grid, suffix};
 use crate::device::{DType, Tensor};
@@ -13,29 +13,34 @@ const MAPS: usize = 24;
 /// Of each part: queries, keys, values, gradients, and up to two results.
 const MAPPED: usize = 6;
 
+/// Keys that a block owns at a time.
+const KEY_BLOCK: u32 = 128;
+
 /// How tokens are divided among blocks and steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variant {
+    /// What tells it from the others.
+    pub name: &'static str,
     /// Queries that keys meet in a step.
     pub query_step: u32,
-    /// Queries that a block owns.
+    /// Queries that a block owns at a time.
     pub query_block: u32,
     /// What the kernel over keys has behind its name, and that over queries.
     entries: [&'static str; 2],
 }
 
 /// What is done unless another is asked for.
-const DEFAULT: Variant = Variant { query_step: 64, query_block: 128, entries: ["", ""] };
+const DEFAULT: Variant = Variant { name: "held", query_step: 64, query_block: 128, entries: ["", ""] };
 
 /// Those there are for heads of 64 in bf16, the default first.
 const VARIANTS: [Variant; 5] = [
     DEFAULT,
     // Keys and values read from shared memory at every product; held in registers they spare it a quarter of its work.
-    Variant { entries: ["_read", ""], ..DEFAULT },
-    Variant { query_step: 128, entries: ["_q128", ""], ..DEFAULT },
+    Variant { name: "keys_read", entries: ["_read", ""], ..DEFAULT },
+    Variant { name: "steps_of_128_queries", query_step: 128, entries: ["_q128", ""], ..DEFAULT },
     // Queries held in registers, and 64 keys a step; the default reads them, and has 128.
-    Variant { entries: ["", "_held"], ..DEFAULT },
-    Variant { query_block: 192, entries: ["", "_q192"], ..DEFAULT },
+    Variant { name: "queries_held", entries: ["", "_held"], ..DEFAULT },
+    Variant { name: "blocks_of_192_queries", query_block: 192, entries: ["", "_q192"], ..DEFAULT },
 ];
 
 /// Ways to divide the work that are there for heads of 64 in bf16, so that a GPU can say which is fastest; the first is what
@@ -88,6 +93,14 @@ impl Layout<'_> {
         Arg::of(&all)
     }
 
+    /// A block for each tile of `tile` of the tokens that `of` counts, but no more than there are processors: a group of warps
+    /// copies, and there is one for 64 tokens.
+    fn grid(&self, of: impl Fn(&PartArg) -> u32, tile: u32) -> Grid {
+        let tiles: usize =
+            self.sequence.grid(of, tile as usize, self.batch, 0).blocks.iter().map(|b| *b as usize).product();
+        Grid::of([tiles.min(self.gpu.facts().processors as usize), 1, 1], 128 + 2 * tile)
+    }
+
     fn entry(&self, name: &str, variant: &str) -> String {
         format!("{OP}_{name}_{}_d{}{variant}", suffix(self.dtype), self.width)
     }
@@ -120,12 +133,13 @@ pub(super) fn backward(
     let layout = Layout { gpu: &gpu, sequence: s, dtype, batch, width };
     let sequence = s.half_arg(dtype);
 
+    let samples = small(batch);
     let maps = layout.maps(|p| [p.q, p.k, p.v, p.dout, p.dq, 0]);
-    let (block, entry) = (variant.query_block, layout.entry("queries", variant.entries[1]));
-    let grid: Grid = s.grid(|p| p.queries, block as usize, batch, 128 + 2 * block);
-    gpu.launch(OP, &entry, grid, [sequence.clone(), maps, lse.arg(), stats.arg_mut()]);
+    let grid = layout.grid(|p| p.queries, variant.query_block);
+    let args = [sequence.clone(), maps, lse.arg(), stats.arg_mut(), samples.into()];
+    gpu.launch(OP, &layout.entry("queries", variant.entries[1]), grid, args);
 
     let maps = layout.maps(|p| [p.q, p.k, p.v, p.dout, p.dk, p.dv]);
-    let grid = s.grid(|p| p.n, 128, batch, 384);
-    gpu.launch(OP, &layout.entry("keys", variant.entries[0]), grid, [sequence, maps, stats.arg()]);
+    let args = [sequence, maps, stats.arg(), samples.into()];
+    gpu.launch(OP, &layout.entry("keys", variant.entries[0]), layout.grid(|p| p.n, KEY_BLOCK), args);
 }

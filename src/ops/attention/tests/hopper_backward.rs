@@ -27,18 +27,18 @@ fn gradients_are_exact_across_tiles_and_parts_for_all_heads_there_are_kernels_fo
 #[test]
 fn all_ways_to_divide_the_work_give_gradients_as_exact() {
     let case = case(1, &[5, 201], (2, 64), DType::Bf16);
-    let run = |device: &Device, variant: Variant| {
+    let run = |device: &Device, variant: BackwardVariant| {
         let parts: Vec<_> = case.parts.iter().map(|p| p.each_ref().map(|t| t.to(device))).collect();
         let views: Vec<_> = parts.iter().map(|[q, k, v, _]| Part { q, k, v }).collect();
         let done = forward(&views, case.heads, Mask::default());
         let read = |(out, p)| Some(OutputGrad { out, dout: &<[Tensor; 4]>::each_ref(p)[3] });
         let outputs: Vec<_> = done.out.iter().zip(&parts).map(read).collect();
-        let grads = backward_as(variant, &outputs, &done.lse, &views, case.heads);
+        let grads = backward_by(variant, &outputs, &done.lse, &views, case.heads);
         let (q, kv): (Vec<_>, Vec<_>) = grads.into_iter().map(|g| (g.q.expect("one"), (g.k, g.v))).unzip();
         let (k, v) = kv.into_iter().unzip();
         vec![done.out.clone(), vec![done.lse.clone()], q, k, v]
     };
-    for variant in variants() {
+    for variant in backward_variants() {
         let got = on_vm(|device| run(device, *variant).into_iter().flatten().collect());
         let got: Vec<_> = [0..2, 2..3, 3..5, 5..7, 7..9].map(|of| got[of].to_vec()).into();
         case.check(Mask::default(), &[got.clone(), got]);
