@@ -54,7 +54,7 @@ fn check(what: &str, code: sys::CUresult) -> Result<()> {
 /// Shared memory of a block that needs no asking for.
 const UNASKED: u32 = 48 << 10;
 /// What kernels, their local memory, graphs and tables take at most: less free memory than this runs nothing.
-const LEAST: u64 = 512 << 20;
+pub(super) const LEAST: u64 = 512 << 20;
 /// Room for what the compiler of PTX has to say.
 const LOG: usize = 8 << 10;
 

@@ -6,6 +6,7 @@ mod cpu;
 mod cuda;
 #[cfg(test)]
 pub(crate) mod tests;
+mod work;
 
 use std::ops::Range;
 
@@ -179,7 +180,7 @@ pub fn forward_group(calls: &[Call]) -> Vec<Output> {
     let calls: Vec<Call> = calls.iter().zip(&weights).map(|(c, w)| c.with(w)).collect();
     let mut outputs: Vec<Output> = calls.iter().map(Call::output).collect();
     let mut low: Vec<Vec<Tensor>> = calls.iter().map(|c| c.layer.low(c.x)).collect();
-    dispatch!(first.x, forward(&mut outputs, &mut low, &calls));
+    dispatch!(first.x, forward(&mut outputs, &mut low, &calls), work::forward(&calls));
     outputs
 }
 
@@ -318,7 +319,7 @@ pub fn backward_group(calls: Vec<Backward>, flat: Option<&mut Tensor>) {
     });
     let mut calls: Vec<Backward> = decoded.collect();
     let mut lows: Vec<Vec<Lows>> = calls.iter().map(|c| c.branches.iter().map(Branch::lows).collect()).collect();
-    dispatch!(on, backward(&mut calls, &mut lows, flat));
+    dispatch!(on, backward(&mut calls, &mut lows, flat), work::backward(&calls));
 }
 
 /// [`backward_group`] of one layer. `dy` `[.., out]`; `x` `[.., in]` as given to [`forward`], needed where there is a

@@ -8,6 +8,7 @@ mod tests;
 
 use super::dispatch;
 use crate::device::Tensor;
+use crate::device::work::Work;
 
 /// `y = x/√(mean(x²) + eps)·weight` per row of `weight`'s width `d`, of which the last axis of `x` is a multiple.
 /// Returns the shape of `x`.
@@ -45,7 +46,7 @@ pub fn forward_again(x: &Tensor, weight: &Tensor, inverse: &Tensor) -> Tensor {
 pub fn backward(d: &mut Tensor, x: &Tensor, weight: &Tensor, inverse: &Tensor) {
     check_inverse(x, weight, inverse);
     assert_eq!(d.shape(), x.shape(), "rms norm backward");
-    dispatch!(d, backward(d, x, weight, inverse));
+    dispatch!(d, backward(d, x, weight, inverse), [Work::stream(2 * d.bytes() + inverse.bytes(), d.bytes())]);
 }
 
 /// Where `r` of every row goes: `[.., heads]`, with the axes of `x` before the last.
