@@ -72,10 +72,10 @@ fn attention(s: &mut Session, _: Option<&Path>) -> Result<()> {
         let (done, read) = (&done, &read);
         let taken = |i: usize| drop(attention::backward(&read(i), &done[i].lse, &parts(i), heads));
         let mut ways = vec![Variant::new("as taken", taken)];
-        ways.extend(attention::variants().iter().map(|v| {
-            let name = format!("{} queries a step, blocks of {}", v.query_step, v.query_block);
+        ways.extend(attention::backward_variants().iter().map(|v| {
+            let name = format!("{}: {} queries a step, blocks of {}", v.name, v.query_step, v.query_block);
             Variant::new(name, move |i: usize| {
-                drop(attention::backward_as(*v, &read(i), &done[i].lse, &parts(i), heads));
+                drop(attention::backward_by(*v, &read(i), &done[i].lse, &parts(i), heads));
             })
         }));
         let work = Work { flop: 2.5 * flop, ..moved(8, b * n * d) };
