@@ -75,7 +75,8 @@ __device__ __forceinline__ float ex2(float x) {
 template <int W> __device__ __forceinline__ u32 swizzled_by(int r, int j) {
   return r * W + ((j ^ (r / (128 / W) & (W / 16 - 1))) << 4);
 }
-// Rows of W bytes whose neighbours are neighbours in depth; the next 16 of depth are 32 bytes on.
-template <int W> __device__ __forceinline__ u64 along(u32 at) { return descriptor<W>(at, 16, 8 * W); }
-// Rows of W bytes whose neighbours are columns of the product; the next W bytes of a row are `panel` bytes on.
-template <int W> __device__ __forceinline__ u64 across(u32 at, u32 panel) { return descriptor<W>(at, panel, 8 * W); }
+// The lower half of a descriptor, which a step in shared memory is added to, as 16 bytes: a wider sum would carry. `panel` is the
+// way to the next W bytes of rows whose neighbours are columns of a product.
+__device__ __forceinline__ u32 place_of(u32 at, u32 panel = 16) { return at >> 4 | panel >> 4 << 16; }
+// The descriptor of rows of W bytes, swizzled by as much.
+template <int W> __device__ __forceinline__ u64 rows_at(u32 place) { return (descriptor<W>(0, 0, 8 * W) >> 32 << 32) | place; }

@@ -86,7 +86,7 @@ pub fn variants() -> Vec<Variant> {
         chosen(64, false),
         variant("turns_192_s2", 64, 192),
         variant("turns_128_s3", 64, 128),
-        variant("overlap_192_s3", 64, 192),
+        variant("overlap_128_s3", 64, 128),
         variant("serial_192_s3", 64, 192),
         variant("serial_192_s2", 64, 192),
         variant("serial_128_s3", 64, 128),
