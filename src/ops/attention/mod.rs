@@ -10,6 +10,7 @@ mod tests;
 pub use cuda::{BackwardVariant, ForwardVariant, backward_variants, forward_variants};
 
 use super::dispatch;
+use crate::device::work::{Kind, Work};
 use crate::device::{DType, Tensor};
 
 /// Queries, keys and values of one part of a sequence, `[b, n, heads·d]` each.
@@ -83,10 +84,23 @@ fn check(parts: &[Part], heads: usize) -> usize {
     parts.iter().map(|p| p.q.dim(1)).sum()
 }
 
+impl Heads {
+    /// What a GPU multiplies.
+    fn multiplied(&self) -> DType {
+        if let DType::Blocks(_) = self.compute { DType::Bf16 } else { self.compute }
+    }
+}
+
 /// `out = softmax(scale·q·kᵀ + bias)·v` per head, over all parts together.
 pub fn forward(parts: &[Part], heads: Heads, mask: Mask) -> Attention {
     let (mut out, mut lse) = results(parts, heads, mask);
-    dispatch!(parts[0].q, forward(&mut out, &mut lse, parts, heads, mask));
+    let first = parts[0].q;
+    let work = || {
+        let shape = [first.dim(0) * heads.count, lse.dim(2), first.dim(2) / heads.count];
+        let read = 3 * first.dtype().bytes(shape.iter().product()) + mask.bias.map_or(0, Tensor::bytes);
+        Work::of(Kind::Attention, heads.multiplied(), shape).moving(read, read / 3 + lse.bytes())
+    };
+    dispatch!(first, forward(&mut out, &mut lse, parts, heads, mask), [work()]);
     Attention { out, lse }
 }
 
@@ -124,7 +138,17 @@ fn gradients(outputs: &[Option<OutputGrad>], lse: &Tensor, parts: &[Part], heads
 /// `lse` is what the forward gave. No mask.
 pub fn backward(outputs: &[Option<OutputGrad>], lse: &Tensor, parts: &[Part], heads: Heads) -> Vec<PartGrad> {
     let mut grads = gradients(outputs, lse, parts, heads);
-    dispatch!(lse, backward(&mut grads, outputs, lse, parts, heads));
+    let work = || {
+        let (first, n) = (parts[0].q, lse.dim(2));
+        let shape = [first.dim(0) * heads.count, n, first.dim(2) / heads.count];
+        let queries: usize = parts.iter().zip(outputs).filter(|(_, o)| o.is_some()).map(|(p, _)| p.q.dim(1)).sum();
+        let whole = Work::of(Kind::AttentionGrad, heads.multiplied(), shape);
+        let share = |of: u64| of / n as u64 * queries as u64;
+        let operand = first.dtype().bytes(shape.iter().product());
+        let share = Work { flops: share(whole.flops), exps: share(whole.exps), ..whole };
+        share.moving(5 * operand + lse.bytes(), 3 * operand)
+    };
+    dispatch!(lse, backward(&mut grads, outputs, lse, parts, heads), [work()]);
     grads
 }
 
