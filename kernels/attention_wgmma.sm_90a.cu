@@ -244,16 +244,17 @@ template <typename T, int D, int GROUPS, int STAGES, Form FORM, bool MASKED> str
     if (threadIdx.x % 128 == 0) tma_wait_read<0>();
   }
 
-  // What a group without queries does.
+  // What a group without queries does. Such groups are a block's last: where there are turns, they come after those of the
+  // others, who have given back what lay in a stage before.
   __device__ __forceinline__ void stand_by(const Place& tile, u32 group, Stage<STAGES>& stage) const {
     release(queries_free());
     bool later = false;
 #pragma unroll 1
     for (Keys keys; keys.exist(s, seen(tile)); keys.next(s), stage.next(), later = true) {
-      barrier_wait(keys_full(stage.index), stage.parity);
+      if (FORM != TURNS) barrier_wait(keys_full(stage.index), stage.parity);
       release(keys_free(stage.index));
       if (later) begin_turn(group), end_turn(group);
-      barrier_wait(values_full(stage.index), stage.parity);
+      if (FORM != TURNS) barrier_wait(values_full(stage.index), stage.parity);
       release(values_free(stage.index));
     }
   }
@@ -295,7 +296,7 @@ template <typename T, int D, int GROUPS, int STAGES, Form FORM, bool MASKED> str
       stage.next();
       barrier_wait(keys_full(stage.index), stage.parity);
       begin_turn(group);
-      wgmma_fence();
+      if (FORM != SERIAL) wgmma_fence();  // else since the last one nothing has touched scores
       begin_scores(x, at, keys_at(stage.index));
       if constexpr (FORM == SERIAL) {
         wgmma_wait<0>();

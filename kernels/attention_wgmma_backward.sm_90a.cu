@@ -337,7 +337,8 @@ __device__ __forceinline__ void queries(const Sequence& s, const Maps& maps, con
     }
     wgmma_wait<0>();
     if (lane == 0) barrier_arrive(empty + 8 * before);
-    named_sync(1 + group, GROUP);  // dq goes over the queries, which every warp of the group is to be done with
+    // dq goes over the queries, which every warp of the group is to be done with, if it has not held its own.
+    if (!HELD) named_sync(1 + group, GROUP);
     dq.template put<T>(my_q, s.scale);
     fence_async();
     named_sync(1 + group, GROUP);

@@ -133,12 +133,11 @@ fn attend_other_ways(tokens: &'static [usize]) -> impl Iterator<Item = Exercise>
 }
 
 /// The ways there are to divide the gradients of attention on Hopper.
-fn divide_gradients(tokens: &'static [usize]) -> Exercise {
-    let part = |n: &usize| [1, 2, 3, 4].map(|seed| some(&[1, *n, 3 * 64], seed + 10 * *n as u64, Bf16));
+fn divide_gradients(tokens: &'static [usize], count: usize) -> Exercise {
+    let part = |n: &usize| [1, 2, 3, 4].map(|seed| some(&[1, *n, count * 64], seed + 10 * *n as u64, Bf16));
     let parts: Vec<_> = tokens.iter().map(part).collect();
-    Exercise::new(format!("ways to the gradients of attention of {tokens:?} tokens"), move |device| {
-        // Several tiles for each processor.
-        let heads = Heads { count: 3, scale: 0.125, compute: Bf16 };
+    Exercise::new(format!("ways to the gradients of attention of {tokens:?} tokens, {count} heads"), move |device| {
+        let heads = Heads { count, scale: 0.125, compute: Bf16 };
         let parts: Vec<_> = parts.iter().map(|p| p.each_ref().map(|t| t.to(device))).collect();
         let views: Vec<_> = parts.iter().map(|[q, k, v, _]| Part { q, k, v }).collect();
         if !views[0].q.gpu().is_hopper() {
@@ -394,7 +393,7 @@ fn even() -> Vec<Exercise> {
     all.extend([64, 256].map(|n| layer([128, n, n, 32], F32, Some(Wide::Tf32))));
     all.push(layer_in_fp8([256, 256, 256, 32]));
     all.extend(instructions());
-    all.push(divide_gradients(&[384]));
+    all.push(divide_gradients(&[384], 1));
     all.extend(attend_other_ways(&[256]));
     for dtype in TYPES {
         all.extend([norms([2, 16, 1024], dtype), sums(2, 4096, dtype), flat(dtype)]);
@@ -423,7 +422,7 @@ fn ragged() -> Vec<Exercise> {
     all.extend([20, 60, 96].map(|d| attend(&[70], (1, d), F32, true)));
     all.push(attend(&[5, 3], (1, 500), F32, false));
     all.extend(instructions());
-    all.push(divide_gradients(&[3, 260]));
+    all.extend([divide_gradients(&[3, 260], 3), divide_gradients(&[9], 12)]);
     all.extend(attend_other_ways(&[3, 70, 3, 3]));
     for dtype in TYPES {
         all.extend([norms([2, 3, 304], dtype), norms([2, 3, 301], dtype), sums(2, 1025, dtype), sums(1, 4097, dtype)]);
@@ -440,8 +439,10 @@ fn ragged() -> Vec<Exercise> {
             all.push(attend(&[150], (1, d), dtype, true));
         }
         all.extend([64, 80, 96, 128].map(|d| attend(&[3, 260], (3, d), dtype, false)));
+        // Several tiles for each processor, of fewer steps than a ring has stages.
+        all.extend([64, 80, 96, 128].map(|d| attend(&[9], (12, d), dtype, false)));
         all.extend([64, 80, 96, 128].map(|d| attend_forward(&[3, 70, 3, 3], d, dtype, None)));
-        all.extend([64, 128].map(|d| attend(&[150], (3, d), dtype, true)));
+        all.extend([64, 128].map(|d| attend(&[257], (2, d), dtype, true)));
         for (inputs, outputs) in [(72, 40), (72, 17), (13, 17), (8, 40), (8, 3)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 9, 9, inputs], outputs, of_x, dtype)));
         }

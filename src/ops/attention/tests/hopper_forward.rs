@@ -20,8 +20,8 @@ fn heads_of_every_width_are_as_exact_as_their_operands() {
         .collect();
     // More tiles than blocks; keys of more stages than there are; all parts there may be.
     for dtype in HALVES {
-        cases.push(plain(case(2, &[300, 129], (2, 64), dtype)));
-        cases.push(plain(case(3, &[1, 65, 64, 128], (1, 80), dtype)));
+        cases.push(plain(case(1, &[300, 129], (2, 64), dtype)));
+        cases.push(plain(case(2, &[1, 65, 64, 128], (1, 80), dtype)));
     }
     // Results of f32.
     cases.extend([64, 80, 120].map(|d| plain(Case::new(1, &[70, 3], (2, d), DType::F32, DType::Bf16))));
