@@ -12,6 +12,7 @@ mod lane;
 mod pool;
 mod queue;
 mod rehearsal;
+pub mod semantics;
 #[cfg(test)]
 mod tests;
 pub mod vm;
@@ -268,7 +269,11 @@ impl Gpu {
     /// when they come again. Regions do not nest: an inner one is part of the outer.
     pub fn region<T>(&self, f: impl FnOnce() -> T) -> T {
         let outermost = {
-            let pending = &mut lock(&self.lanes[self.here()]).pending;
+            let Lane { pending, graphs, .. } = &mut *lock(&self.lanes[self.here()]);
+            if self.ledger.is_none() && !graphs.is_on() {
+                // Each as it comes, so that a profiler sees it where it is asked for.
+                return f();
+            }
             let outermost = pending.is_none();
             pending.get_or_insert_default();
             outermost

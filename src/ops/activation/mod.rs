@@ -5,7 +5,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-pub(in crate::ops) use cpu::apply;
+pub(in crate::ops) use cpu::{apply, gelu_tanh_gradient};
 
 use super::dispatch;
 use crate::device::Tensor;
