@@ -156,9 +156,14 @@ fn kernels(title: &str, works: &Works, chip: &Chip) {
 fn tiles(works: &Works, chip: &Chip) {
     println!("## Tiles of products (predicted)\n");
     println!(
-        "The share of processors at work over all waves, and µs, for tiles of 128 rows; by N and K alone, 128x256 if N >= 4608."
+        "The share of processors at work over all waves, and µs, for tiles of 128 rows. Products of one launch are one: 19664"
     );
-    println!("Each product alone; image and text products in one launch share their waves.\n");
+    println!(
+        "rows are those of image and text, 4608 columns queries, keys and values. Predictions take the better; the launcher"
+    );
+    println!(
+        "chooses by the columns of a layer alone (src/ops/linear/cuda/hopper.rs), as a row must have the same bits in every batch.\n"
+    );
     println!(
         "| M x N x K | calls | at 790 | 128x192 | µs | 128x256 | µs | better |\n|---|---|---|---|---|---|---|---|"
     );

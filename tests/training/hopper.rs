@@ -94,8 +94,7 @@ fn pass(transformer: &Path, device: &Device, compute: Option<DType>) -> [Tensor;
         bank.set(slot, numbers.to(device));
     }
     let [latent, dv] = [1, 2].map(|seed| random(&[4, sizes.channels, 8, 12], seed).to(device));
-    let (prompt_embeds, pooled) =
-        (random(&[4, 5, sizes.text], 3).to(device), random(&[4, sizes.pooled], 4).to(device));
+    let (prompt_embeds, pooled) = (random(&[4, 5, sizes.text], 3).to(device), random(&[4, sizes.pooled], 4).to(device));
     let timestep = [50.0, 250.0, 600.0, 900.0];
     let condition = Condition { timestep: &timestep, prompt_embeds: &prompt_embeds, pooled_prompt_embeds: &pooled };
     let rows = Rows::runs([(Some(Slot::Theta), 2), (Some(Slot::Old), 1), (None, 1)]);
@@ -163,7 +162,8 @@ fn a_sample_on_hopper_is_the_cpu_s_but_for_rounding() {
         let args = ["sample", "--model", model.to_str().unwrap(), "--prompt", "the sun", "--device", device];
         let size = ["--size", "32x32", "--steps", "2", "--out", out.to_str().unwrap()];
         assert_success(&engine(&[&args[..], &size].concat()));
-        let file = std::fs::read_dir(out).unwrap().map(|f| f.unwrap().path()).find(|p| p.extension() == Some("png".as_ref()));
+        let file =
+            std::fs::read_dir(out).unwrap().map(|f| f.unwrap().path()).find(|p| p.extension() == Some("png".as_ref()));
         image::open(file.unwrap()).unwrap().to_rgb8().into_raw()
     };
     let (vm, cpu) = (sample("vm"), sample("cpu"));
