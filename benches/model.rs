@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use engine::config::{self, Job};
 use engine::device::Device;
-use engine::device::gpu::Chip;
+use engine::device::gpu::{CHIPS, Chip};
 use engine::device::work::{Done, Kind, Works};
 use engine::models::network::Checkpointing;
 use engine::predict::medium::Medium;
@@ -20,6 +20,8 @@ use engine::train::{plan::MemoryPlan, setup};
 const SIDE: usize = 64;
 const TEXT: usize = 205;
 const ROWS: usize = 16;
+/// Of an epoch.
+const IMAGES: f64 = 1152.0;
 /// performance.md 4.1: what cuBLAS reaches, and its floors are for.
 const FLOOR: f64 = 790e12;
 
@@ -45,6 +47,17 @@ fn main() -> Result<()> {
     kernels("PickScore of 1152 images", &phase(&ten.0, "reward"), chip);
     tiles(&training, chip);
     println!("## RAM epoch of configs/ram_pickscore.toml, 20 steps with guidance (predicted)\n\n```\n{}```", twenty.1);
+    chips()
+}
+
+/// The same epoch wherever there are kernels for.
+fn chips() -> Result<()> {
+    println!("\n## The same epoch on other chips (predicted)\n\n| chip | s | images/s | PFLOP |\n|---|---|---|---|");
+    for chip in &CHIPS {
+        let (works, _) = epoch(chip, 20)?;
+        let seconds = total(&works, chip);
+        println!("| {} | {seconds:.0} | {:.2} | {:.1} |", chip.title, IMAGES / seconds, flops(&works) / 1e15);
+    }
     Ok(())
 }
 
@@ -86,7 +99,6 @@ fn passes(chip: &Chip, forward: &Works, training: &Works, medium: &Medium, [ten,
     row("forward and backward, per row", training, rows, "ms", 1e3, "8.8 ms", "7.75 ms");
     let block = medium.training(ROWS, SIDE, TEXT, Checkpointing::Block);
     row("the same, checkpointing block", &block, rows, "ms", 1e3, "-", "10.96 ms");
-    const IMAGES: f64 = 1152.0;
     row("VAE decode, per image", &phase(&ten.0, "decode"), IMAGES, "ms", 1e3, "4.5 ms", "3.2 ms");
     row("PickScore, per image", &phase(&ten.0, "reward"), IMAGES, "ms", 1e3, "0.7 ms", "0.42 ms");
     row("RAM epoch, 10 steps", &ten.0, 1.0, "s", 1.0, "-", "180 s at 790 flat, no recompute");
@@ -144,9 +156,14 @@ fn kernels(title: &str, works: &Works, chip: &Chip) {
 fn tiles(works: &Works, chip: &Chip) {
     println!("## Tiles of products (predicted)\n");
     println!(
-        "The share of processors at work over all waves, and µs, for tiles of 128 rows; by N and K alone, 128x256 if N >= 4608."
+        "The share of processors at work over all waves, and µs, for tiles of 128 rows. Products of one launch are one: 19664"
     );
-    println!("Each product alone; image and text products in one launch share their waves.\n");
+    println!(
+        "rows are those of image and text, 4608 columns queries, keys and values. Predictions take the better; the launcher"
+    );
+    println!(
+        "chooses by the columns of a layer alone (src/ops/linear/cuda/hopper.rs), as a row must have the same bits in every batch.\n"
+    );
     println!(
         "| M x N x K | calls | at 790 | 128x192 | µs | 128x256 | µs | better |\n|---|---|---|---|---|---|---|---|"
     );
