@@ -4,11 +4,7 @@
 #include "common/elementwise.cuh"
 
 struct GeluTanhBackward {
-  static __device__ float of(float d, float v) {
-    constexpr float ROOT_2_OVER_PI = GeluTanh::ROOT_2_OVER_PI, CUBIC = GeluTanh::CUBIC;
-    float s = sigmoid(2.0f * ROOT_2_OVER_PI * (v + CUBIC * v * v * v));
-    return d * (s + v * s * (1.0f - s) * 2.0f * ROOT_2_OVER_PI * (1.0f + 3.0f * CUBIC * v * v));
-  }
+  static __device__ float of(float d, float v) { return d * GeluTanh::slope(v); }
 };
 struct Multiply {
   static __device__ float of(float x, float y) { return x * y; }

@@ -31,9 +31,10 @@ struct Problem {
   u32 _pad;
 };
 
-enum Kind : u32 { NOTHING, GELU_TANH, GELU_ERF, QUICK_GELU, SILU, ADD, ADD_GATED };
+enum Kind : u32 { NOTHING, GELU_TANH, GELU_ERF, QUICK_GELU, SILU, ADD, ADD_GATED, THROUGH_GELU };
 
-// What is done to the result, of numbers of `type`. The first `kept` rows of what an activation is given go to `hidden`.
+// What is done to the result, of numbers of `type`. The first `kept` rows of what an activation is given go to `hidden`; what
+// goes back through one reads that as `residual`.
 struct Then {
   void* hidden;
   const void* residual;
@@ -82,6 +83,12 @@ template <typename T, int V> __device__ __forceinline__ void finish(const Proble
     const P r = *(const P*)((const T*)then.residual + at);
 #pragma unroll
     for (int i = 0; i < V; ++i) v[i] += widen(r.v[i]);
+    break;
+  }
+  case THROUGH_GELU: {
+    const P h = *(const P*)((const T*)then.residual + at);
+#pragma unroll
+    for (int i = 0; i < V; ++i) v[i] *= GeluTanh::slope(widen(h.v[i]));
     break;
   }
   case ADD_GATED: {
@@ -187,15 +194,25 @@ GRADIENTS(float, f32, 2)
 GRADIENTS(f16, f16, 4)
 GRADIENTS(bf16, bf16, 4)
 
-// to[y][i] += sum of over chunks of from[y][chunk][i], for both gradients.
-extern "C" __global__ void linear_sum(float* to_0, float* to_1, const float* from_0, const float* from_1, u32 n_0, u32 n_1, u32 chunks) {
-  float* to = blockIdx.y ? to_1 : to_0;
-  const float* from = blockIdx.y ? from_1 : from_0;
-  const u64 n = blockIdx.y ? n_1 : n_0, i = global_thread();
-  if (i >= n) return;
+// to[i] += sum over chunks of from[chunk][i], of n numbers.
+struct Sum {
+  float* to;
+  const float* from;
+  u32 n, chunks;
+};
+struct Sums {
+  Sum of[32];
+};
+
+// Blocks: (numbers, sums).
+extern "C" __global__ void linear_sum(const __grid_constant__ Sums sums) {
+  const Sum& s = sums.of[blockIdx.y];
+  const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= s.n) return;
   float sum = 0.0f;
-  for (u32 c = 0; c < chunks; ++c) sum += from[c * n + i];
-  to[i] += sum;
+#pragma unroll 4
+  for (u32 c = 0; c < s.chunks; ++c) sum += s.from[(u64)c * s.n + i];
+  s.to[i] += sum;
 }
 
 // A matrix [rows, columns] of `type`, to one of `to_rows` lines of `to_columns`.

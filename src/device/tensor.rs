@@ -300,12 +300,27 @@ impl Tensor {
     /// As [`Tensor::arg_mut`], as a number.
     pub(crate) fn address_mut(&mut self) -> DevicePtr {
         assert_eq!(Arc::strong_count(&self.storage), 1, "a tensor is written to only while nothing shares it");
-        self.address()
+        self.pass(true)
     }
 
     /// As [`Tensor::arg`], as a number.
     pub(crate) fn address(&self) -> DevicePtr {
-        self.storage.buffer().ptr() + self.dtype.bytes(self.offset) as u64
+        self.pass(false)
+    }
+
+    /// Where its first element is on the GPU, for a kernel that is about to be launched: a plan counts the bytes.
+    fn pass(&self, is_written: bool) -> DevicePtr {
+        let buffer = self.storage.buffer();
+        let at = buffer.ptr() + self.dtype.bytes(self.offset) as u64;
+        if let Some(ledger) = buffer.gpu().ledger() {
+            ledger.pass(at, self.bytes(), is_written);
+        }
+        at
+    }
+
+    /// Bytes of its elements as they are stored.
+    pub fn bytes(&self) -> usize {
+        self.dtype.bytes(self.len())
     }
 
     /// The elements, row-major, where they lie.

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 
 use super::damage::short;
@@ -45,6 +45,16 @@ impl<'a> Loader<'a> {
         self
     }
 
+    /// What stands for a tensor that is in no file: a matrix in half precision.
+    fn outline(&self, shape: &[usize]) -> Tensor {
+        let dtype = if shape.len() < 2 { DType::F32 } else { DType::Bf16 };
+        match &self.device {
+            Device::Gpu(_) if self.device.is_plan() => Tensor::scratch_of(&self.device, dtype, shape),
+            Device::Plan(ledger) => Tensor::planned(ledger, dtype, shape),
+            _ => Tensor::planned(&Arc::default(), dtype, shape),
+        }
+    }
+
     /// The scope of all names.
     pub fn root(&'a self) -> Scope<'a> {
         Scope { loader: self, prefix: String::new() }
@@ -56,6 +66,11 @@ impl<'a> Loader<'a> {
     /// Lists tensors that were missing, had another shape or type, were not expected, or hold a value that is
     /// not finite.
     pub fn finish(self) -> Result<()> {
+        if self.file.outlined().is_some() {
+            let path = self.file.path().display();
+            ensure!(self.device.is_plan(), "{path}: there are only shapes, which are for --dry-run --device plan:CHIP");
+            return Ok(());
+        }
         let taken = self.taken.into_inner();
         let mut problems = self.problems.into_inner();
         let unexpected =
@@ -128,7 +143,8 @@ impl Scope<'_> {
 
     /// Whether the file holds a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
-        self.loader.file.entry(&self.path(name)).is_some()
+        let file = self.loader.file;
+        file.outlined().is_some_and(|with| with.contains(&name)) || file.entry(&self.path(name)).is_some()
     }
 
     /// What matrices that are stored in single precision are to be rounded to, if to anything.
@@ -152,6 +168,9 @@ impl Scope<'_> {
 
     /// As [`Scope::tensor`], but as it is stored, for what is decoded where it is used.
     pub fn stored(&self, name: &str, shape: &[usize]) -> Tensor {
+        if self.loader.file.outlined().is_some() {
+            return self.loader.outline(shape);
+        }
         let path = self.path(name);
         let problem = match self.loader.file.entry(&path) {
             None => Problem::Missing(path.clone(), shape.to_vec()),

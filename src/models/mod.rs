@@ -10,6 +10,7 @@ pub mod lora;
 pub mod mmdit;
 mod names;
 pub mod network;
+pub mod outline;
 pub mod source;
 pub mod t5;
 pub mod text;

@@ -92,7 +92,6 @@ impl Setup {
         let steps = sampler.steps(&pipeline.schedule.sigmas(order.job.steps, sizes.tokens(side, side))?);
         let path = Path { steps: &steps, guidance: order.job.guidance };
         let batches: Vec<Range<usize>> = ranges(0..count, config.raw.rollout.batch_size);
-        let batches = device.rehearse(&batches);
         let texts_of =
             |batch: &Range<usize>| order.prompts[batch.clone()].iter().map(|p| p.text.as_str()).collect::<Vec<_>>();
 
@@ -100,7 +99,7 @@ impl Setup {
         device.phase("text encoders");
         let negative = {
             let _range = range("encode");
-            for batch in batches {
+            for batch in device.rehearse(&batches) {
                 prompts.prepare(&texts_of(batch))?;
                 interrupt.check()?;
             }
@@ -167,7 +166,7 @@ impl Setup {
         // A batch is decoded and scored beside the sampling of the next.
         let progress = Progress::new(order.job.what, count as u64);
         let mut waiting: Option<Sampled> = None;
-        for batch in batches.iter().map(Some).chain([None]) {
+        for batch in device.rehearse(&batches).map(Some).chain([None]) {
             let sampled = waiting.take();
             let images = sampled.as_ref().map_or(0, |s| s.images.len());
             let (scored, next) =

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::prompts::PromptBank;
 use crate::algorithms::{self, Algorithm};
@@ -18,7 +18,7 @@ use crate::io::read;
 use crate::models::lora::{Layout, select};
 use crate::models::source::{Model, Source};
 use crate::models::text::{TextEncoders, describe_truncated};
-use crate::models::{autoencoder, identity, mmdit};
+use crate::models::{autoencoder, identity, mmdit, outline};
 use crate::ops::adamw::AdamW;
 use crate::rewards::{self, Options, WeightedSum};
 use crate::rollout::Pipeline;
@@ -69,6 +69,29 @@ pub struct Planned {
     eval: PromptSet,
 }
 
+/// For a plan: names what stands for the models and prompts of `raw` that are not there, and says so in lines.
+pub fn stand_in(raw: &mut TrainConfig) -> Vec<String> {
+    let mut lines: Vec<Option<String>> = vec![
+        outline::stand_in(&mut raw.model, "model", outline::SD35_MEDIUM),
+        outline::stand_in(&mut raw.prompts.train, "prompts.train", outline::PROMPTS),
+        outline::stand_in(&mut raw.prompts.eval, "prompts.eval", outline::PROMPTS),
+    ];
+    let of_rewards = raw.rewards.iter_mut().map(|(name, keys)| (name, &mut keys.options.model));
+    for (name, model) in of_rewards {
+        let key = format!("rewards.{name}.model");
+        lines.push(model.as_mut().and_then(|model| outline::stand_in(model, &key, outline::CLIP_H)));
+    }
+    lines.into_iter().flatten().collect()
+}
+
+/// The prompts at `path`.
+fn prompts(path: &Path) -> Result<PromptSet> {
+    if path == Path::new(outline::PROMPTS) {
+        return Ok(PromptSet::numbered(path, outline::PROMPT_COUNT));
+    }
+    PromptSet::load(path)
+}
+
 /// Checks `raw` against the model's configs and the prompt files. Reads no weights.
 ///
 /// # Errors
@@ -83,8 +106,8 @@ pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
     let sizes = mmdit::Config::load(model.component("transformer")?)?.sizes();
     let vae = autoencoder::Config::load(model.component("vae")?)?;
     let schedule = Schedule::load(model.component("scheduler")?)?;
-    let train = PromptSet::load(&raw.prompts.train).context("key prompts.train")?;
-    let eval = PromptSet::load(&raw.prompts.eval).context("key prompts.eval")?;
+    let train = prompts(&raw.prompts.train).context("key prompts.train")?;
+    let eval = prompts(&raw.prompts.eval).context("key prompts.eval")?;
     let sizes_of = ModelSizes {
         downscale: vae.downscale(),
         patch: sizes.patch,
@@ -171,12 +194,24 @@ fn inputs(raw: &TrainConfig, model: &Model, terms: &[(String, Options, f64)]) ->
 }
 
 impl Planned {
+    /// For a plan: as [`Model::outline_missing`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn outline_missing(&mut self) -> Result<Option<String>> {
+        self.model.outline_missing()
+    }
+
     /// Loads the models and rewards to `device`.
     ///
     /// # Errors
     /// If a weight file is missing, damaged or does not fit its config; if a reward cannot judge a prompt.
     pub fn load(self, device: &Device) -> Result<Setup> {
         let raw = &self.config.raw;
+        for path in [&raw.prompts.train, &raw.prompts.eval] {
+            let fits = device.is_plan() || !outline::is_outline(path);
+            ensure!(fits, "{}: there are no prompts, only their number, which is for plans", path.display());
+        }
         device.phase(LOAD_REWARDS);
         let terms = terms(raw)?;
         let is_run = self.config.job == Job::Train && !device.is_plan();

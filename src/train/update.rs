@@ -149,7 +149,7 @@ impl Setup {
         let mut report = UpdateReport { loss: 0.0, grad_norm: 0.0, skipped: None, deviation: None };
         let progress = Progress::new("update", points.len() as u64);
         let chunks: Vec<&[Point]> = points.chunks(raw.train.batch_size).collect();
-        for (i, points) in self.device.rehearse(&chunks).iter().enumerate() {
+        for (i, points) in self.device.rehearse(&chunks).enumerate() {
             let images: Vec<usize> = points.iter().map(|p| p.image).collect();
             let x0 = copy::gather(&rollout.x0, &images);
             let keys: Vec<Key> = points.iter().map(|p| p.noise).collect();

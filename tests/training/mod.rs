@@ -4,6 +4,8 @@ mod commands;
 #[cfg(unix)]
 mod events;
 mod gpu;
+#[cfg(unix)]
+mod hopper;
 pub mod identity;
 #[cfg(unix)]
 mod kills;

@@ -11,8 +11,7 @@ use anyhow::{Result, bail};
 use super::Linear;
 use crate::device::Tensor;
 use crate::io::did_you_mean;
-use crate::ops::activation::Activation;
-use crate::ops::linear::{self, Adapted, InputGrad, Lora, LoraGrad, Then};
+use crate::ops::linear::{self, Adapted, Branch, InputGrad, Lora, Output, Then};
 
 pub use bank::{AdapterBank, Adapters, Factor, Layout, Rows, Slot, named};
 
@@ -44,38 +43,65 @@ impl LoraLinear {
         linear::forward(x, self.adapted(&lora), then)
     }
 
-    /// [`LoraLinear::forward`] of several layers of one input.
-    pub fn forward_each<const N: usize>(layers: [&Self; N], x: &Tensor, adapters: &Adapters) -> [Tensor; N] {
-        let lora = layers.map(|l| adapters.of(l.index));
-        let mut each = lora.iter();
-        linear::forward_each(x, layers.map(|l| l.adapted(each.next().expect("one per layer"))))
-    }
-
-    /// `(activation(h), h of the first kept rows)`.
-    pub fn forward_activated(
-        &self,
-        x: &Tensor,
-        adapters: &Adapters,
-        activation: Activation,
-        kept: usize,
-    ) -> (Tensor, Tensor) {
-        let lora = adapters.of(self.index);
-        linear::forward_activated(x, self.adapted(&lora), activation, kept)
-    }
-
-    /// Adds the gradients of the factors of `slot` to `grads`, and gives the gradient to the input to `dx`; all rows went
-    /// through `slot`.
-    pub fn backward(&self, dy: &Tensor, x: Option<&Tensor>, trained: &mut Trained, dx: InputGrad) {
-        let factor = trained.bank.factor(trained.slot, self.index);
-        let lora = factor.map(|f| Lora { samples: 0..dy.dim(0), a: f.a, b: f.b, scale: trained.bank.scale() });
-        let place = trained.bank.layout().place(self.index);
-        let grad = place.map(|p| LoraGrad { flat: trained.grads, a: p.a, b: p.b });
-        linear::backward(dy, &self.base.weight, x, lora.as_ref(), grad, dx);
-    }
-
     fn adapted<'a>(&'a self, lora: &'a [Lora]) -> Adapted<'a> {
         Adapted { layer: self.base.layer(), lora }
     }
+}
+
+/// A layer and what it is given, of several that do not wait for one another.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// The layer.
+    pub layer: &'a LoraLinear,
+    /// `[b, .., in]`.
+    pub x: &'a Tensor,
+    /// What follows.
+    pub then: Then<'a>,
+    /// How many rows, from the first on, a backward is for.
+    pub kept: usize,
+}
+
+/// [`linear::forward_group`], each row through its adapter where that covers a layer.
+pub fn forward_group(calls: &[Call], adapters: &Adapters) -> Vec<Output> {
+    let lora: Vec<Vec<Lora>> = calls.iter().map(|c| adapters.of(c.layer.index)).collect();
+    let calls = calls.iter().zip(&lora).map(|(&Call { layer, x, then, kept }, lora)| linear::Call {
+        x,
+        layer: layer.adapted(lora),
+        then,
+        kept,
+    });
+    linear::forward_group(&calls.collect::<Vec<_>>())
+}
+
+/// Layers of one input on the way back.
+pub struct Backward<'a> {
+    /// The input, where factors are trained.
+    pub x: Option<&'a Tensor>,
+    /// The layers, and the gradients to their outputs.
+    pub layers: Vec<(&'a LoraLinear, &'a Tensor)>,
+    /// Where the gradient to the input goes.
+    pub dx: InputGrad<'a>,
+}
+
+/// [`linear::backward_group`]: adds the gradients of the factors of the trained slot, which all rows went through, to the
+/// others.
+pub fn backward_group(calls: Vec<Backward>, trained: &mut Trained) {
+    let Trained { bank, slot, grads } = trained;
+    let of = |(layer, dy): &(&LoraLinear, &Tensor)| {
+        let factor = bank.factor(*slot, layer.index)?;
+        Some(Lora { samples: 0..dy.dim(0), a: factor.a, b: factor.b, scale: bank.scale() })
+    };
+    let lora: Vec<Vec<Option<Lora>>> = calls.iter().map(|c| c.layers.iter().map(of).collect()).collect();
+    let calls = calls.into_iter().zip(&lora).map(|(Backward { x, layers, dx }, lora)| {
+        let branches = layers.into_iter().zip(lora).map(|((layer, dy), lora)| Branch {
+            dy,
+            weight: &layer.base.weight,
+            lora: lora.as_ref(),
+            grad: bank.layout().place(layer.index).map(|p| [p.a, p.b]),
+        });
+        linear::Backward { x, branches: branches.collect(), dx }
+    });
+    linear::backward_group(calls.collect(), Some(grads));
 }
 
 /// Which factors a backward is for, and where their gradients are added up.

@@ -8,6 +8,7 @@ mod tests;
 
 use super::dispatch;
 use crate::device::Tensor;
+use crate::device::work::Work;
 
 /// As in diffusers' `AdaLayerNormZero`.
 pub const EPS: f32 = 1e-6;
@@ -44,5 +45,5 @@ pub fn forward(x: &Tensor, shift: Chunk, scale: Chunk) -> Tensor {
 pub fn backward(dx: &mut Tensor, dy: &Tensor, x: &Tensor, scale: Chunk) {
     scale.check(x.dim(0), x.dim(2));
     assert!(dx.shape() == x.shape() && dy.shape() == x.shape(), "adaln backward: dx {dx:?}, dy {dy:?}, x {x:?}");
-    dispatch!(x, backward(dx, dy, x, scale));
+    dispatch!(x, backward(dx, dy, x, scale), [Work::stream(3 * x.bytes(), x.bytes())]);
 }

@@ -1,3 +1,4 @@
+mod group;
 pub mod hopper;
 
 use super::*;
@@ -325,7 +326,9 @@ fn kernels_are_as_exact_as_their_types_allow() {
     let sizes = [[1, 8, 8, 1], [20, 200, 264, 32], [129, 45, 67, 5], [64, 64, 128, 33]];
     let mut given: Vec<Given> = sizes.into_iter().flat_map(|s| TYPES.map(|t| Given::new(s, t))).collect();
     // Gradients of several chunks of rows, the last of them short.
-    given.extend([0, 3].map(|t| Given::new([1100, 8, 16, 2], TYPES[t])));
+    given.extend([0, 3, 4].map(|t| Given::new([1100, 8, 16, 2], TYPES[t])));
+    // Factors of many panels of columns.
+    given.extend([3, 4].map(|t| Given::new([300, 24, 40, 140], TYPES[t])));
     let run = |device: &Device| given.iter().flat_map(|g| g.run(device)).collect();
     let (got, portable) = (on_vm(run), on_vm_of(PORTABLE, run));
     let both = got.chunks(4).zip(&given).chain(portable.chunks(4).zip(&given));

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use bytemuck::{NoUninit, Pod, Zeroable};
 
-use super::{Matrix, Weight, size};
-use crate::device::gpu::{Arg, DevicePtr, Gpu, Grid, Swizzle, TensorMapDesc, suffix, type_code};
+use super::pack::Matrix;
+use super::portable::{Extra, Job, Norm, Weight};
+use super::{map, portable, size};
+use crate::device::gpu::{Arg, DevicePtr, Gpu, Grid, Swizzle, suffix, type_code};
 use crate::device::{DType, Tensor};
 use crate::ops::activation::Activation;
 
@@ -227,21 +229,7 @@ impl Product {
 
     /// Its maps and numbers, for tiles of so many columns.
     fn problem(&self, gpu: &Gpu, dtype: DType, columns: usize) -> Problem {
-        let map = |of: Matrix, [rows, width]: [usize; 2], tile: [usize; 2]| -> Map {
-            let desc = TensorMapDesc {
-                dtype,
-                base: of.at,
-                dims: vec![width as u64, rows as u64],
-                strides: vec![dtype.bytes(of.ld as usize) as u64],
-                tile: vec![size(tile[1]), size(tile[0])],
-                steps: vec![1, 1],
-                swizzle: Swizzle::B128,
-            };
-            match gpu.tensor_map(&desc) {
-                Arg::Map(map) => map.0,
-                _ => unreachable!("a tensor map is one"),
-            }
-        };
+        let map = |of, of_size, tile| map(gpu, dtype, of, of_size, tile, Swizzle::B128);
         let left = |of, depth| map(of, [self.m, depth], [ROWS, BOX]);
         let right = |of, depth| match self.lies {
             Weight::Along => map(of, [self.n, depth], [columns, BOX]),
@@ -395,58 +383,41 @@ pub fn product_by(variant: Variant, x: &Tensor, w: &Tensor) -> Tensor {
     y
 }
 
-/// The problems that the kernels take, as products, and the others.
+/// Whether the kernels take a norm of the heads of `y`, whatever it is the norm of.
+pub(super) fn normalises(gpu: &Gpu, dtype: DType, y: &Tensor, norm: &Norm) -> bool {
+    let fits = norm.width == HEAD && y.width().is_multiple_of(HEAD) && norm.weight.is_multiple_of(8);
+    gpu.is_hopper() && dtype != DType::F32 && y.dtype() == dtype && fits
+}
+
+/// The jobs that the kernels take, as products, and the others.
 pub(super) fn split(
     gpu: &Gpu,
     dtype: DType,
     lies: Weight,
-    problems: &[super::Problem],
-    extras: &[super::Extra],
-    then: &super::Finish,
-) -> (Vec<Product>, Vec<super::Problem>) {
+    jobs: Vec<Job>,
+    extras: &[Extra],
+) -> (Vec<Product>, Vec<Job>) {
     let (mut products, mut others) = (Vec::new(), Vec::new());
-    let usable = gpu.is_hopper() && dtype != DType::F32 && then.dtype == type_code(dtype);
-    for p in problems {
-        let of = &extras[p.first_extra as usize..][..p.extras as usize];
-        match usable.then(|| product(dtype, lies, p, of, then)).flatten().filter(Product::fits) {
+    for job in jobs {
+        let usable = gpu.is_hopper() && dtype != DType::F32 && job.then.dtype == type_code(dtype);
+        match usable.then(|| product(dtype, lies, &job, extras)).flatten().filter(Product::fits) {
             Some(product) => products.push(product),
-            None => others.push(*p),
+            None => {
+                assert!(job.norm.is_none(), "a norm is given to kernels that take it");
+                others.push(job);
+            }
         }
     }
     (products, others)
 }
 
-fn product(
-    dtype: DType,
-    lies: Weight,
-    p: &super::Problem,
-    extras: &[super::Extra],
-    then: &super::Finish,
-) -> Option<Product> {
+fn product(dtype: DType, lies: Weight, job: &Job, extras: &[Extra]) -> Option<Product> {
+    let (p, then) = (&job.problem, &job.then);
     let at = |base: DevicePtr, element: usize| base + dtype.bytes(element) as u64;
-    let (begin, n) = (p.begin as usize, p.n as usize);
+    let begin = p.begin as usize;
     // Of results, and of what is shaped as they are.
-    let rows = |base| Matrix { at: at(base, begin * n), ld: p.n };
-    let kept = match then.kept.clamp(p.begin, p.m) - p.begin {
-        0 => Kept::NOTHING,
-        of_these => Kept { rows: of_these as usize, to: rows(then.hidden) },
-    };
-    let residual = rows(then.residual);
-    let activate = |activation| Epilogue::Activate { activation, kept };
-    let then = match then.kind {
-        0 => Epilogue::Nothing,
-        k if k == super::Kind::GeluTanh as u32 => activate(Activation::GeluTanh),
-        k if k == super::Kind::GeluErf as u32 => activate(Activation::GeluErf),
-        k if k == super::Kind::QuickGelu as u32 => activate(Activation::QuickGelu),
-        k if k == super::Kind::Silu as u32 => activate(Activation::Silu),
-        k if k == super::Kind::Add as u32 => Epilogue::Add { residual },
-        _ => {
-            let (stride, per_sample) = (then.gate_stride as usize, then.per_sample as usize);
-            let gate = at(then.gate, begin / per_sample * stride);
-            Epilogue::AddGated { residual, gate, stride, per_sample }
-        }
-    };
-    let extra = match extras {
+    let rows = |base| Matrix { at: at(base, begin * p.n as usize), ld: p.n };
+    let extra = match &extras[p.first_extra as usize..][..p.extras as usize] {
         [] => None,
         [e] if e.first == p.begin && e.end == p.m => {
             Some(Low { t: Matrix { at: e.a, ld: e.lda }, b: Matrix { at: e.b, ld: e.ldb }, depth: e.depth as usize })
@@ -459,11 +430,42 @@ fn product(
         k: p.k as usize,
         w: Matrix { at: p.w, ld: p.ldw },
         lies,
-        n,
+        n: p.n as usize,
         extra,
         scale: p.scale,
         bias: p.bias,
         y: rows(p.y),
-        then,
+        then: epilogue(dtype, job, rows(then.residual), rows(then.hidden)),
     })
+}
+
+/// What is done to a product, of whose first row on are `residual` and `hidden`.
+fn epilogue(dtype: DType, job: &Job, residual: Matrix, hidden: Matrix) -> Epilogue {
+    use portable::Kind;
+    let Job { problem: p, then, norm } = job;
+    let begin = p.begin as usize;
+    let kept = match then.kept.clamp(p.begin, p.m) - p.begin {
+        0 => Kept::NOTHING,
+        rows => Kept { rows: rows as usize, to: hidden },
+    };
+    if let Some(Norm { weight, width, eps, inverse }) = *norm {
+        let heads = p.n as usize / width;
+        let inverse = inverse + DType::F32.bytes(begin * heads) as u64;
+        return Epilogue::Normalise { weight, eps, kept, inverse };
+    }
+    let activate = |activation| Epilogue::Activate { activation, kept };
+    match Kind::of(*then) {
+        None => Epilogue::Nothing,
+        Some(Kind::GeluTanh) => activate(Activation::GeluTanh),
+        Some(Kind::GeluErf) => activate(Activation::GeluErf),
+        Some(Kind::QuickGelu) => activate(Activation::QuickGelu),
+        Some(Kind::Silu) => activate(Activation::Silu),
+        Some(Kind::Add) => Epilogue::Add { residual },
+        Some(Kind::ThroughGelu) => Epilogue::GeluBackward { hidden: residual },
+        Some(Kind::AddGated) => {
+            let (stride, per_sample) = (then.gate_stride as usize, then.per_sample as usize);
+            let gate = then.gate + dtype.bytes(begin / per_sample * stride) as u64;
+            Epilogue::AddGated { residual, gate, stride, per_sample }
+        }
+    }
 }
