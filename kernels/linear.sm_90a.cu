@@ -131,7 +131,7 @@ template <typename T, int N, bool BACKWARD> struct Finish {
   static constexpr bool GATE_AHEAD = N < 256;
 
   __device__ __forceinline__ Finish(const Problem& p, int m0, int n0)
-      : p(p), quad(threadIdx.x % 4), row(threadIdx.x % GROUP / 32 * 16 + threadIdx.x % 32 / 4), m0(m0), n0(n0) {
+      : p(p), quad(threadIdx.x % 4), row(threadIdx.x % GROUP / 32 * 16 + threadIdx.x % 32 / 4), m0(m0), n0(n0), gates{}, bias{}, gate{} {
     if (!BACKWARD && p.kind == ADD_GATED) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
