@@ -120,40 +120,87 @@ template <typename T, typename F> __device__ __forceinline__ void combine_box(u3
 }
 
 // What becomes of 64 rows from row `m0` on and N columns from `n0` on.
-template <typename T, int N, bool BACKWARD, int SLOTS>
-__device__ __forceinline__ void finish(const Problem& p, const float (&d)[N / 2], Slots<SLOTS>& slots, int m0, int n0) {
-  const u32 lane = threadIdx.x % 32, quad = lane % 4, row = threadIdx.x % GROUP / 32 * 16 + lane / 4;
-#pragma unroll 1
-  for (int c = 0; c < N / (int)BOX && n0 + c * BOX < p.n; ++c) {
-    float v[HELD];
+template <typename T, int N, bool BACKWARD> struct Finish {
+  const Problem& p;
+  const u32 quad, row;
+  const int m0, n0;
+  const T* gates[2];
+  // Of the next box: fetched while there is something else to do, the gate where there are registers for it.
+  float2 bias[8];
+  u32 gate[2][8];
+  static constexpr bool GATE_AHEAD = N < 256;
+
+  __device__ __forceinline__ Finish(const Problem& p, int m0, int n0)
+      : p(p), quad(threadIdx.x % 4), row(threadIdx.x % GROUP / 32 * 16 + threadIdx.x % 32 / 4), m0(m0), n0(n0), gates{}, bias{}, gate{} {
+    if (!BACKWARD && p.kind == ADD_GATED) {
 #pragma unroll
-    for (int i = 0; i < N / (int)BOX; ++i)
-      if (c == i) {
-        // Keeps this a branch: else there are selects of all boxes.
-        asm volatile("" ::: "memory");
-#pragma unroll
-        for (int j = 0; j < HELD; ++j) v[j] = d[HELD * i + j];
+      for (int h = 0; h < 2; ++h) {
+        const u32 sample = min(m0 + row + 8 * h, p.m - 1) / p.per_sample;
+        gates[h] = (const T*)p.gate + (u64)sample * p.gate_stride;
       }
-    const u32 column = n0 + c * BOX + 2 * quad;
+    }
+    fetch(n0);
+  }
+
+  // For the box from column `n` on. Rows are of a multiple of 8, so that both of a pair are there or none.
+  __device__ __forceinline__ void fetch(int n) {
+    const int column = n + 2 * quad;
+    if (p.bias) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        bias[i] = make_float2(0.0f, 0.0f);
+        if (column + 8 * i < (int)p.n) bias[i] = *(const float2*)(p.bias + column + 8 * i);
+      }
+    }
+    if (GATE_AHEAD) fetch_gate(n);
+  }
+  __device__ __forceinline__ void fetch_gate(int n) {
+    const int column = n + 2 * quad;
+    if (!BACKWARD && p.kind == ADD_GATED) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          gate[h][i] = 0;
+          if (column + 8 * i < (int)p.n) gate[h][i] = *(const u32*)(gates[h] + column + 8 * i);
+        }
+    }
+  }
+
+  template <int SLOTS> __device__ __forceinline__ void run(const float (&d)[N / 2], Slots<SLOTS>& slots) {
+#pragma unroll 1
+    for (int c = 0; c < N / (int)BOX && n0 + c * (int)BOX < (int)p.n; ++c) {
+      float v[HELD];
+#pragma unroll
+      for (int i = 0; i < N / (int)BOX; ++i)
+        if (c == i) {
+          // Keeps this a branch: else there are selects of all boxes.
+          asm volatile("" ::: "memory");
+#pragma unroll
+          for (int j = 0; j < HELD; ++j) v[j] = d[HELD * i + j];
+        }
+      box(v, n0 + c * BOX, slots);
+    }
+  }
+
+ private:
+  // Of the box from column `n` on.
+  template <int SLOTS> __device__ __forceinline__ void box(float (&v)[HELD], int n, Slots<SLOTS>& slots) {
     if (p.scale != 1.0f) {
 #pragma unroll
       for (int i = 0; i < HELD; ++i) v[i] *= p.scale;
     }
     if (p.bias) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        // Rows are of a multiple of 8.
-        const float2 b = column + 8 * i < p.n ? *(const float2*)(p.bias + column + 8 * i) : make_float2(0.0f, 0.0f);
-        v[4 * i] += b.x, v[4 * i + 1] += b.y, v[4 * i + 2] += b.x, v[4 * i + 3] += b.y;
-      }
+      for (int i = 0; i < 8; ++i) v[4 * i] += bias[i].x, v[4 * i + 1] += bias[i].y, v[4 * i + 2] += bias[i].x, v[4 * i + 3] += bias[i].y;
     }
     if (!BACKWARD && m0 < (int)p.kept) {
       store_box<T>(slots.take(), row, quad, v);
       slots.put();
     }
-    const u32 box = slots.take();
+    const u32 at = slots.take();
     if (p.kind == ADD) {
-      combine_box<T>(box, row, quad, v, [](float& v0, float& v1, float2 r, int, int) { v0 += r.x, v1 += r.y; });
+      combine_box<T>(at, row, quad, v, [](float& v0, float& v1, float2 r, int, int) { v0 += r.x, v1 += r.y; });
     } else if (BACKWARD) {
       if (p.kind == GELU_BACKWARD) {
         const float linear = p.linear, cubic = p.cubic;
@@ -161,7 +208,7 @@ __device__ __forceinline__ void finish(const Problem& p, const float (&d)[N / 2]
           const float s = sigmoid_of(h, linear, cubic), inner = h * fmaf(3.0f * cubic, h * h, linear) * -0.69314718f;
           return fmaf(s * (1.0f - s), inner, s);
         };
-        combine_box<T>(box, row, quad, v, [&](float& v0, float& v1, float2 h, int, int) { v0 *= slope(h.x), v1 *= slope(h.y); });
+        combine_box<T>(at, row, quad, v, [&](float& v0, float& v1, float2 h, int, int) { v0 *= slope(h.x), v1 *= slope(h.y); });
       }
     } else if (p.kind == SIGMOID) {
       const float linear = p.linear, cubic = p.cubic;
@@ -171,14 +218,9 @@ __device__ __forceinline__ void finish(const Problem& p, const float (&d)[N / 2]
 #pragma unroll
       for (int i = 0; i < HELD; ++i) v[i] = gelu_erf(v[i]);
     } else if (p.kind == ADD_GATED) {
-      const T* gates[2];
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const u32 sample = min(m0 + row + 8 * h, p.m - 1) / p.per_sample;
-        gates[h] = (const T*)p.gate + (u64)sample * p.gate_stride + column;
-      }
-      combine_box<T>(box, row, quad, v, [&](float& v0, float& v1, float2 r, int i, int h) {
-        const float2 g = column + 8 * i < p.n ? unpack2(*(const u32*)(gates[h] + 8 * i), T()) : make_float2(0.0f, 0.0f);
+      if (!GATE_AHEAD) fetch_gate(n);
+      combine_box<T>(at, row, quad, v, [&](float& v0, float& v1, float2 r, int i, int h) {
+        const float2 g = unpack2(gate[h][i], T());
         v0 = r.x + g.x * v0, v1 = r.y + g.y * v1;
       });
     } else if (p.kind == NORMALISE) {
@@ -197,8 +239,8 @@ __device__ __forceinline__ void finish(const Problem& p, const float (&d)[N / 2]
         sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
         sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
         inverse[h] = __fdiv_rn(1.0f, __fsqrt_rn(sum / BOX + p.eps));
-        const u32 at = m0 + row + 8 * h;
-        if (p.inverse && quad == 0 && at < p.kept) p.inverse[(u64)at * (p.n / BOX) + column / BOX] = inverse[h];
+        const u32 r = m0 + row + 8 * h;
+        if (p.inverse && quad == 0 && r < p.kept) p.inverse[(u64)r * (p.n / BOX) + n / BOX] = inverse[h];
       }
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
@@ -208,10 +250,11 @@ __device__ __forceinline__ void finish(const Problem& p, const float (&d)[N / 2]
         v[4 * i + 2] = v[4 * i + 2] * inverse[1] * w.x, v[4 * i + 3] = v[4 * i + 3] * inverse[1] * w.y;
       }
     }
-    store_box<T>(box, row, quad, v);
+    fetch(n + BOX);
+    store_box<T>(at, row, quad, v);
     slots.put();
   }
-}
+};
 
 extern __shared__ unsigned char raw[];
 
@@ -279,11 +322,12 @@ template <typename T, int N, bool ACROSS, int STAGES, int SLOTS> __device__ __fo
 #pragma unroll 1
   while (walk.find()) {
     const Problem& p = *walk.p;
+    Finish<T, N, ACROSS> finish(p, walk.m0 + mine * BOX, walk.n0);
     float d[N / 2];
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) d[i] = 0.0f;
     multiply<T, N, ACROSS>(d, ring, mine * BOX_BYTES, A_BYTES, p.steps + p.extra_steps);
-    finish<T, N, ACROSS>(p, d, slots, walk.m0 + mine * BOX, walk.n0);
+    finish.run(d, slots);
   }
 }
 

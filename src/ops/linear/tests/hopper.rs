@@ -210,10 +210,11 @@ fn run(device: &Device, by: Option<Variant>, all: &[Given]) -> Vec<Tensor> {
 
 const HALVES: [DType; 2] = [DType::Bf16, DType::F16];
 
-/// All that may follow a product, each once; of `n` columns.
+/// All that may follow a product of `m` rows and `n` columns.
 fn all_after(lies: Weight, m: usize, n: usize) -> Vec<After> {
     if lies == Weight::Across {
-        return vec![After::Nothing, After::GeluBackward, After::Add];
+        // Several times: blocks go through all slots more than once.
+        return [After::Nothing, After::GeluBackward, After::Add].repeat(3);
     }
     let activate = |(i, a)| After::Activate(a, [0, 1, m, m / 2][i]);
     let activations = [Activation::GeluErf, Activation::QuickGelu, Activation::Silu, Activation::GeluTanh];
@@ -257,8 +258,14 @@ pub fn exercise(device: &Device, by: Option<Variant>, list: &[Given]) -> Vec<Ten
 
 #[test]
 fn products_and_what_follows_are_as_exact_as_their_type_allows() {
-    let lists: Vec<Vec<Given>> = HALVES.into_iter().flat_map(|dtype| lists(dtype, false)).collect();
-    let got = on_vm(|device| lists.iter().flat_map(|list| run(device, None, list)).collect());
+    let [of_bf16, of_f16] = HALVES.map(|dtype| lists(dtype, false));
+    let run = |device: &Device, lists: &[Vec<Given>]| lists.iter().flat_map(|list| run(device, None, list)).collect();
+    // The order of things is the same of both types.
+    let mut got: Vec<Tensor> = on_vm(|device| run(device, &of_bf16));
+    let [_, device] = devices();
+    got.extend::<Vec<_>>(run(&device, &of_f16));
+    device.check().unwrap();
+    let lists = [of_bf16, of_f16].concat();
     let mut got = got.iter();
     for given in lists.iter().flatten() {
         let [want, reference] =
