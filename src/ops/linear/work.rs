@@ -31,7 +31,8 @@ pub(super) fn forward(calls: &[Call]) -> Vec<Work> {
         }
         let n = calls.iter().map(|c| c.layer.layer.weight.dim(0)).sum();
         let main = Work::of(Kind::Product, dtype, [x.rows(), n, x.width()]);
-        let [read, written] = calls.iter().map(moved).fold([x.bytes(), 0], |[r, w], [read, written]| [r + read, w + written]);
+        let [read, written] =
+            calls.iter().map(moved).fold([x.bytes(), 0], |[r, w], [read, written]| [r + read, w + written]);
         join(&mut mains, Work { flops: main.flops + additions, ..main }.moving(read, written));
     }
     works.extend(mains);
@@ -94,7 +95,8 @@ pub(super) fn backward(calls: &[Backward]) -> Vec<Work> {
                 let small = dtype.bytes(m * rank);
                 lows.push(low(x, m, rank, dtype));
                 let sum = |of: &Tensor, shape: [usize; 3]| {
-                    Work::of(Kind::RowSum, dtype, shape).moving(of.bytes() + small, DType::F32.bytes(shape[1] * shape[2]))
+                    Work::of(Kind::RowSum, dtype, shape)
+                        .moving(of.bytes() + small, DType::F32.bytes(shape[1] * shape[2]))
                 };
                 sums.extend([sum(x, [m, rank, inputs]), sum(dy, [m, outputs, rank])]);
             }
