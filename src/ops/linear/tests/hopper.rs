@@ -144,7 +144,7 @@ impl Given {
     /// What [`Given::product`] gives.
     fn reference(&self, r: Rounding) -> Vec<Vec<f64>> {
         let [m, k, n, depth] = self.size;
-        let rounding = Rounding { operand: Some(self.x.dtype()), sum: true };
+        let rounding = Rounding { operand: Some(self.x.dtype()), tf32: false, sum: true };
         let [x, w, t, b, residual, modulation] =
             [&self.x, &self.w, &self.t, &self.b, &self.residual, &self.modulation].map(wide);
         let of = |w: &[f64], depth: usize, s: usize, j: usize| match self.lies {
