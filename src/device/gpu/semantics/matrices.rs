@@ -14,8 +14,11 @@ pub(super) const CHECKS: &[Check] = &[
     Check { name: "sums of wgmma of every width", hopper: true, exact: false, run: widths, judge: summed },
 ];
 
+/// Rounds to the bits of a half.
+type Narrow = fn(f32) -> u16;
+
 /// Halves of both types, by the suffix of their kernels.
-const HALVES: [(&str, fn(f32) -> u16); 2] =
+const HALVES: [(&str, Narrow); 2] =
     [("f16", |x| f16::from_f32(x).to_bits()), ("bf16", |x| bf16::from_f32(x).to_bits())];
 
 /// A matrix of halves, row by row.

@@ -268,8 +268,8 @@ fn products_and_what_follows_are_as_exact_as_their_type_allows() {
     let lists = [of_bf16, of_f16].concat();
     let mut got = got.iter();
     for given in lists.iter().flatten() {
-        let [want, reference] =
-            [Rounding::EXACT, Rounding { operand: None, sum: true }].map(|rounding| given.reference(rounding));
+        let [want, reference] = [Rounding::EXACT, Rounding { operand: None, tf32: false, sum: true }]
+            .map(|rounding| given.reference(rounding));
         for (i, (want, reference)) in want.iter().zip(&reference).enumerate() {
             let reference: Vec<f32> = reference.iter().map(|v| *v as f32).collect();
             let reference = Tensor::from_slice(&Device::Cpu, &reference, &[reference.len()]);
