@@ -46,7 +46,7 @@ fn where_activations_are_in_f32_the_scale_changes_no_bit() {
 #[test]
 fn a_gradient_below_the_range_of_f16_is_right_with_the_scale_and_lost_without() {
     // Of 12 points of 256 numbers: about 1e-8, where f16 ends at 6e-8. At the start the gradient is linear in the multiplier.
-    let [_, gpu] = devices();
+    let [_, gpu, _] = devices();
     let norm = |multiplier: f32, is_scaled: bool| {
         let mut setup = setup(&gpu, multiplier);
         let mut state = State::new(&setup);
@@ -64,7 +64,7 @@ fn a_gradient_below_the_range_of_f16_is_right_with_the_scale_and_lost_without() 
 
 #[test]
 fn a_gradient_that_overflows_is_skipped_and_scaled_less_until_it_fits() {
-    let [_, gpu] = devices();
+    let [_, gpu, _] = devices();
     let mut setup = setup(&gpu, 3000.0);
     let mut state = State::new(&setup);
     let (start, mut scales) = (theta(&state), vec![scale_of(&state)]);
