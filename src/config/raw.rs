@@ -180,8 +180,8 @@ pub struct Train {
     pub batch_size: usize,
     /// What the forward keeps: `none` (everything), `selective`, `block`. Changes memory and speed, not results.
     pub activation_checkpointing: Checkpointing,
-    /// What the transformer computes in: `stored`, the type of its weights, or `bf16`, to which matrices that are stored
-    /// in f32 are rounded; they take half the memory then, and half the time where the machine multiplies bf16.
+    /// What the transformer and the VAE compute in: `stored`, the type of their weights, or `bf16`, to which matrices that
+    /// are stored in f32 are rounded; they take half the memory then, and half the time where the machine multiplies bf16.
     pub compute: Compute,
 }
 

@@ -115,6 +115,27 @@ fn convolve([b, h, w, inputs]: [usize; 4], outputs: usize, of_x: DType, of_w: DT
     })
 }
 
+/// A `kernel x kernel` convolution of an image `[b, h, w, inputs]` in all tiles that Hopper has, with and without something
+/// added, and of it doubled.
+fn convolve_in_every_form([b, h, w, inputs]: [usize; 4], outputs: usize, kernel: usize, dtype: DType) -> Exercise {
+    let name = format!("conv2d of {b}x{h}x{w}, {inputs} to {outputs} channels, {kernel}x{kernel}, in every form, {dtype:?}");
+    let (x, weight) = (some(&[b, h, w, inputs], 1, dtype), some(&[outputs, inputs, kernel, kernel], 2, dtype));
+    let (bias, add) = (random(&[outputs], 3), some(&[b, h, w, outputs], 4, dtype));
+    Exercise::new(name, move |device| {
+        if !matches!(device, Device::Gpu(gpu) if gpu.is_hopper()) {
+            return Vec::new();
+        }
+        let [x, weight, bias, add] = [&x, &weight, &bias, &add].map(|t| t.to(device));
+        let (ready, same) = (conv2d::arranged(&weight), Some(Window::same(kernel)));
+        let mut all = conv2d::in_every_form(&x, &ready, &bias, same, Some(&add));
+        all.extend(conv2d::in_every_form(&x, &ready, &bias, same, None));
+        if kernel == 3 {
+            all.extend(conv2d::in_every_form(&x, &conv2d::folded(&weight), &bias, None, None));
+        }
+        all
+    })
+}
+
 fn normalise_groups([b, h, w, channels]: [usize; 4], groups: usize, dtype: DType) -> Exercise {
     let (x, weight, bias) = (some(&[b, h, w, channels], 1, dtype), random(&[channels], 2), random(&[channels], 3));
     Exercise::new(format!("group norm of {b}x{h}x{w}x{channels} in {groups} groups, {dtype:?}"), move |device| {
@@ -256,6 +277,7 @@ fn even() -> Vec<Exercise> {
         for (inputs, outputs) in [(64, 128), (64, 32), (4, 32)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 16, 16, inputs], outputs, of_x, dtype)));
         }
+        all.push(convolve_in_every_form([1, 16, 16, 64], 256, 3, dtype));
         all.extend([64, 256].map(|n| layer([256, n, n, 32], dtype)));
     }
     all
@@ -281,6 +303,7 @@ fn ragged() -> Vec<Exercise> {
         for (inputs, outputs) in [(72, 40), (72, 17), (13, 17), (8, 40), (8, 3)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 9, 9, inputs], outputs, of_x, dtype)));
         }
+        all.extend([3, 1].map(|kernel| convolve_in_every_form([2, 9, 33, 8], 40, kernel, dtype)));
         all.extend([[20, 200, 264, 32], [20, 264, 8, 1], [130, 40, 257, 5]].map(|size| layer(size, dtype)));
     }
     all

@@ -30,7 +30,7 @@ impl Pipeline {
         let (network, vae, schedule) = (network?, vae?, schedule?);
         let schedule = Schedule::load(schedule)?;
         let network = load_network(network, device, compute)?;
-        let vae = Autoencoder::load(vae, device)?;
+        let vae = Autoencoder::load(vae, device, compute)?;
         let colours = (vae.config().in_channels, vae.config().out_channels);
         if colours != (3, 3) {
             bail!(

@@ -1,6 +1,6 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use engine::device::{Device, Tensor};
+use engine::device::{DType, Device, Tensor};
 use engine::io::{TensorFile, read_json};
 use engine::models::autoencoder::Autoencoder;
 use engine::models::t5::T5;
@@ -8,8 +8,8 @@ use half::bf16;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::autoencoder::normalised;
-use super::{devices, fixture, ids, read, relative_error};
+use super::autoencoder::{normalised, pixels_last};
+use super::{bits, devices, fixture, ids, read, relative_error};
 
 fn round(x: f32) -> bf16 {
     bf16::from_f32(x)
@@ -66,7 +66,26 @@ fn t5_and_vae_with_bf16_weights_err_no_more_than_twice_as_much_as_bf16_pytorch()
     let latent: Vec<f32> = latent.to_host().into_iter().map(|v| round(v).to_f32()).collect();
     let latent = Tensor::from_slice(&Device::Cpu, &latent, read(&io, "latent").shape());
     check("autoencoder/vae16", "diffusion_pytorch_model", |folder, device| {
-        let model = Autoencoder::load(folder, device).unwrap();
+        let model = Autoencoder::load(folder, device, None).unwrap();
         model.decode(&normalised(&model, &latent.to(device)))
     });
+}
+
+#[test]
+fn a_vae_asked_for_bf16_is_one_stored_in_it_and_gives_single_precision() {
+    let name = "autoencoder/vae16";
+    let stored = tempfile::tempdir().unwrap();
+    rounded(&fixture(name), "diffusion_pytorch_model", stored.path(), false);
+    let io = TensorFile::open(&fixture("autoencoder/vae16/io.safetensors")).unwrap();
+    let (latent, image) = (read(&io, "latent"), pixels_last(&read(&io, "image")));
+    for device in devices() {
+        let [asked, stored] = [(fixture(name), Some(DType::Bf16)), (stored.path().into(), None)].map(|(folder, compute): (PathBuf, _)| {
+            let model = Autoencoder::load(&folder, &device, compute).unwrap();
+            let decoded = model.decode(&normalised(&model, &latent.to(&device)));
+            let moments = model.encode(&image.to(&device));
+            [decoded, moments.mean, moments.logvar]
+        });
+        assert!(asked.iter().all(|t| t.dtype() == DType::F32));
+        assert_eq!(asked.each_ref().map(bits), stored.each_ref().map(bits), "{device:?}");
+    }
 }
