@@ -68,6 +68,8 @@ __device__ __forceinline__ void convolve(const Maps& maps, const float* bias, bo
   const u32 ready = empty + 8 * STAGES, written = ready + 32;
   const int group = threadIdx.x / 128, steps = p.rows * p.taps_across * p.steps;
   if (threadIdx.x == 0) {
+    prefetch_map(&maps.x);
+    prefetch_map(&maps.w);
     for (int s = 0; s < STAGES; ++s) {
       barrier_init(full + 8 * s, 1);
       barrier_init(empty + 8 * s, 8);

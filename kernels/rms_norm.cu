@@ -2,57 +2,71 @@
 // hot rms_norm_*
 #include "common/rows.cuh"
 
-template <bool PACKED, typename T>
+template <typename T, bool PACKED, int TURNS>
 __device__ __forceinline__ void forward(T* y, const T* x, const float* weight, u32 rows, int width, int lanes, float eps) {
-  Share<T, PACKED> at(rows, width, lanes);
-  float v[at.N], w[at.N], squares[1] = {0.0f};
-  at.load_row(v, x);
-  at.load_shared(w, weight);
+  typedef Share<T, PACKED, TURNS> Row;
+  constexpr int N = Row::N;
+  const Row at(rows, width, lanes);
+  const Kept<Row, T, TURNS> row(at, x);
+  float squares[1];
+  at.template sums<0>(squares, [&](int j, float (&part)[1][N]) {
+    float v[N];
+    row.get(v, j);
 #pragma unroll
-  for (int i = 0; i < at.N; ++i) squares[0] += v[i] * v[i];
-  row_sums<0>(squares, lanes);
-  float r = 1.0f / sqrtf(squares[0] / (float)width + eps);
+    for (int i = 0; i < N; ++i) part[0][i] = fmaf(v[i], v[i], part[0][i]);
+  });
+  const float r = 1.0f / sqrtf(squares[0] / (float)width + eps);
+  at.each([&](int j) {
+    float v[N], w[N];
+    row.get(v, j);
+    at.load_shared(w, weight, j);
 #pragma unroll
-  for (int i = 0; i < at.N; ++i) v[i] = v[i] * r * w[i];
-  at.store_row(y, v);
+    for (int i = 0; i < N; ++i) v[i] = v[i] * r * w[i];
+    at.store_row(y, v, j);
+  });
 }
 
-template <bool PACKED, typename T>
+template <typename T, bool PACKED, int TURNS>
 __device__ __forceinline__ void backward(T* d, const T* x, const float* weight, u32 rows, int width, int lanes, float eps) {
-  Share<T, PACKED> at(rows, width, lanes);
+  typedef Share<T, PACKED, TURNS> Row;
+  constexpr int N = Row::N;
+  const Row at(rows, width, lanes);
+  const Kept<Row, T, TURNS> row(at, x), of_dy(at, d);
+  auto weighted = [&](float (&g)[N], int j) {
+    float w[N];
+    of_dy.get(g, j);
+    at.load_shared(w, weight, j);
+#pragma unroll
+    for (int i = 0; i < N; ++i) g[i] *= w[i];
+  };
   // Of x x and of w dy x.
-  float v[at.N], dy[at.N], w[at.N], sums[2] = {0.0f, 0.0f};
-  at.load_row(v, x);
-  at.load_row(dy, d);
-  at.load_shared(w, weight);
+  float sums[2];
+  at.template sums<0>(sums, [&](int j, float (&part)[2][N]) {
+    float v[N], g[N];
+    row.get(v, j);
+    weighted(g, j);
 #pragma unroll
-  for (int i = 0; i < at.N; ++i) {
-    dy[i] *= w[i];
-    sums[0] += v[i] * v[i];
-    sums[1] = fmaf(dy[i], v[i], sums[1]);
-  }
-  row_sums<0>(sums, lanes);
-  float n = (float)width, r = 1.0f / sqrtf(sums[0] / n + eps), along = sums[1] / n * r * r;
+    for (int i = 0; i < N; ++i) {
+      part[0][i] = fmaf(v[i], v[i], part[0][i]);
+      part[1][i] = fmaf(g[i], v[i], part[1][i]);
+    }
+  });
+  const float n = (float)width, r = 1.0f / sqrtf(sums[0] / n + eps), along = sums[1] / n * r * r;
+  at.each([&](int j) {
+    float v[N], g[N];
+    row.get(v, j);
+    weighted(g, j);
 #pragma unroll
-  for (int i = 0; i < at.N; ++i) dy[i] = r * (dy[i] - v[i] * along);
-  at.store_row(d, dy);
+    for (int i = 0; i < N; ++i) g[i] = r * fmaf(-v[i], along, g[i]);
+    at.store_row(d, g, j);
+  });
 }
 
 #define KERNELS(T, t)                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(1024) rms_norm_forward_##t(                                              \
-      T* y, const T* x, const float* weight, u32 rows, int width, int lanes, float eps) {                               \
-    if (is_packed<T>(width, y, x, weight)) {                                                                            \
-      forward<true>(y, x, weight, rows, width, lanes, eps);                                                             \
-    } else {                                                                                                            \
-      forward<false>(y, x, weight, rows, width, lanes, eps);                                                            \
-    }                                                                                                                   \
-  }                                                                                                                     \
-  extern "C" __global__ void __launch_bounds__(1024) rms_norm_backward_##t(                                             \
-      T* d, const T* x, const float* weight, u32 rows, int width, int lanes, float eps) {                               \
-    if (is_packed<T>(width, d, x, weight)) {                                                                            \
-      backward<true>(d, x, weight, rows, width, lanes, eps);                                                            \
-    } else {                                                                                                            \
-      backward<false>(d, x, weight, rows, width, lanes, eps);                                                           \
-    }                                                                                                                   \
-  }
+  ROW_KERNELS(rms_norm_forward, T, t, forward,                                                                          \
+              (T * y, const T* x, const float* weight, u32 rows, int width, int lanes, float eps),                      \
+              (y, x, weight, rows, width, lanes, eps), is_packed<T>(width, y, x, weight))                               \
+  ROW_KERNELS(rms_norm_backward, T, t, backward,                                                                        \
+              (T * d, const T* x, const float* weight, u32 rows, int width, int lanes, float eps),                      \
+              (d, x, weight, rows, width, lanes, eps), is_packed<T>(width, d, x, weight))
 FOR_EACH_TYPE(KERNELS)

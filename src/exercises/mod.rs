@@ -1,6 +1,8 @@
-//! Short runs of all kernels of ptx/: what of them tests see (`mutants`), and what they take (`counts`).
+//! Short runs of all kernels of ptx/: what of them tests see (`mutants`), and what they take (`counts`, and at the sizes of a
+//! model `memory`).
 
 mod counts;
+mod memory;
 mod mutants;
 
 use std::collections::BTreeMap;
@@ -66,9 +68,10 @@ fn norms(size: [usize; 3], dtype: DType) -> Exercise {
         let chunk = |index| Chunk { modulation: &modulation, index };
         let (mut dx, mut d_rms) = (copy::owned(&dy), copy::owned(&dy));
         adaln::backward(&mut dx, &dy, &x, chunk(3));
+        let gated = adaln::backward_gated(&mut dx, &dy, &x, chunk(3), chunk(2));
         rms_norm::backward(&mut d_rms, &x, &weight, 1e-6);
         let y = adaln::forward(&x, chunk(1), chunk(3));
-        vec![y, dx, layer_norm::forward(&x, &weight, &bias, 1e-5), rms_norm::forward(&x, &weight, 1e-6), d_rms]
+        vec![y, dx, gated, layer_norm::forward(&x, &weight, &bias, 1e-5), rms_norm::forward(&x, &weight, 1e-6), d_rms]
             .into_iter()
             .map(|t| t.reshape(&[b * n, d]))
             .collect()
@@ -118,7 +121,8 @@ fn convolve([b, h, w, inputs]: [usize; 4], outputs: usize, of_x: DType, of_w: DT
 /// A `kernel x kernel` convolution of an image `[b, h, w, inputs]` in all tiles that Hopper has, with and without something
 /// added, and of it doubled.
 fn convolve_in_every_form([b, h, w, inputs]: [usize; 4], outputs: usize, kernel: usize, dtype: DType) -> Exercise {
-    let name = format!("conv2d of {b}x{h}x{w}, {inputs} to {outputs} channels, {kernel}x{kernel}, in every form, {dtype:?}");
+    let name =
+        format!("conv2d of {b}x{h}x{w}, {inputs} to {outputs} channels, {kernel}x{kernel}, in every form, {dtype:?}");
     let (x, weight) = (some(&[b, h, w, inputs], 1, dtype), some(&[outputs, inputs, kernel, kernel], 2, dtype));
     let (bias, add) = (random(&[outputs], 3), some(&[b, h, w, outputs], 4, dtype));
     Exercise::new(name, move |device| {
@@ -266,7 +270,8 @@ fn even() -> Vec<Exercise> {
     all.extend([32, 64, 128, 512].map(|d| attend(&[128], (1, d), F32, false)));
     all.push(layer([128, 128, 128, 32], F32));
     for dtype in TYPES {
-        all.extend([norms([2, 16, 1024], dtype), sums(2, 4096, dtype), flat(dtype)]);
+        all.extend([[2, 16, 128], [2, 8, 384], [2, 16, 1024], [1, 2, 12800]].map(|size| norms(size, dtype)));
+        all.extend([sums(2, 4096, dtype), flat(dtype)]);
         all.push(normalise_groups([1, 16, 16, 128], 32, dtype));
     }
     for dtype in HALVES {
@@ -290,7 +295,8 @@ fn ragged() -> Vec<Exercise> {
     all.extend([20, 60, 96].map(|d| attend(&[70], (1, d), F32, true)));
     all.push(attend(&[5, 3], (1, 500), F32, false));
     for dtype in TYPES {
-        all.extend([norms([2, 3, 304], dtype), norms([2, 3, 301], dtype), sums(2, 1025, dtype), sums(1, 4097, dtype)]);
+        all.extend([[2, 3, 304], [2, 3, 301], [1, 2, 2440], [1, 2, 6160]].map(|size| norms(size, dtype)));
+        all.extend([sums(2, 1025, dtype), sums(1, 4097, dtype)]);
         all.extend([24, 6].map(|channels| normalise_groups([2, 9, 33, channels], 3, dtype)));
         all.extend([[70, 200, 67, 5], [3, 8, 8, 1]].map(|size| layer(size, dtype)));
     }

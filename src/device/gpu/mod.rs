@@ -25,7 +25,7 @@ pub(crate) use buffer::copy;
 pub use buffer::{Results, Table};
 pub use driver::{Arg, DevicePtr, Driver, Facts, FunctionInfo, Swizzle, TensorMapDesc};
 use driver::{Launch, Op};
-pub use grid::{Grid, suffix, type_code};
+pub use grid::{Grid, Rows, suffix, type_code};
 use kernels::Kernels;
 pub use kernels::{File, files};
 use lane::{Between, Lane};

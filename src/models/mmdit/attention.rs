@@ -6,7 +6,7 @@ use crate::device::{DType, Tensor};
 use crate::models::lora::{Adapters, LoraLinear, Trained};
 use crate::ops::attention::{OutputGrad, Part, PartGrad};
 use crate::ops::linear::{InputGrad, Then};
-use crate::ops::{adaln, gate, rms_norm};
+use crate::ops::{adaln, rms_norm};
 
 /// Added to the mean square of queries and keys, as in diffusers' `Attention(qk_norm="rms_norm")`.
 const QK_EPS: f32 = 1e-6;
@@ -133,20 +133,11 @@ impl Projections {
         }
     }
 
-    /// The gradient to the attention's result, from that to the residual stream.
-    pub(super) fn output_backward(
-        &self,
-        dx: &Tensor,
-        saved: &Saved,
-        modulated: Modulated,
-        trained: &mut Trained,
-    ) -> Tensor {
-        let (Some(out), Some(gate)) = (&self.out, modulated.gate) else {
-            unreachable!("a stream whose result is read has an output")
-        };
-        let dy = gate::backward(dx, gate);
-        let mut d = dy.scratch_like(dy.shape());
-        out.backward(&dy, Some(&saved.attended), trained, InputGrad::Overwrite(&mut d));
+    /// The gradient to the attention's result, from the gate times that to the residual stream.
+    pub(super) fn output_backward(&self, gated: &Tensor, saved: &Saved, trained: &mut Trained) -> Tensor {
+        let out = self.out.as_ref().expect("a stream whose result is read has an output");
+        let mut d = gated.scratch_like(gated.shape());
+        out.backward(gated, Some(&saved.attended), trained, InputGrad::Overwrite(&mut d));
         d
     }
 

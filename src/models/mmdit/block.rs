@@ -9,6 +9,7 @@ use crate::device::{DType, Tensor};
 use crate::models::lora::{Adapters, Trained};
 use crate::models::network::Checkpointing;
 use crate::ops::attention::{self, Attention, Heads, Mask, Part};
+use crate::ops::gate;
 
 /// One kind of token.
 struct Stream {
@@ -189,21 +190,23 @@ impl Block {
         let Saved { x, context, modulation, .. } = saved;
         let [image, text] = &modulation;
 
-        let mut dx = self.image.mlp_backward(dx, &rest.image, image, trained);
-        let image_dout = self.image.attention.output_backward(&dx, &rest.image.attention, image.attention(), trained);
+        let (mut dx, gated) = self.image.mlp_backward(dx, &rest.image, image, trained);
+        let image_dout = self.image.attention.output_backward(&gated, &rest.image.attention, trained);
+        drop(gated);
         let (mut dcontext, text_dout) = match dcontext {
             None => (None, None),
             Some(d) => {
-                let d = self.context.mlp_backward(d, &rest.context, text, trained);
-                let side = &self.context.attention;
-                let dout = side.output_backward(&d, &rest.context.attention, text.attention(), trained);
+                let (d, gated) = self.context.mlp_backward(d, &rest.context, text, trained);
+                let dout = self.context.attention.output_backward(&gated, &rest.context.attention, trained);
                 (Some(d), Some(dout))
             }
         };
 
         // Through both attentions before anything is added to `dx`, from which they start.
         let dual = self.dual.as_ref().zip(rest.dual).map(|(dual, (saved, lse))| {
-            let dout = dual.output_backward(&dx, &saved, image.dual(), trained);
+            let gated = gate::backward(&dx, image.dual().gate.expect("a second attention has a gate"));
+            let dout = dual.output_backward(&gated, &saved, trained);
+            drop(gated);
             let operands = dual.operands(&saved);
             let output = [Some(saved.output_grad(&dout))];
             let d = attention::backward(&output, &lse, &[operands.part()], self.heads);
@@ -245,11 +248,19 @@ impl Block {
 }
 
 impl Stream {
-    fn mlp_backward(&self, d: Tensor, saved: &StreamSaved, modulation: &Modulation, trained: &mut Trained) -> Tensor {
+    /// The gradient to what the attention was added to, and its gate times that.
+    fn mlp_backward(
+        &self,
+        d: Tensor,
+        saved: &StreamSaved,
+        modulation: &Modulation,
+        trained: &mut Trained,
+    ) -> (Tensor, Tensor) {
         let (Some(mlp), Some((middle, Some(saved)))) = (&self.mlp, &saved.mlp) else {
             unreachable!("saved by the forward or restored")
         };
-        mlp.backward(d, saved, middle, modulation.mlp(), trained)
+        let before = modulation.attention().gate.expect("a stream whose result is read has a gate");
+        mlp.backward(d, saved, middle, modulation.mlp(), trained, before)
     }
 }
 

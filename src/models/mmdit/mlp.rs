@@ -5,8 +5,9 @@ use super::{LoraScope, keep};
 use crate::device::Tensor;
 use crate::models::lora::{Adapters, LoraLinear, Trained};
 use crate::ops::activation::{self, Activation};
+use crate::ops::adaln::{self, Chunk};
+use crate::ops::gate;
 use crate::ops::linear::{InputGrad, Then};
-use crate::ops::{adaln, gate};
 
 /// `down(gelu(up(x)))`.
 pub(super) struct Mlp {
@@ -62,7 +63,7 @@ impl Mlp {
         self.hidden(x, modulated, adapters, x.dim(0)).1.expect("all rows are kept")
     }
 
-    /// The gradient to `x`, from that to the output.
+    /// The gradient to `x`, from that to the output; and that times `before`, the gate of what `x` is the sum of.
     pub(super) fn backward(
         &self,
         mut dx: Tensor,
@@ -70,7 +71,8 @@ impl Mlp {
         x: &Tensor,
         modulated: Modulated,
         trained: &mut Trained,
-    ) -> Tensor {
+        before: Chunk,
+    ) -> (Tensor, Tensor) {
         let dy = gate::backward(&dx, modulated.gate.expect("an MLP has a gate"));
         let mut dhidden = dy.scratch_like(saved.hidden.shape());
         self.down.backward(&dy, saved.activated.as_ref(), trained, InputGrad::Overwrite(&mut dhidden));
@@ -79,7 +81,7 @@ impl Mlp {
         let mut dnormed = x.scratch_like(x.shape());
         self.up.backward(&dhidden, saved.normed.as_ref(), trained, InputGrad::Overwrite(&mut dnormed));
         drop(dhidden);
-        adaln::backward(&mut dx, &dnormed, x, modulated.scale);
-        dx
+        let gated = adaln::backward_gated(&mut dx, &dnormed, x, modulated.scale, before);
+        (dx, gated)
     }
 }

@@ -44,5 +44,15 @@ pub fn forward(x: &Tensor, shift: Chunk, scale: Chunk) -> Tensor {
 pub fn backward(dx: &mut Tensor, dy: &Tensor, x: &Tensor, scale: Chunk) {
     scale.check(x.dim(0), x.dim(2));
     assert!(dx.shape() == x.shape() && dy.shape() == x.shape(), "adaln backward: dx {dx:?}, dy {dy:?}, x {x:?}");
-    dispatch!(x, backward(dx, dy, x, scale));
+    dispatch!(x, backward(dx, dy, x, scale, None));
+}
+
+/// [`backward`], and the gate's gradient of what `dx` has become, `gate·dx` as [`gate::backward`](super::gate::backward) gives
+/// it: where a gated sum comes right before, its gradient is read once less.
+pub fn backward_gated(dx: &mut Tensor, dy: &Tensor, x: &Tensor, scale: Chunk, gate: Chunk) -> Tensor {
+    [scale, gate].iter().for_each(|c| c.check(x.dim(0), x.dim(2)));
+    assert!(dx.shape() == x.shape() && dy.shape() == x.shape(), "adaln backward: dx {dx:?}, dy {dy:?}, x {x:?}");
+    let mut gated = dx.scratch_like(dx.shape());
+    dispatch!(x, backward(dx, dy, x, scale, Some((&mut gated, gate))));
+    gated
 }

@@ -51,7 +51,13 @@ pub(super) fn doubled(y: &mut Tensor, x: &Tensor, w: &Tensor, bias: &Tensor) {
 
 /// [`forward`], or [`doubled`] if there is no window, in every form that Hopper has, whatever the sizes.
 #[cfg(test)]
-pub fn in_every_form(x: &Tensor, w: &Tensor, bias: &Tensor, window: Option<Window>, add: Option<&Tensor>) -> Vec<Tensor> {
+pub fn in_every_form(
+    x: &Tensor,
+    w: &Tensor,
+    bias: &Tensor,
+    window: Option<Window>,
+    add: Option<&Tensor>,
+) -> Vec<Tensor> {
     let of = |form| {
         let mut y = match window {
             Some(window) => super::forward(x, w, bias, window, add),

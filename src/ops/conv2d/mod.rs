@@ -63,14 +63,7 @@ pub fn forward(x: &Tensor, w: &Tensor, bias: &Tensor, window: Window, add: Optio
 }
 
 /// [`forward`] with a result of type `dtype`: that of `x`, or single precision.
-pub fn forward_to(
-    dtype: DType,
-    x: &Tensor,
-    w: &Tensor,
-    bias: &Tensor,
-    window: Window,
-    add: Option<&Tensor>,
-) -> Tensor {
+pub fn forward_to(dtype: DType, x: &Tensor, w: &Tensor, bias: &Tensor, window: Window, add: Option<&Tensor>) -> Tensor {
     let (&[b, height, width, inputs], &[outputs, kh, kw, per_window]) = (x.shape(), w.shape()) else {
         panic!("conv2d: x {x:?}, weight {w:?}")
     };

@@ -1,27 +1,27 @@
 use crate::device::Tensor;
-use crate::device::gpu::driver::Arg;
-use crate::device::gpu::{Grid, suffix};
+use crate::device::gpu::{Arg, DevicePtr, Grid, Rows};
 
 pub(super) fn forward(y: &mut Tensor, x: &Tensor, weight: &Tensor, eps: f32) {
-    let y = y.arg_mut();
-    launch("forward", [y, x.arg()], x, weight, eps);
+    let y = y.address_mut();
+    launch("forward", [y, x.address()], x, weight, eps);
 }
 
 pub(super) fn forward_in_place(x: &mut Tensor, weight: &Tensor, eps: f32) {
-    let both = [x.arg_mut(), x.arg()];
+    let both = [x.address_mut(); 2];
     launch("forward", both, x, weight, eps);
 }
 
 pub(super) fn backward(d: &mut Tensor, x: &Tensor, weight: &Tensor, eps: f32) {
-    let d = d.arg_mut();
-    launch("backward", [d, x.arg()], x, weight, eps);
+    let d = d.address_mut();
+    launch("backward", [d, x.address()], x, weight, eps);
 }
 
 /// A kernel over the rows of what is shaped as `x`.
-fn launch(name: &str, operands: [Arg; 2], x: &Tensor, weight: &Tensor, eps: f32) {
-    let (entry, width) = (format!("rms_norm_{name}_{}", suffix(x.dtype())), weight.width());
-    let rows = x.len() / width;
-    let (grid, lanes) = Grid::rows(1, rows, width, x.dtype());
+fn launch(name: &str, operands: [DevicePtr; 2], x: &Tensor, weight: &Tensor, eps: f32) {
+    let width = weight.width();
+    let (rows, [a, b]) = (x.len() / width, operands);
+    let Rows { grid, lanes, suffix } = Grid::rows(1, rows, width, x.dtype(), &[a, b, weight.address()]);
+    let entry = format!("rms_norm_{name}_{suffix}");
     let sizes = [weight.arg(), (rows as u32).into(), (width as u32).into(), lanes.into(), eps.into()];
-    x.gpu().launch("rms_norm", &entry, grid, operands.into_iter().chain(sizes));
+    x.gpu().launch("rms_norm", &entry, grid, operands.map(Arg::Ptr).into_iter().chain(sizes));
 }

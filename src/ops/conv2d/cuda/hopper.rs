@@ -66,7 +66,8 @@ pub(super) fn fits(y: &Tensor, x: &Tensor, w: &Tensor, bias: &Tensor, add: Optio
     let half = matches!(x.dtype(), DType::F16 | DType::Bf16) && [y, w].iter().all(|t| t.dtype() == x.dtype());
     let (inputs, outputs) = (x.dim(3), y.dim(3));
     let add = add.map_or(0, Tensor::address);
-    let aligned = (y.address() | x.address() | w.address() | add).is_multiple_of(16) && bias.address().is_multiple_of(8);
+    let aligned =
+        (y.address() | x.address() | w.address() | add).is_multiple_of(16) && bias.address().is_multiple_of(8);
     half && aligned && outputs > 32 && inputs.is_multiple_of(8) && outputs.is_multiple_of(8) && stride <= 8
 }
 
