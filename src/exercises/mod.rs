@@ -283,6 +283,7 @@ fn even() -> Vec<Exercise> {
             all.extend([dtype, F32].map(|of_x| convolve([1, 16, 16, inputs], outputs, of_x, dtype)));
         }
         all.push(convolve_in_every_form([1, 16, 16, 64], 256, 3, dtype));
+        all.push(attend(&[256], (1, 512), dtype, false));
         all.extend([64, 256].map(|n| layer([256, n, n, 32], dtype)));
     }
     all
@@ -309,6 +310,7 @@ fn ragged() -> Vec<Exercise> {
         for (inputs, outputs) in [(72, 40), (72, 17), (13, 17), (8, 40), (8, 3)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 9, 9, inputs], outputs, of_x, dtype)));
         }
+        all.extend([attend(&[300], (1, 256), dtype, false), attend(&[5], (2, 256), dtype, false)]);
         all.extend([3, 1].map(|kernel| convolve_in_every_form([2, 9, 33, 8], 40, kernel, dtype)));
         all.extend([[20, 200, 264, 32], [20, 264, 8, 1], [130, 40, 257, 5]].map(|size| layer(size, dtype)));
     }

@@ -172,7 +172,7 @@ impl Attention {
         let normed = self.norm.forward(x, false);
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|conv| conv.forward(&normed, None).reshape(&[b, pixels, c]));
         drop(normed);
-        let heads = Heads { count: 1, scale: 1.0 / (c as f32).sqrt(), compute: DType::F32 };
+        let heads = Heads { count: 1, scale: 1.0 / (c as f32).sqrt(), compute: x.dtype() };
         let mut attention = attention::forward(&[Part { q: &q, k: &k, v: &v }], heads, Mask::default());
         self.out.forward(&attention.out.remove(0).reshape(x.shape()), Some(x))
     }

@@ -1,6 +1,8 @@
 //! Two families of kernels: on tensor cores for f16 and bf16, and in f32. Operands of another type are cast to that of the
 //! products first.
 
+mod wide;
+
 use super::{Heads, Mask, OutputGrad, Part, PartGrad};
 use crate::device::gpu::driver::DevicePtr;
 use crate::device::gpu::{Arg, Grid, suffix};
@@ -122,6 +124,9 @@ fn widened(results: &mut [&mut Tensor], wide: bool, f: impl FnOnce(&mut [&mut Te
 }
 
 pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], heads: Heads, mask: Mask) {
+    if wide::fits(out, parts, heads, mask) {
+        return wide::forward(&mut out[0], lse, &parts[0], heads);
+    }
     let (gpu, batch, dtype) = (lse.gpu(), lse.dim(0), out[0].dtype());
     let product = product(parts[0].q, heads);
     let operands: Vec<_> = parts.iter().map(|p| [p.q, p.k, p.v].map(|t| cast(t, product))).collect();
