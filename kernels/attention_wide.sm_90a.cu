@@ -169,6 +169,8 @@ __device__ __forceinline__ void forward(const Maps& maps, T* out, float* lse, in
   // The second group's numbers go, thread by thread, through its ring.
   const u32 mine = rings + STAGES * STAGE + 4 * t;
   if (g == 1) {
+    // All warps of the group have multiplied with what lies there.
+    named_sync(2, LANES);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       store_shared(mine + 4 * LANES * h, __float_as_uint(largest[h]));

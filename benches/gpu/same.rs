@@ -24,7 +24,7 @@ const NORMALS: &str = "5cbf76830fad055f";
 type Case = (&'static str, bool, fn(&Device, u64) -> Vec<Tensor>);
 
 /// Name, whether bits must be equal, and results of inputs of a seed.
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     ("gelu, silu", true, |device, seed| {
         [Activation::GeluTanh, Activation::GeluErf, Activation::Silu, Activation::QuickGelu]
             .map(|which| {
