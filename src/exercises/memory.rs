@@ -81,7 +81,7 @@ fn kernels_that_memory_bounds_take_what_the_committed_table_says() {
         "# Memory-bound kernels, as counted by the interpreter\n\n\
          Made by `{RENEW}=1 cargo test --release --lib -- exercises::memory`. Nothing here was measured on a GPU.\n\n\
          Per token (pixel), in bf16. Floor: what is read and written of it, each once. Asked for: by all loads and stores; what \
-         exceeds the floor is the same for all tokens (modulation, weights, statistics) and comes from the first-level cache. \
+         exceeds the floor is the same for all tokens (modulation, weights, statistics) and should come from the first-level cache. \
          Sectors: of 32 bytes, touched by a warp at a time. Issue: the kernel's instructions against those that an H100 (132 \
          processors, four a clock, 1.755 GHz) has time for while 3.35 TB/s move the floor; below 1, memory is the bound.\n\n\
          | kernel | floor, B | asked for, B | in sectors, B | instructions of a warp | issue | bank conflicts |\n\
