@@ -85,12 +85,15 @@ __device__ __forceinline__ void forward(const Maps& maps, T* out, float* lse, in
     for (int i = 0; i < 32; ++i) o[v][i] = 0.0f;
   int s = 0, last = -1;
   u32 phase = 0;
-  // The stage that has been multiplied with before the last products that are under way.
+  auto advance = [&]() {
+    last = s;
+    if (++s == STAGES) s = 0, phase ^= 1;
+  };
+  // And gives back the stage before, whose products are done when only the last are under way.
   auto next = [&]() {
     wgmma_wait<1>();
     if (last >= 0 && lane == 0) barrier_arrive(empty + 8 * last);
-    last = s;
-    if (++s == STAGES) s = 0, phase ^= 1;
+    advance();
   };
   auto finish = [&]() {
     wgmma_wait<0>();
@@ -152,16 +155,19 @@ __device__ __forceinline__ void forward(const Maps& maps, T* out, float* lse, in
     }
 #pragma unroll
     for (int v = 0; v < COLUMNS / PANEL; ++v) settle(o[v]);
-
+    wgmma_fence();
 #pragma unroll
     for (int v = 0; v < COLUMNS / PANEL; ++v) {
       barrier_wait(full + 8 * s, phase);
       const u64 b = descriptor<128>(ring + s * STAGE, 8192, 1024);
-      wgmma_fence();
 #pragma unroll
       for (int kk = 0; kk < KEYS / 16; ++kk) Wgmma<T, PANEL>::template rs<1>(o[v], of_keys[kk], b + kk * (2048 / 16));
       wgmma_commit();
-      next();
+      if (v == 0) {
+        advance();
+      } else {
+        next();
+      }
     }
     finish();
   }
