@@ -18,9 +18,7 @@ template <typename F, typename T> struct Gated {
 };
 template <typename T> struct GeluTanhBackward {
   static __device__ float of(float d, float v) {
-    constexpr float ROOT_2_OVER_PI = GeluTanh::ROOT_2_OVER_PI, CUBIC = GeluTanh::CUBIC;
-    float s = sigmoid_to<T>(GeluTanh::inner(v));
-    return d * (s + v * s * (1.0f - s) * 2.0f * ROOT_2_OVER_PI * (1.0f + 3.0f * CUBIC * v * v));
+    return d * GeluTanh::slope(v, sigmoid_to<T>(GeluTanh::inner(v)));
   }
 };
 struct Multiply {
@@ -31,12 +29,12 @@ struct Add {
 };
 
 #define KERNELS(T, t)                                                                                                   \
-  extern "C" __global__ void activation_gelu_tanh_##t(T* x, u64 n) { map_in_place<Gated<GeluTanh, T>>(x, n); }                    \
+  extern "C" __global__ void activation_gelu_tanh_##t(T* x, u64 n) { map_in_place<Gated<GeluTanh, T>>(x, n); }          \
   extern "C" __global__ void activation_gelu_erf_##t(T* x, u64 n) { map_in_place<GeluErf>(x, n); }                      \
-  extern "C" __global__ void activation_quick_gelu_##t(T* x, u64 n) { map_in_place<Gated<QuickGelu, T>>(x, n); }                  \
-  extern "C" __global__ void activation_silu_##t(T* x, u64 n) { map_in_place<Gated<Silu, T>>(x, n); }                             \
+  extern "C" __global__ void activation_quick_gelu_##t(T* x, u64 n) { map_in_place<Gated<QuickGelu, T>>(x, n); }        \
+  extern "C" __global__ void activation_silu_##t(T* x, u64 n) { map_in_place<Gated<Silu, T>>(x, n); }                   \
   extern "C" __global__ void activation_gelu_tanh_backward_##t(T* d, const T* x, u64 n) {                               \
-    zip_in_place<GeluTanhBackward<T>>(d, x, n);                                                                            \
+    zip_in_place<GeluTanhBackward<T>>(d, x, n);                                                                         \
   }                                                                                                                     \
   extern "C" __global__ void activation_multiply_##t(T* x, const T* y, u64 n) { zip_in_place<Multiply>(x, y, n); }      \
   extern "C" __global__ void activation_add_##t(T* x, const T* y, u64 n) { zip_in_place<Add>(x, y, n); }

@@ -10,6 +10,7 @@
 #include "common/elementwise.cuh"
 #include "common/gemm.cuh"
 #include "common/operand.cuh"
+#include "common/tf32.cuh"
 // shared linear_nt_*_64 32768
 // shared linear_nn_*_64 32768
 // shared linear_tn_*_64 32768
@@ -31,9 +32,10 @@ struct Problem {
   u32 _pad;
 };
 
-enum Kind : u32 { NOTHING, GELU_TANH, GELU_ERF, QUICK_GELU, SILU, ADD, ADD_GATED };
+enum Kind : u32 { NOTHING, GELU_TANH, GELU_ERF, QUICK_GELU, SILU, ADD, ADD_GATED, THROUGH_GELU };
 
-// What is done to the result, of numbers of `type`. The first `kept` rows of what an activation is given go to `hidden`.
+// What is done to the result, of numbers of `type`. The first `kept` rows of what an activation is given go to `hidden`; what
+// goes back through one reads that as `residual`.
 struct Then {
   void* hidden;
   const void* residual;
@@ -84,6 +86,12 @@ template <typename T, int V> __device__ __forceinline__ void finish(const Proble
     for (int i = 0; i < V; ++i) v[i] += widen(r.v[i]);
     break;
   }
+  case THROUGH_GELU: {
+    const P h = *(const P*)((const T*)then.residual + at);
+#pragma unroll
+    for (int i = 0; i < V; ++i) v[i] *= GeluTanh::slope(widen(h.v[i]));
+    break;
+  }
   case ADD_GATED: {
     const P r = *(const P*)((const T*)then.residual + at);
     const P g = *(const P*)((const T*)then.gate + (u64)(row / then.per_sample) * then.gate_stride + column);
@@ -125,10 +133,10 @@ template <typename T, int SIZE, bool W_ALONG> __device__ __forceinline__ void li
   if (m0 >= p.m || n0 >= p.n) return;
   const Source<T> source = {(const T*)p.x, (const T*)p.w, p.ldx, p.ldw, 0, p.m, p.k};
   const float* staged = product<T, SIZE, true, W_ALONG>(source, extra + p.first_extra, p.extras, m0, n0, p.m, p.n);
-  // Of the halves, products give their own type or f32.
+  // Of the halves, products give their own type or f32; of tf32, any.
   if (a.then.type == F32)
     finish<float, SIZE>(staged, p, a.then, m0, n0);
-  else if (sizeof(T) == 2)
+  else if constexpr (sizeof(T) == 2)
     finish<T, SIZE>(staged, p, a.then, m0, n0);
   else if (a.then.type == F16)
     finish<f16, SIZE>(staged, p, a.then, m0, n0);
@@ -146,6 +154,8 @@ template <typename T, int SIZE, bool W_ALONG> __device__ __forceinline__ void li
     linear<T, SIZE, false>(a, extra);                                                                                   \
   }
 LINEAR(float, f32, 64, 2)
+LINEAR(tf32, tf32, 64, 4)
+LINEAR(tf32, tf32, 128, 2)
 LINEAR(f16, f16, 64, 4)
 LINEAR(bf16, bf16, 64, 4)
 LINEAR(f16, f16, 128, 2)
@@ -187,15 +197,25 @@ GRADIENTS(float, f32, 2)
 GRADIENTS(f16, f16, 4)
 GRADIENTS(bf16, bf16, 4)
 
-// to[y][i] += sum of over chunks of from[y][chunk][i], for both gradients.
-extern "C" __global__ void linear_sum(float* to_0, float* to_1, const float* from_0, const float* from_1, u32 n_0, u32 n_1, u32 chunks) {
-  float* to = blockIdx.y ? to_1 : to_0;
-  const float* from = blockIdx.y ? from_1 : from_0;
-  const u64 n = blockIdx.y ? n_1 : n_0, i = global_thread();
-  if (i >= n) return;
+// to[i] += sum over chunks of from[chunk][i], of n numbers.
+struct Sum {
+  float* to;
+  const float* from;
+  u32 n, chunks;
+};
+struct Sums {
+  Sum of[32];
+};
+
+// Blocks: (numbers, sums).
+extern "C" __global__ void linear_sum(const __grid_constant__ Sums sums) {
+  const Sum& s = sums.of[blockIdx.y];
+  const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= s.n) return;
   float sum = 0.0f;
-  for (u32 c = 0; c < chunks; ++c) sum += from[c * n + i];
-  to[i] += sum;
+#pragma unroll 4
+  for (u32 c = 0; c < s.chunks; ++c) sum += s.from[(u64)c * s.n + i];
+  s.to[i] += sum;
 }
 
 // A matrix [rows, columns] of `type`, to one of `to_rows` lines of `to_columns`.

@@ -14,6 +14,7 @@ mod exercises;
 pub mod io;
 pub mod models;
 pub mod ops;
+pub mod predict;
 pub mod rewards;
 pub mod rollout;
 pub mod telemetry;

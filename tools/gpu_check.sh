@@ -6,8 +6,8 @@
 #
 # Nothing is compiled there but by the driver. Results go to --out ($OUT, else DIR/out): a line of JSON each in *.jsonl,
 # all of them in gpu_check.json, the tables, printed last, in table.md, and the log of every program. With --device vm, or
-# without a GPU, everything is rehearsed at tiny sizes and nothing is measured. Parts: kernels, same, tests, run, bench,
-# torch, sanitizer.
+# without a GPU, everything is rehearsed at tiny sizes and nothing is measured. Parts: kernels, semantics, same, tests,
+# run, variants, bench, torch, sanitizer.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -43,7 +43,7 @@ fi
 
 # From here on a failure is a line of the table, and what comes after it is done all the same.
 set +e
-device=cuda out=${OUT:-$here/out} seconds=470 seed=$((RANDOM * 32768 + RANDOM)) only=kernels,same,tests,run,bench,torch,sanitizer
+device=cuda out=${OUT:-$here/out} seconds=470 seed=$((RANDOM * 32768 + RANDOM)) only=kernels,semantics,same,tests,run,variants,bench,torch,sanitizer
 while (($#)); do
     case $1 in
         --device) device=$2 ;;
@@ -106,7 +106,7 @@ fi
 echo "{\"kind\":\"visit\",\"date\":\"$(date -u +%FT%TZ)\",\"device\":\"$device\",\"seed\":$seed,\"host\":\"$(uname -srm)\"}" >"$out/a_visit.jsonl"
 clocks before
 
-# kernels: every file of PTX through the driver; same: the interpreter's results.
+# kernels: every file of PTX through the driver; semantics: instructions one by one; same: the interpreter's results.
 gpu_part() { # PART SECONDS
     local rc=0 at=$SECONDS
     timeout "$(limit "$2")" ./bin/gpu --device "$device" "${small[@]}" --parts "$1" --seed "$seed" --log "$out/engine.jsonl" \
@@ -118,6 +118,7 @@ gpu_part() { # PART SECONDS
     fi
 }
 if wants kernels; then gpu_part kernels 120; fi
+if wants semantics; then gpu_part semantics 60; fi
 if wants same; then gpu_part same 60; fi
 
 # The tests of the ops on the GPU, 20 times each where bits must be equal, one process per op: a fault spoils a context. First
@@ -221,6 +222,7 @@ END
     rm -rf "$out"/run.*/checkpoints "$out"/run.*/samples "$out"/run.*/lora
 fi
 
+if wants variants; then gpu_part variants 75; fi
 if wants bench; then gpu_part bench 200; fi
 clocks after
 

@@ -1,5 +1,5 @@
-//! What a GPU makes of the kernels: what its driver compiles them to, whether they compute what the interpreter does, and how
-//! long they take beside cuBLASLt at the shapes of Stable Diffusion 3.5 Medium. `tools/gpu_check.sh` is what runs it.
+//! What a GPU makes of the kernels: what its driver compiles them to, whether its instructions do what the ISA says and the
+//! kernels what the interpreter does, and how long they take beside cuBLASLt at the shapes of Stable Diffusion 3.5 Medium. `tools/gpu_check.sh` is what runs it.
 //!
 //!     cargo bench --bench gpu -- --device cuda --log OUT/engine.jsonl [OP..]
 //!     cargo bench --bench gpu -- --table OUT
@@ -9,7 +9,9 @@ mod measure;
 mod network;
 mod ops;
 mod same;
+mod semantics;
 mod table;
+mod variants;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -31,8 +33,8 @@ struct Args {
     /// File that gets a line of JSON for every result.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// What to do: kernels, same or bench.
-    #[arg(long, value_delimiter = ',', default_value = "kernels,same,bench")]
+    /// What to do: kernels, semantics, same, variants or bench.
+    #[arg(long, value_delimiter = ',', default_value = "kernels,semantics,same,variants,bench")]
     parts: Vec<String>,
     /// Begin nothing after so many seconds.
     #[arg(long, default_value_t = 600)]
@@ -81,24 +83,36 @@ fn run(args: &Args, end: Instant) -> Result<()> {
     for part in &args.parts {
         match part.as_str() {
             "kernels" => kernels::run(&open(&args.device)?, &mut log)?,
+            "semantics" => semantics::run(|| open(&args.device), args.small, &mut log)?,
             "same" => same::run(|| open(&args.device), args.seed, args.small, &mut log)?,
-            "bench" => {
-                for (op, f) in ops::ALL.iter().chain(&network::ALL) {
-                    if !args.ops.is_empty() && !args.ops.iter().any(|o| o == op) {
-                        continue;
-                    }
-                    let start = Instant::now();
-                    let mut session = Session::new(open(&args.device)?, op, args.small, args.seed, end, &mut log);
-                    let done = f(&mut session, args.scratch.as_deref()).and_then(|()| session.device.check());
-                    let detail = match &done {
-                        Ok(()) => String::new(),
-                        Err(e) => format!("{e:#}; --seed {}", args.seed),
-                    };
-                    log.check(&format!("bench {op}"), done.is_ok(), start, &detail)?;
-                }
-            }
-            other => bail!("part '{other}', expected kernels, same or bench"),
+            "bench" => time(args, "bench", ops::ALL.iter().chain(&network::ALL), end, &mut log)?,
+            "variants" => time(args, "variants", variants::ALL, end, &mut log)?,
+            other => bail!("part '{other}', expected kernels, semantics, same, variants or bench"),
         }
     }
     if log.failures > 0 { bail!("{} of the checks failed", log.failures) } else { Ok(()) }
+}
+
+/// Times ops, each on a device of its own.
+fn time<'a>(
+    args: &Args,
+    part: &str,
+    ops: impl IntoIterator<Item = &'a (&'a str, ops::Bench)>,
+    end: Instant,
+    log: &mut Log,
+) -> Result<()> {
+    for (op, f) in ops {
+        if !args.ops.is_empty() && !args.ops.iter().any(|o| o == op) {
+            continue;
+        }
+        let start = Instant::now();
+        let mut session = Session::new(open(&args.device)?, op, args.small, args.seed, end, log);
+        let done = f(&mut session, args.scratch.as_deref()).and_then(|()| session.device.check());
+        let detail = match &done {
+            Ok(()) => String::new(),
+            Err(e) => format!("{e:#}; --seed {}", args.seed),
+        };
+        log.check(&format!("{part} {op}"), done.is_ok(), start, &detail)?;
+    }
+    Ok(())
 }

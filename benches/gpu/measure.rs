@@ -78,6 +78,18 @@ impl Work {
     }
 }
 
+/// One of several ways to do the same, of the inputs of a number.
+pub struct Variant<'a> {
+    pub name: String,
+    pub run: Box<dyn FnMut(usize) + 'a>,
+}
+
+impl<'a> Variant<'a> {
+    pub fn new(name: impl Into<String>, run: impl FnMut(usize) + 'a) -> Self {
+        Self { name: name.into(), run: Box::new(run) }
+    }
+}
+
 /// The timing of one op on a device of its own.
 pub struct Session<'a> {
     pub device: Device,
@@ -116,11 +128,11 @@ impl<'a> Session<'a> {
     }
 
     /// Whether there is time for another case; says so if not.
-    fn has_time(&mut self, case: &str, who: &str) -> Result<bool> {
+    fn has_time(&mut self, kind: &str, case: &str, who: &str) -> Result<bool> {
         let left = Instant::now() < self.end;
         if !left {
             let (op, detail) = (self.op, "no time was left");
-            self.log.line(&json!({"kind": "bench", "op": op, "case": case, "who": who, "skipped": detail}))?;
+            self.log.line(&json!({"kind": kind, "op": op, "case": case, "who": who, "skipped": detail}))?;
         }
         Ok(left)
     }
@@ -130,8 +142,25 @@ impl<'a> Session<'a> {
     }
 
     /// Times `f` of the inputs 0 to `sets`, in turn, as part of graphs.
-    pub fn repeat(&mut self, case: &str, work: Work, sets: usize, mut f: impl FnMut(usize)) -> Result<()> {
-        if !self.has_time(case, "engine")? {
+    pub fn repeat(&mut self, case: &str, work: Work, sets: usize, f: impl FnMut(usize)) -> Result<()> {
+        self.repeat_as("bench", case, "engine", work, sets, f)
+    }
+
+    /// Times different ways to do the same, as [`Session::repeat`] does: that which the engine takes comes first.
+    pub fn rank(&mut self, case: &str, work: Work, sets: usize, ways: Vec<Variant>) -> Result<()> {
+        ways.into_iter().try_for_each(|mut v| self.repeat_as("variant", case, &v.name, work, sets, &mut v.run))
+    }
+
+    fn repeat_as(
+        &mut self,
+        kind: &str,
+        case: &str,
+        who: &str,
+        work: Work,
+        sets: usize,
+        mut f: impl FnMut(usize),
+    ) -> Result<()> {
+        if !self.has_time(kind, case, who)? {
             return Ok(());
         }
         let gpu = self.gpu.clone();
@@ -140,17 +169,17 @@ impl<'a> Session<'a> {
         let mut run = |_| gpu.region(|| (0..calls).for_each(|i| f(i % sets)));
         let warm = gpu.time(WARM, &mut run)?[WARM - 1];
         let seconds = gpu.time(self.runs(warm), run)?;
-        self.keep(case, "engine", work, calls, seconds)
+        self.keep(kind, case, who, work, calls, seconds)
     }
 
     /// Times `f` as it comes: what waits for results, or cannot be recorded.
     pub fn direct(&mut self, case: &str, who: &str, work: Work, mut f: impl FnMut(usize)) -> Result<()> {
-        if !self.has_time(case, who)? {
+        if !self.has_time("bench", case, who)? {
             return Ok(());
         }
         let warm = self.gpu.time(WARM, &mut f)?[WARM - 1];
         let seconds = self.gpu.time(self.runs(warm), f)?;
-        self.keep(case, who, work, 1, seconds)
+        self.keep("bench", case, who, work, 1, seconds)
     }
 
     /// Times `f` in place on a fresh one of `make` of `bytes` each time, so that repetition does not change the numbers.
@@ -162,7 +191,7 @@ impl<'a> Session<'a> {
         mut make: impl FnMut(&mut Self) -> T,
         mut f: impl FnMut(&mut T),
     ) -> Result<()> {
-        if !self.has_time(case, "engine")? {
+        if !self.has_time("bench", case, "engine")? {
             return Ok(());
         }
         let room = self.gpu.free_memory()? as usize / 2 / bytes.max(1);
@@ -171,15 +200,23 @@ impl<'a> Session<'a> {
         self.gpu.check()?;
         let seconds = self.gpu.time(runs, |i| f(&mut all[i]))?;
         let warm = if self.small { 0 } else { WARM };
-        self.keep(case, "engine", work, 1, seconds[warm..].to_vec())
+        self.keep("bench", case, "engine", work, 1, seconds[warm..].to_vec())
     }
 
-    fn keep(&mut self, case: &str, who: &str, work: Work, calls: usize, mut seconds: Vec<f64>) -> Result<()> {
+    fn keep(
+        &mut self,
+        kind: &str,
+        case: &str,
+        who: &str,
+        work: Work,
+        calls: usize,
+        mut seconds: Vec<f64>,
+    ) -> Result<()> {
         seconds.sort_by(f64::total_cmp);
         let per_call: Vec<f64> = seconds.iter().map(|s| s / calls as f64).collect();
         let (median, least) = (per_call[per_call.len() / 2], per_call[0]);
         let mut line = json!({
-            "kind": "bench", "op": self.op, "case": case, "who": who, "flop": work.flop, "bytes": work.bytes,
+            "kind": kind, "op": self.op, "case": case, "who": who, "flop": work.flop, "bytes": work.bytes,
             "runs": per_call.len(), "calls": calls, "seed": self.seed,
         });
         // Interpreted kernels say nothing about a GPU's time.

@@ -39,19 +39,19 @@ pub const ALL: [(&str, Bench); 12] = [
 ];
 
 /// Inputs that take turns: with both, nothing of the last call is left in the L2 cache that a real one would not find.
-const SETS: usize = 2;
+pub const SETS: usize = 2;
 const RANK: usize = 32;
 
 /// Sizes of the network, or tiny ones with the same remainders.
-struct Sizes {
-    batch: usize,
-    image: usize,
-    text: usize,
-    width: usize,
-    heads: usize,
+pub struct Sizes {
+    pub batch: usize,
+    pub image: usize,
+    pub text: usize,
+    pub width: usize,
+    pub heads: usize,
 }
 
-fn sizes(s: &Session) -> Sizes {
+pub fn sizes(s: &Session) -> Sizes {
     if s.small {
         Sizes { batch: 2, image: 32, text: 9, width: 128, heads: 2 }
     } else {
@@ -60,17 +60,17 @@ fn sizes(s: &Session) -> Sizes {
 }
 
 /// `[SETS]` tensors of a shape.
-fn each(s: &mut Session, shape: &[usize]) -> [Tensor; SETS] {
+pub fn each(s: &mut Session, shape: &[usize]) -> [Tensor; SETS] {
     std::array::from_fn(|_| s.normal(shape, 1.0))
 }
 
 /// The work of a product of bf16 matrices.
-fn product(m: usize, n: usize, k: usize) -> Work {
+pub fn product(m: usize, n: usize, k: usize) -> Work {
     Work { flop: 2.0 * (m * n * k) as f64, bytes: 2.0 * (m * n + m * k + n * k) as f64 }
 }
 
 /// Reads or writes of `count` tensors of `elements` of two bytes.
-fn moved(count: usize, elements: usize) -> Work {
+pub fn moved(count: usize, elements: usize) -> Work {
     Work { flop: 0.0, bytes: 2.0 * (count * elements) as f64 }
 }
 
@@ -233,12 +233,14 @@ fn rms_norm(s: &mut Session, _: Option<&Path>) -> Result<()> {
     let (x, weight, elements) = (each(s, &shape), s.normal(&[d / heads], 1.0), shape.iter().product::<usize>());
     let case = format!("{b}x{}x{heads}x{}", shape[1], d / heads);
     s.repeat(&format!("forward {case}"), moved(2, elements), SETS, |i| drop(rms_norm::forward(&x[i], &weight, 1e-6)))?;
+    let (mut y, mut inverse) = (x[0].scratch_like(&shape), rms_norm::room_for_inverse(&x[0], &weight));
+    rms_norm::forward_into(&mut y, &x[0], &weight, 1e-6, &mut inverse);
     s.fresh(
         &format!("backward {case}"),
         moved(3, elements),
         2 * elements,
         |s| s.normal(&shape, 1.0),
-        |dy| rms_norm::backward(dy, &x[0], &weight, 1e-6),
+        |dy| rms_norm::backward(dy, &x[0], &weight, &inverse),
     )
 }
 

@@ -21,6 +21,7 @@ pub fn print(folder: &Path) -> Result<()> {
     }
     std::fs::write(folder.join("gpu_check.json"), serde_json::to_string_pretty(&json!(lines))?)?;
     benches(&lines);
+    variants(&lines);
     checks(&lines);
     Ok(())
 }
@@ -74,6 +75,41 @@ fn benches(lines: &[Value]) {
         println!("| {op} | {case} | {} | {least} | {rate} | {share} | {} |", shown(ours), ratios.join(" | "));
     }
     println!("\nMedians. Of peak: the maker's peak of products or memory, whichever takes longer, over the time.");
+}
+
+/// Ways to do the same, the fastest first.
+fn variants(lines: &[Value]) {
+    let lines: Vec<&Value> = lines.iter().filter(|l| text(l, "kind") == "variant").collect();
+    let mut order: Vec<(&str, &str)> = Vec::new();
+    for line in &lines {
+        let key = (text(line, "op"), text(line, "case"));
+        if !order.contains(&key) {
+            order.push(key);
+        }
+    }
+    if order.is_empty() {
+        return;
+    }
+    println!("\n| op | case | variant | median | least | TFLOP/s | behind |\n|---|---|---|--:|--:|--:|--:|");
+    for (op, case) in order {
+        let ways = lines.iter().filter(|l| (text(l, "op"), text(l, "case")) == (op, case));
+        let mut ways: Vec<&Value> = ways.copied().collect();
+        let seconds = |line: &Value| line["seconds"].as_f64().unwrap_or(f64::INFINITY);
+        // What was not timed stays in its order, at the end.
+        ways.sort_by(|a, b| seconds(a).total_cmp(&seconds(b)));
+        let best = seconds(ways[0]);
+        for line in ways {
+            let name = text(line, "who");
+            let Some(median) = line["seconds"].as_f64() else {
+                let why = if line["skipped"].is_string() { text(line, "skipped") } else { "ran; not timed" };
+                println!("| {op} | {case} | {name} | {why} | | | |");
+                continue;
+            };
+            let rate = line["flop"].as_f64().unwrap_or(0.0) / median / 1e12;
+            let (least, behind) = (line["least"].as_f64().unwrap_or(0.0), 100.0 * (median / best - 1.0));
+            println!("| {op} | {case} | {name} | {} | {} | {rate:.1} | {behind:.1} % |", shown(median), shown(least));
+        }
+    }
 }
 
 fn checks(lines: &[Value]) {

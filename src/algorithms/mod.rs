@@ -8,11 +8,12 @@ pub mod ram;
 mod testing;
 pub mod time;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use self::advantage::Advantages;
 use crate::config::TrainConfig;
 use crate::config::method::MethodKeys;
+use crate::config::raw::Weights as Sampled;
 use crate::device::Tensor;
 use crate::device::philox::{Key, Purpose};
 use crate::models::lora::{AdapterBank, Slot};
@@ -117,6 +118,10 @@ pub trait Algorithm: Send + Sync {
     /// Which policy samples the images that are learnt from.
     fn rollout(&self) -> Slot;
 
+    /// Whether images are mere data to it, whichever policy sampled them; else it compares how likely its policies make them,
+    /// and they must be samples of the very network that is trained.
+    fn rollout_is_data(&self) -> bool;
+
     /// The slots it has beside the trained one, all of which begin as copies of that.
     fn slots(&self) -> &'static [Slot];
 
@@ -152,19 +157,102 @@ pub fn build(config: &TrainConfig, schedule: &Schedule, tokens: usize) -> Result
     })
 }
 
-/// The loss of `points`, which are some of `total`, and its gradient to the trained policy's velocity; `operand` gives the
-/// tensors, one row per point.
+/// Fails unless images that are sampled with other `weights` than are trained are something that `algorithm` can learn from.
+///
+/// # Errors
+/// Says why not.
+pub fn check_rollout(algorithm: &dyn Algorithm, weights: Sampled) -> Result<()> {
+    ensure!(
+        weights == Sampled::Stored || algorithm.rollout_is_data(),
+        "rollout.weights is 'fp8', but '{}' weighs each image by how much likelier the trained policy makes it than the one that \
+         sampled it: the ratio would compare two different models; set it to 'stored'",
+        algorithm.name()
+    );
+    Ok(())
+}
+
+/// The loss of `points`, which are some of `total`, and its gradient to the trained policy's velocity times `scale`; `operand`
+/// gives the tensors, one row per point.
 pub fn evaluate<'a>(
     algorithm: &dyn Algorithm,
     points: &[Point],
     operand: impl Fn(Operand) -> &'a Tensor,
     total: usize,
+    scale: f64,
 ) -> (f64, Tensor) {
     let differences = algorithm.differences(points);
     let differences: Vec<products::Difference> = differences
         .iter()
         .map(|d| products::Difference { terms: d.terms.iter().map(|(w, of)| (w.weights(), operand(*of))).collect() })
         .collect();
-    let loss = algorithm.loss(points, &products::forward(&differences), total);
+    let mut loss = algorithm.loss(points, &products::forward(&differences), total);
+    loss.coefficients.iter_mut().flatten().for_each(|c| *c *= scale);
     (loss.value, combine::forward(&differences, &loss.coefficients))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::method::RamKeys;
+
+    /// A method that weighs images by how likely its policies make them, the rest of which does not matter here.
+    struct Ratio(Ram);
+
+    impl Algorithm for Ratio {
+        fn name(&self) -> &'static str {
+            "ratio"
+        }
+
+        fn rollout(&self) -> Slot {
+            self.0.rollout()
+        }
+
+        fn rollout_is_data(&self) -> bool {
+            false
+        }
+
+        fn slots(&self) -> &'static [Slot] {
+            self.0.slots()
+        }
+
+        fn needs(&self) -> Needs {
+            self.0.needs()
+        }
+
+        fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
+            self.0.advantages(rewards, group)
+        }
+
+        fn points_per_image(&self) -> usize {
+            self.0.points_per_image()
+        }
+
+        fn updates(&self, epoch: &Scored) -> Vec<Vec<Point>> {
+            self.0.updates(epoch)
+        }
+
+        fn differences(&self, points: &[Point]) -> Vec<Difference> {
+            self.0.differences(points)
+        }
+
+        fn loss(&self, points: &[Point], products: &[Products], total: usize) -> Loss {
+            self.0.loss(points, products, total)
+        }
+
+        fn follow(&self, bank: &mut AdapterBank, update: u64) {
+            self.0.follow(bank, update);
+        }
+    }
+
+    #[test]
+    fn fp8_rollouts_are_for_methods_to_which_images_are_data() {
+        let ram = || Ram::new(&RamKeys::published(1.0), &Schedule::with_shift(3.0), 4, 16).unwrap();
+        for weights in [Sampled::Stored, Sampled::Fp8] {
+            check_rollout(&ram(), weights).unwrap();
+        }
+        check_rollout(&Ratio(ram()), Sampled::Stored).unwrap();
+        let e = check_rollout(&Ratio(ram()), Sampled::Fp8).unwrap_err().to_string();
+        assert!(e.starts_with("rollout.weights is 'fp8', but 'ratio' weighs each image by"), "{e}");
+        assert!(e.ends_with("the ratio would compare two different models; set it to 'stored'"), "{e}");
+    }
 }

@@ -47,6 +47,10 @@ impl Algorithm for Ram {
         Slot::Old
     }
 
+    fn rollout_is_data(&self) -> bool {
+        true
+    }
+
     fn slots(&self) -> &'static [Slot] {
         &[Slot::Old]
     }

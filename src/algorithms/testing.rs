@@ -48,7 +48,7 @@ impl Operands {
             Operand::Noise => &self.noise,
             Operand::X0 => &self.x0,
         };
-        evaluate(algorithm, points, of, total)
+        evaluate(algorithm, points, of, total, 1.0)
     }
 }
 

@@ -19,9 +19,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser};
-use engine::device::gpu::{HOPPER, PORTABLE};
+use engine::device::gpu::{CHIPS, Chip, HOPPER, PORTABLE};
 use engine::device::{Device, check_mapped, with_threads};
 use engine::io::did_you_mean;
 use engine::models::index;
@@ -75,7 +75,8 @@ commands! {
 #[derive(clap::Args, Clone, Debug)]
 pub struct DeviceArg {
     /// Device to compute on: auto (a GPU if there is one, else the cpu), cpu, cuda, cuda:N, or vm, which interprets the
-    /// kernels for an H100 on the cpu: for tests, far slower than the cpu itself (vm:8.0 interprets those for an A100).
+    /// kernels for an H100 on the cpu: for tests, far slower than the cpu itself (vm:8.0 interprets those for an A100). With
+    /// train --dry-run also plan:h100, plan:h200, plan:a100 or plan:a100-40gb: memory and time that a run would take there.
     #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device_name)]
     device: DeviceName,
     /// Worker threads; 0 is one per core. Results do not depend on it.
@@ -84,18 +85,20 @@ pub struct DeviceArg {
 }
 
 /// The value of `--device`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum DeviceName {
     Auto,
     Cpu,
     Cuda(u32),
     /// Interpreted, of this compute capability.
     Vm((u32, u32)),
+    /// Not there: only planned for.
+    Plan(&'static Chip),
 }
 
 fn device_name(name: &str) -> Result<DeviceName, String> {
-    const KNOWN: [&str; 4] = ["auto", "cpu", "cuda", "vm"];
-    let expected = "expected auto, cpu, cuda, cuda:N, vm or vm:8.0";
+    const KNOWN: [&str; 5] = ["auto", "cpu", "cuda", "vm", "plan"];
+    let expected = "expected auto, cpu, cuda, cuda:N, vm, vm:8.0 or plan:CHIP";
     match name.split_once(':') {
         None if name == "auto" => Ok(DeviceName::Auto),
         None if name == "cpu" => Ok(DeviceName::Cpu),
@@ -103,6 +106,11 @@ fn device_name(name: &str) -> Result<DeviceName, String> {
         None if name == "vm" => Ok(DeviceName::Vm(HOPPER)),
         Some(("vm", "9.0")) => Ok(DeviceName::Vm(HOPPER)),
         Some(("vm", "8.0")) => Ok(DeviceName::Vm(PORTABLE)),
+        Some(("plan", chip)) => Chip::named(chip).map(DeviceName::Plan).ok_or_else(|| {
+            let known = CHIPS.iter().map(|chip| chip.name);
+            let names: Vec<&str> = known.clone().collect();
+            format!("no chip '{chip}' to plan for, expected one of {}{}", names.join(", "), did_you_mean(chip, known))
+        }),
         Some(("cuda", ordinal)) => {
             let ordinal =
                 ordinal.parse().map_err(|_| format!("'{ordinal}' is no number of a device; such as cuda:0"))?;
@@ -133,8 +141,16 @@ impl DeviceArg {
             }
             DeviceName::Cpu => Ok(Device::Cpu),
             DeviceName::Cuda(ordinal) => Device::cuda(ordinal).with_context(|| format!("--device cuda:{ordinal}")),
+            DeviceName::Plan(chip) => {
+                bail!("--device plan:{}: nothing is computed there; it is for engine train --dry-run", chip.name)
+            }
             DeviceName::Vm(capability) => Device::vm_of(capability, ptxvm::Options::default()),
         }
+    }
+
+    /// The chip that is only planned for, if one is.
+    pub fn planned(&self) -> Option<&'static Chip> {
+        if let DeviceName::Plan(chip) = self.device { Some(chip) } else { None }
     }
 
     /// Runs `f`, which computes on the CPU whatever the device.

@@ -50,7 +50,7 @@ pub fn run(args: Args) -> Result<()> {
 fn step(args: &Args, device: &Device) -> Result<()> {
     let config = config::load(&args.config, &args.set)?;
     config.check().with_context(|| args.config.display().to_string())?;
-    let compute = config.train.compute.rounding();
+    let compute = config.train.compute.precision();
     let model = Model::open(&config.source())?;
     let network = load_network(model.component("transformer")?, device, compute)?;
     let schedule = Schedule::load(model.component("scheduler")?)?;
@@ -87,6 +87,7 @@ fn step(args: &Args, device: &Device) -> Result<()> {
         schedule: &schedule,
         bank: &bank,
         checkpointing: config.train.activation_checkpointing,
+        loss_scale: 1.0,
     };
     // The file says what the noise is: the points' own stream is not drawn from.
     let stream = Key::new(0, Purpose::ForwardNoise);

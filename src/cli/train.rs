@@ -3,6 +3,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use engine::config::{self, Job};
 use engine::device::Device;
+use engine::device::gpu::Chip;
+use engine::predict::report;
 use engine::telemetry::say;
 use engine::train::plan::MemoryPlan;
 use engine::train::run::{Outcome, Resume, run as train};
@@ -31,13 +33,41 @@ pub struct Args {
     /// Check the config, print the derived sizes and the memory plan, and stop.
     #[arg(long)]
     dry_run: bool,
+    /// What an hour of a GPU costs, for the prediction of --dry-run --device plan:CHIP.
+    #[arg(long, default_value_t = 2.5, value_name = "USD", value_parser = price)]
+    usd_per_hour: f64,
     #[command(flatten)]
     device: DeviceArg,
 }
 
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.clone();
-    device.run(move |device| start(&args, device))
+    match device.planned().filter(|_| args.dry_run) {
+        Some(chip) => device.on_cpu(|| predict(&args, chip)),
+        None => device.run(move |device| start(&args, device)),
+    }
+}
+
+/// The value of `--usd-per-hour`.
+fn price(text: &str) -> Result<f64, String> {
+    let price = text.parse().ok().filter(|usd: &f64| usd.is_finite() && *usd >= 0.0);
+    price.ok_or_else(|| "expected a number of US dollars".into())
+}
+
+/// Memory and time of a run on a chip that is not there.
+fn predict(args: &Args, chip: &Chip) -> Result<()> {
+    let mut raw = config::load(&args.config, &args.set)?;
+    let shown = args.config.display().to_string();
+    let stand_ins = setup::stand_in(&mut raw);
+    let mut planned = setup::check(raw, Job::Train).with_context(|| shown.clone())?;
+    stand_ins.into_iter().chain(planned.outline_missing()?).for_each(|line| say(&line));
+    say(planned.config.describe().trim_end());
+    let device = Device::planned(chip)?;
+    let plan = MemoryPlan::fitting(&mut planned, &device).with_context(|| shown.clone())?;
+    say("memory (planned, not measured):");
+    say(plan.table().trim_end());
+    say(report::epoch(&plan.epoch, &planned.config, chip, args.usd_per_hour).trim_end());
+    plan.check(&planned, &device).context(shown)
 }
 
 fn start(args: &Args, device: &Device) -> Result<()> {

@@ -73,7 +73,7 @@ pub struct RamKeys {
 
 impl RamKeys {
     /// The published settings; each reward has a multiplier of its own.
-    pub(super) fn published(reward_multiplier: f32) -> Self {
+    pub(crate) fn published(reward_multiplier: f32) -> Self {
         Self {
             reward_multiplier,
             num_noisings: Self::num_noisings(),

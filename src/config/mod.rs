@@ -154,6 +154,28 @@ mod tests {
     }
 
     #[test]
+    fn precisions_have_their_names_and_others_are_pointed_at_them() {
+        use super::raw::Compute::{Bf16, F16, F32, Stored, Tf32};
+        let with = |name: &str| parse("a.toml", &format!("{MINIMAL}[train]\ncompute = '{name}'\n"));
+        assert_eq!(parse("a.toml", MINIMAL).unwrap().train.compute, Stored);
+        for (name, compute) in [("stored", Stored), ("f16", F16), ("bf16", Bf16), ("f32", F32), ("tf32", Tf32)] {
+            assert_eq!(with(name).unwrap().train.compute, compute);
+        }
+        for (name, nearest) in
+            [("fp16", "f16"), ("bfp16", "bf16"), ("fp32", "f32"), ("tf3", "tf32"), ("sored", "stored")]
+        {
+            let e = with(name).unwrap_err().to_string();
+            assert_eq!(e, format!("a.toml:12: compute: unknown value '{name}'; did you mean '{nearest}'?"));
+        }
+        let weights = |name: &str| parse("a.toml", &format!("{MINIMAL}[rollout]\nweights = '{name}'\n"));
+        assert_eq!(weights("fp8").unwrap().rollout.weights, super::raw::Weights::Fp8);
+        let e = weights("f8").unwrap_err().to_string();
+        assert_eq!(e, "a.toml:12: weights: unknown value 'f8'; did you mean 'fp8'?");
+        let e = with("half").unwrap_err().to_string();
+        assert!(e.ends_with("unknown value 'half'; expected one of stored, f16, bf16, f32, tf32"), "{e}");
+    }
+
+    #[test]
     fn an_override_deeper_than_any_key_is_refused_in_a_short_line() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), MINIMAL).unwrap();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::method::{Method, MethodKeys, RamKeys};
 use super::reward::RewardKeys;
-use crate::device::DType;
+use crate::device::{DType, Precision, Wide};
 use crate::models::network::Checkpointing;
 use crate::models::source::{Parts, Source};
 
@@ -157,6 +157,21 @@ pub struct Rollout {
     pub resolution: usize,
     /// Images that are sampled together; changes speed and memory, not results.
     pub batch_size: usize,
+    /// What the transformer multiplies when it samples for training: `stored`, what it trains with, or `fp8`, for which the
+    /// weights of its blocks and what goes into them are rounded to e4m3, a scale for each row. Only for methods to which images
+    /// are mere data, on the CPU or a GPU of compute capability 9.0 with `train.compute = "bf16"`. Evaluations are not affected.
+    pub weights: Weights,
+}
+
+/// What a transformer multiplies when it samples for training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weights {
+    /// What it trains with.
+    #[default]
+    Stored,
+    /// e4m3, a scale for each row of weights and of activations.
+    Fp8,
 }
 
 impl Default for Rollout {
@@ -168,6 +183,7 @@ impl Default for Rollout {
             guidance_scale: 2.0,
             resolution: 0,
             batch_size: 16,
+            weights: Weights::Stored,
         }
     }
 }
@@ -180,26 +196,41 @@ pub struct Train {
     pub batch_size: usize,
     /// What the forward keeps: `none` (everything), `selective`, `block`. Changes memory and speed, not results.
     pub activation_checkpointing: Checkpointing,
-    /// What the transformer and the VAE compute in: `stored`, the type of their weights, or `bf16`, to which matrices that
-    /// are stored in f32 are rounded; they take half the memory then, and half the time where the machine multiplies bf16.
+    /// What the transformer's matrices are multiplied in: `stored`, the type of its weights (bf16 for SD3.5 as published, which
+    /// `bf16` is for any other); `bf16` or `f16`, to which those of another type are rounded when they are loaded; `f32`, to which
+    /// they are widened where they are used; `tf32`, the same, rounded to 10 bits of mantissa by the tensor cores of a GPU. Sums
+    /// are in f32. On a GPU activations are of the same type, on the CPU always in f32. The loss is scaled where it is `f16`.
+    /// The VAE's are multiplied in the same, but with `f16` as they are stored, and with `tf32` in `f32`.
     pub compute: Compute,
 }
 
-/// What a network computes in.
+/// What a network's matrices are multiplied in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compute {
     /// The type its weights are stored in.
     #[default]
     Stored,
-    /// bfloat16, summed in f32.
+    /// Half precision of IEEE; the loss is scaled.
+    F16,
+    /// bfloat16.
     Bf16,
+    /// Single precision.
+    F32,
+    /// Single precision, rounded to TF32 in products on tensor cores.
+    Tf32,
 }
 
 impl Compute {
-    /// The type that single precision is rounded to, if it is.
-    pub fn rounding(self) -> Option<DType> {
-        (self == Self::Bf16).then_some(DType::Bf16)
+    /// The same as what loads a network takes it.
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::Stored => Precision::Stored,
+            Self::F16 => Precision::Half(DType::F16),
+            Self::Bf16 => Precision::Half(DType::Bf16),
+            Self::F32 => Precision::Wide(Wide::F32),
+            Self::Tf32 => Precision::Wide(Wide::Tf32),
+        }
     }
 }
 

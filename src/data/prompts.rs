@@ -122,6 +122,12 @@ impl PromptSet {
         Ok(Self { path: path.to_path_buf(), prompts })
     }
 
+    /// What stands for a file of `count` prompts in a plan.
+    pub fn numbered(path: &Path, count: usize) -> Self {
+        let prompt = |i: usize| Prompt { line: i, ..plain(&i.to_string()).expect("a text") };
+        Self { path: path.to_path_buf(), prompts: (1..=count).map(prompt).collect() }
+    }
+
     /// Runs `check` on every prompt.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 use half::f16;
 
 /// A format of which a block of bytes stands for some elements; a row of a matrix is whole blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Blocks {
     /// fp8 with 4 bits of exponent and 3 of mantissa, no infinities ("fn"): up to 448.
     F8E4M3,

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use super::Blocks;
 
 /// How a number is encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DType {
     /// IEEE single precision.
     F32,

@@ -1,5 +1,6 @@
 use std::sync::{Arc, Mutex};
 
+use super::work::{Log, Work, Works};
 use super::{arena, workers};
 
 /// The most memory that was reserved at once during one part of some work.
@@ -29,6 +30,7 @@ struct Books {
     /// The most that was live since the innermost [`Ledger::beside`] began.
     mark: u64,
     phases: Vec<Phase>,
+    log: Log,
 }
 
 impl Ledger {
@@ -87,6 +89,48 @@ impl Ledger {
         (value, beside)
     }
 
+    /// What was done since this was last called.
+    pub fn take_work(&self) -> Works {
+        self.books().log.take()
+    }
+
+    /// From now on what is done counts `times` as often as before; gives how often it did.
+    pub(super) fn count(&self, times: u64) -> u64 {
+        let log = &mut self.books().log;
+        log.count(log.times() * times)
+    }
+
+    /// From now on what is done counts `times`; gives how often it did.
+    pub(super) fn count_as(&self, times: u64) -> u64 {
+        self.books().log.count(times)
+    }
+
+    pub(super) fn begin_op(&self, op: &'static str, works: Vec<Work>) {
+        self.books().log.begin(op, works);
+    }
+
+    pub(super) fn end_op(&self) {
+        let books = &mut *self.books();
+        books.log.end(books.phase());
+    }
+
+    /// A tensor goes to a kernel that is about to be launched.
+    pub(super) fn pass(&self, at: u64, bytes: usize, is_written: bool) {
+        self.books().log.pass(at, bytes, is_written);
+    }
+
+    /// A kernel is launched, or `bytes` are copied or set.
+    pub(super) fn launch(&self, op: &'static str, kernel: &str, in_region: bool, bytes: Option<usize>) {
+        let books = &mut *self.books();
+        books.log.launch(books.phase(), op, kernel, in_region, bytes);
+    }
+
+    /// The host waits for the device.
+    pub(super) fn wait(&self) {
+        let books = &mut *self.books();
+        books.log.wait(books.phase());
+    }
+
     pub(super) fn map(&self, bytes: u64) {
         if let Some(phase) = self.books().phases.last_mut() {
             phase.mapped += bytes;
@@ -99,6 +143,11 @@ impl Ledger {
 }
 
 impl Books {
+    /// The phase at hand.
+    fn phase(&self) -> &'static str {
+        self.phases.last().map_or("", |p| p.name)
+    }
+
     fn note(&mut self, beside: u64) {
         self.mark = self.mark.max(self.live);
         if let Some(phase) = self.phases.last_mut() {

@@ -10,8 +10,10 @@ mod mapped;
 mod memory;
 mod nvtx;
 pub mod philox;
+mod precision;
 mod storage;
 mod tensor;
+pub mod work;
 mod workers;
 
 use std::sync::Arc;
@@ -25,6 +27,7 @@ pub use ledger::{Ledger, Phase};
 pub use mapped::{MappedFile, check_mapped};
 pub use memory::{MachineMemory, bytes, machine_memory};
 pub use nvtx::range;
+pub use precision::{Precision, Wide};
 pub use tensor::{MOST_AXES, Shape, Tensor};
 pub use workers::{with_threads, workers};
 
@@ -57,6 +60,14 @@ impl Device {
             Self::Cpu | Self::Plan(_) => Ok(Self::plan()),
             Self::Gpu(gpu) => gpu.rehearsal().map(|(gpu, ledger)| (Self::Gpu(gpu), ledger)),
         }
+    }
+
+    /// What stands for a GPU that is not there.
+    ///
+    /// # Errors
+    /// If there are no kernels for it.
+    pub fn planned(chip: &gpu::Chip) -> anyhow::Result<Self> {
+        Gpu::planned(chip).map(Self::Gpu)
     }
 
     fn ledger(&self) -> Option<&Arc<Ledger>> {
@@ -164,9 +175,21 @@ impl Device {
     }
 
     /// The part of equal pieces of work that is worth doing here: all of it, but for a plan the first two pieces, because
-    /// later ones take no more memory.
-    pub fn rehearse<'a, T>(&self, pieces: &'a [T]) -> &'a [T] {
-        if self.is_plan() { &pieces[..pieces.len().min(2)] } else { pieces }
+    /// later ones take no more memory; the work of the second is counted for them.
+    pub fn rehearse<'a, T>(&self, pieces: &'a [T]) -> Pieces<'a, T> {
+        let ledger = self.ledger().cloned();
+        let most = if ledger.is_some() { 2 } else { pieces.len() };
+        let later = pieces.len().saturating_sub(1) as u64;
+        Pieces { pieces: pieces[..pieces.len().min(most)].iter(), ledger, later, number: 0, before: None }
+    }
+
+    /// `f`, which makes what is kept: a plan counts its work as done once, whatever it is a part of.
+    pub fn once<T>(&self, f: impl FnOnce() -> T) -> T {
+        let Some(ledger) = self.ledger() else { return f() };
+        let before = ledger.count_as(1);
+        let value = f();
+        ledger.count_as(before);
+        value
     }
 
     /// `f` of every item: pieces of a batch that do not need one another. The CPU gives each its share of the threads, so
@@ -204,8 +227,52 @@ impl Device {
         }
     }
 
+    /// What was computed since this was last called, if this is the plan of a GPU.
+    pub fn take_work(&self) -> work::Works {
+        self.ledger().map(|ledger| ledger.take_work()).unwrap_or_default()
+    }
+
     /// Begins a phase of the work, if this is a plan.
     pub fn phase(&self, name: &'static str) {
         self.ledger().into_iter().for_each(|ledger| ledger.begin(name));
+    }
+}
+
+/// Pieces of work that [`Device::rehearse`] gives one by one.
+pub struct Pieces<'a, T> {
+    pieces: std::slice::Iter<'a, T>,
+    ledger: Option<Arc<Ledger>>,
+    /// How many come after the first.
+    later: u64,
+    number: usize,
+    /// How often work counted before the second.
+    before: Option<u64>,
+}
+
+impl<T> Pieces<'_, T> {
+    fn restore(&mut self) {
+        if let (Some(ledger), Some(before)) = (&self.ledger, self.before.take()) {
+            ledger.count_as(before);
+        }
+    }
+}
+
+impl<'a, T> Iterator for Pieces<'a, T> {
+    type Item = &'a T;
+
+    fn next(&mut self) -> Option<&'a T> {
+        self.restore();
+        let piece = self.pieces.next()?;
+        if self.number == 1 {
+            self.before = self.ledger.as_ref().map(|ledger| ledger.count(self.later));
+        }
+        self.number += 1;
+        Some(piece)
+    }
+}
+
+impl<T> Drop for Pieces<'_, T> {
+    fn drop(&mut self) {
+        self.restore();
     }
 }

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use super::gpu::{Arg, Buffer, DevicePtr, Gpu};
 use super::ledger::Reserved;
 use super::storage::Storage;
-use super::{Blocks, DType, Device, Elems, Ledger, MappedFile};
+use super::{Blocks, DType, Device, Elems, Ledger, MappedFile, Wide};
 
 /// Most axes a tensor has.
 pub const MOST_AXES: usize = 6;
@@ -59,6 +59,8 @@ pub struct Tensor {
     /// Elements of the storage before the first.
     offset: usize,
     shape: Shape,
+    /// How it is multiplied if not in the type it is stored in.
+    wide: Option<Wide>,
 }
 
 impl Tensor {
@@ -71,7 +73,7 @@ impl Tensor {
     pub fn scratch_of(device: &Device, dtype: DType, shape: &[usize]) -> Self {
         let shape = Shape::new(shape);
         let storage = Arc::new(Storage::new(device, dtype.bytes(shape.elements())));
-        Self { storage, dtype, offset: 0, shape }
+        Self { storage, dtype, offset: 0, shape, wide: None }
     }
 
     /// A tensor of arbitrary content on the same device as `self`, and of its type if that is one to compute in.
@@ -130,7 +132,7 @@ impl Tensor {
             let buffer = Buffer::take(gpu, data.len());
             buffer.write(0, data);
             let storage = Arc::new(Storage::Gpu { buffer, scale });
-            return Self { storage, dtype, offset: 0, shape: Shape::new(shape) };
+            return Self { storage, dtype, offset: 0, shape: Shape::new(shape), wide: None };
         }
         let mut t = Self::scratch_of(device, dtype, shape);
         if matches!(device, Device::Cpu) {
@@ -145,8 +147,9 @@ impl Tensor {
         match (self.device(), device) {
             (Device::Cpu, Device::Cpu) | (Device::Plan(_), _) => self.clone(),
             (Device::Gpu(own), Device::Gpu(other)) if Arc::ptr_eq(&own, other) => self.clone(),
-            (_, Device::Plan(_)) => Self::scratch_of(device, self.dtype, &self.shape),
-            _ => Self::from_raw(device, self.dtype, self.storage.scale(), &self.to_raw(), &self.shape),
+            (_, Device::Plan(_)) => Self::scratch_of(device, self.dtype, &self.shape).multiplied(self.wide),
+            _ => Self::from_raw(device, self.dtype, self.storage.scale(), &self.to_raw(), &self.shape)
+                .multiplied(self.wide),
         }
     }
 
@@ -165,14 +168,14 @@ impl Tensor {
             return Self::from_slice(&Device::Cpu, &widened, shape);
         }
         let storage = Storage::Mapped { file: file.clone(), start: bytes.start, bytes: bytes.len(), scale };
-        Self { storage: Arc::new(storage), dtype, offset: 0, shape: Shape::new(shape) }
+        Self { storage: Arc::new(storage), dtype, offset: 0, shape: Shape::new(shape), wide: None }
     }
 
     /// What stands for a mapped part of a file on a device that only counts: it takes no memory of its own.
     pub fn planned(ledger: &Arc<Ledger>, dtype: DType, shape: &[usize]) -> Self {
         let (storage, shape) = (Storage::Plan(Reserved::new(ledger, 0)), Shape::new(shape));
         ledger.map(dtype.bytes(shape.elements()) as u64);
-        Self { storage: Arc::new(storage), dtype, offset: 0, shape }
+        Self { storage: Arc::new(storage), dtype, offset: 0, shape, wide: None }
     }
 
     /// Where it lives.
@@ -183,6 +186,21 @@ impl Tensor {
     /// The type of its elements.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// The same weight, multiplied in single precision in this way whatever its type, or in its own type.
+    pub fn multiplied(self, wide: Option<Wide>) -> Self {
+        Self { wide, ..self }
+    }
+
+    /// How a weight is multiplied if not in the type it is stored in.
+    pub fn wide(&self) -> Option<Wide> {
+        self.wide
+    }
+
+    /// The type that a weight is multiplied in; of blocks, what they are stored in.
+    pub fn multiplied_in(&self) -> DType {
+        if self.wide.is_some() { DType::F32 } else { self.dtype }
     }
 
     /// The sizes of the axes, outermost first.
@@ -243,7 +261,7 @@ impl Tensor {
         let shape = Shape::new(shape);
         let fits = first + shape.elements() <= self.len();
         assert!(fits, "a view of {shape:?} from element {first} of {:?}", self.shape);
-        Self { storage: self.storage.clone(), dtype: self.dtype, offset: self.offset + first, shape }
+        Self { storage: self.storage.clone(), offset: self.offset + first, shape, ..*self }
     }
 
     /// A copy of the elements in this process's memory, widened: the one place that waits for the device. A plan gives
@@ -300,12 +318,27 @@ impl Tensor {
     /// As [`Tensor::arg_mut`], as a number.
     pub(crate) fn address_mut(&mut self) -> DevicePtr {
         assert_eq!(Arc::strong_count(&self.storage), 1, "a tensor is written to only while nothing shares it");
-        self.address()
+        self.pass(true)
     }
 
     /// As [`Tensor::arg`], as a number.
     pub(crate) fn address(&self) -> DevicePtr {
-        self.storage.buffer().ptr() + self.dtype.bytes(self.offset) as u64
+        self.pass(false)
+    }
+
+    /// Where its first element is on the GPU, for a kernel that is about to be launched: a plan counts the bytes.
+    fn pass(&self, is_written: bool) -> DevicePtr {
+        let buffer = self.storage.buffer();
+        let at = buffer.ptr() + self.dtype.bytes(self.offset) as u64;
+        if let Some(ledger) = buffer.gpu().ledger() {
+            ledger.pass(at, self.bytes(), is_written);
+        }
+        at
+    }
+
+    /// Bytes of its elements as they are stored.
+    pub fn bytes(&self) -> usize {
+        self.dtype.bytes(self.len())
     }
 
     /// The elements, row-major, where they lie.

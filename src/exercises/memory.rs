@@ -53,10 +53,12 @@ fn all() -> Vec<Bound> {
             gate::backward(dx, Chunk { modulation: &modulation(device), index: 2 });
         }),
         rows("RMS norm of 24 heads of 64, in place", D, 2, |_, [x, ..], w| {
-            rms_norm::forward_in_place(&mut copy::owned(x), &w.view(0, &[64]), 1e-6);
+            rms_norm::forward_in_place(&mut copy::owned(x), &w.view(0, &[64]), 1e-6, None);
         }),
         rows("its backward", D, 3, |_, [x, dy, _], w| {
-            rms_norm::backward(&mut copy::owned(dy), x, &w.view(0, &[64]), 1e-6);
+            let w = w.view(0, &[64]);
+            let inverse = Tensor::zeros(&x.device(), rms_norm::room_for_inverse(x, &w).shape());
+            rms_norm::backward(&mut copy::owned(dy), x, &w, &inverse);
         }),
         rows("RMS norm of T5", 4096, 2, |_, [x, ..], w| drop(rms_norm::forward(x, w, 1e-6))),
         rows("layer norm of CLIP-L", 768, 2, |_, [x, ..], w| drop(layer_norm::forward(x, w, w, 1e-5))),

@@ -9,18 +9,19 @@ use std::collections::BTreeMap;
 
 use crate::device::DType::{Bf16, F16, F32};
 use crate::device::gpu::Gpu;
+use crate::device::gpu::semantics;
 use crate::device::gpu::vm::Vm;
 use crate::device::philox::{Key, Purpose};
-use crate::device::{Blocks, DType, Device, Tensor};
+use crate::device::{Blocks, DType, Device, Tensor, Wide};
 use crate::ops::activation::{self, Activation};
 use crate::ops::adaln::{self, Chunk};
-use crate::ops::attention::{self, Heads, Mask, OutputGrad, Part};
+use crate::ops::attention::{self, ForwardVariant, Heads, Mask, OutputGrad, Part};
 use crate::ops::conv2d::{self, Window};
-use crate::ops::linear::{self, Adapted, InputGrad, Layer, Lora, LoraGrad, Then, rounded};
+use crate::ops::linear::{self, Adapted, Backward, Branch, Call, InputGrad, Layer, Lora, LoraGrad, Then, rounded};
 use crate::ops::products::{self, Difference, Weights};
 use crate::ops::testing::random;
 use crate::ops::{
-    adamw, affine, combine, copy, dequantise, embedding, gate, group_norm, layer_norm, lerp, noise, noising, norm,
+    adamw, affine, combine, copy, dequantise, embedding, fp8, gate, group_norm, layer_norm, lerp, noise, noising, norm,
     normalise, patchify, position, quantise, resize, rms_norm, step, timestep,
 };
 
@@ -60,21 +61,21 @@ fn numbers(values: &[f64]) -> Tensor {
 
 /// AdaLN, layer norm and RMS norm, forward and backward, of `[b, n, d]`.
 fn norms(size: [usize; 3], dtype: DType) -> Exercise {
-    let [b, n, d] = size;
+    let [b, _, d] = size;
     let (x, dy, modulation) = (some(&size, 1, dtype), some(&size, 2, dtype), some(&[b, 4 * d], 3, dtype));
     let (weight, bias) = (random(&[d], 4), random(&[d], 5));
     Exercise::new(format!("norms of {size:?} {dtype:?}"), move |device| {
         let [x, dy, modulation, weight, bias] = [&x, &dy, &modulation, &weight, &bias].map(|t| t.to(device));
         let chunk = |index| Chunk { modulation: &modulation, index };
         let (mut dx, mut d_rms) = (copy::owned(&dy), copy::owned(&dy));
+        let (mut y_rms, mut inverse) = (copy::owned(&x), rms_norm::room_for_inverse(&x, &weight));
+        rms_norm::forward_in_place(&mut y_rms, &weight, 1e-6, Some(&mut inverse));
+        let again = rms_norm::forward_again(&x, &weight, &inverse);
         adaln::backward(&mut dx, &dy, &x, chunk(3));
         let gated = adaln::backward_gated(&mut dx, &dy, &x, chunk(3), chunk(2));
-        rms_norm::backward(&mut d_rms, &x, &weight, 1e-6);
+        rms_norm::backward(&mut d_rms, &x, &weight, &inverse);
         let y = adaln::forward(&x, chunk(1), chunk(3));
-        vec![y, dx, gated, layer_norm::forward(&x, &weight, &bias, 1e-5), rms_norm::forward(&x, &weight, 1e-6), d_rms]
-            .into_iter()
-            .map(|t| t.reshape(&[b * n, d]))
-            .collect()
+        vec![y, dx, gated, layer_norm::forward(&x, &weight, &bias, 1e-5), y_rms, again, d_rms, inverse]
     })
 }
 
@@ -103,6 +104,56 @@ fn attend(tokens: &'static [usize], (count, d): (usize, usize), dtype: DType, ma
         }
         all.push(done.lse);
         all
+    })
+}
+
+/// Attention on Hopper, forward alone: by the kernel of choice or one of the others.
+fn attend_forward(tokens: &'static [usize], d: usize, dtype: DType, by: Option<ForwardVariant>) -> Exercise {
+    // More tiles than there are processors.
+    const HEADS: usize = 3;
+    let name = by.map_or(String::new(), |v| format!(" by {}", v.name));
+    let part = |n: &usize| [1, 2, 3].map(|seed| some(&[1, *n, HEADS * d], seed + 10 * *n as u64, dtype));
+    let parts: Vec<_> = tokens.iter().map(part).collect();
+    Exercise::new(format!("attention forward of {tokens:?} tokens, heads of {d}, {dtype:?}{name}"), move |device| {
+        let heads = Heads { count: HEADS, scale: 1.0 / (d as f32).sqrt(), compute: dtype };
+        let parts: Vec<_> = parts.iter().map(|p| p.each_ref().map(|t| t.to(device))).collect();
+        let views: Vec<_> = parts.iter().map(|[q, k, v]| Part { q, k, v }).collect();
+        if !views[0].q.gpu().is_hopper() {
+            return Vec::new();
+        }
+        let done = match by {
+            Some(variant) => attention::forward_by(variant, &views, heads),
+            None => attention::forward(&views, heads, Mask::default()),
+        };
+        done.out.into_iter().chain([done.lse]).collect()
+    })
+}
+
+/// As [`attend_forward`], by all kernels that are not the one of choice.
+fn attend_other_ways(tokens: &'static [usize]) -> impl Iterator<Item = Exercise> {
+    let others = attention::forward_variants().into_iter().filter(|v| v.name != "forward");
+    others.map(move |v| attend_forward(tokens, v.width as usize, Bf16, Some(v)))
+}
+
+/// The ways there are to divide the gradients of attention on Hopper.
+fn divide_gradients(tokens: &'static [usize], count: usize) -> Exercise {
+    let part = |n: &usize| [1, 2, 3, 4].map(|seed| some(&[1, *n, count * 64], seed + 10 * *n as u64, Bf16));
+    let parts: Vec<_> = tokens.iter().map(part).collect();
+    Exercise::new(format!("ways to the gradients of attention of {tokens:?} tokens, {count} heads"), move |device| {
+        let heads = Heads { count, scale: 0.125, compute: Bf16 };
+        let parts: Vec<_> = parts.iter().map(|p| p.each_ref().map(|t| t.to(device))).collect();
+        let views: Vec<_> = parts.iter().map(|[q, k, v, _]| Part { q, k, v }).collect();
+        if !views[0].q.gpu().is_hopper() {
+            return Vec::new();
+        }
+        let done = attention::forward(&views, heads, Mask::default());
+        let read: Vec<_> = done.out.iter().zip(&parts).map(|(out, p)| Some(OutputGrad { out, dout: &p[3] })).collect();
+        let grads = attention::backward_variants().iter().flat_map(|variant| {
+            [read.clone(), vec![None; parts.len()]]
+                .into_iter()
+                .flat_map(|read| attention::backward_by(*variant, &read, &done.lse, &views, heads))
+        });
+        grads.flat_map(|g| [g.q, Some(g.k), Some(g.v)]).flatten().collect()
     })
 }
 
@@ -150,10 +201,11 @@ fn normalise_groups([b, h, w, channels]: [usize; 4], groups: usize, dtype: DType
 }
 
 /// A layer with factors of `rank`, forward and backward: `m` rows of `k` to `n`.
-fn layer([m, k, n, rank]: [usize; 4], dtype: DType) -> Exercise {
-    let (x, dy, w) = (some(&[m, k], 1, dtype), some(&[m, n], 2, dtype), some(&[n, k], 3, dtype));
+fn layer([m, k, n, rank]: [usize; 4], dtype: DType, wide: Option<Wide>) -> Exercise {
+    let (x, dy, w) = (some(&[m, k], 1, dtype), some(&[m, n], 2, dtype), some(&[n, k], 3, dtype).multiplied(wide));
     let (bias, a, b) = (random(&[n], 4), random(&[rank, k], 5), random(&[n, rank], 6));
-    Exercise::new(format!("linear of {m} rows of {k} to {n}, rank {rank}, {dtype:?}"), move |device| {
+    let how = wide.map_or(format!("{dtype:?}"), |wide| format!("{wide:?}"));
+    Exercise::new(format!("linear of {m} rows of {k} to {n}, rank {rank}, {how}"), move |device| {
         let [x, dy, w, bias, a, b] = [&x, &dy, &w, &bias, &a, &b].map(|t| t.to(device));
         let merged = linear::merge(&w, &a, &b, 0.3);
         let lora = Lora { samples: 0..m, a, b, scale: 0.3 };
@@ -165,6 +217,90 @@ fn layer([m, k, n, rank]: [usize; 4], dtype: DType) -> Exercise {
         linear::backward(&dy, &w, Some(&x), Some(&lora), Some(grad), InputGrad::Overwrite(&mut dx));
         vec![y, dx, flat, merged]
     })
+}
+
+/// A layer in fp8 with factors of `rank`, which only Hopper has: `m` rows of `k` to `n`, and what may follow it.
+fn layer_in_fp8([m, k, n, rank]: [usize; 4]) -> Exercise {
+    let (x, w, bias) = (some(&[1, m, k], 1, Bf16), random(&[n, k], 2), random(&[n], 3));
+    let (residual, gate) = (some(&[1, m, n], 4, Bf16), some(&[1, n], 5, Bf16));
+    let (a, b) = (random(&[rank, k], 6), random(&[n, rank], 7));
+    Exercise::new(format!("fp8 of {m} rows of {k} to {n}, rank {rank}"), move |device| {
+        if fp8::check(device, Bf16).is_err() {
+            return Vec::new();
+        }
+        let [x, w, bias, residual, gate, a, b] = [&x, &w, &bias, &residual, &gate, &a, &b].map(|t| t.to(device));
+        let (weight, rows) = (fp8::quantise(&w), fp8::quantise(&x));
+        let lora = Lora { samples: 0..1, a, b, scale: 0.3 };
+        let plain = fp8::Layer { weight: &weight, bias: Some(&bias), lora: None };
+        let gated = Then::AddGated { residual: &residual, gate: Chunk { modulation: &gate, index: 0 } };
+        let mut all: Vec<_> = TYPES.map(|t| fp8::quantise(&copy::cast(&x, t)).scales).into();
+        all.push(fp8::forward(&x, &rows, plain, Then::Nothing));
+        all.push(fp8::forward(&x, &rows, fp8::Layer { lora: Some(&lora), ..plain }, gated));
+        all
+    })
+}
+
+/// Layers of three inputs, forward and backward in groups, of ranks that fill every number of panels of the kernels: `m` rows
+/// of `k` to `n`.
+fn group([m, k, n]: [usize; 3], dtype: DType) -> Exercise {
+    const RANKS: [&[usize]; 3] = [&[8, 32, 5, 140, 40], &[8, 32, 70], &[4]];
+    let (x, dy, w) = (some(&[2, m / 2, k], 1, dtype), some(&[2, m / 2, n], 2, dtype), some(&[n, k], 3, dtype));
+    let factors = RANKS.map(|ranks| ranks.iter().map(|r| [random(&[*r, k], *r as u64), random(&[n, *r], 1)]));
+    let factors = factors.map(Iterator::collect::<Vec<_>>);
+    let head = random(&[n / 4], 4);
+    Exercise::new(format!("linear in groups, {m} rows of {k} to {n}, {dtype:?}"), move |device| {
+        let [x, dy, w, head] = [&x, &dy, &w, &head].map(|t| t.to(device));
+        let inputs = [copy::owned(&x), copy::owned(&x), copy::owned(&x)];
+        let lora = |[a, b]: &[Tensor; 2]| Lora { samples: 0..2, a: a.to(device), b: b.to(device), scale: 0.3 };
+        let lora = factors.each_ref().map(|all| all.iter().map(lora).collect::<Vec<_>>());
+        let then = [Then::Normalise { weight: &head, eps: 1e-6 }, Then::Activate(Activation::GeluTanh), Then::Nothing];
+        let (layer, kept) = (Layer { weight: &w, bias: None }, 1);
+        let calls = inputs.iter().zip(&lora).zip(then).flat_map(|((x, lora), then)| {
+            lora.chunks(1).map(move |lora| Call { x, layer: Adapted { layer, lora }, then, kept })
+        });
+        let outputs = linear::forward_group(&calls.collect::<Vec<_>>());
+        let mut out: Vec<Tensor> =
+            outputs.into_iter().flat_map(|o| [Some(o.y), Some(o.hidden), o.inverse_rms]).flatten().collect();
+
+        let mut length = 0;
+        let mut place = |lora: &Lora| {
+            let first = length;
+            length += lora.a.len() + lora.b.len();
+            [first, first + lora.a.len()]
+        };
+        let places = lora.each_ref().map(|all| all.iter().map(&mut place).collect::<Vec<_>>());
+        let branches = lora.iter().zip(&places).map(|(all, places)| {
+            let each = all.iter().zip(places);
+            each.map(|(lora, at)| Branch { dy: &dy, weight: &w, lora: Some(lora), grad: Some(*at) }).collect()
+        });
+        let mut flat = Tensor::zeros(device, &[length]);
+        let mut dx = inputs.each_ref().map(copy::owned);
+        let [first, second, third] = &mut dx;
+        let into =
+            [InputGrad::Overwrite(first), InputGrad::Add(second), InputGrad::ThroughGelu { dx: third, hidden: &x }];
+        let calls = inputs.iter().zip(branches).zip(into);
+        let calls = calls.map(|((x, branches), dx)| Backward { x: Some(x), branches, dx });
+        linear::backward_group(calls.collect(), Some(&mut flat));
+        out.extend(dx);
+        out.push(flat);
+        out
+    })
+}
+
+/// Products with all that may follow them, as the kernels for Hopper do them.
+fn listed_products(dtype: DType, is_even: bool) -> Vec<Exercise> {
+    use linear::tests::hopper;
+    let lists = hopper::lists(dtype, is_even);
+    // Those of the widest tiles, for which there are most variants.
+    let few = lists[if is_even { 2 } else { 4 }].clone();
+    let variants = linear::variants().into_iter().filter(|v| dtype == Bf16 && v.name.contains("_s"));
+    let by = variants.map(|v| (Some(v), few.clone())).collect::<Vec<_>>();
+    let all = lists.into_iter().map(|list| (None, list)).chain(by).enumerate();
+    all.map(|(i, (by, list))| {
+        let name = format!("list {i} of products, {dtype:?}, even: {is_even}");
+        Exercise::new(name, move |device| hopper::exercise(device, by, &list))
+    })
+    .collect()
 }
 
 /// Sums over `[rows, length]`: squares, also from where no vector begins, products of 1 to 4 differences, residuals of a step.
@@ -264,11 +400,26 @@ fn others() -> Exercise {
     })
 }
 
+/// The kernels that run instructions one by one, where a device can run them.
+fn instructions() -> impl Iterator<Item = Exercise> {
+    semantics::checks().map(|check| {
+        Exercise::new(format!("semantics: {}", check.name), |device| {
+            let Device::Gpu(gpu) = device else { panic!("{device:?} is no GPU") };
+            if check.fits(gpu) { check.outputs(device, 256) } else { Vec::new() }
+        })
+    })
+}
+
 /// Whole tiles and vectors, as in large models, of all kernels.
 fn even() -> Vec<Exercise> {
     let mut all = vec![others(), convolve([1, 16, 16, 64], 64, F32, F32), convolve([1, 16, 16, 64], 16, F32, F32)];
     all.extend([32, 64, 128, 512].map(|d| attend(&[128], (1, d), F32, false)));
-    all.push(layer([128, 128, 128, 32], F32));
+    all.push(layer([128, 128, 128, 32], F32, None));
+    all.extend([64, 256].map(|n| layer([128, n, n, 32], F32, Some(Wide::Tf32))));
+    all.push(layer_in_fp8([256, 256, 256, 32]));
+    all.extend(instructions());
+    all.push(divide_gradients(&[384], 1));
+    all.extend(attend_other_ways(&[256]));
     for dtype in TYPES {
         all.extend([[2, 16, 128], [2, 8, 384], [2, 16, 1024], [1, 2, 12800]].map(|size| norms(size, dtype)));
         all.extend([sums(2, 4096, dtype), flat(dtype)]);
@@ -279,12 +430,15 @@ fn even() -> Vec<Exercise> {
             all.push(attend(&[256], (1, d), dtype, false));
             all.push(attend(&[256], (1, d), dtype, true));
         }
+        all.push(attend(&[256], (1, 96), dtype, false));
         for (inputs, outputs) in [(64, 128), (64, 32), (4, 32)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 16, 16, inputs], outputs, of_x, dtype)));
         }
         all.push(convolve_in_every_form([1, 16, 16, 64], 256, 3, dtype));
         all.push(attend(&[256], (1, 512), dtype, false));
-        all.extend([64, 256].map(|n| layer([256, n, n, 32], dtype)));
+        all.extend([64, 256].map(|n| layer([256, n, n, 32], dtype, None)));
+        all.push(group([256, 256, 256], dtype));
+        all.extend(listed_products(dtype, true));
     }
     all
 }
@@ -295,24 +449,37 @@ fn ragged() -> Vec<Exercise> {
     all.extend([20, 60, 96, 136].map(|d| attend(&[70, 5], (1, d), F32, false)));
     all.extend([20, 60, 96].map(|d| attend(&[70], (1, d), F32, true)));
     all.push(attend(&[5, 3], (1, 500), F32, false));
+    all.extend(instructions());
+    all.extend([divide_gradients(&[3, 260], 3), divide_gradients(&[9], 12)]);
+    all.extend(attend_other_ways(&[3, 70, 3, 3]));
     for dtype in TYPES {
         all.extend([[2, 3, 304], [2, 3, 301], [1, 2, 2440], [1, 2, 6160]].map(|size| norms(size, dtype)));
         all.extend([sums(2, 1025, dtype), sums(1, 4097, dtype)]);
         all.extend([24, 6].map(|channels| normalise_groups([2, 9, 33, channels], 3, dtype)));
-        all.extend([[70, 200, 67, 5], [3, 8, 8, 1]].map(|size| layer(size, dtype)));
+        all.extend([[70, 200, 67, 5], [3, 8, 8, 1]].map(|size| layer(size, dtype, None)));
     }
+    let tf32 = [[20, 200, 264, 32], [130, 257, 40, 5], [20, 264, 200, 5], [130, 40, 257, 5], [70, 200, 67, 5]];
+    all.extend(tf32.map(|size| layer(size, F32, Some(Wide::Tf32))));
+    all.extend([[300, 656, 264, 5], [300, 144, 264, 5]].map(layer_in_fp8));
     for dtype in HALVES {
         for d in [24, 56, 80, 120] {
             all.push(attend(&[150, 3], (1, d), dtype, false));
             all.push(attend(&[9], (1, d), dtype, false));
             all.push(attend(&[150], (1, d), dtype, true));
         }
+        all.extend([64, 80, 96, 128].map(|d| attend(&[3, 260], (3, d), dtype, false)));
+        // Several tiles for each processor, of fewer steps than a ring has stages.
+        all.extend([64, 80, 96, 128].map(|d| attend(&[9], (12, d), dtype, false)));
+        all.extend([64, 80, 96, 128].map(|d| attend_forward(&[3, 70, 3, 3], d, dtype, None)));
+        all.extend([64, 128].map(|d| attend(&[257], (2, d), dtype, true)));
         for (inputs, outputs) in [(72, 40), (72, 17), (13, 17), (8, 40), (8, 3)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 9, 9, inputs], outputs, of_x, dtype)));
         }
         all.extend([attend(&[300], (1, 256), dtype, false), attend(&[5], (2, 256), dtype, false)]);
         all.extend([3, 1].map(|kernel| convolve_in_every_form([2, 9, 33, 8], 40, kernel, dtype)));
-        all.extend([[20, 200, 264, 32], [20, 264, 8, 1], [130, 40, 257, 5]].map(|size| layer(size, dtype)));
+        all.extend([[20, 200, 264, 32], [20, 264, 8, 1], [130, 40, 257, 5]].map(|size| layer(size, dtype, None)));
+        all.push(group([600, 72, 20], dtype));
+        all.extend(listed_products(dtype, false));
     }
     all
 }

@@ -175,6 +175,16 @@ impl Entry {
         None
     }
 
+    /// The first number of a magnitude beyond `most`, and where it is.
+    pub(super) fn first_beyond(&self, most: f32) -> Option<(usize, f32)> {
+        if most == f32::MAX {
+            return None;
+        }
+        let values = self.to_f32()?;
+        let at = values.iter().position(|v| v.abs() > most)?;
+        Some((at, values[at]))
+    }
+
     /// The same numbers in another shape with as many of them, whose rows are whole blocks.
     pub fn reshaped(&self, shape: &[usize]) -> Self {
         Self { shape: shape.to_vec(), ..self.clone() }

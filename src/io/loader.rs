@@ -5,12 +5,13 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
+use half::f16;
 use rayon::prelude::*;
 
 use super::damage::short;
 use super::{Entry, TensorFile, nearest};
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Device, Precision, Tensor, Wide};
 
 /// How many problems are listed before the rest is only counted.
 const LISTED: usize = 5;
@@ -29,20 +30,30 @@ pub struct Loader<'a> {
     problems: RefCell<Vec<Problem>>,
     ignored: &'a [&'a str],
     device: Device,
-    rounding: Option<DType>,
+    precision: Precision,
 }
 
 impl<'a> Loader<'a> {
     /// A loader of `file` to `device`. Tensors that contain one of `ignored` in their name may be left over.
     pub fn new(file: &'a TensorFile, ignored: &'a [&'a str], device: &Device) -> Self {
         let (taken, problems) = (RefCell::default(), RefCell::default());
-        Self { file, taken, problems, ignored, device: device.clone(), rounding: None }
+        Self { file, taken, problems, ignored, device: device.clone(), precision: Precision::Stored }
     }
 
-    /// Asks for matrices that are stored in single precision to be rounded to `dtype`, if there is one.
-    pub fn rounding(mut self, dtype: Option<DType>) -> Self {
-        self.rounding = dtype;
+    /// Says what matrices are to be multiplied in.
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
         self
+    }
+
+    /// What stands for a tensor that is in no file: a matrix in half precision.
+    fn outline(&self, shape: &[usize]) -> Tensor {
+        let dtype = if shape.len() < 2 { DType::F32 } else { DType::Bf16 };
+        match &self.device {
+            Device::Gpu(_) if self.device.is_plan() => Tensor::scratch_of(&self.device, dtype, shape),
+            Device::Plan(ledger) => Tensor::planned(ledger, dtype, shape),
+            _ => Tensor::planned(&Arc::default(), dtype, shape),
+        }
     }
 
     /// The scope of all names.
@@ -56,6 +67,11 @@ impl<'a> Loader<'a> {
     /// Lists tensors that were missing, had another shape or type, were not expected, or hold a value that is
     /// not finite.
     pub fn finish(self) -> Result<()> {
+        if self.file.outlined().is_some() {
+            let path = self.file.path().display();
+            ensure!(self.device.is_plan(), "{path}: there are only shapes, which are for --dry-run --device plan:CHIP");
+            return Ok(());
+        }
         let taken = self.taken.into_inner();
         let mut problems = self.problems.into_inner();
         let unexpected =
@@ -63,11 +79,19 @@ impl<'a> Loader<'a> {
         problems.extend(unexpected.map(|n| Problem::Unexpected(n.to_string())));
         if problems.is_empty() && !self.device.is_plan() {
             let names: Vec<&String> = taken.iter().collect();
+            // What is rounded to f16 must be in its range.
+            let most = if self.precision == Precision::Half(DType::F16) { f16::MAX.to_f32() } else { f32::MAX };
             problems = names
                 .par_iter()
                 .filter_map(|name| {
-                    let (at, found) = self.file.entry(name)?.first_non_finite()?;
-                    Some(Problem::Other(format!("tensor '{name}' holds {found} at element {at}")))
+                    let entry = self.file.entry(name)?;
+                    if let Some((at, found)) = entry.first_non_finite() {
+                        return Some(Problem::Other(format!("tensor '{name}' holds {found} at element {at}")));
+                    }
+                    let (at, found) = entry.first_beyond(most).filter(|_| entry.shape().len() > 1)?;
+                    Some(Problem::Other(format!(
+                        "tensor '{name}' holds {found} at element {at}, and f16 ends at 65504; bf16 and f32 do not"
+                    )))
                 })
                 .collect();
         }
@@ -128,12 +152,21 @@ impl Scope<'_> {
 
     /// Whether the file holds a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
-        self.loader.file.entry(&self.path(name)).is_some()
+        let file = self.loader.file;
+        file.outlined().is_some_and(|with| with.contains(&name)) || file.entry(&self.path(name)).is_some()
     }
 
-    /// What matrices that are stored in single precision are to be rounded to, if to anything.
-    pub fn rounding(&self) -> Option<DType> {
-        self.loader.rounding
+    /// What matrices are to be multiplied in.
+    pub fn precision(&self) -> Precision {
+        self.loader.precision
+    }
+
+    /// How matrices are to be multiplied if in single precision whatever their type.
+    pub fn wide(&self) -> Option<Wide> {
+        match self.loader.precision {
+            Precision::Wide(wide) => Some(wide),
+            Precision::Stored | Precision::Half(_) => None,
+        }
     }
 
     /// The tensor `name` with exactly `shape`, decoded if it is stored in blocks. A problem is kept for [`Loader::finish`];
@@ -152,6 +185,9 @@ impl Scope<'_> {
 
     /// As [`Scope::tensor`], but as it is stored, for what is decoded where it is used.
     pub fn stored(&self, name: &str, shape: &[usize]) -> Tensor {
+        if self.loader.file.outlined().is_some() {
+            return self.loader.outline(shape);
+        }
         let path = self.path(name);
         let problem = match self.loader.file.entry(&path) {
             None => Problem::Missing(path.clone(), shape.to_vec()),

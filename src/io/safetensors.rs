@@ -22,12 +22,26 @@ pub struct TensorFile {
     files: usize,
     tensors: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
+    /// Where there are no tensors but whatever shapes are asked for, those that need not be there and are.
+    outline: Option<&'static [&'static str]>,
 }
 
 impl TensorFile {
     /// A file without tensors.
     pub fn empty(path: &Path) -> Self {
-        Self { path: path.to_path_buf(), files: 0, tensors: BTreeMap::new(), metadata: BTreeMap::new() }
+        let (tensors, metadata) = (BTreeMap::new(), BTreeMap::new());
+        Self { path: path.to_path_buf(), files: 0, tensors, metadata, outline: None }
+    }
+
+    /// What stands for a file in a plan: every tensor that a model asks for, without content, and of those that it can do
+    /// without, the ones named `with`.
+    pub fn outline(path: &Path, with: &'static [&'static str]) -> Self {
+        Self { outline: Some(with), ..Self::empty(path) }
+    }
+
+    /// The tensors that an outline has beside those that must be there; `None` if it is a file.
+    pub(super) fn outlined(&self) -> Option<&'static [&'static str]> {
+        self.outline
     }
 
     /// Maps one safetensors or GGUF file.
@@ -147,8 +161,11 @@ impl TensorFile {
         self.files
     }
 
-    /// Bytes of all tensors together.
+    /// Bytes of all tensors together; of an outline, more than any.
     pub fn bytes(&self) -> u64 {
+        if self.outline.is_some() {
+            return u64::MAX;
+        }
         self.tensors.values().map(|e| e.size() as u64).sum()
     }
 

@@ -1,35 +1,50 @@
-use crate::device::{DType, Tensor};
+use crate::device::{Precision, Tensor};
 use crate::io::Scope;
-use crate::ops::linear::{self, Layer, Then};
+use crate::ops::linear::{self, Layer, Lora, Then};
+use crate::ops::{dequantise, fp8};
 
 /// A frozen linear layer `y = x·Wᵀ + b`.
+#[derive(Clone)]
 pub struct Linear {
     /// `[out, in]`.
     pub weight: Tensor,
     /// `[out]`.
     pub bias: Option<Tensor>,
+    /// The weight in e4m3, where that is what is multiplied: then there is no backward.
+    pub fp8: Option<fp8::Rows>,
 }
 
 impl Linear {
-    /// The layer under `scope`: `weight` `[outputs, inputs]`, rounded if the scope asks for it and it is in single precision or
-    /// in blocks, and `bias` `[outputs]` if
+    /// The layer under `scope`: `weight` `[outputs, inputs]`, in the precision that the scope asks for, and `bias` `[outputs]` if
     /// there is to be one.
     pub fn load(scope: &Scope, inputs: usize, outputs: usize, bias: bool) -> Self {
         let stored = scope.stored("weight", &[outputs, inputs]);
         Self {
-            weight: match scope.rounding() {
-                Some(dtype) if matches!(stored.dtype(), DType::F32 | DType::Blocks(_)) => {
-                    linear::rounded(&stored, dtype)
-                }
-                _ => stored,
+            weight: match scope.precision() {
+                Precision::Half(dtype) if stored.dtype() != dtype => linear::rounded(&stored, dtype),
+                Precision::Wide(wide) => stored.multiplied(Some(wide)),
+                Precision::Half(_) | Precision::Stored => stored,
             },
             bias: bias.then(|| scope.tensor("bias", &[outputs])),
+            fp8: None,
         }
+    }
+
+    /// The same layer with its weight in e4m3, if there are kernels for its shape; else the layer itself.
+    pub fn quantised(&self) -> Self {
+        let fits = fp8::fits(self.weight.dim(0), self.weight.dim(1));
+        Self { fp8: fits.then(|| fp8::quantise(&dequantise::forward(&self.weight))), ..self.clone() }
     }
 
     /// The layer as the op takes it.
     pub fn layer(&self) -> Layer<'_> {
         Layer { weight: &self.weight, bias: self.bias.as_ref() }
+    }
+
+    /// The layer with `weight`, its own in e4m3, and what `lora` adds for all samples.
+    pub(super) fn in_fp8<'a>(&'a self, weight: &'a fp8::Rows, lora: &'a [Lora]) -> fp8::Layer<'a> {
+        assert!(lora.len() <= 1, "in fp8 all samples go through one adapter");
+        fp8::Layer { weight, bias: self.bias.as_ref(), lora: lora.first() }
     }
 
     /// `x` `[.., in]` to `[.., out]`.

@@ -10,6 +10,7 @@ pub mod lora;
 pub mod mmdit;
 mod names;
 pub mod network;
+pub mod outline;
 pub mod source;
 pub mod t5;
 pub mod text;
@@ -19,19 +20,18 @@ use anyhow::Result;
 
 use self::network::Network;
 use self::source::Component;
-use crate::device::{DType, Device};
+use crate::device::{Device, Precision};
 
 pub use linear::Linear;
 
-/// Maps the network `component` (`transformer/` of a pipeline). With `compute`, matrices stored in single precision are
-/// rounded to that type.
+/// Maps the network `component` (`transformer/` of a pipeline), whose matrices are multiplied in `precision`.
 ///
 /// # Errors
 /// If a file is missing or damaged, or a tensor's name, shape, type or content is not what the config asks for.
 pub fn load_network(
     component: impl Into<Component>,
     device: &Device,
-    compute: Option<DType>,
+    precision: impl Into<Precision>,
 ) -> Result<Box<dyn Network>> {
-    Ok(Box::new(mmdit::Mmdit::load(component, device, compute)?))
+    Ok(Box::new(mmdit::Mmdit::load(component, device, precision.into())?))
 }

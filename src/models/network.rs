@@ -6,7 +6,7 @@ use std::ops::Range;
 use anyhow::Result;
 
 use super::lora::{Adapters, Module, Trained};
-use crate::device::{Device, Tensor};
+use crate::device::{DType, Device, Tensor};
 use crate::io::check_multiple;
 
 /// What the forward keeps for the backward, and what is computed again; the results are the same bits.
@@ -101,6 +101,16 @@ pub trait Network: Send + Sync {
 
     /// All layers that an adapter can be put on.
     fn modules(&self) -> &[Module];
+
+    /// The type that its matrices are multiplied in; of blocks, what they are stored in.
+    fn multiplies_in(&self) -> DType;
+
+    /// The same network with the weights of its blocks in fp8, for forwards that all go through one adapter and keep nothing;
+    /// the rest is shared.
+    ///
+    /// # Errors
+    /// If the device does not multiply fp8.
+    fn quantised(&self) -> Result<Box<dyn Network>>;
 
     /// The velocity of `x` `[b, channels, h, w]` under `condition`, of the same shape, each row through its adapter.
     fn forward(&self, x: &Tensor, condition: Condition, adapters: &Adapters) -> Tensor;

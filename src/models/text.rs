@@ -121,12 +121,12 @@ impl TextEncoders {
     fn load_for(model: &Model, joint_attention_dim: usize, device: &Device) -> Result<Self> {
         let clip = |encoder: &str, tokenizer: &str| -> Result<(Tokenizer, ClipText)> {
             let (encoder, tokenizer) = (model.component(encoder)?, model.component(tokenizer)?);
-            Ok((Tokenizer::load(tokenizer.path())?, ClipText::load(encoder, device)?))
+            Ok((Tokenizer::of(tokenizer)?, ClipText::load(encoder, device)?))
         };
         let clip = [clip("text_encoder", "tokenizer")?, clip("text_encoder_2", "tokenizer_2")?];
         let t5 = if model.has("text_encoder_3") {
             let (tokenizer, t5) = (model.component("tokenizer_3")?, model.component("text_encoder_3")?);
-            Some((Tokenizer::load(tokenizer.path())?, T5::load(t5, device)?))
+            Some((Tokenizer::of(tokenizer)?, T5::load(t5, device)?))
         } else {
             None
         };

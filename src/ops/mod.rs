@@ -14,6 +14,7 @@ pub mod copy;
 pub mod cpu;
 pub mod dequantise;
 pub mod embedding;
+pub mod fp8;
 pub mod gate;
 pub mod group_norm;
 pub mod layer_norm;
@@ -37,12 +38,20 @@ pub mod testing;
 mod tests;
 pub mod timestep;
 
-/// Hands over to the room of a tensor's device. A plan has none: what the contract has allocated is all it wants to know.
+/// Hands over to the room of a tensor's device. A plan has none: what the contract has allocated is all it wants to know. The
+/// plan of a GPU takes the last argument, if there is one, for the op's work ([`Work`](crate::device::work::Work)), else the
+/// bytes of what its launches get.
 macro_rules! dispatch {
-    ($on:expr, $f:ident($($arg:expr),* $(,)?)) => {
+    (@works) => { Vec::new() };
+    (@works $works:expr) => { Vec::from($works) };
+    ($on:expr, $f:ident($($arg:expr),* $(,)?) $(, $works:expr)?) => {
         match $on.device() {
             $crate::device::Device::Cpu => cpu::$f($($arg),*),
-            $crate::device::Device::Gpu(_) => cuda::$f($($arg),*),
+            $crate::device::Device::Gpu(gpu) => {
+                let op = concat!(module_path!(), "::", stringify!($f));
+                let _doing = gpu.doing(op, || $crate::ops::dispatch!(@works $($works)?));
+                cuda::$f($($arg),*)
+            }
             $crate::device::Device::Plan(_) => Default::default(),
         }
     };

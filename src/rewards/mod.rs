@@ -19,6 +19,7 @@ use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
 use crate::device::{Device, Tensor};
 use crate::io::{did_you_mean, require_folder};
+use crate::models::outline::is_outline;
 
 pub use images::Images;
 
@@ -249,6 +250,7 @@ pub fn check(name: &str, options: &Options) -> Result<&'static Entry> {
         bail!("rewards: no reward '{name}', expected one of {}{}", names().join(", "), did_you_mean(name, names()));
     };
     match (&options.model, entry.model) {
+        (Some(folder), Some(_)) if is_outline(folder) => {}
         (Some(folder), Some(_)) => require_folder(folder, &format!("rewards.{name}.model"))?,
         (Some(folder), None) => {
             bail!("rewards.{name}.model: {} is not wanted, {name} takes no model", folder.display())

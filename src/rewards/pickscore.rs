@@ -15,6 +15,7 @@ use super::{Images, Reward, Score};
 use crate::data::Prompt;
 use crate::device::{Device, Tensor};
 use crate::models::clip::Clip;
+use crate::models::outline;
 use crate::models::tokenizer::Tokenizer;
 
 /// What flow_grpo, AWM and NFT divide the score by, to bring it near 1. Papers print it undivided.
@@ -38,6 +39,11 @@ impl PickScore {
     /// Names the file that is missing or not what was expected.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let clip = Clip::load(folder, device)?;
+        if outline::is_outline(folder) {
+            let tokenizer = Tokenizer::blank(clip.config().text.max_position_embeddings);
+            let preprocess = Preprocess::openai(clip.config().vision.image_size);
+            return Ok(Self { clip, tokenizer, preprocess, prompts: Mutex::default() });
+        }
         let tokenizer = Tokenizer::load(folder).context(
             "pickscore: its tokenizer, that of laion/CLIP-ViT-H-14-laion2B-s32B-b79K, belongs beside the weights",
         )?;
@@ -53,7 +59,8 @@ impl PickScore {
         for prompt in prompts {
             if !known.contains_key(&prompt.text) {
                 let ids = self.tokenizer.encode(&prompt.text, length)?.ids;
-                let embedding = unit(&self.clip.text_embeds(&[ids]).to_host());
+                let embeds = self.clip.device().once(|| self.clip.text_embeds(&[ids]).to_host());
+                let embedding = unit(&embeds);
                 known.insert(prompt.text.clone(), embedding);
             }
         }

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::schedule::Schedule;
-use crate::device::{DType, Device};
+use crate::device::{Device, Precision};
 use crate::io::check_multiple;
 use crate::models::autoencoder::Autoencoder;
 use crate::models::load_network;
@@ -21,16 +21,17 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Maps transformer, VAE and scheduler of `model` to `device`; `compute` as for [`load_network`].
+    /// Maps transformer, VAE and scheduler of `model` to `device`; `precision` as for [`load_network`] and [`Autoencoder::load`].
     ///
     /// # Errors
     /// If a part or file is missing or damaged, or the parts do not fit each other.
-    pub fn load(model: &Model, device: &Device, compute: Option<DType>) -> Result<Self> {
+    pub fn load(model: &Model, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
         let [network, vae, schedule] = ["transformer", "vae", "scheduler"].map(|name| model.component(name));
         let (network, vae, schedule) = (network?, vae?, schedule?);
         let schedule = Schedule::load(schedule)?;
-        let network = load_network(network, device, compute)?;
-        let vae = Autoencoder::load(vae, device, compute)?;
+        let precision = precision.into();
+        let network = load_network(network, device, precision)?;
+        let vae = Autoencoder::load(vae, device, precision)?;
         let colours = (vae.config().in_channels, vae.config().out_channels);
         if colours != (3, 3) {
             bail!(

@@ -89,7 +89,7 @@ pub fn sample(
     let keeps_history = path.steps.iter().any(|s| s.history != [0.0; 2]);
     let mut history = [None, None];
     let mut x = noise;
-    for (i, at) in x.device().rehearse(path.steps).iter().enumerate() {
+    for (i, at) in x.device().rehearse(path.steps).enumerate() {
         let timestep = vec![policy.schedule.timestep(at.sigma); count];
         let (velocity, next, clean) = x.device().region(|| {
             let doubled = guided.then(|| copy::concat(&[&x, &x]));

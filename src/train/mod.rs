@@ -8,6 +8,7 @@ mod prompts;
 pub mod report;
 pub mod rollout;
 pub mod run;
+pub mod scaler;
 pub mod setup;
 pub mod state;
 pub mod update;
@@ -52,7 +53,12 @@ impl Setup {
             samples: &samples,
             prompts: &of_image,
             epoch: epoch + 1,
-            job: Job { steps: raw.rollout.num_inference_steps, guidance: raw.rollout.guidance_scale, what: "rollout" },
+            job: Job {
+                steps: raw.rollout.num_inference_steps,
+                guidance: raw.rollout.guidance_scale,
+                what: "rollout",
+                trains: true,
+            },
             keep_pictures: false,
         };
         let rollout = self.rollout(&order, &mut clock, interrupt)?;
@@ -96,7 +102,12 @@ impl Setup {
             samples: &samples,
             prompts: &of_image,
             epoch: EVAL_EPOCH,
-            job: Job { steps: eval.num_inference_steps, guidance: eval.guidance_scale, what: "evaluation" },
+            job: Job {
+                steps: eval.num_inference_steps,
+                guidance: eval.guidance_scale,
+                what: "evaluation",
+                trains: false,
+            },
             keep_pictures: true,
         };
         let rollout = self.rollout(&order, &mut Clock::start(), interrupt)?;

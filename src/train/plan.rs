@@ -8,6 +8,7 @@ use super::guard::Interrupt;
 use super::setup::{LOAD_REWARDS, Planned};
 use super::state::State;
 use crate::config::{Job, Resolved};
+use crate::device::work::Works;
 use crate::device::{Device, Ledger, Phase};
 use crate::models::lora::Slot;
 use crate::models::network::Checkpointing;
@@ -35,6 +36,8 @@ pub struct MemoryPlan {
     pub overhead: u64,
     /// The most bytes of tensors at once.
     pub tensors: u64,
+    /// What an epoch computes, if it is planned for a GPU.
+    pub epoch: Works,
 }
 
 impl MemoryPlan {
@@ -74,15 +77,18 @@ impl MemoryPlan {
         uploaded -= with_encoders - ledger.live();
         let mut state = State::new(&setup);
         let held = ledger.live();
+        ledger.take_work();
+        let mut epoch = Works::new();
         if job == Job::Train {
             setup.train_epoch(&mut state, &never)?;
+            epoch = ledger.take_work();
             device.phase("checkpoint");
             let saved = state.to_checkpoint(&setup)?;
             // Written one after another.
             saved.tensors.values().for_each(|t| drop(t.to_host()));
         }
         setup.evaluate(Some((&state.bank, Slot::Average)), &never)?;
-        Ok(Self::from(&ledger, uploaded, held, on.overhead()))
+        Ok(Self { epoch, ..Self::from(&ledger, uploaded, held, on.overhead()) })
     }
 
     /// What the books say of a run whose weights took `uploaded` bytes of tensors, and with all that stays `held`.
@@ -106,6 +112,7 @@ impl MemoryPlan {
             weights,
             state: row("adapters, moments, embeddings", held - uploaded),
             overhead,
+            epoch: Works::new(),
             tensors: phases.iter().map(|p| p.tensors).max().unwrap_or(0),
             phases: shown.map(|p| row(p.name, p.total - uploaded)).collect(),
         }

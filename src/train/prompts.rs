@@ -107,7 +107,9 @@ impl PromptBank {
             return Ok(());
         }
         let (length, used) = (self.max_sequence_length, self.round);
-        let encoded = self.encoders()?.encode(&new, length)?;
+        let device = self.device.clone();
+        let encoders = self.encoders()?;
+        let encoded = device.once(|| encoders.encode(&new, length))?;
         for (i, prompt) in new.into_iter().enumerate() {
             let embeds = self.device.lasting(|| encoded.rows(&[i]));
             self.known.insert(prompt, Known { embeds, used });

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
+use super::scaler::LossScale;
 use super::setup::Setup;
 use super::state::State;
 use super::update::UpdateReport;
@@ -31,8 +32,10 @@ pub struct EpochReport {
     pub grad_norm: f64,
     /// What was not finite, if a step was skipped for it.
     pub skipped: Option<String>,
+    /// Steps that were skipped because the loss had been scaled too much.
+    pub overflows: u32,
     /// The largest difference between a velocity of the rollout and the same in training: 0, because a row's result does
-    /// not depend on its batch. Known from the first optimiser step on.
+    /// not depend on its batch; but for a rollout in fp8, where it is what that costs. Known from the first optimiser step on.
     pub deviation: Option<f32>,
     /// Seconds per phase; phases that went on at the same time have each their own.
     pub seconds: BTreeMap<&'static str, f64>,
@@ -43,14 +46,24 @@ pub struct EpochReport {
 impl EpochReport {
     /// Before the first optimiser step.
     pub fn new(scores: Scores, advantages: Advantages) -> Self {
-        let seconds = BTreeMap::new();
-        Self { scores, advantages, loss: 0.0, grad_norm: 0.0, skipped: None, deviation: None, seconds, total: 0.0 }
+        Self {
+            scores,
+            advantages,
+            loss: 0.0,
+            grad_norm: 0.0,
+            skipped: None,
+            overflows: 0,
+            deviation: None,
+            seconds: BTreeMap::new(),
+            total: 0.0,
+        }
     }
 
     /// Takes in an optimiser step.
     pub fn add(&mut self, update: &UpdateReport) {
         (self.loss, self.grad_norm) = (update.loss, update.grad_norm);
         self.skipped = self.skipped.take().or_else(|| update.skipped.clone());
+        self.overflows += u32::from(update.overflowed);
         // Later steps of an epoch train what has moved since.
         self.deviation = self.deviation.or(update.deviation);
     }
@@ -107,7 +120,8 @@ fn clock(seconds: f64) -> String {
 fn draw_epoch(board: &mut TensorBoard, line: &Value) -> Result<()> {
     let step = line["epoch"].as_u64().unwrap_or_default();
     let keys = ["reward_std", "zero_variance_groups", "loss", "grad_norm"];
-    let plain = keys.into_iter().map(|key| (format!("train/{key}"), &line[key]));
+    let scaled = ["loss_scale", "overflows"].into_iter().filter(|_| line["loss_scale"].is_number());
+    let plain = keys.into_iter().chain(scaled).map(|key| (format!("train/{key}"), &line[key]));
     let speed = [("time/images_per_second".to_string(), &line["images_per_second"])];
     let table = |under: &'static str, key: &str| {
         line[key].as_object().into_iter().flatten().map(move |(k, v)| (format!("{under}/{k}"), v))
@@ -175,8 +189,15 @@ impl Reporter {
         let per_epoch = self.started.elapsed().as_secs_f64() / f64::from(self.done);
         let phases: Vec<String> = e.seconds.iter().map(|(k, v)| format!("{k} {v:.1}s")).collect();
         let skipped = e.skipped.as_ref().map(|t| format!("  STEP SKIPPED: {t}")).unwrap_or_default();
+        let fp8 = if setup.sampling.is_some() { " (fp8)" } else { "" };
+        let scale = state.loss_scale.as_ref().map(LossScale::scale);
+        let scaled = scale.map(|s| format!("  loss x {s}")).unwrap_or_default();
+        let overflows = match e.overflows {
+            0 => String::new(),
+            n => format!(" ({n} steps overflowed at more and were skipped)"),
+        };
         say(&format!(
-            "epoch {:>4}/{}  reward {:.4} ± {std:.3}  flat {}/{}  loss {:.4}  |grad| {:.3}  Δv {}  {:.1} img/s  {}  ETA {}{skipped}",
+            "epoch {:>4}/{}  reward {:.4} ± {std:.3}  flat {}/{}  loss {:.4}  |grad| {:.3}  Δv {}{fp8}  {:.1} img/s  {}  ETA {}{scaled}{overflows}{skipped}",
             state.epoch,
             setup.config.raw.num_epochs,
             mean["reward"],
@@ -201,7 +222,10 @@ impl Reporter {
             "loss": e.loss,
             "grad_norm": e.grad_norm,
             "skipped": e.skipped,
+            "loss_scale": scale,
+            "overflows": e.overflows,
             "rollout_train_deviation": e.deviation,
+            "rollout_weights": setup.config.raw.rollout.weights,
             "arena_peak_bytes": setup.device.peak(),
             "images_per_second": images as f64 / total,
             "seconds": seconds,

@@ -29,6 +29,8 @@ pub struct Job {
     pub guidance: f32,
     /// What it is for, in words.
     pub what: &'static str,
+    /// Whether it is for training, where the network that samples may be another.
+    pub trains: bool,
 }
 
 /// Which images are sampled, and by whom.
@@ -86,13 +88,13 @@ impl Setup {
     /// # Errors
     /// [`Interrupted`](super::guard::Interrupted), or what a reward or an encoder reports.
     pub fn rollout(&mut self, order: &Order, clock: &mut Clock, interrupt: &Interrupt) -> Result<Rollout> {
-        let Self { config, device, pipeline, prompts, rewards, sampler, .. } = self;
+        let Self { config, device, pipeline, sampling, prompts, rewards, sampler, .. } = self;
+        let network = sampling.as_deref().filter(|_| order.job.trains).unwrap_or(&*pipeline.network);
         let (sizes, count, side) = (pipeline.network.sizes(), order.samples.len(), config.latent);
         let mut x0 = Tensor::scratch(device, &[count, sizes.channels, side, side]);
         let steps = sampler.steps(&pipeline.schedule.sigmas(order.job.steps, sizes.tokens(side, side))?);
         let path = Path { steps: &steps, guidance: order.job.guidance };
         let batches: Vec<Range<usize>> = ranges(0..count, config.raw.rollout.batch_size);
-        let batches = device.rehearse(&batches);
         let texts_of =
             |batch: &Range<usize>| order.prompts[batch.clone()].iter().map(|p| p.text.as_str()).collect::<Vec<_>>();
 
@@ -100,7 +102,7 @@ impl Setup {
         device.phase("text encoders");
         let negative = {
             let _range = range("encode");
-            for batch in batches {
+            for batch in device.rehearse(&batches) {
                 prompts.prepare(&texts_of(batch))?;
                 interrupt.check()?;
             }
@@ -119,7 +121,7 @@ impl Setup {
             let draw = |s: &Sample| s.key(config.raw.seed, Purpose::InitialLatent, order.epoch, 0);
             let keys: Vec<Key> = order.samples[batch.clone()].iter().map(draw).collect();
             let start = noise::normal(device, &keys, &[batch.len(), sizes.channels, side, side]);
-            let policy = Policy { network: &*pipeline.network, schedule: &pipeline.schedule, adapter: order.adapter };
+            let policy = Policy { network, schedule: &pipeline.schedule, adapter: order.adapter };
             let on_step = |visit: Visit| {
                 if probe.is_none() && visit.step == steps.len() / 2 {
                     probe = Some(device.lasting(|| Probe::of(&visit, policy, &steps, &texts)));
@@ -167,7 +169,7 @@ impl Setup {
         // A batch is decoded and scored beside the sampling of the next.
         let progress = Progress::new(order.job.what, count as u64);
         let mut waiting: Option<Sampled> = None;
-        for batch in batches.iter().map(Some).chain([None]) {
+        for batch in device.rehearse(&batches).map(Some).chain([None]) {
             let sampled = waiting.take();
             let images = sampled.as_ref().map_or(0, |s| s.images.len());
             let (scored, next) =

@@ -4,22 +4,24 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::prompts::PromptBank;
 use crate::algorithms::{self, Algorithm};
-use crate::config::raw::Prompts;
+use crate::config::raw::{Prompts, Weights};
 use crate::config::resolved::ModelSizes;
 use crate::config::reward::RewardKeys;
 use crate::config::{Job, Resolved, TrainConfig};
 use crate::data::PromptSet;
-use crate::device::Device;
+use crate::device::{DType, Device};
 use crate::io::read;
 use crate::models::lora::{Layout, select};
+use crate::models::network::Network;
 use crate::models::source::{Model, Source};
 use crate::models::text::{TextEncoders, describe_truncated};
-use crate::models::{autoencoder, identity, mmdit};
+use crate::models::{autoencoder, identity, mmdit, outline};
 use crate::ops::adamw::AdamW;
+use crate::ops::fp8;
 use crate::rewards::{self, Options, WeightedSum};
 use crate::rollout::Pipeline;
 use crate::rollout::sampler::{Euler, Sampler};
@@ -37,6 +39,8 @@ pub struct Setup {
     pub device: Device,
     /// Network, VAE, schedule.
     pub pipeline: Pipeline,
+    /// The network that samples for training, if it is not the one that is trained.
+    pub sampling: Option<Box<dyn Network>>,
     /// Prompts and their embeddings.
     pub prompts: PromptBank,
     /// Prompts to train on.
@@ -69,6 +73,29 @@ pub struct Planned {
     eval: PromptSet,
 }
 
+/// For a plan: names what stands for the models and prompts of `raw` that are not there, and says so in lines.
+pub fn stand_in(raw: &mut TrainConfig) -> Vec<String> {
+    let mut lines: Vec<Option<String>> = vec![
+        outline::stand_in(&mut raw.model, "model", outline::SD35_MEDIUM),
+        outline::stand_in(&mut raw.prompts.train, "prompts.train", outline::PROMPTS),
+        outline::stand_in(&mut raw.prompts.eval, "prompts.eval", outline::PROMPTS),
+    ];
+    let of_rewards = raw.rewards.iter_mut().map(|(name, keys)| (name, &mut keys.options.model));
+    for (name, model) in of_rewards {
+        let key = format!("rewards.{name}.model");
+        lines.push(model.as_mut().and_then(|model| outline::stand_in(model, &key, outline::CLIP_H)));
+    }
+    lines.into_iter().flatten().collect()
+}
+
+/// The prompts at `path`.
+fn prompts(path: &Path) -> Result<PromptSet> {
+    if path == Path::new(outline::PROMPTS) {
+        return Ok(PromptSet::numbered(path, outline::PROMPT_COUNT));
+    }
+    PromptSet::load(path)
+}
+
 /// Checks `raw` against the model's configs and the prompt files. Reads no weights.
 ///
 /// # Errors
@@ -83,8 +110,8 @@ pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
     let sizes = mmdit::Config::load(model.component("transformer")?)?.sizes();
     let vae = autoencoder::Config::load(model.component("vae")?)?;
     let schedule = Schedule::load(model.component("scheduler")?)?;
-    let train = PromptSet::load(&raw.prompts.train).context("key prompts.train")?;
-    let eval = PromptSet::load(&raw.prompts.eval).context("key prompts.eval")?;
+    let train = prompts(&raw.prompts.train).context("key prompts.train")?;
+    let eval = prompts(&raw.prompts.eval).context("key prompts.eval")?;
     let sizes_of = ModelSizes {
         downscale: vae.downscale(),
         patch: sizes.patch,
@@ -96,7 +123,9 @@ pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
     for steps in [raw.rollout.num_inference_steps, raw.eval.num_inference_steps] {
         schedule.sigmas(steps, tokens)?;
     }
-    let points_per_image = algorithms::build(&raw, &schedule, tokens)?.points_per_image();
+    let algorithm = algorithms::build(&raw, &schedule, tokens)?;
+    algorithms::check_rollout(&*algorithm, raw.rollout.weights)?;
+    let points_per_image = algorithm.points_per_image();
     let counts = [train.prompts.len(), eval.prompts.len()];
     Ok(Planned {
         config: Resolved::new(raw, job, sizes_of, counts, points_per_image)?,
@@ -171,12 +200,29 @@ fn inputs(raw: &TrainConfig, model: &Model, terms: &[(String, Options, f64)]) ->
 }
 
 impl Planned {
+    /// For a plan: as [`Model::outline_missing`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn outline_missing(&mut self) -> Result<Option<String>> {
+        self.model.outline_missing()
+    }
+
     /// Loads the models and rewards to `device`.
     ///
     /// # Errors
     /// If a weight file is missing, damaged or does not fit its config; if a reward cannot judge a prompt.
     pub fn load(self, device: &Device) -> Result<Setup> {
         let raw = &self.config.raw;
+        for path in [&raw.prompts.train, &raw.prompts.eval] {
+            let fits = device.is_plan() || !outline::is_outline(path);
+            ensure!(fits, "{}: there are no prompts, only their number, which is for plans", path.display());
+        }
+        let is_fp8 = self.config.job == Job::Train && raw.rollout.weights == Weights::Fp8;
+        if is_fp8 {
+            // What activations are in is known once the weights are; whether the device can is known now.
+            fp8::check(device, DType::Bf16).context("key rollout.weights")?;
+        }
         device.phase(LOAD_REWARDS);
         let terms = terms(raw)?;
         let is_run = self.config.job == Job::Train && !device.is_plan();
@@ -184,7 +230,8 @@ impl Planned {
         let rewards = terms.iter().map(|(name, o, weight)| Ok((rewards::build(name, o, device)?, *weight)));
         let rewards = WeightedSum::new(rewards.collect::<Result<_>>()?)?;
         device.phase("load model");
-        let pipeline = Pipeline::load(&self.model, device, raw.train.compute.rounding())?;
+        let pipeline = Pipeline::load(&self.model, device, raw.train.compute.precision())?;
+        let sampling = if is_fp8 { Some(pipeline.network.quantised().context("key rollout.weights")?) } else { None };
         let encoders = TextEncoders::load(&self.model, device)?;
         if !device.is_plan() {
             rewards.check(&self.train)?;
@@ -215,6 +262,7 @@ impl Planned {
             inputs,
             device: device.clone(),
             pipeline,
+            sampling,
             config: self.config,
         })
     }

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use super::checkpoint::Checkpoint;
 use super::ema::EvalEma;
+use super::scaler::LossScale;
 use super::setup::Setup;
 use crate::algorithms::Algorithm;
 use crate::config::{self, TrainConfig};
-use crate::device::{Device, Tensor};
+use crate::device::{DType, Device, Tensor};
 use crate::models::lora::{AdapterBank, Layout, Module, Slot, select};
 use crate::models::source::Source;
 use crate::ops::adamw::{self, AdamW, Moments};
@@ -26,6 +27,8 @@ pub struct State {
     pub ema: EvalEma,
     /// The optimiser's moments.
     pub moments: Moments,
+    /// What the loss is times before the backward, where that is in f16.
+    pub loss_scale: Option<LossScale>,
 }
 
 impl State {
@@ -39,7 +42,9 @@ impl State {
         for slot in setup.algorithm.slots().iter().chain([&Slot::Average]) {
             bank.copy(*slot, Slot::Theta);
         }
-        Self { epoch: 0, bank, ema: EvalEma::new(f64::from(raw.ema.decay), u64::from(raw.ema.interval)), moments }
+        let loss_scale = (setup.pipeline.network.multiplies_in() == DType::F16).then(LossScale::default);
+        let ema = EvalEma::new(f64::from(raw.ema.decay), u64::from(raw.ema.interval));
+        Self { epoch: 0, bank, ema, moments, loss_scale }
     }
 
     /// One optimiser step along `factor·grads`, then the adapters that follow the trained one do.
@@ -58,13 +63,16 @@ impl State {
     pub fn to_checkpoint(&self, setup: &Setup) -> Result<Checkpoint> {
         setup.device.check()?;
         let modules = setup.pipeline.network.modules();
-        let meta = json!({
+        let mut meta = json!({
             "epoch": self.epoch,
             "optimizer_steps": self.moments.steps,
             "ema_steps": self.ema.steps,
             "config": toml::to_string(&setup.config.raw)?,
             "inputs": setup.inputs,
         });
+        if let Some(scale) = &self.loss_scale {
+            meta["loss_scale"] = scale.to_json();
+        }
         let mut checkpoint = Checkpoint { tensors: BTreeMap::new(), meta };
         for (slot, numbers) in self.bank.slots() {
             checkpoint.insert(slot.name(), numbers, &setup.layout, modules);
@@ -88,6 +96,9 @@ impl State {
         state.epoch = number("epoch")? as u32;
         state.moments.steps = number("optimizer_steps")?;
         state.ema.steps = number("ema_steps")?;
+        if let Some(scale) = &mut state.loss_scale {
+            *scale = LossScale::from_json(&checkpoint.meta["loss_scale"])?;
+        }
         let modules = setup.pipeline.network.modules();
         let flat = |kind| checkpoint.flat(kind, &setup.layout, modules, &setup.device);
         let slots: Vec<Slot> = state.bank.slots().map(|(slot, _)| slot).collect();

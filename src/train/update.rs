@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::guard::Interrupt;
 use super::rollout::{Probe, Rollout};
+use super::scaler::LossScale;
 use super::setup::Setup;
 use super::state::State;
 use crate::algorithms::{self, Algorithm, Operand, Point};
@@ -27,6 +28,8 @@ pub struct Policies<'a> {
     pub bank: &'a AdapterBank,
     /// What the forward keeps.
     pub checkpointing: Checkpointing,
+    /// What the loss is times for the backward, a power of two.
+    pub loss_scale: f64,
 }
 
 /// Points that go through the network together, one row per point.
@@ -57,7 +60,7 @@ pub struct Evaluated {
     pub deviation: Option<f32>,
 }
 
-/// Adds to `grads` the gradient of the loss at the points of `batch`, which are some of `total`.
+/// Adds to `grads` the gradient of the loss, times its scale, at the points of `batch`, which are some of `total`.
 pub fn accumulate(
     p: Policies,
     algorithm: &dyn Algorithm,
@@ -101,7 +104,7 @@ pub fn accumulate(
         Operand::Noise => &batch.noise,
         Operand::X0 => &batch.x0,
     };
-    let (loss, dv) = algorithms::evaluate(algorithm, batch.points, operand, total);
+    let (loss, dv) = algorithms::evaluate(algorithm, batch.points, operand, total, p.loss_scale);
     let mut trained = Trained { bank: p.bank, slot: Slot::Theta, grads };
     p.network.backward(&dv, saved, &mut trained, false);
     Evaluated { loss, theta, reference, old, deviation }
@@ -121,6 +124,8 @@ pub struct UpdateReport {
     pub grad_norm: f64,
     /// What was not finite, if the step was skipped for it.
     pub skipped: Option<String>,
+    /// Whether the step was skipped because the loss had been scaled too much; the next one is scaled less.
+    pub overflowed: bool,
     /// The largest difference between a velocity of the rollout and the same in training, if it was looked for.
     pub deviation: Option<f32>,
 }
@@ -145,11 +150,13 @@ impl Setup {
             schedule: &self.pipeline.schedule,
             bank: &state.bank,
             checkpointing: raw.train.activation_checkpointing,
+            loss_scale: state.loss_scale.as_ref().map_or(1.0, LossScale::scale),
         };
-        let mut report = UpdateReport { loss: 0.0, grad_norm: 0.0, skipped: None, deviation: None };
+        let scaled = policies.loss_scale;
+        let mut report = UpdateReport { loss: 0.0, grad_norm: 0.0, skipped: None, overflowed: false, deviation: None };
         let progress = Progress::new("update", points.len() as u64);
         let chunks: Vec<&[Point]> = points.chunks(raw.train.batch_size).collect();
-        for (i, points) in self.device.rehearse(&chunks).iter().enumerate() {
+        for (i, points) in self.device.rehearse(&chunks).enumerate() {
             let images: Vec<usize> = points.iter().map(|p| p.image).collect();
             let x0 = copy::gather(&rollout.x0, &images);
             let keys: Vec<Key> = points.iter().map(|p| p.noise).collect();
@@ -171,17 +178,25 @@ impl Setup {
 
         self.device.check()?;
         let modules = self.pipeline.network.modules();
-        report.grad_norm = norm::sum_of_squares(&grads).sqrt();
-        report.skipped = match norm::first_non_finite(&grads) {
+        report.grad_norm = norm::sum_of_squares(&grads).sqrt() / scaled;
+        let wrong = match norm::first_non_finite(&grads) {
             Some((at, value)) => {
                 let (name, element) = state.bank.layout().name_of(modules, at);
                 Some(format!("{name} is {value} at element {element}"))
             }
             None => (!report.loss.is_finite()).then(|| format!("the loss is {}", report.loss)),
         };
-        if report.skipped.is_none() {
-            let factor = clip_factor(report.grad_norm, raw.optimizer.max_grad_norm);
-            self.device.region(|| state.step(&self.optimizer, &*self.algorithm, &grads, factor));
+        match (wrong, &mut state.loss_scale) {
+            (Some(what), Some(scale)) => {
+                scale.back_off(&what)?;
+                report.overflowed = true;
+            }
+            (what @ Some(_), _) => report.skipped = what,
+            (None, scale) => {
+                let factor = clip_factor(report.grad_norm, raw.optimizer.max_grad_norm) / scaled as f32;
+                scale.iter_mut().for_each(LossScale::grow);
+                self.device.region(|| state.step(&self.optimizer, &*self.algorithm, &grads, factor));
+            }
         }
         Ok(report)
     }

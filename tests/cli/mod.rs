@@ -3,6 +3,7 @@
 mod cuda;
 mod files;
 mod folders;
+mod plan;
 mod runs;
 mod sample;
 mod single_file;

@@ -9,8 +9,11 @@ fn misspelt_flags_and_subcommands_get_a_suggestion() {
     refuses(&["inspect", "--jso", "x"], &["--jso", "'--json'"]);
     refuses(&["inpsect", "x"], &["inpsect", "'inspect'"]);
     refuses(&["inspect"], &["required", "<PATH>"]);
-    refuses(&["doctor", "--device", "cdua:1"], &["cdua:1", "--device", "auto, cpu, cuda, cuda:N or vm", "'cuda'"]);
-    refuses(&["doctor", "--device", "gpu"], &["'gpu'", "--device", "auto, cpu, cuda, cuda:N or vm"]);
+    refuses(
+        &["doctor", "--device", "cdua:1"],
+        &["cdua:1", "--device", "auto, cpu, cuda, cuda:N, vm, vm:8.0 or plan:CHIP", "'cuda'"],
+    );
+    refuses(&["doctor", "--device", "gpu"], &["'gpu'", "--device", "auto, cpu, cuda, cuda:N, vm, vm:8.0 or plan:CHIP"]);
     refuses(&["doctor", "--device", "cuda:first"], &["'first'", "--device", "cuda:0"]);
     refuses(&["doctor", "--device", "vm:0"], &["vm:0", "--device", "did you mean 'vm'"]);
     refuses(&["doctor", "--device", "cpu:0"], &["cpu:0", "--device", "did you mean 'cpu'"]);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use engine::device::Device;
+use engine::device::{DType, Device, Precision};
 use engine::models::load_network;
 use half::bf16;
 use safetensors::Dtype;
@@ -27,6 +27,21 @@ fn load_error(change: impl FnOnce(&mut Vec<Stored>)) -> String {
 
 fn bias(tensors: &mut [Stored]) -> &mut Stored {
     tensors.iter_mut().find(|t| t.name == BIAS).unwrap()
+}
+
+#[test]
+fn what_is_rounded_to_f16_must_be_in_its_range() {
+    let from = fixture("mmdit/sd3");
+    let folder = tempfile::tempdir().unwrap();
+    let mut tensors = stored(&std::fs::read(from.join(FILE)).unwrap());
+    let weight = tensors.iter_mut().find(|t| t.name == "context_embedder.weight").unwrap();
+    weight.bytes[4 * 7..][..4].copy_from_slice(&(-7e4f32).to_le_bytes());
+    std::fs::copy(from.join("config.json"), folder.path().join("config.json")).unwrap();
+    std::fs::write(folder.path().join(FILE), serialized(&tensors)).unwrap();
+    load_network(folder.path(), &Device::Cpu, Precision::Half(DType::Bf16)).unwrap();
+    let half = Precision::Half(DType::F16);
+    let Err(error) = load_network(folder.path(), &Device::Cpu, half) else { panic!("it loads") };
+    check_line(&format!("{error:#}"), &["'context_embedder.weight' holds -70000 at element 7, and f16 ends at 65504"]);
 }
 
 #[test]

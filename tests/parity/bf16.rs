@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use engine::device::{DType, Device, Tensor};
+use engine::device::{DType, Device, Precision, Tensor, Wide};
 use engine::io::{TensorFile, read_json};
 use engine::models::autoencoder::Autoencoder;
 use engine::models::t5::T5;
@@ -81,15 +81,16 @@ fn a_vae_asked_for_bf16_is_one_stored_in_it_and_its_latents_err_no_more_than_dec
     });
     let io = TensorFile::open(&fixture("autoencoder/vae16/io.safetensors")).unwrap();
     let (latent, image) = (read(&io, "latent"), pixels_last(&read(&io, "image")));
-    let run = |folder: &Path, device: &Device, compute| {
-        let model = Autoencoder::load(folder, device, compute).unwrap();
+    let run = |folder: &Path, device: &Device, precision| {
+        let model = Autoencoder::load(folder, device, precision).unwrap();
         let decoded = model.decode(&normalised(&model, &latent.to(device)));
         let moments = model.encode(&image.to(device));
         [decoded, moments.mean, moments.logvar]
     };
-    let single = run(widened.path(), &Device::Cpu, None);
+    let single = run(widened.path(), &Device::Cpu, Precision::Stored);
     for device in devices() {
-        let [asked, stored] = [(&widened, Some(DType::Bf16)), (&stored, None)].map(|(f, c)| run(f.path(), &device, c));
+        let [asked, stored] = [(&widened, Precision::Half(DType::Bf16)), (&stored, Precision::Stored)]
+            .map(|(f, c)| run(f.path(), &device, c));
         assert!(asked.iter().all(|t| t.dtype() == DType::F32));
         assert!(asked.each_ref().map(bits) == stored.each_ref().map(bits), "{device:?}");
         // An encoder is as deep as its decoder.

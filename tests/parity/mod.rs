@@ -17,6 +17,7 @@ mod tokenizer;
 
 use std::path::{Path, PathBuf};
 
+use engine::device::gpu::PORTABLE;
 use engine::device::philox::{Key, Purpose};
 use engine::device::{Device, Tensor};
 use engine::io::TensorFile;
@@ -29,13 +30,14 @@ pub fn fixture(name: impl AsRef<Path>) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-/// The CPU and a GPU: an interpreted one, or the real one that `ENGINE_TEST_DEVICE` names as `--device` does.
-pub fn devices() -> [Device; 2] {
+/// The CPU, a GPU, interpreted or the one that `ENGINE_TEST_DEVICE` names as `--device` does, and one that has only the portable
+/// kernels.
+pub fn devices() -> [Device; 3] {
     let gpu = match std::env::var("ENGINE_TEST_DEVICE") {
         Ok(name) => Device::cuda(name.strip_prefix("cuda:").unwrap_or("0").parse().expect("cuda:N")).unwrap(),
         Err(_) => Device::vm(ptxvm::Options::default()).unwrap(),
     };
-    [Device::Cpu, gpu]
+    [Device::Cpu, gpu, Device::vm_of(PORTABLE, ptxvm::Options::default()).unwrap()]
 }
 
 /// Tensor `name` of `file`.

@@ -3,12 +3,16 @@
 mod commands;
 #[cfg(unix)]
 mod events;
+mod fp8;
 mod gpu;
+#[cfg(unix)]
+mod hopper;
 pub mod identity;
 #[cfg(unix)]
 mod kills;
 mod memory;
 mod resume;
+mod scaling;
 mod step;
 mod theory;
 #[cfg(unix)]

@@ -14,7 +14,7 @@ fn setup(changes: &[&str]) -> Setup {
     setup_on(&Device::Cpu, changes)
 }
 
-fn setup_on(device: &Device, changes: &[&str]) -> Setup {
+pub(super) fn setup_on(device: &Device, changes: &[&str]) -> Setup {
     let dir = tempfile::tempdir().unwrap();
     let path = write_config(dir.path(), "");
     let changes: Vec<String> = changes.iter().map(|c| c.to_string()).collect();

@@ -9,13 +9,13 @@ use super::resume::signal_saves;
 use super::{assert_success, checkpoint_bytes, train, write_config};
 
 /// The lines of a run's log that have a loss.
-fn epochs(run: &Path) -> Vec<Value> {
+pub fn epochs(run: &Path) -> Vec<Value> {
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let lines = metrics.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
     lines.filter(|l| l["loss"].is_f64()).collect()
 }
 
-fn state(run: &Path, epoch: u32) -> Vec<u8> {
+pub fn state(run: &Path, epoch: u32) -> Vec<u8> {
     checkpoint_bytes(run, epoch).into_iter().find(|(name, _)| name == "state.safetensors").unwrap().1
 }
 

@@ -112,6 +112,7 @@ impl Buffer {
         if out.is_empty() {
             return;
         }
+        gpu.ledger().into_iter().for_each(|ledger| ledger.wait());
         let done = gpu.attempt(|lane| {
             lane.flush(&*gpu.driver)?;
             gpu.driver.read(from, out)
@@ -125,6 +126,7 @@ impl Buffer {
     pub(in crate::device) fn fill(&self, first: usize, bytes: usize, byte: u8) {
         let (gpu, to) = (&self.gpu, self.ptr() + first as u64);
         if bytes > 0 {
+            gpu.note("fill", "fill", Some(bytes));
             gpu.attempt(|lane| lane.submit(&*gpu.driver, Op::Fill { to, bytes, byte }));
         }
     }
@@ -145,6 +147,7 @@ impl Drop for Buffer {
 /// Copies bytes from one place of the device to another.
 pub(crate) fn copy(gpu: &Gpu, to: DevicePtr, from: DevicePtr, bytes: usize) {
     if bytes > 0 {
+        gpu.note("copy", "copy", Some(bytes));
         gpu.attempt(|lane| lane.submit(&*gpu.driver, Op::Copy { to, from, bytes }));
     }
 }

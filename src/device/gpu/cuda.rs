@@ -54,7 +54,7 @@ fn check(what: &str, code: sys::CUresult) -> Result<()> {
 /// Shared memory of a block that needs no asking for.
 const UNASKED: u32 = 48 << 10;
 /// What kernels, their local memory, graphs and tables take at most: less free memory than this runs nothing.
-const LEAST: u64 = 512 << 20;
+pub(super) const LEAST: u64 = 512 << 20;
 /// Room for what the compiler of PTX has to say.
 const LOG: usize = 8 << 10;
 
@@ -230,14 +230,17 @@ fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// Compiles PTX for the device that is current.
 fn compile(file: &str, ptx: &str) -> Result<sys::CUmodule> {
-    use sys::CUjit_option::{CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES};
+    use sys::CUjit_option::{CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, CU_JIT_GENERATE_LINE_INFO};
     let text = CString::new(ptx).with_context(|| format!("{file}: PTX with a zero in it"))?;
     let (mut log, mut module) = (vec![0u8; LOG], null_mut());
-    let mut options = [CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
-    // A size is passed where other options have a pointer.
-    let mut values = [log.as_mut_ptr().cast::<c_void>(), LOG as *mut c_void];
+    // Profilers show lines of the source where the PTX has them.
+    let lines = usize::from(ptx.contains("\t.loc\t"));
+    let mut options = [CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, CU_JIT_GENERATE_LINE_INFO];
+    // A number is passed where other options have a pointer.
+    let mut values = [log.as_mut_ptr().cast::<c_void>(), LOG as *mut c_void, lines as *mut c_void];
+    let count = options.len() as u32;
     let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
-    cu!(cuModuleLoadDataEx(&mut module, text.as_ptr().cast(), 2, options, values)).map_err(|e| {
+    cu!(cuModuleLoadDataEx(&mut module, text.as_ptr().cast(), count, options, values)).map_err(|e| {
         let log = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();
         anyhow!("{file}: {e:#}: {}", log.split_whitespace().collect::<Vec<_>>().join(" "))
     })?;

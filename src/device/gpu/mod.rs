@@ -2,6 +2,7 @@
 //! graphs.
 
 mod buffer;
+mod chip;
 pub mod cublaslt;
 pub mod cuda;
 pub mod driver;
@@ -11,6 +12,7 @@ mod lane;
 mod pool;
 mod queue;
 mod rehearsal;
+pub mod semantics;
 #[cfg(test)]
 mod tests;
 pub mod vm;
@@ -23,6 +25,7 @@ use anyhow::{Result, anyhow};
 pub(super) use buffer::Buffer;
 pub(crate) use buffer::copy;
 pub use buffer::{Results, Table};
+pub use chip::{CHIPS, Chip, EXPS_PER_CLOCK};
 pub use driver::{Arg, DevicePtr, Driver, Facts, FunctionInfo, Swizzle, TensorMapDesc};
 use driver::{Launch, Op};
 pub use grid::{Grid, Rows, suffix, type_code};
@@ -32,6 +35,7 @@ use lane::{Between, Lane};
 use queue::Graphs;
 use rehearsal::Rehearsal;
 
+use super::work::Work;
 use super::{DType, Ledger};
 
 /// The compute capability that kernels for `sm_90a` are for.
@@ -97,6 +101,14 @@ impl Gpu {
         let ledger = Arc::new(Ledger::default());
         let driver = Box::new(Rehearsal::new(self.facts().clone()));
         Ok((Self::with(driver, Some(ledger.clone()))?, ledger))
+    }
+
+    /// What stands for a GPU that is not there: its launch code runs, and memory and work are counted.
+    ///
+    /// # Errors
+    /// If there are no kernels for it.
+    pub fn planned(chip: &Chip) -> Result<Arc<Self>> {
+        Self::with(Box::new(Rehearsal::new(chip.facts())), Some(Arc::default()))
     }
 
     fn with(driver: Box<dyn Driver>, ledger: Option<Arc<Ledger>>) -> Result<Arc<Self>> {
@@ -224,12 +236,27 @@ impl Gpu {
             return;
         }
         let args = args.into_iter().collect();
+        self.note(op, entry, None);
         self.attempt(|lane| {
             let kernel = lock(&self.kernels).find(&*self.driver, op, entry)?;
             let block = [grid.threads, 1, 1];
             let launch = Launch { function: kernel.function, grid: grid.blocks, block, shared: kernel.shared, args };
             lane.submit(&*self.driver, Op::Launch(launch))
         });
+    }
+
+    /// While what is returned lives, launches are those of `op`, whose work is `works`; if that is nothing, the bytes of
+    /// the tensors that they get.
+    pub(crate) fn doing(&self, op: &'static str, works: impl FnOnce() -> Vec<Work>) -> Doing {
+        Doing(self.ledger.clone().inspect(|ledger| ledger.begin_op(op, works())))
+    }
+
+    /// Notes a launch where only notes are taken.
+    fn note(&self, op: &'static str, entry: &str, bytes: Option<usize>) {
+        if let Some(ledger) = &self.ledger {
+            let in_region = lock(&self.lanes[self.here()]).pending.is_some();
+            ledger.launch(op, entry, in_region, bytes);
+        }
     }
 
     /// Encodes the layout of a tensor for bulk copies.
@@ -242,7 +269,11 @@ impl Gpu {
     /// when they come again. Regions do not nest: an inner one is part of the outer.
     pub fn region<T>(&self, f: impl FnOnce() -> T) -> T {
         let outermost = {
-            let pending = &mut lock(&self.lanes[self.here()]).pending;
+            let Lane { pending, graphs, .. } = &mut *lock(&self.lanes[self.here()]);
+            if self.ledger.is_none() && !graphs.is_on() {
+                // Each as it comes, so that a profiler sees it where it is asked for.
+                return f();
+            }
             let outermost = pending.is_none();
             pending.get_or_insert_default();
             outermost
@@ -261,6 +292,15 @@ impl Gpu {
             lane.flush(&*self.driver)?;
             lane.pool.trim(&*self.driver, usize::MAX)
         });
+    }
+}
+
+/// An op that is being done.
+pub(crate) struct Doing(Option<Arc<Ledger>>);
+
+impl Drop for Doing {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|ledger| ledger.end_op());
     }
 }
 

@@ -45,6 +45,11 @@ impl Graphs {
         Self { is_on, ..Self::default() }
     }
 
+    /// Whether anything is remembered.
+    pub fn is_on(&self) -> bool {
+        self.is_on
+    }
+
     /// Does a list of ops: one by one the first time, as a graph from the second on.
     pub fn run(&mut self, driver: &dyn Driver, ops: Vec<Op>) -> Result<()> {
         if ops.is_empty() {

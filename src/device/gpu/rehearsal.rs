@@ -1,4 +1,4 @@
-//! A GPU that does nothing and takes no memory: what a memory plan is made on. Launch code, pool and tables are those of the
+//! A GPU that does nothing and takes no memory: what a plan is made on. Launch code, pool and tables are those of the
 //! real one, so that the plan counts what they take.
 
 use std::collections::HashSet;
@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 
+use super::cuda::LEAST;
 use super::driver::{DevicePtr, Driver, Facts, Function, Graph, Op, TensorMap, TensorMapDesc};
 use super::pool::STEP;
 
@@ -36,6 +37,10 @@ impl Driver for Rehearsal {
 
     fn free_memory(&self) -> Result<u64> {
         Ok(self.facts.memory)
+    }
+
+    fn overhead(&self) -> u64 {
+        LEAST
     }
 
     fn alloc(&self, bytes: usize) -> Result<DevicePtr> {

@@ -1,7 +1,7 @@
 use std::sync::OnceLock;
 
 use super::Config;
-use crate::device::{DType, Tensor};
+use crate::device::{DType, Precision, Tensor};
 use crate::io::Scope;
 use crate::ops::attention::{self, Heads, Mask, Part};
 use crate::ops::conv2d::{self, Window};
@@ -13,7 +13,7 @@ const EPS: f32 = 1e-6;
 
 /// A convolution with its bias.
 pub(super) struct Conv {
-    /// `[out, in, k, k]`, as stored, or rounded if that was asked for.
+    /// `[out, in, k, k]`, in the precision that was asked for.
     stored: Tensor,
     /// The weight as the op takes it, of the type of images in half precision; made when it is first needed.
     ready: OnceLock<Tensor>,
@@ -25,7 +25,7 @@ pub(super) struct Conv {
 impl Conv {
     pub fn load(scope: &Scope, inputs: usize, outputs: usize, kernel: usize, window: Window) -> Self {
         Self {
-            stored: rounded(scope, scope.tensor("weight", &[outputs, inputs, kernel, kernel])),
+            stored: precise(scope, scope.tensor("weight", &[outputs, inputs, kernel, kernel])),
             ready: OnceLock::new(),
             bias: scope.tensor("bias", &[outputs]),
             window,
@@ -45,7 +45,7 @@ impl Conv {
     /// A linear layer over the channels of every pixel, weight `[channels, channels]`. As a convolution it keeps images in
     /// the type they are in, whatever the weight is stored in.
     pub fn load_linear(scope: &Scope, channels: usize) -> Self {
-        let stored = rounded(scope, scope.tensor("weight", &[channels, channels]));
+        let stored = precise(scope, scope.tensor("weight", &[channels, channels]));
         Self {
             stored: stored.reshape(&[channels, channels, 1, 1]),
             ready: OnceLock::new(),
@@ -82,11 +82,12 @@ impl Conv {
     }
 }
 
-/// A weight in single precision as the scope wants it.
-fn rounded(scope: &Scope, weight: Tensor) -> Tensor {
-    match scope.rounding() {
-        Some(dtype) if weight.dtype() == DType::F32 => linear::rounded(&weight, dtype),
-        _ => weight,
+/// A weight in the precision that the scope asks for.
+fn precise(scope: &Scope, weight: Tensor) -> Tensor {
+    match scope.precision() {
+        Precision::Half(dtype) if weight.dtype() != dtype => linear::rounded(&weight, dtype),
+        Precision::Wide(_) => cast(&weight, DType::F32),
+        Precision::Half(_) | Precision::Stored => weight,
     }
 }
 

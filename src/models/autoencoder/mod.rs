@@ -6,7 +6,7 @@ mod config;
 use anyhow::Result;
 
 use self::block::{Conv, Level, Mid, Norm, Resize};
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Device, Precision, Tensor};
 use crate::io::{Loader, Scope};
 use crate::models::source::Component;
 use crate::ops::affine::{self, Affine};
@@ -119,7 +119,8 @@ impl Decoder {
 }
 
 impl Autoencoder {
-    /// Maps the weights of `component` (`vae/` of a pipeline); `compute` as for [`load_network`](super::load_network).
+    /// Maps the weights of `component` (`vae/` of a pipeline); `precision` as for [`load_network`](super::load_network),
+    /// but that f16 is as it is stored.
     ///
     /// On a GPU, activations beside weights in bf16 are in bf16, which has the range of f32; what is normalised is summed in
     /// single precision, and what comes out is in it. Beside weights in f16 they stay in f32: some autoencoders (SDXL's) have
@@ -127,11 +128,15 @@ impl Autoencoder {
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing, misshapen or impossible.
-    pub fn load(component: impl Into<Component>, device: &Device, compute: Option<DType>) -> Result<Self> {
+    pub fn load(component: impl Into<Component>, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
         let component = component.into();
+        let precision = match precision.into() {
+            Precision::Half(DType::F16) => Precision::Stored,
+            other => other,
+        };
         let config = Config::load(&component)?;
         let file = component.weights("diffusion_pytorch_model")?;
-        let loader = Loader::new(&file, &[], device).rounding(compute);
+        let loader = Loader::new(&file, &[], device).precision(precision);
         let root = loader.root();
         let (encoder, decoder) = (Encoder::load(&root, &config), Decoder::load(&root, &config));
         loader.finish()?;

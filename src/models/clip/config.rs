@@ -132,7 +132,11 @@ impl TextConfig {
 
 impl ClipConfig {
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let mut whole: Map<String, Value> = read_json(path)?;
+        Self::of(path, read_json(path)?)
+    }
+
+    /// What `whole`, the content of `path`, says.
+    pub(super) fn of(path: &Path, mut whole: Map<String, Value>) -> Result<Self> {
         // Old files repeat a tower's keys in `*_config_dict`, which transformers lets win.
         let mut tower = |name: &str| {
             let mut tower = whole.remove(name).filter(|v| !v.is_null()).unwrap_or_else(|| Map::new().into());

@@ -15,7 +15,7 @@ use anyhow::Result;
 
 use crate::device::{DType, Device, Tensor};
 use crate::io::{Loader, TensorFile};
-use crate::models::Linear;
+use crate::models::{Linear, outline};
 use crate::ops::copy;
 
 pub use config::{ClipConfig, TextConfig, VisionConfig};
@@ -35,13 +35,18 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// The model in `folder`: `config.json` and `model.safetensors`.
+    /// The model in `folder`: `config.json` and `model.safetensors`; of an outline, its shapes.
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing or not as expected.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let config = ClipConfig::read(&folder.join("config.json"))?;
-        let file = TensorFile::open_component(folder, "model", None)?;
+        let (config, file) = if outline::is_outline(folder) {
+            let settings = serde_json::from_value(outline::clip_h())?;
+            (ClipConfig::of(folder, settings)?, TensorFile::outline(folder, outline::WITH))
+        } else {
+            let config = ClipConfig::read(&folder.join("config.json"))?;
+            (config, TensorFile::open_component(folder, "model", None)?)
+        };
         let loader = Loader::new(&file, IGNORED, device);
         let root = loader.root();
         let joint = config.projection_dim;

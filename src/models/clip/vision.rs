@@ -38,7 +38,11 @@ impl VisionTower {
         };
         Self {
             class: embeddings.tensor("class_embedding", &[width]).reshape(&[1, width]),
-            patches: Linear { weight: convolution.reshape(&[width, config.num_channels * patch * patch]), bias: None },
+            patches: Linear {
+                weight: convolution.reshape(&[width, config.num_channels * patch * patch]),
+                bias: None,
+                fp8: None,
+            },
             patch,
             positions: embeddings.sub("position_embedding").tensor("weight", &[grid * grid + 1, width]),
             // The misspelling is the checkpoints'.

@@ -11,8 +11,8 @@ use anyhow::{Result, bail};
 use super::Linear;
 use crate::device::Tensor;
 use crate::io::did_you_mean;
-use crate::ops::activation::Activation;
-use crate::ops::linear::{self, Adapted, InputGrad, Lora, LoraGrad, Then};
+use crate::ops::linear::{self, Adapted, Branch, InputGrad, Lora, Output, Then};
+use crate::ops::{fp8, rms_norm};
 
 pub use bank::{AdapterBank, Adapters, Factor, Layout, Rows, Slot, named};
 
@@ -30,6 +30,7 @@ pub struct Module {
 }
 
 /// A frozen linear layer with its place in the list of [`Module`]s.
+#[derive(Clone)]
 pub struct LoraLinear {
     /// The layer.
     pub base: Linear,
@@ -41,41 +42,109 @@ impl LoraLinear {
     /// `x` `[b, .., in]` to `then(..)` `[b, .., out]`, each row through its adapter where that covers this layer.
     pub fn forward(&self, x: &Tensor, adapters: &Adapters, then: Then) -> Tensor {
         let lora = adapters.of(self.index);
-        linear::forward(x, self.adapted(&lora), then)
+        match &self.base.fp8 {
+            Some(weight) => fp8::forward(x, &fp8::quantise(x), self.base.in_fp8(weight, &lora), then),
+            None => linear::forward(x, self.adapted(&lora), then),
+        }
     }
 
-    /// [`LoraLinear::forward`] of several layers of one input.
-    pub fn forward_each<const N: usize>(layers: [&Self; N], x: &Tensor, adapters: &Adapters) -> [Tensor; N] {
-        let lora = layers.map(|l| adapters.of(l.index));
-        let mut each = lora.iter();
-        linear::forward_each(x, layers.map(|l| l.adapted(each.next().expect("one per layer"))))
-    }
-
-    /// `(activation(h), h of the first kept rows)`.
-    pub fn forward_activated(
-        &self,
-        x: &Tensor,
-        adapters: &Adapters,
-        activation: Activation,
-        kept: usize,
-    ) -> (Tensor, Tensor) {
-        let lora = adapters.of(self.index);
-        linear::forward_activated(x, self.adapted(&lora), activation, kept)
-    }
-
-    /// Adds the gradients of the factors of `slot` to `grads`, and gives the gradient to the input to `dx`; all rows went
-    /// through `slot`.
-    pub fn backward(&self, dy: &Tensor, x: Option<&Tensor>, trained: &mut Trained, dx: InputGrad) {
-        let factor = trained.bank.factor(trained.slot, self.index);
-        let lora = factor.map(|f| Lora { samples: 0..dy.dim(0), a: f.a, b: f.b, scale: trained.bank.scale() });
-        let place = trained.bank.layout().place(self.index);
-        let grad = place.map(|p| LoraGrad { flat: trained.grads, a: p.a, b: p.b });
-        linear::backward(dy, &self.base.weight, x, lora.as_ref(), grad, dx);
+    /// The same layer with its weight in e4m3, if there are kernels for its shape.
+    pub fn quantised(&self) -> Self {
+        Self { base: self.base.quantised(), index: self.index }
     }
 
     fn adapted<'a>(&'a self, lora: &'a [Lora]) -> Adapted<'a> {
         Adapted { layer: self.base.layer(), lora }
     }
+}
+
+/// A layer and what it is given, of several that do not wait for one another.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// The layer.
+    pub layer: &'a LoraLinear,
+    /// `[b, .., in]`.
+    pub x: &'a Tensor,
+    /// What follows.
+    pub then: Then<'a>,
+    /// How many rows, from the first on, a backward is for.
+    pub kept: usize,
+}
+
+/// [`linear::forward_group`], each row through its adapter where that covers a layer.
+pub fn forward_group(calls: &[Call], adapters: &Adapters) -> Vec<Output> {
+    let lora: Vec<Vec<Lora>> = calls.iter().map(|c| adapters.of(c.layer.index)).collect();
+    if calls.iter().any(|c| c.layer.base.fp8.is_some()) {
+        return forward_in_fp8(calls, &lora);
+    }
+    let calls = calls.iter().zip(&lora).map(|(&Call { layer, x, then, kept }, lora)| linear::Call {
+        x,
+        layer: layer.adapted(lora),
+        then,
+        kept,
+    });
+    linear::forward_group(&calls.collect::<Vec<_>>())
+}
+
+/// Layers one after another, those in fp8 that have them; what several of them in a row are given is quantised once.
+fn forward_in_fp8(calls: &[Call], lora: &[Vec<Lora>]) -> Vec<Output> {
+    let mut quantised: Option<(&Tensor, fp8::Rows)> = None;
+    let mut all = Vec::with_capacity(calls.len());
+    for (&Call { layer, x, then, kept }, lora) in calls.iter().zip(lora) {
+        assert_eq!(kept, 0, "layers in fp8 have no backward to keep anything for");
+        let Some(weight) = &layer.base.fp8 else {
+            all.extend(linear::forward_group(&[linear::Call { x, layer: layer.adapted(lora), then, kept }]));
+            continue;
+        };
+        if !quantised.as_ref().is_some_and(|(of, _)| std::ptr::eq(*of, x)) {
+            quantised = Some((x, fp8::quantise(x)));
+        }
+        let (_, rows) = quantised.as_ref().expect("just now, if not before");
+        let layer = layer.base.in_fp8(weight, lora);
+        let y = match then {
+            Then::Normalise { weight, eps } => {
+                let mut y = fp8::forward(x, rows, layer, Then::Nothing);
+                rms_norm::forward_in_place(&mut y, weight, eps, None);
+                y
+            }
+            then => fp8::forward(x, rows, layer, then),
+        };
+        let mut none = y.shape().to_vec();
+        none[0] = 0;
+        all.push(Output { hidden: y.scratch_like(&none), inverse_rms: None, y });
+    }
+    all
+}
+
+/// Layers of one input on the way back.
+pub struct Backward<'a> {
+    /// The input, where factors are trained.
+    pub x: Option<&'a Tensor>,
+    /// The layers, and the gradients to their outputs.
+    pub layers: Vec<(&'a LoraLinear, &'a Tensor)>,
+    /// Where the gradient to the input goes.
+    pub dx: InputGrad<'a>,
+}
+
+/// [`linear::backward_group`]: adds the gradients of the factors of the trained slot, which all rows went through, to the
+/// others.
+pub fn backward_group(calls: Vec<Backward>, trained: &mut Trained) {
+    let Trained { bank, slot, grads } = trained;
+    let of = |(layer, dy): &(&LoraLinear, &Tensor)| {
+        let factor = bank.factor(*slot, layer.index)?;
+        Some(Lora { samples: 0..dy.dim(0), a: factor.a, b: factor.b, scale: bank.scale() })
+    };
+    let lora: Vec<Vec<Option<Lora>>> = calls.iter().map(|c| c.layers.iter().map(of).collect()).collect();
+    let calls = calls.into_iter().zip(&lora).map(|(Backward { x, layers, dx }, lora)| {
+        let branches = layers.into_iter().zip(lora).map(|((layer, dy), lora)| Branch {
+            dy,
+            weight: &layer.base.weight,
+            lora: lora.as_ref(),
+            grad: bank.layout().place(layer.index).map(|p| [p.a, p.b]),
+        });
+        linear::Backward { x, branches: branches.collect(), dx }
+    });
+    linear::backward_group(calls.collect(), Some(grads));
 }
 
 /// Which factors a backward is for, and where their gradients are added up.

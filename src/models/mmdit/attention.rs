@@ -1,12 +1,14 @@
-//! One stream's side of an attention: norm and projections into it, the projection out of it.
+//! The streams' sides of attentions: norm and projections into them, the projections out of them; those of a block in
+//! lock-step.
 
 use super::modulation::Modulated;
 use super::{LoraScope, keep};
 use crate::device::{DType, Tensor};
-use crate::models::lora::{Adapters, LoraLinear, Trained};
+use crate::models::lora::{self, Adapters, Backward, Call, LoraLinear, Trained};
+use crate::ops::adaln::{self, Chunk};
 use crate::ops::attention::{OutputGrad, Part, PartGrad};
-use crate::ops::linear::{InputGrad, Then};
-use crate::ops::{adaln, rms_norm};
+use crate::ops::linear::{InputGrad, Output, Then};
+use crate::ops::rms_norm;
 
 /// Added to the mean square of queries and keys, as in diffusers' `Attention(qk_norm="rms_norm")`.
 const QK_EPS: f32 = 1e-6;
@@ -19,6 +21,14 @@ pub(super) struct Projections {
     out: Option<LoraLinear>,
 }
 
+/// A side, the residual stream that it reads, `[b, n, d]`, and what modulates it.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a> {
+    pub side: &'a Projections,
+    pub x: &'a Tensor,
+    pub modulated: Modulated<'a>,
+}
+
 /// Queries, keys and values as the attention takes them.
 pub(super) struct Operands([Tensor; 3]);
 
@@ -29,26 +39,30 @@ impl Operands {
     }
 }
 
-/// What the backward needs of one stream's side.
+/// What the backward needs of one side.
 pub(super) struct Saved {
     /// The modulated input of the projections, where one of them is trained; computed again if it was dropped.
     normed: Option<Tensor>,
     /// Queries, keys and values as projected, `[b, n, d]`.
     projected: [Tensor; 3],
+    /// `1/rms` of the heads of queries and keys, where they are normalised.
+    inverse_rms: [Option<Tensor>; 2],
     /// The attention's result, `[b, n, d]`.
     pub attended: Tensor,
 }
 
-/// What [`Projections::forward`] keeps until the attention's result is there.
+/// What [`forward`] keeps of a side until the attention's result is there.
 pub(super) struct Pending {
     normed: Option<Tensor>,
     projected: [Tensor; 3],
+    inverse_rms: [Option<Tensor>; 2],
     rows: usize,
 }
 
 impl Pending {
     pub(super) fn finish(self, attended: &Tensor) -> Saved {
-        Saved { normed: self.normed, projected: self.projected, attended: keep(attended, self.rows) }
+        let Self { normed, projected, inverse_rms, rows } = self;
+        Saved { normed, projected, inverse_rms, attended: keep(attended, rows) }
     }
 }
 
@@ -56,6 +70,11 @@ impl Saved {
     /// Drops what is computed again with `selective` checkpointing.
     pub(super) fn thin(&mut self) {
         self.normed = None;
+    }
+
+    /// What the attention's backward starts from.
+    pub(super) fn output_grad<'a>(&'a self, dout: &'a Tensor) -> OutputGrad<'a> {
+        OutputGrad { out: &self.attended, dout }
     }
 }
 
@@ -76,114 +95,130 @@ impl Projections {
         }
     }
 
-    /// The type of the weights.
+    /// The same with weights in e4m3.
+    pub(super) fn quantised(&self) -> Self {
+        Self {
+            qkv: self.qkv.each_ref().map(LoraLinear::quantised),
+            norms: self.norms.clone(),
+            out: self.out.as_ref().map(LoraLinear::quantised),
+        }
+    }
+
+    /// The type that the weights are multiplied in.
     pub(super) fn dtype(&self) -> DType {
-        self.qkv[0].base.weight.dtype()
+        self.qkv[0].base.weight.multiplied_in()
     }
 
     fn covered(&self, adapters: &Adapters) -> bool {
         self.qkv.iter().any(|l| adapters.cover(l.index))
     }
 
-    /// Queries, keys and values of `x` `[b, n, d]`, and what is kept of the first `rows` samples.
-    pub(super) fn forward(
-        &self,
-        x: &Tensor,
-        modulated: Modulated,
-        adapters: &Adapters,
-        rows: usize,
-    ) -> (Operands, Pending) {
-        let normed = adaln::forward(x, modulated.shift, modulated.scale);
-        let operands = LoraLinear::forward_each(self.qkv.each_ref(), &normed, adapters);
-        let normed = (rows > 0 && self.covered(adapters)).then(|| keep(&normed, rows));
-        let projected = operands.each_ref().map(|t| keep(t, rows));
-        (self.normalised(operands), Pending { normed, projected, rows })
-    }
-
-    /// Queries and keys normalised; in place where nothing else holds them.
-    fn normalised(&self, operands: [Tensor; 3]) -> Operands {
-        let Some(norms) = &self.norms else { return Operands(operands) };
-        let [q, k, v] = operands;
-        let norm = |x: Tensor, weight: &Tensor| match x.unshared() {
-            Ok(mut own) => {
-                rms_norm::forward_in_place(&mut own, weight, QK_EPS);
-                own
-            }
-            Err(shared) => rms_norm::forward(&shared, weight, QK_EPS),
-        };
-        Operands([norm(q, &norms[0]), norm(k, &norms[1]), v])
+    /// The norm of queries (0) or keys (1); values (2) have none.
+    fn norm(&self, i: usize) -> Option<&Tensor> {
+        self.norms.as_ref()?.get(i)
     }
 
     /// The operands of a saved forward.
     pub(super) fn operands(&self, saved: &Saved) -> Operands {
-        self.normalised(saved.projected.clone())
-    }
-
-    /// `residual + gate·out(attended)`; `residual` itself where the stream's result is not read.
-    pub(super) fn output(
-        &self,
-        residual: &Tensor,
-        attended: &Tensor,
-        modulated: Modulated,
-        adapters: &Adapters,
-    ) -> Tensor {
-        match (&self.out, modulated.gate) {
-            (Some(out), Some(gate)) => out.forward(attended, adapters, Then::AddGated { residual, gate }),
-            _ => residual.clone(),
-        }
-    }
-
-    /// The gradient to the attention's result, from the gate times that to the residual stream.
-    pub(super) fn output_backward(&self, gated: &Tensor, saved: &Saved, trained: &mut Trained) -> Tensor {
-        let out = self.out.as_ref().expect("a stream whose result is read has an output");
-        let mut d = gated.scratch_like(gated.shape());
-        out.backward(gated, Some(&saved.attended), trained, InputGrad::Overwrite(&mut d));
-        d
-    }
-
-    /// From the gradients to the operands to that of `x`, which is added to `dx`; without one only the factors get theirs.
-    pub(super) fn backward(
-        &self,
-        d: PartGrad,
-        saved: &Saved,
-        x: &Tensor,
-        modulated: Modulated,
-        trained: &mut Trained,
-        dx: Option<&mut Tensor>,
-    ) {
-        let again;
-        let normed = match &saved.normed {
-            Some(normed) => Some(normed),
-            None if self.qkv.iter().any(|l| trained.covers(l.index)) => {
-                again = adaln::forward(x, modulated.shift, modulated.scale);
-                Some(&again)
+        let again = |i: usize| {
+            let inverse = saved.inverse_rms.get(i).and_then(Option::as_ref);
+            match self.norm(i).zip(inverse) {
+                Some((weight, inverse)) => rms_norm::forward_again(&saved.projected[i], weight, inverse),
+                None => saved.projected[i].clone(),
             }
-            None => None,
         };
-        let mut dnormed = dx.is_some().then(|| x.scratch_like(x.shape()));
-        let mut first = true;
-        for (i, d) in [d.q, Some(d.k), Some(d.v)].into_iter().enumerate() {
-            let Some(mut d) = d else { continue };
-            if let Some(weight) = self.norms.as_ref().and_then(|n| n.get(i)) {
-                rms_norm::backward(&mut d, &saved.projected[i], weight, QK_EPS);
-            }
-            let into = match &mut dnormed {
-                None => InputGrad::Skip,
-                Some(dnormed) if first => InputGrad::Overwrite(dnormed),
-                Some(dnormed) => InputGrad::Add(dnormed),
-            };
-            self.qkv[i].backward(&d, normed, trained, into);
-            first = false;
-        }
-        if let (Some(dx), Some(dnormed)) = (dx, dnormed) {
-            adaln::backward(dx, &dnormed, x, modulated.scale);
-        }
+        Operands(std::array::from_fn(again))
     }
 }
 
-impl Saved {
-    /// What the attention's backward starts from.
-    pub(super) fn output_grad<'a>(&'a self, dout: &'a Tensor) -> OutputGrad<'a> {
-        OutputGrad { out: &self.attended, dout }
+impl<'a> Input<'a> {
+    /// Where the result of the attention goes, and what it is gated with.
+    fn exit(&self) -> Option<(&'a LoraLinear, Chunk<'a>)> {
+        self.side.out.as_ref().zip(self.modulated.gate)
     }
+}
+
+/// Queries, keys and values of each side, and what is kept of the first `rows` samples.
+pub(super) fn forward(inputs: &[Input], adapters: &Adapters, rows: usize) -> Vec<(Operands, Pending)> {
+    let normed: Vec<Tensor> =
+        inputs.iter().map(|i| adaln::forward(i.x, i.modulated.shift, i.modulated.scale)).collect();
+    let calls = inputs.iter().zip(&normed).flat_map(|(Input { side, .. }, x)| {
+        side.qkv.iter().enumerate().map(move |(i, layer)| {
+            let normalise = |weight| Then::Normalise { weight, eps: QK_EPS };
+            Call { layer, x, then: side.norm(i).map_or(Then::Nothing, normalise), kept: rows }
+        })
+    });
+    let mut outputs = lora::forward_group(&calls.collect::<Vec<_>>(), adapters).into_iter();
+    let mut next = || {
+        let Output { y, hidden, inverse_rms } = outputs.next().expect("three per side");
+        let projected = if inverse_rms.is_some() { hidden } else { keep(&y, rows) };
+        (y, projected, inverse_rms)
+    };
+    let of_side = |(input, normed): (&Input, Tensor)| {
+        let [(q, of_q, inverse_q), (k, of_k, inverse_k), (v, of_v, _)] = [next(), next(), next()];
+        let normed = (rows > 0 && input.side.covered(adapters)).then(|| keep(&normed, rows));
+        let (projected, inverse_rms) = ([of_q, of_k, of_v], [inverse_q, inverse_k]);
+        (Operands([q, k, v]), Pending { normed, projected, inverse_rms, rows })
+    };
+    inputs.iter().zip(normed).map(of_side).collect()
+}
+
+/// `x + gate·out(attended)` of each side; `x` itself where the stream's result is not read.
+pub(super) fn output<const N: usize>(sides: [(Input, &Tensor); N], adapters: &Adapters) -> [Tensor; N] {
+    let calls = sides.iter().filter_map(|(input, attended)| {
+        let (layer, gate) = input.exit()?;
+        Some(Call { layer, x: attended, then: Then::AddGated { residual: input.x, gate }, kept: 0 })
+    });
+    let mut outputs = lora::forward_group(&calls.collect::<Vec<_>>(), adapters).into_iter();
+    sides.map(|(input, _)| match input.exit() {
+        Some(_) => outputs.next().expect("one per call").y,
+        None => input.x.clone(),
+    })
+}
+
+/// From the gates of each side times the gradients to the residual streams behind it to the gradients to the attentions'
+/// results.
+pub(super) fn output_backward(sides: Vec<(Input, &Saved, Tensor)>, trained: &mut Trained) -> Vec<Tensor> {
+    let mut d: Vec<Tensor> = sides.iter().map(|(.., dy)| dy.scratch_like(dy.shape())).collect();
+    let calls = sides.iter().zip(&mut d).map(|((Input { side, .. }, saved, dy), d)| Backward {
+        x: Some(&saved.attended),
+        layers: vec![(side.out.as_ref().expect("a stream whose result is read has an output"), dy)],
+        dx: InputGrad::Overwrite(d),
+    });
+    lora::backward_group(calls.collect(), trained);
+    d
+}
+
+/// From the gradients to the operands of each side to those to its modulated input, unless those are not wanted: then only
+/// the factors get theirs, and the result is empty.
+pub(super) fn backward(
+    inputs: &[Input],
+    saved: &[Saved],
+    d: Vec<PartGrad>,
+    trained: &mut Trained,
+    want_inputs: bool,
+) -> Vec<Tensor> {
+    let normed_again = |(Input { side, x, modulated }, saved): (&Input, &Saved)| {
+        let is_needed = saved.normed.is_none() && side.qkv.iter().any(|l| trained.covers(l.index));
+        is_needed.then(|| adaln::forward(x, modulated.shift, modulated.scale))
+    };
+    let again: Vec<Option<Tensor>> = inputs.iter().zip(saved).map(normed_again).collect();
+    let mut d: Vec<[Option<Tensor>; 3]> = d.into_iter().map(|d| [d.q, Some(d.k), Some(d.v)]).collect();
+    for ((input, saved), d) in inputs.iter().zip(saved).zip(&mut d) {
+        for (i, inverse) in saved.inverse_rms.iter().enumerate() {
+            if let (Some(d), Some(weight), Some(inverse)) = (&mut d[i], input.side.norm(i), inverse) {
+                rms_norm::backward(d, &saved.projected[i], weight, inverse);
+            }
+        }
+    }
+    let mut dnormed: Vec<Tensor> =
+        if want_inputs { inputs.iter().map(|i| i.x.scratch_like(i.x.shape())).collect() } else { Vec::new() };
+    let mut into = dnormed.iter_mut();
+    let calls = inputs.iter().zip(saved).zip(&again).zip(&d).map(|(((input, saved), again), d)| Backward {
+        x: saved.normed.as_ref().or(again.as_ref()),
+        layers: input.side.qkv.iter().zip(d).filter_map(|(layer, d)| Some((layer, d.as_ref()?))).collect(),
+        dx: into.next().map_or(InputGrad::Skip, InputGrad::Overwrite),
+    });
+    lora::backward_group(calls.collect(), trained);
+    dnormed
 }

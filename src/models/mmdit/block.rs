@@ -1,6 +1,9 @@
 //! One joint block: image and text tokens attend to each other, each with its own weights (Esser et al. 2024,
 //! "Scaling rectified flow transformers", figure 2), and in SD3.5 Medium the image tokens once more to themselves.
 
+use std::iter;
+use std::ops::Range;
+
 use super::attention::{self as side, Projections};
 use super::mlp::{self, Mlp};
 use super::modulation::{Kind, Modulation, Modulator};
@@ -9,7 +12,7 @@ use crate::device::{DType, Tensor};
 use crate::models::lora::{Adapters, Trained};
 use crate::models::network::Checkpointing;
 use crate::ops::attention::{self, Attention, Heads, Mask, Part};
-use crate::ops::gate;
+use crate::ops::{adaln, gate};
 
 /// One kind of token.
 struct Stream {
@@ -35,20 +38,17 @@ pub(super) struct Saved {
     rest: Option<Rest>,
 }
 
+/// What the backward needs of the middle of a block; everything in the order of [`Block::sides`] and [`Block::mlps`].
 struct Rest {
-    image: StreamSaved,
-    context: StreamSaved,
-    /// Softmax denominators of the joint attention.
-    lse: Tensor,
-    /// The second attention, and its softmax denominators.
-    dual: Option<(side::Saved, Tensor)>,
+    sides: Vec<side::Saved>,
+    /// Softmax denominators of the joint attention, and of the second.
+    lse: Vec<Tensor>,
+    /// The MLPs' inputs, and what they kept.
+    mlps: Vec<(Tensor, Option<mlp::Saved>)>,
 }
 
-struct StreamSaved {
-    attention: side::Saved,
-    /// The MLP's input, and what it kept; absent where there is no MLP.
-    mlp: Option<(Tensor, Option<mlp::Saved>)>,
-}
+/// The stream that a side belongs to: those of the joint attention are one of each, the second attention is the image's.
+const STREAM: [usize; 3] = [0, 1, 0];
 
 impl Block {
     pub(super) fn load(scope: &LoraScope, config: &Config, index: usize) -> Self {
@@ -83,13 +83,55 @@ impl Block {
         }
     }
 
-    /// The type of its weights.
+    /// The same with the weights of attention and MLPs in e4m3. What makes the modulation of one vector a sample is not worth it.
+    pub(super) fn quantised(&self) -> Self {
+        let stream = |s: &Stream| Stream {
+            modulator: s.modulator.clone(),
+            attention: s.attention.quantised(),
+            mlp: s.mlp.as_ref().map(Mlp::quantised),
+        };
+        Self {
+            image: stream(&self.image),
+            context: stream(&self.context),
+            dual: self.dual.as_ref().map(Projections::quantised),
+            heads: self.heads,
+        }
+    }
+
+    /// The type that its weights are multiplied in.
     pub(super) fn dtype(&self) -> DType {
         self.heads.compute
     }
 
-    fn attend(&self, parts: &[Part]) -> Attention {
-        attention::forward(parts, self.heads, Mask::default())
+    /// The sides of the attentions: image, text and, where there is a second attention, the image again.
+    fn sides<'a>(
+        &'a self,
+        x: &'a Tensor,
+        context: &'a Tensor,
+        [image, text]: &'a [Modulation; 2],
+    ) -> Vec<side::Input<'a>> {
+        let mut sides = vec![
+            side::Input { side: &self.image.attention, x, modulated: image.attention() },
+            side::Input { side: &self.context.attention, x: context, modulated: text.attention() },
+        ];
+        sides.extend(self.dual.as_ref().map(|dual| side::Input { side: dual, x, modulated: image.dual() }));
+        sides
+    }
+
+    /// The MLPs, whose inputs are `middle`: that of the image and, but in the last block, that of the text.
+    fn mlps<'a>(
+        &'a self,
+        middle: impl IntoIterator<Item = &'a Tensor>,
+        modulation: &'a [Modulation; 2],
+    ) -> Vec<mlp::Input<'a>> {
+        let mlps = [&self.image, &self.context].into_iter().filter_map(|stream| stream.mlp.as_ref());
+        let inputs = mlps.zip(middle).zip(modulation);
+        inputs.map(|((mlp, x), modulation)| mlp::Input { mlp, x, modulated: modulation.mlp() }).collect()
+    }
+
+    fn attend(&self, operands: &[side::Operands]) -> Attention {
+        let parts: Vec<Part> = operands.iter().map(side::Operands::part).collect();
+        attention::forward(&parts, self.heads, Mask::default())
     }
 
     /// Image tokens `x` `[b, n, d]` and text tokens `context` `[b, l, d]` through the block; `embedding` `[b, d]` is
@@ -123,39 +165,31 @@ impl Block {
         adapters: &Adapters,
         rows: usize,
     ) -> (Tensor, Tensor, Option<Rest>) {
-        let [image, text] = modulation;
-        let (image_part, image_kept) = self.image.attention.forward(x, image.attention(), adapters, rows);
-        let (text_part, text_kept) = self.context.attention.forward(context, text.attention(), adapters, rows);
-        let Attention { out, lse } = self.attend(&[image_part.part(), text_part.part()]);
-        drop((image_part, text_part));
-        let [image_out, text_out] = &out[..] else { unreachable!("two parts") };
+        let sides = self.sides(x, context, modulation);
+        let (operands, pending): (Vec<_>, Vec<_>) = side::forward(&sides, adapters, rows).into_iter().unzip();
+        let (joint, second) = operands.split_at(2);
+        let mut done = vec![self.attend(joint)];
+        done.extend(self.dual.is_some().then(|| self.attend(second)));
+        drop(operands);
 
-        let mut y = self.image.attention.output(x, image_out, image.attention(), adapters);
-        let mut dual_saved = None;
-        if let Some(dual) = &self.dual {
-            let (part, kept) = dual.forward(x, image.dual(), adapters, rows);
-            let Attention { out, lse } = self.attend(&[part.part()]);
-            y = dual.output(&y, &out[0], image.dual(), adapters);
-            dual_saved = (rows > 0).then(|| (kept.finish(&out[0]), keep(&lse, rows)));
+        let attended: Vec<&Tensor> = done.iter().flat_map(|a| &a.out).collect();
+        let [mut y, c] = side::output([(sides[0], attended[0]), (sides[1], attended[1])], adapters);
+        if let Some(&dual) = sides.get(2) {
+            [y] = side::output([(side::Input { x: &y, ..dual }, attended[2])], adapters);
         }
-        let c = self.context.attention.output(context, text_out, text.attention(), adapters);
 
-        let finish = |stream: &Stream, middle: Tensor, modulation: &Modulation| match &stream.mlp {
-            None => (middle, None),
-            Some(mlp) => {
-                let (y, saved) = mlp.forward(&middle, modulation.mlp(), adapters, rows);
-                (y, saved.map(|s| (keep(&middle, rows), Some(s))))
-            }
-        };
-        let (y, image_mlp) = finish(&self.image, y, image);
-        let (c, text_mlp) = finish(&self.context, c, text);
+        let middle = [y, c];
+        let (mut ends, kept): (Vec<_>, Vec<_>) =
+            mlp::forward(&self.mlps(&middle, modulation), adapters, rows).into_iter().unzip();
         let rest = (rows > 0).then(|| Rest {
-            image: StreamSaved { attention: image_kept.finish(image_out), mlp: image_mlp },
-            context: StreamSaved { attention: text_kept.finish(text_out), mlp: text_mlp },
-            lse: keep(&lse, rows),
-            dual: dual_saved,
+            sides: pending.into_iter().zip(attended).map(|(side, attended)| side.finish(attended)).collect(),
+            lse: done.iter().map(|a| keep(&a.lse, rows)).collect(),
+            mlps: middle.iter().zip(kept).map(|(x, kept)| (keep(x, rows), kept)).collect(),
         });
-        (y, c, rest)
+        // The text tokens of the last block have no MLP.
+        let [_, c] = middle;
+        let c = if ends.len() == 2 { ends.pop().expect("two") } else { c };
+        (ends.pop().expect("that of the image"), c, rest)
     }
 
     /// What the forward kept, with what was dropped computed again: the same operations in the same order, so the same
@@ -166,11 +200,9 @@ impl Block {
             let rows = x.dim(0);
             return self.run(x, context, modulation, adapters, rows).2.expect("all rows are kept");
         };
-        let streams = [(&self.image, &mut rest.image), (&self.context, &mut rest.context)];
-        for ((stream, saved), modulation) in streams.into_iter().zip(modulation.iter()) {
-            if let (Some(mlp), Some((middle, saved @ None))) = (&stream.mlp, &mut saved.mlp) {
-                *saved = Some(mlp.restore(middle, modulation.mlp(), adapters));
-            }
+        if rest.mlps.iter().any(|(_, kept)| kept.is_none()) {
+            let again = mlp::restore(&self.mlps(rest.mlps.iter().map(|(x, _)| x), modulation), adapters);
+            rest.mlps.iter_mut().zip(again).for_each(|((_, kept), again)| *kept = Some(again));
         }
         rest
     }
@@ -188,94 +220,53 @@ impl Block {
         let rows = super::trained_rows(&saved.x, trained);
         let rest = self.restore(&mut saved, &Adapters { bank: Some(trained.bank), rows: &rows });
         let Saved { x, context, modulation, .. } = saved;
-        let [image, text] = &modulation;
+        let sides = self.sides(&x, &context, &modulation);
 
-        let (mut dx, gated) = self.image.mlp_backward(dx, &rest.image, image, trained);
-        let image_dout = self.image.attention.output_backward(&gated, &rest.image.attention, trained);
-        drop(gated);
-        let (mut dcontext, text_dout) = match dcontext {
-            None => (None, None),
-            Some(d) => {
-                let (d, gated) = self.context.mlp_backward(d, &rest.context, text, trained);
-                let dout = self.context.attention.output_backward(&gated, &rest.context.attention, trained);
-                (Some(d), Some(dout))
-            }
-        };
-
-        // Through both attentions before anything is added to `dx`, from which they start.
-        let dual = self.dual.as_ref().zip(rest.dual).map(|(dual, (saved, lse))| {
-            let gated = gate::backward(&dx, image.dual().gate.expect("a second attention has a gate"));
-            let dout = dual.output_backward(&gated, &saved, trained);
-            drop(gated);
-            let operands = dual.operands(&saved);
-            let output = [Some(saved.output_grad(&dout))];
-            let d = attention::backward(&output, &lse, &[operands.part()], self.heads);
-            (dual, saved, d)
-        });
-        let joint = {
-            let operands = [
-                self.image.attention.operands(&rest.image.attention),
-                self.context.attention.operands(&rest.context.attention),
-            ];
-            let outputs = [
-                Some(rest.image.attention.output_grad(&image_dout)),
-                text_dout.as_ref().map(|d| rest.context.attention.output_grad(d)),
-            ];
-            let parts = operands.each_ref().map(|o| o.part());
-            attention::backward(&outputs, &rest.lse, &parts, self.heads)
-        };
-
-        let mut dinputs = want_inputs.then(|| {
-            let dcontext = dcontext.take().unwrap_or_else(|| context.zeros_like(context.shape()));
-            (&mut dx, dcontext)
-        });
-        let [image_d, text_d]: [_; 2] = joint.try_into().unwrap_or_else(|_| unreachable!("two parts"));
-        let (dx_into, dcontext_into) = match &mut dinputs {
-            Some((dx, dcontext)) => (Some(&mut **dx), Some(dcontext)),
-            None => (None, None),
-        };
-        let side = &self.image.attention;
-        side.backward(image_d, &rest.image.attention, &x, image.attention(), trained, dx_into);
-        let side = &self.context.attention;
-        side.backward(text_d, &rest.context.attention, &context, text.attention(), trained, dcontext_into);
-        if let Some((dual, saved, mut d)) = dual {
-            let dx_into = dinputs.as_mut().map(|(dx, _)| &mut **dx);
-            dual.backward(d.remove(0), &saved, &x, image.dual(), trained, dx_into);
+        // Of the streams whose results were read.
+        let mut d: Vec<Tensor> = iter::once(dx).chain(dcontext).collect();
+        let mlps = self.mlps(rest.mlps.iter().map(|(x, _)| x), &modulation);
+        let kept = rest.mlps.iter().map(|(_, kept)| kept.as_ref().expect("saved by the forward or restored"));
+        let read: Vec<usize> = (0..sides.len()).filter(|s| STREAM[*s] < d.len()).collect();
+        let gate = |s: &usize| sides[*s].modulated.gate.expect("a stream whose result is read has a gate");
+        let gates: Vec<_> = read.iter().map(gate).collect();
+        let (joint, second) = gates.split_at(d.len());
+        let mut gated = mlp::backward(&mut d, &mlps.into_iter().zip(kept).collect::<Vec<_>>(), joint, trained);
+        gated.extend(second.iter().map(|gate| gate::backward(&d[0], *gate)));
+        let outputs = read.iter().zip(gated).map(|(s, gated)| (sides[*s], &rest.sides[*s], gated));
+        let mut dout = [const { None }; STREAM.len()];
+        for (s, d) in read.iter().zip(side::output_backward(outputs.collect(), trained)) {
+            dout[*s] = Some(d);
         }
-        let dcontext = dinputs.map(|(_, dcontext)| dcontext)?;
-        Some((dx, dcontext))
-    }
-}
 
-impl Stream {
-    /// The gradient to what the attention was added to, and its gate times that.
-    fn mlp_backward(
-        &self,
-        d: Tensor,
-        saved: &StreamSaved,
-        modulation: &Modulation,
-        trained: &mut Trained,
-    ) -> (Tensor, Tensor) {
-        let (Some(mlp), Some((middle, Some(saved)))) = (&self.mlp, &saved.mlp) else {
-            unreachable!("saved by the forward or restored")
+        let attend_backward = |of: Range<usize>, lse: &Tensor| {
+            let operands: Vec<_> = of.clone().map(|s| sides[s].side.operands(&rest.sides[s])).collect();
+            let parts: Vec<Part> = operands.iter().map(side::Operands::part).collect();
+            let outputs: Vec<_> = of.map(|s| dout[s].as_ref().map(|d| rest.sides[s].output_grad(d))).collect();
+            attention::backward(&outputs, lse, &parts, self.heads)
         };
-        let before = modulation.attention().gate.expect("a stream whose result is read has a gate");
-        mlp.backward(d, saved, middle, modulation.mlp(), trained, before)
+        let mut doperands = attend_backward(0..2, &rest.lse[0]);
+        doperands.extend(rest.lse.get(1).into_iter().flat_map(|lse| attend_backward(2..3, lse)));
+
+        let dnormed = side::backward(&sides, &rest.sides, doperands, trained, want_inputs);
+        if !want_inputs {
+            return None;
+        }
+        if d.len() == 1 {
+            d.push(context.zeros_like(context.shape()));
+        }
+        for ((input, dnormed), stream) in sides.iter().zip(&dnormed).zip(STREAM) {
+            adaln::backward(&mut d[stream], dnormed, input.x, input.modulated.scale);
+        }
+        let dcontext = d.pop();
+        d.pop().zip(dcontext)
     }
 }
 
 impl Rest {
     /// Drops what `selective` checkpointing computes again: modulated inputs and MLPs.
     fn thin(mut self) -> Self {
-        for stream in [&mut self.image, &mut self.context] {
-            stream.attention.thin();
-            if let Some((_, saved)) = &mut stream.mlp {
-                *saved = None;
-            }
-        }
-        if let Some((dual, _)) = &mut self.dual {
-            dual.thin();
-        }
+        self.sides.iter_mut().for_each(side::Saved::thin);
+        self.mlps.iter_mut().for_each(|(_, kept)| *kept = None);
         self
     }
 }

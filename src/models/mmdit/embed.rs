@@ -15,6 +15,7 @@ use crate::ops::patchify::{self, Order, Patches};
 const TIME_CHANNELS: usize = 256;
 
 /// Latents to tokens with their positions (diffusers' `PatchEmbed` with a cropped table).
+#[derive(Clone)]
 pub(super) struct PatchEmbed {
     projection: Linear,
     positions: Positions,
@@ -27,8 +28,9 @@ impl PatchEmbed {
         Self {
             // A convolution whose stride is its size is a linear layer on patches.
             projection: Linear {
-                weight: projection.tensor("weight", &[d, c, p, p]).reshape(&[d, c * p * p]),
+                weight: projection.tensor("weight", &[d, c, p, p]).reshape(&[d, c * p * p]).multiplied(scope.wide()),
                 bias: Some(projection.tensor("bias", &[d])),
+                fp8: None,
             },
             positions: Positions::load(scope, config),
         }
@@ -49,6 +51,7 @@ impl PatchEmbed {
 }
 
 /// Time and pooled text to the vector that modulates every block.
+#[derive(Clone)]
 pub(super) struct TimeTextEmbed {
     time: [LoraLinear; 2],
     text: [LoraLinear; 2],

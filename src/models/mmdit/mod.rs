@@ -21,12 +21,12 @@ use super::Linear;
 use super::lora::{Adapters, LoraLinear, Module, Rows, Trained};
 use super::network::{Checkpointing, Condition, Network, Saved, Sizes};
 use super::source::Component;
-use crate::device::{DType, Device, Tensor, range, workers};
+use crate::device::{DType, Device, Precision, Tensor, range, workers};
 use crate::io::{Loader, Scope};
 use crate::ops::adaln::{self, Chunk};
 use crate::ops::linear::{InputGrad, Then, backward};
 use crate::ops::patchify::{self, Order, Patches};
-use crate::ops::{activation, copy};
+use crate::ops::{activation, copy, fp8};
 
 pub use self::config::Config;
 
@@ -107,7 +107,7 @@ impl Mmdit {
     ///
     /// # Errors
     /// As [`super::load_network`]; also if its velocity has other channels than its latent.
-    pub fn load(component: impl Into<Component>, device: &Device, compute: Option<DType>) -> Result<Self> {
+    pub fn load(component: impl Into<Component>, device: &Device, precision: Precision) -> Result<Self> {
         let component = component.into();
         let config = Config::load(&component)?;
         let (channels, velocity) = (config.in_channels, config.velocity_channels());
@@ -118,7 +118,7 @@ impl Mmdit {
             );
         }
         let file = component.weights("diffusion_pytorch_model")?;
-        let loader = Loader::new(&file, &[], device).rounding(compute);
+        let loader = Loader::new(&file, &[], device).precision(precision);
         let model = Self::build(config, file.bytes() <= SMALL, device, &loader.root());
         loader.finish()?;
         Ok(model)
@@ -194,6 +194,26 @@ impl Network for Mmdit {
 
     fn modules(&self) -> &[Module] {
         &self.modules
+    }
+
+    fn multiplies_in(&self) -> DType {
+        self.blocks[0].dtype()
+    }
+
+    fn quantised(&self) -> Result<Box<dyn Network>> {
+        fp8::check(&self.device, self.activations)?;
+        Ok(Box::new(Self {
+            config: self.config.clone(),
+            device: self.device.clone(),
+            patch_embed: self.patch_embed.clone(),
+            time_text_embed: self.time_text_embed.clone(),
+            context_embedder: self.context_embedder.clone(),
+            blocks: self.blocks.iter().map(Block::quantised).collect(),
+            norm_out: self.norm_out.clone(),
+            proj_out: self.proj_out.clone(),
+            modules: self.modules.clone(),
+            ..*self
+        }))
     }
 
     fn forward(&self, x: &Tensor, condition: Condition, adapters: &Adapters) -> Tensor {

@@ -38,6 +38,7 @@ pub(super) struct Modulated<'a> {
 }
 
 /// The layer that makes a stream's modulation of the embedding.
+#[derive(Clone)]
 pub(super) struct Modulator {
     layer: LoraLinear,
     kind: Kind,

@@ -9,6 +9,7 @@ use crate::ops::position;
 const MOST_COMPUTED: usize = 1 << 26;
 
 /// The positions of a square of tokens.
+#[derive(Clone)]
 pub(super) struct Positions {
     table: Table,
     /// The side of the square.
@@ -16,6 +17,7 @@ pub(super) struct Positions {
 }
 
 /// A line of the table is a token's column and then its row, each as sines and then cosines.
+#[derive(Clone)]
 enum Table {
     /// `[max·max, hidden]`, from the file.
     Stored(Tensor),

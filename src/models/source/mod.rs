@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::index::{self, ModelIndex};
+use super::outline;
 use crate::io::{TensorFile, did_you_mean, read_json, require_folder};
 
 /// What the names of weight files in a folder begin with.
@@ -115,6 +116,8 @@ enum Place {
     Folder { variant: Option<String> },
     /// Tensors under the names that such a folder would have, and the settings that follow from them.
     Tensors { file: TensorFile, settings: Value },
+    /// Nothing but settings.
+    Outline { settings: Value },
 }
 
 impl From<&Path> for Component {
@@ -161,7 +164,7 @@ impl Component {
                 let settings = read_json(&path)?;
                 Ok((path, settings))
             }
-            Place::Tensors { settings, .. } => Ok((self.path.clone(), settings.clone())),
+            Place::Tensors { settings, .. } | Place::Outline { settings } => Ok((self.path.clone(), settings.clone())),
         }
     }
 
@@ -173,6 +176,7 @@ impl Component {
         match &self.place {
             Place::Folder { variant } => TensorFile::open_component(&self.path, stem, variant.as_deref()),
             Place::Tensors { file, .. } => Ok(file.clone()),
+            Place::Outline { .. } => Ok(TensorFile::outline(&self.path, outline::WITH)),
         }
     }
 
@@ -181,10 +185,15 @@ impl Component {
         matches!(self.place, Place::Folder { .. })
     }
 
+    /// The settings of a part of which there is nothing else.
+    pub(super) fn outline(&self) -> Option<&Value> {
+        if let Place::Outline { settings } = &self.place { Some(settings) } else { None }
+    }
+
     /// Settings and tensors of a part that is no folder.
     pub(super) fn tensors(&self) -> Option<(&TensorFile, &Value)> {
         match &self.place {
-            Place::Folder { .. } => None,
+            Place::Folder { .. } | Place::Outline { .. } => None,
             Place::Tensors { file, settings } => Some((file, settings)),
         }
     }
@@ -212,6 +221,9 @@ impl Model {
     /// # Errors
     /// Names the file or part that is missing, is no part of an SD3 pipeline, or is there more than once.
     pub fn open(source: &Source) -> Result<Self> {
+        if source.model == Path::new(outline::SD35_MEDIUM) {
+            return Ok(Self::outlined(&source.model));
+        }
         let path = index::folder(&source.model);
         ensure!(path.exists(), "model: no such folder or file: {}", path.display());
         let mut model = if path.is_file() {
@@ -245,6 +257,34 @@ impl Model {
             }
         }
         Ok(model)
+    }
+
+    /// Stable Diffusion 3.5 Medium without its weights.
+    fn outlined(path: &Path) -> Self {
+        let part = |settings| Component { path: path.to_path_buf(), place: Place::Outline { settings } };
+        let parts = outline::sd35_medium().map(|(name, settings)| (name.to_string(), part(settings)));
+        Self { path: path.to_path_buf(), parts: parts.into() }
+    }
+
+    /// For a plan: networks that have a folder with settings and no weights, without them; and a line about it.
+    ///
+    /// # Errors
+    /// If the settings cannot be read.
+    pub fn outline_missing(&mut self) -> Result<Option<String>> {
+        let mut missing = Vec::new();
+        for name in Kind::ALL.map(Kind::component) {
+            let Some(part) = self.parts.get_mut(name) else { continue };
+            let is_weights = |e: std::fs::DirEntry| e.path().extension().is_some_and(|e| e == "safetensors");
+            let mut files = std::fs::read_dir(&part.path).into_iter().flatten().flatten();
+            if part.is_folder() && part.path.join("config.json").exists() && !files.any(is_weights) {
+                let (_, settings) = part.settings("config.json")?;
+                part.place = Place::Outline { settings };
+                missing.push(name);
+            }
+        }
+        let line =
+            || format!("{}: no weights of {}; planned with their shapes", self.path.display(), missing.join(", "));
+        Ok((!missing.is_empty()).then(line))
     }
 
     /// Adds to a file what it lacks: what lies beside it, and the scheduler that all SD3 models have.

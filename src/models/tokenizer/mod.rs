@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, ensure};
 
+use crate::models::source::Component;
+
 /// The tokenizer of one `tokenizer*` folder of a pipeline.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -36,6 +38,23 @@ impl Tokenizer {
     /// Names the file that is missing, or that does not hold what a CLIP or T5 tokenizer consists of.
     pub fn load(folder: &Path) -> Result<Self> {
         folder::load(folder)
+    }
+
+    /// The tokenizer of a part of a model.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn of(part: &Component) -> Result<Self> {
+        match part.outline() {
+            Some(settings) => Ok(Self::blank(settings["model_max_length"].as_u64().unwrap_or(77) as usize)),
+            None => Self::load(part.path()),
+        }
+    }
+
+    /// One that knows no words, for plans: every text is begin, end and padding.
+    pub fn blank(max_length: usize) -> Self {
+        let inner = tokenizers::Tokenizer::new(tokenizers::models::bpe::BPE::default());
+        Self { inner, folder: PathBuf::new(), bos: Some(0), eos: 1, pad: 1, max_length: Some(max_length) }
     }
 
     /// The most tokens the model takes, if the folder says so.

@@ -58,7 +58,8 @@ pub(super) fn gelu_tanh_backward(d: &mut Tensor, x: &Tensor) {
 }
 
 wide! {
-    fn gelu_tanh_gradient(d: &mut [f32], x: &[f32]) {
+    /// As many elements of `d` as there are times the slopes at those of `x`.
+    pub(in crate::ops) fn gelu_tanh_gradient(d: &mut [f32], x: &[f32]) {
         for (d, &v) in d.iter_mut().zip(x) {
             let s = math::sigmoid(2.0 * ROOT_2_OVER_PI * (v + CUBIC * v * v * v));
             *d *= s + v * s * (1.0 - s) * 2.0 * ROOT_2_OVER_PI * (1.0 + 3.0 * CUBIC * v * v);

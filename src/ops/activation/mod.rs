@@ -5,10 +5,11 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-pub(in crate::ops) use cpu::apply;
+pub(in crate::ops) use cpu::{apply, gelu_tanh_gradient};
 
 use super::dispatch;
 use crate::device::Tensor;
+use crate::device::work::Work;
 
 /// The non-linearities there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,23 +26,23 @@ pub enum Activation {
 
 /// The activation of every element, in place.
 pub fn forward(x: &mut Tensor, activation: Activation) {
-    dispatch!(x, forward(x, activation));
+    dispatch!(x, forward(x, activation), [Work::stream(x.bytes(), x.bytes())]);
 }
 
 /// The gradient of [`Activation::GeluTanh`], in place: `d` holds `dy` and becomes `dx`; `x` is the input of the forward.
 pub fn gelu_tanh_backward(d: &mut Tensor, x: &Tensor) {
     assert_eq!(d.shape(), x.shape(), "gelu backward");
-    dispatch!(d, gelu_tanh_backward(d, x));
+    dispatch!(d, gelu_tanh_backward(d, x), [Work::stream(2 * d.bytes(), d.bytes())]);
 }
 
 /// `x·y` elementwise, into `x`.
 pub fn multiply(x: &mut Tensor, y: &Tensor) {
     assert_eq!(x.shape(), y.shape(), "multiply");
-    dispatch!(x, multiply(x, y));
+    dispatch!(x, multiply(x, y), [Work::stream(2 * x.bytes(), x.bytes())]);
 }
 
 /// `x + y` elementwise, into `x`.
 pub fn add(x: &mut Tensor, y: &Tensor) {
     assert_eq!(x.shape(), y.shape(), "add");
-    dispatch!(x, add(x, y));
+    dispatch!(x, add(x, y), [Work::stream(2 * x.bytes(), x.bytes())]);
 }

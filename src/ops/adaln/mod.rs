@@ -8,6 +8,7 @@ mod tests;
 
 use super::dispatch;
 use crate::device::Tensor;
+use crate::device::work::Work;
 
 /// As in diffusers' `AdaLayerNormZero`.
 pub const EPS: f32 = 1e-6;
@@ -44,7 +45,7 @@ pub fn forward(x: &Tensor, shift: Chunk, scale: Chunk) -> Tensor {
 pub fn backward(dx: &mut Tensor, dy: &Tensor, x: &Tensor, scale: Chunk) {
     scale.check(x.dim(0), x.dim(2));
     assert!(dx.shape() == x.shape() && dy.shape() == x.shape(), "adaln backward: dx {dx:?}, dy {dy:?}, x {x:?}");
-    dispatch!(x, backward(dx, dy, x, scale, None));
+    dispatch!(x, backward(dx, dy, x, scale, None), [Work::stream(3 * x.bytes(), x.bytes())]);
 }
 
 /// [`backward`], and the gate's gradient of what `dx` has become, `gate·dx` as [`gate::backward`](super::gate::backward) gives
@@ -53,6 +54,7 @@ pub fn backward_gated(dx: &mut Tensor, dy: &Tensor, x: &Tensor, scale: Chunk, ga
     [scale, gate].iter().for_each(|c| c.check(x.dim(0), x.dim(2)));
     assert!(dx.shape() == x.shape() && dy.shape() == x.shape(), "adaln backward: dx {dx:?}, dy {dy:?}, x {x:?}");
     let mut gated = dx.scratch_like(dx.shape());
-    dispatch!(x, backward(dx, dy, x, scale, Some((&mut gated, gate))));
+    let work = Work::stream(3 * x.bytes(), 2 * x.bytes());
+    dispatch!(x, backward(dx, dy, x, scale, Some((&mut gated, gate))), [work]);
     gated
 }

@@ -7,6 +7,7 @@ mod tests;
 
 use super::dispatch;
 use crate::device::Tensor;
+use crate::device::work::Work;
 
 /// The optimiser's settings, called as in `torch.optim.AdamW`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,7 +60,7 @@ pub fn step(settings: &AdamW, params: &mut Tensor, grads: &Tensor, factor: f32, 
         beta2_rest: (1.0 - s.beta2) as f32,
         eps: s.eps as f32,
     };
-    dispatch!(params, step(params, grads, moments, numbers));
+    dispatch!(params, step(params, grads, moments, numbers), [Work::stream(4 * params.bytes(), 3 * params.bytes())]);
 }
 
 /// The scalars of one step.

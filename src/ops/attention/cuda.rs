@@ -1,5 +1,8 @@
-//! Two families of kernels: on tensor cores for f16 and bf16, and in f32. Operands of another type are cast to that of the
-//! products first.
+//! Families of kernels: on tensor cores for f16 and bf16, of which Hopper has its own, and in f32. Operands of another type are
+//! cast to that of the products first.
+
+mod hopper;
+mod hopper_backward;
 
 mod wide;
 
@@ -8,6 +11,9 @@ use crate::device::gpu::driver::DevicePtr;
 use crate::device::gpu::{Arg, Grid, suffix};
 use crate::device::{DType, Tensor};
 use crate::ops::copy::cast;
+
+pub use hopper::{Variant as ForwardVariant, variants as forward_variants};
+pub use hopper_backward::{Variant as BackwardVariant, variants as backward_variants};
 
 /// Most parts a sequence has here.
 const PARTS: usize = 4;
@@ -124,7 +130,19 @@ fn widened(results: &mut [&mut Tensor], wide: bool, f: impl FnOnce(&mut [&mut Te
 }
 
 pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], heads: Heads, mask: Mask) {
-    if wide::fits(out, parts, heads, mask) {
+    forward_by(None, out, lse, parts, heads, mask);
+}
+
+/// By the kernel that is asked for, if any is.
+pub(super) fn forward_by(
+    variant: Option<ForwardVariant>,
+    out: &mut [Tensor],
+    lse: &mut Tensor,
+    parts: &[Part],
+    heads: Heads,
+    mask: Mask,
+) {
+    if variant.is_none() && wide::fits(out, parts, heads, mask) {
         return wide::forward(&mut out[0], lse, &parts[0], heads);
     }
     let (gpu, batch, dtype) = (lse.gpu(), lse.dim(0), out[0].dtype());
@@ -138,13 +156,17 @@ pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], head
     widened(&mut out.iter_mut().collect::<Vec<_>>(), narrow_later, |out| {
         let mut s = Sequence::new(&operands, heads, out[0].dtype() == DType::F32);
         s.part.iter_mut().zip(out).for_each(|(part, out)| part.out = out.address_mut());
-        let args = |s| [s, lse.arg_mut(), bias, u32::from(mask.causal).into()];
+        let rest = [lse.arg_mut(), bias, u32::from(mask.causal).into()];
+        let args = |s| [s].into_iter().chain(rest.clone());
         if product == DType::F32 {
             let (entry, _) = entry("attention_forward_f32", s.d, &[32, 64, 128, 512]);
             gpu.launch("attention", &entry, s.grid(|p| p.n, 64, batch, 256), args(s.arg(product)));
         } else {
             assert!(heads.scale > 0.0, "attention: a scale of {} on tensor cores", heads.scale);
             let masked = mask.causal || mask.bias.is_some();
+            if hopper::fits(&gpu, &s, product) {
+                return hopper::forward(&gpu, &s, (batch, product), variant, masked, rest);
+            }
             let (name, widths): (_, &[u32]) =
                 if masked { ("masked", &[32, 64, 128]) } else { ("forward", &[32, 64, 80, 128]) };
             let (entry, width) = entry(&format!("attention_mma_{name}_{}", suffix(product)), s.d, widths);
@@ -154,6 +176,22 @@ pub(super) fn forward(out: &mut [Tensor], lse: &mut Tensor, parts: &[Part], head
     });
 }
 
+/// As [`backward`], on Hopper in one of the ways there are.
+pub(super) fn backward_by(
+    variant: BackwardVariant,
+    grads: &mut [PartGrad],
+    outputs: &[Option<OutputGrad>],
+    lse: &Tensor,
+    parts: &[Part],
+    heads: Heads,
+) {
+    let q = parts[0].q;
+    let fits = hopper_backward::fits(&lse.gpu(), outputs, parts, heads)
+        && (q.dtype(), q.dim(2)) == (DType::Bf16, 64 * heads.count);
+    assert!(fits, "attention backward: variants are for heads of 64 in bf16 on Hopper, not {q:?}");
+    hopper_backward::backward(grads, outputs, lse, parts, heads, Some(variant));
+}
+
 pub(super) fn backward(
     grads: &mut [PartGrad],
     outputs: &[Option<OutputGrad>],
@@ -161,6 +199,9 @@ pub(super) fn backward(
     parts: &[Part],
     heads: Heads,
 ) {
+    if hopper_backward::fits(&lse.gpu(), outputs, parts, heads) {
+        return hopper_backward::backward(grads, outputs, lse, parts, heads, None);
+    }
     let (gpu, batch, dtype) = (lse.gpu(), lse.dim(0), grads[0].k.dtype());
     let product = product(parts[0].q, heads);
     let operands: Vec<_> = parts.iter().map(|p| [p.q, p.k, p.v].map(|t| cast(t, product))).collect();

@@ -7,7 +7,10 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
+pub use cuda::{BackwardVariant, ForwardVariant, backward_variants, forward_variants};
+
 use super::dispatch;
+use crate::device::work::{Kind, Work};
 use crate::device::{DType, Tensor};
 
 /// Queries, keys and values of one part of a sequence, `[b, n, heads·d]` each.
@@ -81,33 +84,83 @@ fn check(parts: &[Part], heads: usize) -> usize {
     parts.iter().map(|p| p.q.dim(1)).sum()
 }
 
+impl Heads {
+    /// What a GPU multiplies.
+    fn multiplied(&self) -> DType {
+        if let DType::Blocks(_) = self.compute { DType::Bf16 } else { self.compute }
+    }
+}
+
 /// `out = softmax(scale·q·kᵀ + bias)·v` per head, over all parts together.
 pub fn forward(parts: &[Part], heads: Heads, mask: Mask) -> Attention {
+    let (mut out, mut lse) = results(parts, heads, mask);
+    let first = parts[0].q;
+    let work = || {
+        let shape = [first.dim(0) * heads.count, lse.dim(2), first.dim(2) / heads.count];
+        let read = 3 * first.dtype().bytes(shape.iter().product()) + mask.bias.map_or(0, Tensor::bytes);
+        Work::of(Kind::Attention, heads.multiplied(), shape).moving(read, read / 3 + lse.bytes())
+    };
+    dispatch!(first, forward(&mut out, &mut lse, parts, heads, mask), [work()]);
+    Attention { out, lse }
+}
+
+/// As [`forward`] without a mask, in bf16 by one of the [`forward_variants`]: for comparison, on a Hopper GPU.
+pub fn forward_by(variant: ForwardVariant, parts: &[Part], heads: Heads) -> Attention {
+    let (mut out, mut lse) = results(parts, heads, Mask::default());
+    cuda::forward_by(Some(variant), &mut out, &mut lse, parts, heads, Mask::default());
+    Attention { out, lse }
+}
+
+/// Room for the results of the forward.
+fn results(parts: &[Part], heads: Heads, mask: Mask) -> (Vec<Tensor>, Tensor) {
     let n = check(parts, heads.count);
     assert!(parts.len() == 1 || (!mask.causal && mask.bias.is_none()), "attention: a mask over several parts");
     assert!(mask.bias.is_none_or(|b| b.shape() == [heads.count, n, n]), "attention: bias {:?}", mask.bias);
     let first = parts[0].q;
-    let mut out: Vec<Tensor> = parts.iter().map(|p| p.q.scratch_like(p.q.shape())).collect();
-    let mut lse = Tensor::scratch(&first.device(), &[first.dim(0), heads.count, n]);
-    dispatch!(first, forward(&mut out, &mut lse, parts, heads, mask));
-    Attention { out, lse }
+    let out = parts.iter().map(|p| p.q.scratch_like(p.q.shape())).collect();
+    (out, Tensor::scratch(&first.device(), &[first.dim(0), heads.count, n]))
+}
+
+/// Checks the operands of a backward, and makes room for its results.
+fn gradients(outputs: &[Option<OutputGrad>], lse: &Tensor, parts: &[Part], heads: Heads) -> Vec<PartGrad> {
+    let n = check(parts, heads.count);
+    assert!(lse.shape() == [parts[0].q.dim(0), heads.count, n] && outputs.len() == parts.len(), "attention backward");
+    let of = |(p, output): (&Part, &Option<OutputGrad>)| {
+        let fits = output.is_none_or(|o| o.out.shape() == p.q.shape() && o.dout.shape() == p.q.shape());
+        assert!(fits, "attention backward: out of {:?}", p.q);
+        let like = || p.q.scratch_like(p.q.shape());
+        PartGrad { q: output.map(|_| like()), k: like(), v: like() }
+    };
+    parts.iter().zip(outputs).map(of).collect()
 }
 
 /// The gradients to all operands, one entry per part; `outputs` has one per part, absent where nothing read its result;
 /// `lse` is what the forward gave. No mask.
 pub fn backward(outputs: &[Option<OutputGrad>], lse: &Tensor, parts: &[Part], heads: Heads) -> Vec<PartGrad> {
-    let n = check(parts, heads.count);
-    assert!(lse.shape() == [parts[0].q.dim(0), heads.count, n] && outputs.len() == parts.len(), "attention backward");
-    let mut grads: Vec<PartGrad> = parts
-        .iter()
-        .zip(outputs)
-        .map(|(p, output)| {
-            let fits = output.is_none_or(|o| o.out.shape() == p.q.shape() && o.dout.shape() == p.q.shape());
-            assert!(fits, "attention backward: out of {:?}", p.q);
-            let like = || p.q.scratch_like(p.q.shape());
-            PartGrad { q: output.map(|_| like()), k: like(), v: like() }
-        })
-        .collect();
-    dispatch!(lse, backward(&mut grads, outputs, lse, parts, heads));
+    let mut grads = gradients(outputs, lse, parts, heads);
+    let work = || {
+        let (first, n) = (parts[0].q, lse.dim(2));
+        let shape = [first.dim(0) * heads.count, n, first.dim(2) / heads.count];
+        let queries: usize = parts.iter().zip(outputs).filter(|(_, o)| o.is_some()).map(|(p, _)| p.q.dim(1)).sum();
+        let whole = Work::of(Kind::AttentionGrad, heads.multiplied(), shape);
+        let share = |of: u64| of / n as u64 * queries as u64;
+        let operand = first.dtype().bytes(shape.iter().product());
+        let share = Work { flops: share(whole.flops), exps: share(whole.exps), ..whole };
+        share.moving(5 * operand + lse.bytes(), 3 * operand)
+    };
+    dispatch!(lse, backward(&mut grads, outputs, lse, parts, heads), [work()]);
+    grads
+}
+
+/// As [`backward`], in one of the ways of [`backward_variants`], which are for heads of 64 in bf16 on Hopper: to be timed.
+pub fn backward_by(
+    variant: BackwardVariant,
+    outputs: &[Option<OutputGrad>],
+    lse: &Tensor,
+    parts: &[Part],
+    heads: Heads,
+) -> Vec<PartGrad> {
+    let mut grads = gradients(outputs, lse, parts, heads);
+    cuda::backward_by(variant, &mut grads, outputs, lse, parts, heads);
     grads
 }

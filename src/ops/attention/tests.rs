@@ -1,9 +1,15 @@
+mod hopper_backward;
+mod hopper_forward;
+
 use std::ops::Range;
 
 use super::*;
 use crate::device::Device;
+use crate::device::gpu::{HOPPER, PORTABLE};
 use crate::ops::copy::cast;
-use crate::ops::testing::{check_gradient, check_precision, devices, max_error, on_another_gpu, on_vm, random, wide};
+use crate::ops::testing::{
+    check_gradient, check_precision, devices, max_error, on_another_gpu, on_vm_of, random, wide,
+};
 
 fn single(count: usize, scale: f32) -> Heads {
     Heads { count, scale, compute: DType::F32 }
@@ -318,6 +324,11 @@ impl Case {
 
 /// Runs all cases on interpreted GPUs, with and without gradients, and checks them.
 fn check(cases: &[(Case, Mask, bool)]) {
+    check_on(HOPPER, cases);
+}
+
+/// As [`check`], with the kernels for a compute capability.
+fn check_on(capability: (u32, u32), cases: &[(Case, Mask, bool)]) {
     let run_all = |device: &Device| {
         let run = |(case, mask, with_gradients): &(Case, Mask, bool)| {
             let bias = mask.bias.map(|b| b.to(device));
@@ -326,7 +337,7 @@ fn check(cases: &[(Case, Mask, bool)]) {
         };
         cases.iter().flat_map(run).collect()
     };
-    let (got, another) = (on_vm(run_all), on_another_gpu(run_all));
+    let (got, another) = (on_vm_of(capability, run_all), on_another_gpu(run_all));
     let (mut got, mut another) = (got.into_iter(), another.into_iter());
     for (case, mask, with_gradients) in cases {
         let parts = case.parts.len();
@@ -395,6 +406,8 @@ fn kernels_are_as_exact_as_their_operands() {
         );
     }
     check(&cases);
+    cases.retain(|(case, ..)| case.product() != DType::F32);
+    check_on(PORTABLE, &cases);
 }
 
 #[test]
@@ -408,6 +421,8 @@ fn kernels_mask_as_they_should() {
         }
     }
     check(&cases);
+    cases.retain(|(case, ..)| case.product() != DType::F32);
+    check_on(PORTABLE, &cases);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod cuda;
 mod tests;
 
 use super::dispatch;
+use crate::device::work::{Kind, Work};
 use crate::device::{DType, Tensor};
 #[cfg(test)]
 pub(crate) use cuda::in_every_form;
@@ -76,7 +77,8 @@ pub fn forward_to(dtype: DType, x: &Tensor, w: &Tensor, bias: &Tensor, window: W
     let can_add = add.is_none_or(|add| add.shape() == out && add.dtype() == dtype);
     assert!(can_add, "conv2d: add {add:?} to {dtype:?}");
     assert!(dtype == x.dtype() || dtype == DType::F32, "conv2d: {x:?} to {dtype:?}");
-    dispatch!(x, forward(&mut y, x, w, bias, window, add));
+    let work = work(x, w, &y, kh * kw * inputs, add);
+    dispatch!(x, forward(&mut y, x, w, bias, window, add), [work]);
     y
 }
 
@@ -90,6 +92,14 @@ pub fn doubled(x: &Tensor, w: &Tensor, bias: &Tensor) -> Tensor {
     };
     assert!(inputs == per_window && bias.len() == outputs, "doubling: x {x:?}, weight {w:?}, bias {bias:?}");
     let mut y = x.scratch_like(&[b, 2 * height, 2 * width, outputs]);
-    dispatch!(x, doubled(&mut y, x, w, bias));
+    let work = work(x, w, &y, 4 * inputs, None);
+    dispatch!(x, doubled(&mut y, x, w, bias), [work]);
     y
+}
+
+/// The work of `y` whose elements are sums of `k` products.
+fn work(x: &Tensor, w: &Tensor, y: &Tensor, k: usize, add: Option<&Tensor>) -> Work {
+    let dtype = if x.dtype() == DType::F32 { w.dtype() } else { x.dtype() };
+    let read = x.bytes() + w.bytes() + add.map_or(0, Tensor::bytes);
+    Work::of(Kind::Convolution, dtype, [y.rows(), y.width(), k]).moving(read, y.bytes())
 }

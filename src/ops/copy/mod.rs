@@ -7,7 +7,13 @@ mod cuda;
 mod tests;
 
 use super::dispatch;
+use crate::device::work::Work;
 use crate::device::{DType, Tensor};
+
+/// What copying `x` takes, whatever it is a part of.
+fn moved(x: &Tensor) -> Work {
+    Work::stream(x.bytes(), x.bytes())
+}
 
 /// The outermost entries `rows` of `x`, in that order.
 pub fn gather(x: &Tensor, rows: &[usize]) -> Tensor {
@@ -15,7 +21,7 @@ pub fn gather(x: &Tensor, rows: &[usize]) -> Tensor {
     let mut shape = x.shape().to_vec();
     shape[0] = rows.len();
     let mut out = Tensor::scratch_of(&x.device(), x.dtype(), &shape);
-    dispatch!(x, gather(&mut out, x, rows));
+    dispatch!(x, gather(&mut out, x, rows), [moved(&out)]);
     out
 }
 
@@ -43,14 +49,14 @@ pub fn rows_into(out: &mut Tensor, first: usize, x: &Tensor) {
     let fits = out.shape()[1..] == x.shape()[1..] && first + x.dim(0) <= out.dim(0);
     assert!(fits && out.dtype() == x.dtype(), "copy: {x:?} to row {first} of {out:?}");
     let inner: usize = x.shape()[1..].iter().product();
-    dispatch!(x, flat_into(out, first * inner, x));
+    dispatch!(x, flat_into(out, first * inner, x), [moved(x)]);
 }
 
 /// The numbers of `x` as those of `out` from `first` on, whatever the shapes.
 pub fn flat_into(out: &mut Tensor, first: usize, x: &Tensor) {
     let fits = first + x.len() <= out.len() && out.dtype() == x.dtype();
     assert!(fits, "copy: {x:?} to element {first} of {out:?}");
-    dispatch!(x, flat_into(out, first, x));
+    dispatch!(x, flat_into(out, first, x), [moved(x)]);
 }
 
 /// `x` `[b, m, w]` as the block of `out` `[b, n, d]` that begins at token `token` and column `column`.
@@ -58,7 +64,7 @@ pub fn block_into(out: &mut Tensor, token: usize, column: usize, x: &Tensor) {
     let (&[b, n, d], &[same, m, w]) = (out.shape(), x.shape()) else { panic!("copy: {x:?} into {out:?}") };
     let fits = b == same && token + m <= n && column + w <= d && out.dtype() == x.dtype();
     assert!(fits, "copy: {x:?} to ({token}, {column}) of {out:?}");
-    dispatch!(x, block_into(out, token, column, x));
+    dispatch!(x, block_into(out, token, column, x), [moved(x)]);
 }
 
 /// Columns `first..first + width` of the last axis of `x`.
@@ -67,7 +73,7 @@ pub fn columns(x: &Tensor, first: usize, width: usize) -> Tensor {
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("at least one axis") = width;
     let mut out = x.scratch_like(&shape);
-    dispatch!(x, columns(&mut out, x, first));
+    dispatch!(x, columns(&mut out, x, first), [moved(&out)]);
     out
 }
 

@@ -7,6 +7,7 @@ mod tests;
 
 use super::{dequantise, dispatch};
 use crate::device::Tensor;
+use crate::device::work::Work;
 
 /// `y[i] = table[ids[i]]`, widened or decoded to single precision. `table` `[rows, d]`; returns `[ids, d]`.
 pub fn forward(ids: &[u32], table: &Tensor) -> Tensor {
@@ -15,7 +16,7 @@ pub fn forward(ids: &[u32], table: &Tensor) -> Tensor {
         panic!("embedding: row {id} of {rows}");
     }
     let mut y = Tensor::scratch(&table.device(), &[ids.len(), d]);
-    dispatch!(table, forward(&mut y, ids, table));
+    dispatch!(table, forward(&mut y, ids, table), [Work::stream(table.dtype().bytes(y.len()), y.bytes())]);
     y
 }
 
@@ -25,6 +26,6 @@ pub fn by_column(ids: &[u32], table: &Tensor) -> Tensor {
     assert!(ids.iter().all(|id| (*id as usize) < rows), "embedding: a row beyond the {rows} of {table:?}");
     let table = &dequantise::forward(table);
     let mut y = Tensor::scratch(&table.device(), &[d, ids.len()]);
-    dispatch!(table, by_column(&mut y, ids, table));
+    dispatch!(table, by_column(&mut y, ids, table), [Work::stream(y.bytes(), y.bytes())]);
     y
 }

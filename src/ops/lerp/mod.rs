@@ -7,6 +7,7 @@ mod tests;
 
 use super::dispatch;
 use crate::device::Tensor;
+use crate::device::work::Work;
 
 /// `average ← decay·average + (1 − decay)·x`; `decay = 0` copies bit for bit.
 pub fn forward(average: &mut Tensor, x: &Tensor, decay: f32) {
@@ -14,6 +15,6 @@ pub fn forward(average: &mut Tensor, x: &Tensor, decay: f32) {
     if decay == 0.0 {
         super::copy::flat_into(average, 0, x);
     } else {
-        dispatch!(x, forward(average, x, decay));
+        dispatch!(x, forward(average, x, decay), [Work::stream(2 * x.bytes(), x.bytes())]);
     }
 }

@@ -1,71 +1,72 @@
 use half::{bf16, f16};
 
-use super::{Adapted, InputGrad, Lora, LoraGrad, Then};
+use super::{Backward, Branch, Call, InputGrad, Lora, Lows, Output, Then};
 use crate::device::{DType, Tensor};
 use crate::ops::activation::{self, Activation};
 use crate::ops::adaln::Chunk;
 use crate::ops::cpu::Shared;
-use crate::ops::cpu::gemm::{Epilogue, Low, Mat, Product, matmul, products};
+use crate::ops::cpu::gemm::{Epilogue, Finish, Low, Mat, Product, matmul, products};
+use crate::ops::rms_norm;
 
-/// `outputs[i] = then(layers[i](x))`; what the last layer gives before `then` also goes to `hidden`, as far as that has
-/// rows. `low[i][j]` takes `x·Aᵀ` of addition `j` of layer `i`.
-pub(super) fn forward(
-    outputs: &mut [&mut Tensor],
-    hidden: Option<&mut Tensor>,
-    low: &mut [&mut Vec<Tensor>],
-    x: &Tensor,
-    layers: &[Adapted],
-    then: Then,
-) {
-    let (m, width) = (x.rows(), x.width());
-    let per_sample = m / x.dim(0).max(1);
-    let rows_of = |l: &Lora| l.samples.start * per_sample..l.samples.end * per_sample;
-    project(low, x, layers, per_sample);
+/// A call, where `x·Aᵀ` of its additions goes, and where its result goes.
+type Job<'a> = (&'a Call<'a>, &'a mut Vec<Tensor>, &'a mut Output);
 
-    let lows: Vec<Vec<Low>> = layers
-        .iter()
-        .zip(low.iter())
-        .map(|(layer, low)| {
-            let each = layer.lora.iter().zip(low.iter());
-            each.map(|(l, low)| Low { rows: rows_of(l), a: Mat::of(low), b: Mat::of(&l.b).t(), scale: l.scale })
-                .collect()
-        })
-        .collect();
-    let biases: Vec<_> = layers.iter().map(|l| l.layer.bias.map(|b| b.elems().to_f32())).collect();
-    let kept = hidden.map(|h| (h.rows(), Shared::new(h.host_mut())));
-    let finishes: Vec<_> = biases
-        .iter()
-        .zip(layers)
-        .map(|(bias, layer)| {
-            let (kept, width) = (&kept, layer.layer.weight.dim(0));
-            let follow = Follow::new(then, width, per_sample);
-            move |i: usize, first: usize, row: &mut [f32]| {
-                if let Some(bias) = bias {
-                    row.iter_mut().zip(&bias[first..]).for_each(|(v, b)| *v += b);
-                }
-                if let Some((rows, hidden)) = kept
-                    && i < *rows
-                {
-                    // SAFETY: this piece of the row belongs to the task that finishes it.
-                    unsafe { hidden.slice(i * width + first, row.len()) }.copy_from_slice(row);
-                }
-                follow.run(row, i, first, width);
+/// `low[i][j]` takes `x·Aᵀ` of addition `j` of call `i`.
+pub(super) fn forward(outputs: &mut [Output], low: &mut [Vec<Tensor>], calls: &[Call]) {
+    let jobs = calls.iter().zip(low).zip(outputs.iter_mut());
+    let mut jobs: Vec<Job> = jobs.map(|((call, low), output)| (call, low, output)).collect();
+    while let Some((first, ..)) = jobs.first() {
+        let x = first.x;
+        let of_others = jobs.iter().position(|(call, ..)| !std::ptr::eq(call.x, x)).unwrap_or(jobs.len());
+        let others = jobs.split_off(of_others);
+        of_one_input(x, jobs);
+        jobs = others;
+    }
+    for (call, output) in calls.iter().zip(outputs) {
+        if let Then::Normalise { weight, eps } = call.then {
+            rms_norm::forward_in_place(&mut output.y, weight, eps, output.inverse_rms.as_mut());
+        }
+    }
+}
+
+/// All but the norms of calls of `x`, which is prepared once.
+fn of_one_input(x: &Tensor, mut jobs: Vec<Job>) {
+    let per_sample = x.rows() / x.dim(0).max(1);
+    project(x, &mut jobs, per_sample);
+    let (mut lows, mut finishes, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
+    for (call, low, Output { y, hidden, .. }) in jobs {
+        let rows_of = |l: &Lora| l.samples.start * per_sample..l.samples.end * per_sample;
+        let each = call.layer.lora.iter().zip(low.iter());
+        let each = each.map(|(l, t)| Low { rows: rows_of(l), a: Mat::of(t), b: Mat::of(&l.b).t(), scale: l.scale });
+        lows.push(each.collect::<Vec<Low>>());
+        let (width, kept) = (y.width(), hidden.rows());
+        let hidden = Shared::new(hidden.host_mut());
+        let bias = call.layer.layer.bias.map(|b| b.elems().to_f32());
+        let follow = Follow::new(call.then, width, per_sample);
+        finishes.push(move |i: usize, first: usize, row: &mut [f32]| {
+            if let Some(bias) = &bias {
+                row.iter_mut().zip(&bias[first..]).for_each(|(v, b)| *v += b);
             }
-        })
-        .collect();
-    let products_of =
-        outputs.iter_mut().zip(layers).zip(lows.iter().zip(&finishes)).map(|((y, layer), (low, finish))| {
-            let outputs = layer.layer.weight.dim(0);
-            let b = Mat::weight(layer.layer.weight).t();
-            Product { low, finish: Some(finish), ..Product::new(y.host_mut(), outputs, b) }
+            if i < kept {
+                // SAFETY: this piece of the row belongs to the task that finishes it.
+                unsafe { hidden.slice(i * width + first, row.len()) }.copy_from_slice(row);
+            }
+            follow.run(row, i, first, width);
         });
-    products(Mat::new(x.host(), m, width), products_of.collect());
+        outputs.push((y.host_mut(), width, Mat::weight(call.layer.layer.weight).t()));
+    }
+    let all = outputs.into_iter().zip(lows.iter().zip(&finishes)).map(|((y, width, weight), (low, finish))| Product {
+        low,
+        finish: Some(finish),
+        ..Product::new(y, width, weight)
+    });
+    products(Mat::of(x), all.collect());
 }
 
 /// `x·Aᵀ` of every addition, those of the same samples in one pass over `x`.
-fn project(low: &mut [&mut Vec<Tensor>], x: &Tensor, layers: &[Adapted], per_sample: usize) {
+fn project(x: &Tensor, jobs: &mut [Job], per_sample: usize) {
     let mut jobs: Vec<(&Lora, &mut Tensor)> =
-        layers.iter().zip(low).flat_map(|(layer, low)| layer.lora.iter().zip(low.iter_mut())).collect();
+        jobs.iter_mut().flat_map(|(call, low, _)| call.layer.lora.iter().zip(low.iter_mut())).collect();
     while let Some((first, _)) = jobs.first() {
         let samples = first.samples.clone();
         let (same, others) = jobs.into_iter().partition(|(l, _)| l.samples == samples);
@@ -91,7 +92,8 @@ impl<'a> Follow<'a> {
     /// `then` for outputs of `width` columns and `per_sample` rows.
     fn new(then: Then<'a>, width: usize, per_sample: usize) -> Self {
         match then {
-            Then::Nothing => Self::Nothing,
+            // Norms are of whole heads: they come after the products.
+            Then::Nothing | Then::Normalise { .. } => Self::Nothing,
             Then::Activate(kind) => Self::Activate(kind),
             Then::Add(residual) => Self::Add(residual.host()),
             Then::AddGated { residual, gate: Chunk { modulation, index } } => {
@@ -117,37 +119,50 @@ impl<'a> Follow<'a> {
     }
 }
 
-pub(super) fn backward(
-    dy: &Tensor,
-    weight: &Tensor,
-    x: Option<&Tensor>,
-    lora: Option<(&Lora, &mut (Tensor, Option<Tensor>))>,
-    grad: Option<LoraGrad>,
-    dx: InputGrad,
-) {
-    let (rows, inputs) = (dy.rows(), weight.dim(1));
-    let dx = match dx {
-        InputGrad::Skip => None,
-        InputGrad::Overwrite(dx) => Some((dx, false)),
-        InputGrad::Add(dx) => Some((dx, true)),
-    };
-    let lora = lora.map(|(l, (up, down))| {
-        matmul(up.host_mut(), l.a.dim(0), Mat::of(dy), Mat::of(&l.b), Epilogue::default());
-        (l, &*up, down)
-    });
-    if let Some((dx, accumulate)) = dx {
-        let low = lora.iter().map(|(l, up, _)| Low { rows: 0..rows, a: Mat::of(up), b: Mat::of(&l.a), scale: l.scale });
-        let low: Vec<Low> = low.collect();
-        let product = Product { accumulate, low: &low, ..Product::new(dx.host_mut(), inputs, Mat::weight(weight)) };
-        products(Mat::of(dy), vec![product]);
+pub(super) fn backward(calls: &mut [Backward], lows: &mut [Vec<Lows>], mut flat: Option<&mut Tensor>) {
+    for (call, lows) in calls.iter_mut().zip(lows) {
+        for (i, (branch, lows)) in call.branches.iter().zip(lows).enumerate() {
+            if let (Some(l), Some((up, _))) = (branch.lora, lows.as_mut()) {
+                matmul(up.host_mut(), l.a.dim(0), Mat::of(branch.dy), Mat::of(&l.b), Epilogue::default());
+            }
+            let up = lows.as_ref().map(|(up, _)| up);
+            match &mut call.dx {
+                InputGrad::Skip => {}
+                InputGrad::Overwrite(dx) => to_input(dx, branch, up, i > 0, None),
+                InputGrad::Add(dx) => to_input(dx, branch, up, true, None),
+                InputGrad::ThroughGelu { dx, hidden } => to_input(dx, branch, up, false, Some(hidden)),
+            }
+            if let (Some(x), Some(flat)) = (call.x, flat.as_deref_mut()) {
+                to_factors(branch, lows, x, flat);
+            }
+        }
     }
-    let (Some((l, up, Some(down))), Some(grad), Some(x)) = (lora, grad, x) else { return };
+}
+
+/// `dx = dy·W + s·up·A`, times the slope of the activation at `hidden` where there is one.
+fn to_input(dx: &mut Tensor, branch: &Branch, up: Option<&Tensor>, accumulate: bool, hidden: Option<&Tensor>) {
+    let (rows, inputs) = (branch.dy.rows(), branch.weight.dim(1));
+    let low =
+        branch.lora.zip(up).map(|(l, up)| Low { rows: 0..rows, a: Mat::of(up), b: Mat::of(&l.a), scale: l.scale });
+    let low: Vec<Low> = low.into_iter().collect();
+    let hidden = hidden.map(Tensor::host);
+    let slope = |i: usize, first: usize, row: &mut [f32]| {
+        let hidden = &hidden.expect("only used where there is one")[i * inputs + first..];
+        activation::gelu_tanh_gradient(row, hidden);
+    };
+    let finish: Option<&Finish> = if hidden.is_some() { Some(&slope) } else { None };
+    let product = Product::new(dx.host_mut(), inputs, Mat::weight(branch.weight));
+    products(Mat::of(branch.dy), vec![Product { accumulate, low: &low, finish, ..product }]);
+}
+
+fn to_factors(branch: &Branch, lows: &mut Lows, x: &Tensor, flat: &mut Tensor) {
+    let (Some(l), Some((up, Some(down))), Some([a, b])) = (branch.lora, lows, branch.grad) else { return };
     let rank = l.a.dim(0);
     matmul(down.host_mut(), rank, Mat::of(x), Mat::of(&l.a).t(), Epilogue::default());
     let add = Epilogue { scale: l.scale, accumulate: true, bias: None };
-    let flat = grad.flat.host_mut();
-    matmul(&mut flat[grad.b..][..l.b.len()], rank, Mat::of(dy).t(), Mat::of(down), add);
-    matmul(&mut flat[grad.a..][..l.a.len()], inputs, Mat::of(up).t(), Mat::of(x), add);
+    let flat = flat.host_mut();
+    matmul(&mut flat[b..][..l.b.len()], rank, Mat::of(branch.dy).t(), Mat::of(down), add);
+    matmul(&mut flat[a..][..l.a.len()], x.width(), Mat::of(up).t(), Mat::of(x), add);
 }
 
 pub(super) fn merge(merged: &mut Tensor, weight: &Tensor, a: &Tensor, b: &Tensor, scale: f32) {

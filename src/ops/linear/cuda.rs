@@ -1,138 +1,25 @@
+mod gradients;
+pub(in crate::ops::linear) mod hopper;
+mod pack;
+mod portable;
+
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytemuck::{NoUninit, Pod, Zeroable};
+use bytemuck::Zeroable;
 
-use super::{Adapted, InputGrad, Lora, LoraGrad, Then};
-use crate::device::gpu::{Arg, DevicePtr, Gpu, Grid, suffix, type_code};
-use crate::device::{DType, Device, Tensor};
-use crate::ops::activation::Activation;
-use crate::ops::adaln::Chunk;
+use super::{Backward, Branch, Call, InputGrad, Lora, Lows, Output, Then};
+use crate::device::gpu::{Arg, DevicePtr, Gpu, Grid, Swizzle, TensorMapDesc, suffix};
+use crate::device::{DType, Device, Tensor, Wide};
+use crate::ops::{copy, rms_norm};
+use gradients::Factors;
+pub(in crate::ops::linear) use pack::Matrix;
+use pack::{Packer, RANK, pack, packing};
+pub(in crate::ops::linear) use portable::Weight;
+use portable::{Extra, Finish, Job, Kind, Norm, Problem};
 
-/// Problems of one launch.
-const PROBLEMS: usize = 16;
-/// Ranks are filled up with zeros to multiples of what a stage of the kernels holds, so that the numbers of an addition
-/// meet in the same instructions whatever was added before.
-const RANK: usize = 32;
-
-/// Partial sums of gradients: at most so many, of at least so many rows.
-const CHUNKS: usize = 16;
-const CHUNK: usize = 512;
-
-/// As in kernels/linear.cu: what is done to a result; 0 is nothing.
-#[derive(Clone, Copy)]
-#[repr(u32)]
-enum Kind {
-    GeluTanh = 1,
-    GeluErf,
-    QuickGelu,
-    Silu,
-    Add,
-    AddGated,
-}
-
-/// As in kernels/linear.cu.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Problem {
-    x: DevicePtr,
-    w: DevicePtr,
-    bias: DevicePtr,
-    y: DevicePtr,
-    begin: u32,
-    m: u32,
-    n: u32,
-    k: u32,
-    ldx: u32,
-    ldw: u32,
-    first_extra: u32,
-    extras: u32,
-    scale: f32,
-    pad: u32,
-}
-
-/// As in kernels/linear.cu: `Then`.
-#[derive(Clone, Copy, NoUninit, Zeroable)]
-#[repr(C)]
-struct Finish {
-    hidden: DevicePtr,
-    residual: DevicePtr,
-    gate: DevicePtr,
-    kept: u32,
-    per_sample: u32,
-    gate_stride: u32,
-    kind: u32,
-    dtype: u32,
-    tiles: u32,
-}
-
-/// As in kernels/linear.cu.
-#[derive(Clone, Copy, NoUninit)]
-#[repr(C)]
-struct Products {
-    problems: [Problem; PROBLEMS],
-    then: Finish,
-}
-
-/// As in kernels/common/gemm.cuh.
-#[derive(Clone, Copy, NoUninit)]
-#[repr(C)]
-struct Extra {
-    a: DevicePtr,
-    b: DevicePtr,
-    lda: u32,
-    ldb: u32,
-    first: u32,
-    end: u32,
-    depth: u32,
-    pad: u32,
-}
-
-/// As in kernels/linear.cu.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Gradient {
-    a: DevicePtr,
-    b: DevicePtr,
-    out: DevicePtr,
-    m: u32,
-    n: u32,
-    lda: u32,
-    ldb: u32,
-}
-
-/// As in kernels/linear.cu.
-#[derive(Clone, Copy, NoUninit)]
-#[repr(C)]
-struct Gradients {
-    of: [Gradient; 2],
-    rows: u32,
-    chunk: u32,
-    chunks: u32,
-    pad: u32,
-}
-
-/// As in kernels/linear.cu.
-#[derive(Clone, Copy, NoUninit)]
-#[repr(C)]
-struct Packing {
-    from: DevicePtr,
-    to: DevicePtr,
-    rows: u32,
-    columns: u32,
-    to_rows: u32,
-    to_columns: u32,
-    dtype: u32,
-    pad: u32,
-}
-
-/// A matrix as the kernels take it: rows begin at multiples of 16 bytes.
-#[derive(Clone, Copy)]
-struct Matrix {
-    at: DevicePtr,
-    /// Elements from row to row.
-    ld: u32,
-}
+/// What can be computed in, and whether in TF32.
+const TYPES: [(DType, bool); 4] = [(DType::F32, false), (DType::F32, true), (DType::F16, false), (DType::Bf16, false)];
 
 /// The type that is computed in: that of the weight where the activations are of it or can be rounded to it, else f32.
 /// Gradients have not the range of f16, so that they and the weight are rounded to bf16.
@@ -145,172 +32,33 @@ fn computed_in(weight: DType, activations: DType, gradients: bool) -> DType {
     }
 }
 
+/// The type that products with `weight` are computed in, and whether in TF32.
+fn arithmetic(weight: &Tensor, activations: DType, gradients: bool) -> (DType, bool) {
+    let dtype = computed_in(weight.multiplied_in(), activations, gradients);
+    (dtype, dtype == DType::F32 && weight.wide() == Some(Wide::Tf32))
+}
+
 /// A dimension as kernels take it.
 fn size(n: usize) -> u32 {
     u32::try_from(n).expect("a dimension of a layer")
 }
 
-/// Matrices on their way to the type that is computed in.
-struct Packer {
-    gpu: Arc<Gpu>,
-    dtype: DType,
-    jobs: Vec<Packing>,
-    /// What was packed, for as long as it is needed.
-    packed: Vec<Tensor>,
-}
-
-impl Packer {
-    fn new(on: &Tensor, dtype: DType) -> Self {
-        Self { gpu: on.gpu(), dtype, jobs: Vec::new(), packed: Vec::new() }
+/// A map of a matrix of so many rows and columns, in boxes.
+fn map(gpu: &Gpu, dtype: DType, of: Matrix, size_of: [usize; 2], tile: [usize; 2], swizzle: Swizzle) -> [u64; 16] {
+    let [rows, columns] = size_of;
+    let desc = TensorMapDesc {
+        dtype,
+        base: of.at,
+        dims: vec![columns as u64, rows as u64],
+        strides: vec![dtype.bytes(of.ld as usize) as u64],
+        tile: vec![size(tile[1]), size(tile[0])],
+        steps: vec![1, 1],
+        swizzle,
+    };
+    match gpu.tensor_map(&desc) {
+        Arg::Map(map) => map.0,
+        _ => unreachable!("a tensor map is one"),
     }
-
-    /// Elements of 16 bytes.
-    fn step(&self) -> usize {
-        16 / self.dtype.bytes(1)
-    }
-
-    /// `t` with all axes but the last folded: where it lies, if kernels can take it from there.
-    fn matrix(&mut self, t: &Tensor) -> Matrix {
-        let step = self.step();
-        if t.dtype() == self.dtype && t.width().is_multiple_of(step) && t.address().is_multiple_of(16) {
-            return Matrix { at: t.address(), ld: size(t.width()) };
-        }
-        self.filled(t, t.rows(), t.width().next_multiple_of(step))
-    }
-
-    /// A weight `[out, ..]`, its other axes folded.
-    fn weight(&mut self, w: &Tensor) -> Matrix {
-        self.matrix(&w.view(0, &[w.dim(0), w.len() / w.dim(0).max(1)]))
-    }
-
-    /// `t` with zeros up to so many rows and columns.
-    fn filled(&mut self, t: &Tensor, rows: usize, columns: usize) -> Matrix {
-        let to = Tensor::scratch_of(&t.device(), self.dtype, &[rows, columns]);
-        let job = packing(t, &to, [t.rows(), t.width()], [rows, columns]);
-        self.jobs.push(job);
-        let matrix = Matrix { at: to.address(), ld: size(columns) };
-        self.packed.push(to);
-        matrix
-    }
-
-    /// `A` `[rank, in]`, the rank filled up.
-    fn down(&mut self, a: &Tensor) -> Matrix {
-        self.filled(a, a.rows().next_multiple_of(RANK), a.width().next_multiple_of(self.step()))
-    }
-
-    /// `B` `[out, rank]`, the rank filled up.
-    fn up(&mut self, b: &Tensor) -> Matrix {
-        self.filled(b, b.rows(), b.width().next_multiple_of(RANK))
-    }
-
-    fn run(&mut self) {
-        pack(&self.gpu, self.dtype, &std::mem::take(&mut self.jobs));
-    }
-}
-
-fn packing(from: &Tensor, to: &Tensor, [rows, columns]: [usize; 2], [to_rows, to_columns]: [usize; 2]) -> Packing {
-    Packing {
-        from: from.address(),
-        to: to.address(),
-        rows: size(rows),
-        columns: size(columns),
-        to_rows: size(to_rows),
-        to_columns: size(to_columns),
-        dtype: type_code(from.dtype()),
-        pad: 0,
-    }
-}
-
-fn pack(gpu: &Arc<Gpu>, dtype: DType, jobs: &[Packing]) {
-    /// Blocks from which on a matrix has a launch of its own; the others share one as wide as the largest.
-    const LARGE: usize = 256;
-    let blocks =
-        |j: &Packing| (j.to_rows as usize * (j.to_columns as usize).div_ceil(16 / dtype.bytes(1))).div_ceil(256);
-    let (large, small): (Vec<Packing>, Vec<Packing>) = jobs.iter().partition(|j| blocks(j) >= LARGE);
-    for jobs in large.chunks(1).chain([&small[..]]) {
-        let most = jobs.iter().map(blocks).max().unwrap_or(0);
-        if most > 0 {
-            let table = gpu.table(jobs);
-            let grid = Grid::of([most, 1, jobs.len()], 256);
-            gpu.launch("linear", &format!("linear_pack_{}", suffix(dtype)), grid, [Arg::from(&table)]);
-        }
-    }
-}
-
-/// How the weight of a product lies.
-#[derive(Clone, Copy)]
-enum Weight {
-    /// `[n, k]`.
-    Along,
-    /// `[k, n]`.
-    Across,
-}
-
-/// Launches products that differ in nothing but their operands.
-fn products(gpu: &Arc<Gpu>, dtype: DType, weight: Weight, problems: &[Problem], extras: &[Extra], then: Finish) {
-    if problems.is_empty() {
-        return;
-    }
-    let table = (!extras.is_empty()).then(|| gpu.table(extras));
-    for problems in problems.chunks(PROBLEMS) {
-        let (n, m) = (problems.iter().map(|p| p.n).max(), problems.iter().map(|p| p.m - p.begin).max());
-        let (Some(n @ 1..), Some(m @ 1..)) = (n, m) else { continue };
-        // Not by the number of rows: a row has the same bits in every batch.
-        let tile = if dtype != DType::F32 && n >= 256 { 128 } else { 64 };
-        let tiles = n.div_ceil(tile);
-        let mut args = Products { problems: [Problem::zeroed(); PROBLEMS], then: Finish { tiles, ..then } };
-        args.problems[..problems.len()].copy_from_slice(problems);
-        let kind = match weight {
-            Weight::Along => "nt",
-            Weight::Across => "nn",
-        };
-        let grid = Grid::of([problems.len() * tiles as usize, m.div_ceil(tile) as usize, 1], 256);
-        let extra = table.as_ref().map_or(Arg::Ptr(0), Arg::from);
-        gpu.launch("linear", &format!("linear_{kind}_{}_{tile}", suffix(dtype)), grid, [Arg::of(&args), extra]);
-    }
-}
-
-impl Finish {
-    /// `then` for outputs `y`.
-    fn new(then: Then, y: &Tensor) -> Self {
-        let dtype = y.dtype();
-        let plain = Self::plain(dtype);
-        match then {
-            Then::Nothing => plain,
-            Then::Activate(Activation::GeluTanh) => Self { kind: Kind::GeluTanh as u32, ..plain },
-            Then::Activate(Activation::GeluErf) => Self { kind: Kind::GeluErf as u32, ..plain },
-            Then::Activate(Activation::QuickGelu) => Self { kind: Kind::QuickGelu as u32, ..plain },
-            Then::Activate(Activation::Silu) => Self { kind: Kind::Silu as u32, ..plain },
-            Then::Add(residual) => {
-                assert_eq!(residual.dtype(), dtype, "linear: residual");
-                Self { kind: Kind::Add as u32, residual: residual.address(), ..plain }
-            }
-            Then::AddGated { residual, gate: Chunk { modulation, index } } => {
-                assert_eq!((residual.dtype(), modulation.dtype()), (dtype, dtype), "linear: residual and gate");
-                Self {
-                    kind: Kind::AddGated as u32,
-                    residual: residual.address(),
-                    gate: modulation.address() + dtype.bytes(index * y.width()) as u64,
-                    gate_stride: size(modulation.width()),
-                    per_sample: size(y.dim(1)),
-                    ..plain
-                }
-            }
-        }
-    }
-
-    /// Nothing but the type of the result.
-    fn plain(dtype: DType) -> Self {
-        Self { dtype: type_code(dtype), per_sample: 1, ..Self::zeroed() }
-    }
-}
-
-/// Products of one kind with their low-rank additions, as they are gathered.
-struct Batch {
-    packer: Packer,
-    lows: Vec<Problem>,
-    extras: Vec<Extra>,
-    mains: Vec<Problem>,
 }
 
 /// A left operand `[m, k]`.
@@ -344,86 +92,168 @@ impl Left {
     }
 }
 
+/// Products in one type with their low-rank additions, as they are gathered.
+struct Batch {
+    packer: Packer,
+    tf32: bool,
+    lows: Vec<Job>,
+    extras: Vec<Extra>,
+    mains: Vec<Job>,
+    /// What the additions go through, for as long as it is needed.
+    low: Vec<Tensor>,
+}
+
 impl Batch {
-    fn new(on: &Tensor, dtype: DType) -> Self {
-        Self { packer: Packer::new(on, dtype), lows: Vec::new(), extras: Vec::new(), mains: Vec::new() }
+    fn new(gpu: &Arc<Gpu>, (dtype, tf32): (DType, bool)) -> Self {
+        let packer = Packer::new(gpu, dtype);
+        Self { packer, tf32, lows: Vec::new(), extras: Vec::new(), mains: Vec::new(), low: Vec::new() }
     }
 
-    /// Adds `scale·(x·down)·up` for some rows to the product that is given next: `down` as the product's weight lies.
-    fn add(&mut self, x: Left, rows: Range<usize>, down: Matrix, up: Matrix, rank: usize, scale: f32) -> Tensor {
-        let (packer, width) = (&mut self.packer, rank.next_multiple_of(RANK));
+    /// One for every type.
+    fn of_each_type(gpu: &Arc<Gpu>) -> [Self; TYPES.len()] {
+        TYPES.map(|of| Self::new(gpu, of))
+    }
+
+    /// `scale·x·down` or `scale·x·downᵀ`, as weights of the launch lie, of some rows, with its rank filled up.
+    fn low(&mut self, x: Left, rows: &Range<usize>, down: Matrix, rank: usize, scale: f32) -> Tensor {
+        let (packer, width) = (&self.packer, rank.next_multiple_of(RANK));
         let low = Tensor::scratch_of(&Device::Gpu(packer.gpu.clone()), packer.dtype, &[rows.len(), width]);
-        self.lows.push(x.rows(&rows, packer.dtype).times(down, low.address(), width, scale));
-        self.extras.push(Extra {
-            a: low.address(),
-            b: up.at,
-            lda: size(width),
-            ldb: up.ld,
-            first: size(rows.start),
-            end: size(rows.end),
-            depth: size(width),
-            pad: 0,
-        });
+        let problem = x.rows(rows, packer.dtype).times(down, low.address(), width, scale);
+        self.lows.push(Job { problem, then: Finish::plain(packer.dtype), norm: None });
         low
     }
 
-    /// A product with the additions since the last one.
-    fn push(&mut self, problem: Problem) {
-        let first = self.mains.last().map_or(0, |p| p.first_extra + p.extras);
-        self.mains.push(Problem { first_extra: first, extras: size(self.extras.len()) - first, ..problem });
+    /// Adds `low·up` for some rows to the product that is given next.
+    fn add(&mut self, low: &Tensor, rows: &Range<usize>, up: Matrix) {
+        self.extras.push(Extra {
+            a: low.address(),
+            b: up.at,
+            lda: size(low.width()),
+            ldb: up.ld,
+            first: size(rows.start),
+            end: size(rows.end),
+            depth: size(low.width()),
+            pad: 0,
+        });
     }
 
-    /// Launches everything.
-    fn run(&mut self, weight: Weight, then: Finish) {
-        let Packer { gpu, dtype, .. } = &self.packer;
-        let (gpu, dtype) = (gpu.clone(), *dtype);
+    /// A product with the additions since the last one.
+    fn push(&mut self, problem: Problem, then: Finish, norm: Option<Norm>) {
+        let first = self.mains.last().map_or(0, |j| j.problem.first_extra + j.problem.extras);
+        let problem = Problem { first_extra: first, extras: size(self.extras.len()) - first, ..problem };
+        self.mains.push(Job { problem, then, norm });
+    }
+
+    /// Launches everything there is: products do not wait for one another.
+    fn run(&mut self, weight: Weight) {
         self.packer.run();
-        products(&gpu, dtype, weight, &self.lows, &[], Finish::plain(dtype));
-        products(&gpu, dtype, weight, &self.mains, &self.extras, then);
+        let Packer { gpu, dtype, .. } = &self.packer;
+        let of = |jobs: &mut Vec<Job>, extras: &[Extra]| {
+            let (on_hopper, others) = hopper::split(gpu, *dtype, weight, std::mem::take(jobs), extras);
+            hopper::launch(gpu, *dtype, &on_hopper);
+            portable::products(gpu, (*dtype, self.tf32), weight, others, extras);
+        };
+        of(&mut self.lows, &[]);
+        of(&mut self.mains, &std::mem::take(&mut self.extras));
+    }
+
+    /// A product of [`forward`], of rows that go through the same factors or none at a time.
+    fn call(&mut self, call: &Call, y: &mut Tensor, then: Finish, norm: Option<Norm>) {
+        let Call { x, layer, .. } = call;
+        let left = Left { matrix: self.packer.matrix(x), m: x.rows(), k: x.width() };
+        let w = self.packer.weight(layer.layer.weight);
+        let bias = layer.layer.bias.map_or(0, Tensor::address);
+        let all = Problem { bias, ..left.times(w, y.address_mut(), layer.layer.weight.dim(0), 1.0) };
+        let per_sample = x.rows() / x.dim(0).max(1);
+        for samples in runs(layer.lora, x.dim(0)) {
+            let rows = samples.start * per_sample..samples.end * per_sample;
+            if let Some(l) = layer.lora.iter().find(|l| l.samples == samples) {
+                let (down, up) = (self.packer.down(&l.a), self.packer.up(&l.b));
+                let low = self.low(left, &rows, down, l.a.dim(0), l.scale);
+                self.add(&low, &rows, up);
+                self.low.push(low);
+            }
+            self.push(Problem { begin: size(rows.start), m: size(rows.end), ..all }, then, norm);
+        }
+    }
+
+    /// What a branch adds to the gradient to the input, `dx = dy·W + u·A`, and `u = s·dy·B`.
+    fn branch(&mut self, branch: &Branch, dx: Option<(DevicePtr, Finish)>) -> Option<Tensor> {
+        let Branch { dy, weight, lora, .. } = branch;
+        let rows = 0..dy.rows();
+        let left = Left { matrix: self.packer.matrix(dy), m: dy.rows(), k: dy.width() };
+        let u = lora.map(|l| {
+            let (down, up) = (self.packer.down(&l.a), self.packer.up(&l.b));
+            let u = self.low(left, &rows, up, l.a.dim(0), l.scale);
+            if dx.is_some() {
+                self.add(&u, &rows, down);
+            }
+            u
+        });
+        if let Some((dx, then)) = dx {
+            let w = self.packer.weight(weight);
+            self.push(left.times(w, dx, weight.dim(1), 1.0), then, None);
+        }
+        u
+    }
+
+    /// What the gradients of a branch's factors are made of, `t = s·x·Aᵀ` with what runs next.
+    fn factors(&mut self, branch: Branch, x: &Tensor, u: Tensor) -> Option<Factors> {
+        let (l, at) = branch.lora.zip(branch.grad)?;
+        let (m, k, rank) = (x.rows(), x.width(), l.a.dim(0));
+        let (dy, down) = (self.packer.matrix(branch.dy), self.packer.down(&l.a));
+        let x = Left { matrix: self.packer.matrix(x), m, k };
+        let t = self.low(x, &(0..m), down, rank, l.scale);
+        Some(Factors { dy, x: x.matrix, low: [t, u], size: [m, k, branch.dy.width(), rank], at })
     }
 }
 
-/// `outputs[i] = then(layers[i](x))`; what the last layer gives before `then` also goes to `hidden`, as far as that has
-/// rows. Low-rank factors are rounded as the weights are.
-pub(super) fn forward(
-    outputs: &mut [&mut Tensor],
-    hidden: Option<&mut Tensor>,
-    _: &mut [&mut Vec<Tensor>],
-    x: &Tensor,
-    layers: &[Adapted],
-    then: Then,
-) {
-    let per_sample = x.rows() / x.dim(0).max(1);
-    let mut finish = Finish::new(then, outputs[0]);
-    if let Some(hidden) = hidden.filter(|h| !h.is_empty()) {
-        (finish.kept, finish.hidden) = (size(hidden.rows()), hidden.address_mut());
-    }
-    // Layers of one input are of one type but where a file mixes them.
-    for dtype in [DType::F32, DType::F16, DType::Bf16] {
-        let of = |l: &Adapted| computed_in(l.layer.weight.dtype(), x.dtype(), false) == dtype;
-        let mut chosen = layers.iter().zip(outputs.iter_mut()).filter(|(l, _)| of(l)).peekable();
-        if chosen.peek().is_none() {
-            continue;
-        }
-        let mut batch = Batch::new(x, dtype);
-        let left = Left { matrix: batch.packer.matrix(x), m: x.rows(), k: x.width() };
-        let mut kept = Vec::new();
-        for (Adapted { layer, lora }, y) in chosen {
-            let w = batch.packer.weight(layer.weight);
-            let bias = layer.bias.map_or(0, Tensor::address);
-            let all = Problem { bias, ..left.times(w, y.address_mut(), layer.weight.dim(0), 1.0) };
-            for samples in runs(lora, x.dim(0)) {
-                let rows = samples.start * per_sample..samples.end * per_sample;
-                let (begin, m) = (size(rows.start), size(rows.end));
-                if let Some(l) = lora.iter().find(|l| l.samples == samples) {
-                    let (down, up) = (batch.packer.down(&l.a), batch.packer.up(&l.b));
-                    kept.push(batch.add(left, rows, down, up, l.a.dim(0), l.scale));
-                }
-                batch.push(Problem { begin, m, ..all });
+/// Low-rank factors are rounded as the weights are.
+pub(super) fn forward(outputs: &mut [Output], _: &mut [Vec<Tensor>], calls: &[Call]) {
+    let mut batches = Batch::of_each_type(&calls[0].x.gpu());
+    // Norms that come after the products.
+    let mut norms = Vec::new();
+    for (i, (call, Output { y, hidden, inverse_rms })) in calls.iter().zip(&mut *outputs).enumerate() {
+        let (dtype, tf32) = arithmetic(call.layer.layer.weight, call.x.dtype(), false);
+        let batch = batches.iter_mut().find(|b| (b.packer.dtype, b.tf32) == (dtype, tf32)).expect("one of each type");
+        let (mut then, mut norm) = (Finish::new(call.then, y), None);
+        let mut y = y;
+        if let Then::Normalise { weight, eps } = call.then {
+            let inverse = inverse_rms.as_mut().expect("room beside a norm").address_mut();
+            let fused = Norm { weight: weight.address(), width: weight.len(), eps, inverse };
+            if hopper::normalises(&batch.packer.gpu, dtype, y, &fused) {
+                norm = Some(fused);
+            } else {
+                norms.push(i);
             }
         }
-        batch.run(Weight::Along, finish);
+        if norm.is_none() && matches!(call.then, Then::Normalise { .. }) {
+            // The norm reads what is kept of all rows.
+            if hidden.shape() == y.shape() {
+                y = hidden;
+            }
+        } else if !hidden.is_empty() {
+            (then.kept, then.hidden) = (size(hidden.rows()), hidden.address_mut());
+        }
+        batch.call(call, y, then, norm);
     }
+    batches.iter_mut().for_each(|b| b.run(Weight::Along));
+    for i in norms {
+        normalise(&calls[i], &mut outputs[i]);
+    }
+}
+
+/// A norm of what the product has left in `hidden`, if all samples are kept, or in `y`.
+fn normalise(call: &Call, Output { y, hidden, inverse_rms }: &mut Output) {
+    let (Then::Normalise { weight, eps }, Some(inverse)) = (call.then, inverse_rms) else { return };
+    if hidden.shape() == y.shape() {
+        rms_norm::forward_into(y, hidden, weight, eps, inverse);
+        return;
+    }
+    if !hidden.is_empty() {
+        copy::rows_into(hidden, 0, &y.slice(0..hidden.dim(0)));
+    }
+    rms_norm::forward_in_place(y, weight, eps, Some(inverse));
 }
 
 /// The samples in runs that go through the same factors or none.
@@ -435,77 +265,44 @@ fn runs(lora: &[Lora], samples: usize) -> impl Iterator<Item = Range<usize>> {
     (1..edges.len()).map(move |i| edges[i - 1]..edges[i])
 }
 
-pub(super) fn backward(
-    dy: &Tensor,
-    weight: &Tensor,
-    x: Option<&Tensor>,
-    lora: Option<(&Lora, &mut (Tensor, Option<Tensor>))>,
-    grad: Option<LoraGrad>,
-    dx: InputGrad,
-) {
-    let (outputs, inputs, m) = (weight.dim(0), weight.dim(1), dy.rows());
-    let dtype = computed_in(weight.dtype(), dy.dtype(), true);
-    let dx = match dx {
-        InputGrad::Skip => None,
-        InputGrad::Overwrite(dx) => Some((dx, false)),
-        InputGrad::Add(dx) => Some((dx, true)),
-    };
-    if m == 0 || (dx.is_none() && lora.is_none()) {
-        return;
-    }
-    // dx = dy·W + u·A, u = s·dy·B
-    let mut batch = Batch::new(dy, dtype);
-    let left = Left { matrix: batch.packer.matrix(dy), m, k: outputs };
-    let lora = lora.map(|(l, _)| {
-        let (down, up) = (batch.packer.down(&l.a), batch.packer.up(&l.b));
-        let u = batch.add(left, 0..m, up, down, l.a.dim(0), l.scale);
-        (l, down, u)
-    });
-    let mut finish = Finish::plain(dtype);
-    if let Some((dx, add)) = dx {
-        let w = batch.packer.weight(weight);
-        batch.push(left.times(w, dx.address_mut(), inputs, 1.0));
-        finish = Finish::plain(dx.dtype());
-        if add {
-            (finish.kind, finish.residual) = (Kind::Add as u32, dx.address());
+/// Branches of one input are added up one after another: the first of every input, then the second.
+pub(super) fn backward(calls: &mut [Backward], _: &mut [Vec<Lows>], flat: Option<&mut Tensor>) {
+    let Some(first) = calls.iter().find_map(|c| c.branches.first()) else { return };
+    let gpu = first.dy.gpu();
+    let mut batches = Batch::of_each_type(&gpu);
+    let mut trained = [const { Vec::new() }; TYPES.len()];
+    let stages = calls.iter().map(|c| c.branches.len()).max().unwrap_or(0);
+    for stage in 0..stages {
+        for call in &mut *calls {
+            let Some(&branch) = call.branches.get(stage).filter(|b| !b.dy.is_empty()) else { continue };
+            let dx = to_input(&mut call.dx, stage);
+            if dx.is_none() && branch.grad.is_none() {
+                continue;
+            }
+            let of = arithmetic(branch.weight, branch.dy.dtype(), true);
+            let i = TYPES.iter().position(|t| *t == of).expect("one that is computed in");
+            let u = batches[i].branch(&branch, dx);
+            trained[i].extend(call.x.zip(u).map(|(x, u)| (branch, x, u)));
         }
+        batches.iter_mut().for_each(|b| b.run(Weight::Across));
     }
-    batch.run(Weight::Across, finish);
-    let (Some((l, down, u)), Some(grad), Some(x)) = (lora, grad, x) else { return };
+    let Some(flat) = flat else { return };
+    for (batch, trained) in batches.iter_mut().zip(trained) {
+        let factors = trained.into_iter().filter_map(|(branch, x, u)| batch.factors(branch, x, u)).collect::<Vec<_>>();
+        batch.run(Weight::Along);
+        gradients::add(&gpu, batch.packer.dtype, &factors, flat);
+    }
+}
 
-    // dB = dyᵀ·t and dA = uᵀ·x, t = s·x·Aᵀ
-    let mut again = Batch::new(x, dtype);
-    let (x, rank) = (Left { matrix: again.packer.matrix(x), m, k: inputs }, l.a.dim(0));
-    let t = again.add(x, 0..m, down, down, rank, l.scale);
-    again.run(Weight::Along, Finish::plain(dtype));
-    let chunk = m.div_ceil(CHUNKS).next_multiple_of(RANK).max(CHUNK);
-    let chunks = m.div_ceil(chunk);
-    let partial = |of: &Tensor| Tensor::scratch(&of.device(), &[chunks, of.len()]);
-    let (partial_a, partial_b) = (partial(&l.a), partial(&l.b));
-    let low = |t: &Tensor| Matrix { at: t.address(), ld: size(t.width()) };
-    let of = |a: Matrix, b: Matrix, out: &Tensor, m: usize, n: usize| Gradient {
-        a: a.at,
-        b: b.at,
-        out: out.address(),
-        m: size(m),
-        n: size(n),
-        lda: a.ld,
-        ldb: b.ld,
+/// Where the branch of a stage puts its part of the gradient to the input, and what is done to it.
+fn to_input(dx: &mut InputGrad, stage: usize) -> Option<(DevicePtr, Finish)> {
+    let (dx, kind, read) = match dx {
+        InputGrad::Skip => return None,
+        InputGrad::Overwrite(dx) if stage == 0 => return Some((dx.address_mut(), Finish::plain(dx.dtype()))),
+        InputGrad::Overwrite(dx) | InputGrad::Add(dx) => (dx.address_mut(), Kind::Add, &**dx),
+        InputGrad::ThroughGelu { dx, hidden } => (dx.address_mut(), Kind::ThroughGelu, *hidden),
     };
-    let of = [of(low(&u), x.matrix, &partial_a, rank, inputs), of(left.matrix, low(&t), &partial_b, outputs, rank)];
-    let [tiles_m, tiles_n] = [of.map(|g| g.m), of.map(|g| g.n)].map(|s| s[0].max(s[1]).div_ceil(64) as usize);
-    let args = Gradients { of, rows: size(m), chunk: size(chunk), chunks: size(chunks), pad: 0 };
-    let grid = Grid::of([tiles_n, tiles_m, 2 * chunks], 256);
-    let gpu = dy.gpu();
-    gpu.launch("linear", &format!("linear_tn_{}_64", suffix(dtype)), grid, [Arg::of(&args)]);
-
-    let at = |first: usize| Arg::Ptr(grad.flat.address() + DType::F32.bytes(first) as u64);
-    let (to_a, to_b) = (at(grad.a), at(grad.b));
-    let _ = grad.flat.arg_mut();
-    let longest = l.a.len().max(l.b.len());
-    let grid = Grid::of([longest.div_ceil(256), 2, 1], 256);
-    let args = [to_a, to_b, partial_a.arg(), partial_b.arg(), size(l.a.len()).into(), size(l.b.len()).into()];
-    gpu.launch("linear", "linear_sum", grid, args.into_iter().chain([size(chunks).into()]));
+    Some((dx, Finish { kind: kind as u32, residual: read.address(), ..Finish::plain(read.dtype()) }))
 }
 
 pub(super) fn merge(merged: &mut Tensor, weight: &Tensor, a: &Tensor, b: &Tensor, scale: f32) {

@@ -1,16 +1,20 @@
 //! `y = x·Wᵀ + b`, the same with a low-rank addition `+ s·(x·Aᵀ)·Bᵀ` (LoRA, Hu et al. 2021), and what usually follows it in
-//! the same pass.
+//! the same pass. Products that do not wait for one another are asked for in one call, so that a device can do them in one
+//! launch; each has the bits that it has alone.
 
 mod cpu;
 mod cuda;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod work;
 
 use std::ops::Range;
 
+pub use cuda::hopper::{Variant, product_by, variants};
+
 use super::activation::Activation;
 use super::adaln::Chunk;
-use super::{dequantise, dispatch};
+use super::{dequantise, dispatch, rms_norm};
 use crate::device::{DType, Tensor};
 
 /// A frozen layer.
@@ -51,6 +55,13 @@ pub enum Then<'a> {
         residual: &'a Tensor,
         /// The factor, one vector per sample.
         gate: Chunk<'a>,
+    },
+    /// The RMS norm of every head, as [`rms_norm::forward`] of `y` as it is stored.
+    Normalise {
+        /// One number per column of a head.
+        weight: &'a Tensor,
+        /// Added to the mean square.
+        eps: f32,
     },
 }
 
@@ -96,62 +107,102 @@ impl<'a> Adapted<'a> {
     }
 }
 
-fn with_width(x: &Tensor, width: usize) -> Tensor {
-    let mut shape = x.shape().to_vec();
-    *shape.last_mut().expect("at least one axis") = width;
-    x.scratch_like(&shape)
+/// One product of several.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// The input, `[.., in]`.
+    pub x: &'a Tensor,
+    /// What it goes through.
+    pub layer: Adapted<'a>,
+    /// What follows.
+    pub then: Then<'a>,
+    /// How many samples, from the first on, a backward is for.
+    pub kept: usize,
 }
 
-/// `then(x·Wᵀ + b (+ s·(x·Aᵀ)·Bᵀ))`. `x` `[.., in]`; returns `[.., out]`.
+/// What comes of a [`Call`].
+pub struct Output {
+    /// `then(h)`, `[.., out]`, with `h = x·Wᵀ + b (+ s·(x·Aᵀ)·Bᵀ)`.
+    pub y: Tensor,
+    /// `h` of the kept samples, which the backward of an activation or a norm starts from; of none before anything else.
+    pub hidden: Tensor,
+    /// Of a norm, `1/rms` of every head of the kept samples, `[kept, ..rows.., heads]`, in single precision.
+    pub inverse_rms: Option<Tensor>,
+}
+
+impl<'a> Call<'a> {
+    fn new(x: &'a Tensor, layer: Adapted<'a>, then: Then<'a>) -> Self {
+        Self { x, layer, then, kept: 0 }
+    }
+
+    /// The same with `weight` in the place of the layer's own.
+    fn with<'b>(self, weight: &'b Tensor) -> Call<'b>
+    where
+        'a: 'b,
+    {
+        Call { layer: self.layer.with(weight), ..self }
+    }
+
+    /// Room for what comes of it.
+    fn output(&self) -> Output {
+        let x = self.x;
+        self.layer.check(x);
+        let mut shape = x.shape().to_vec();
+        *shape.last_mut().expect("at least one axis") = self.layer.layer.weight.dim(0);
+        let y = x.scratch_like(&shape);
+        match self.then {
+            Then::Nothing | Then::Activate(_) => {}
+            Then::Add(residual) => assert_eq!(residual.shape(), y.shape(), "linear: residual"),
+            Then::AddGated { residual, gate } => {
+                assert_eq!(residual.shape(), y.shape(), "linear: residual");
+                gate.check(y.dim(0), y.dim(2));
+            }
+            Then::Normalise { weight, .. } => rms_norm::check(&y, weight),
+        }
+        shape[0] = if matches!(self.then, Then::Activate(_) | Then::Normalise { .. }) { self.kept } else { 0 };
+        let hidden = x.scratch_like(&shape);
+        let inverse_rms = match self.then {
+            Then::Normalise { weight, .. } => Some(rms_norm::room_for_inverse(&hidden, weight)),
+            _ => None,
+        };
+        Output { y, hidden, inverse_rms }
+    }
+}
+
+/// `then(x·Wᵀ + b (+ s·(x·Aᵀ)·Bᵀ))` of every call, in their order.
 ///
 /// Weights in bf16 are multiplied in bf16 and summed in f32 where the device can, and those in f16 in f16 on a GPU, which
 /// rounds `x`, which must be in their range, and the factors to the type of the weight; other halves are widened. Weights in
 /// blocks are as if in bf16 on a GPU, in f32 on the CPU.
+pub fn forward_group(calls: &[Call]) -> Vec<Output> {
+    let Some(first) = calls.first() else { return Vec::new() };
+    let weights: Vec<Tensor> = calls.iter().map(|c| dequantise::operand(c.layer.layer.weight)).collect();
+    let calls: Vec<Call> = calls.iter().zip(&weights).map(|(c, w)| c.with(w)).collect();
+    let mut outputs: Vec<Output> = calls.iter().map(Call::output).collect();
+    let mut low: Vec<Vec<Tensor>> = calls.iter().map(|c| c.layer.low(c.x)).collect();
+    dispatch!(first.x, forward(&mut outputs, &mut low, &calls), work::forward(&calls));
+    outputs
+}
+
+/// One call of [`forward_group`]. `x` `[.., in]`; returns `[.., out]`.
 pub fn forward<'a>(x: &Tensor, layer: impl Into<Adapted<'a>>, then: Then) -> Tensor {
-    let layer = layer.into();
-    let weight = dequantise::operand(layer.layer.weight);
-    let layer = layer.with(&weight);
-    layer.check(x);
-    let mut y = with_width(x, layer.layer.weight.dim(0));
-    match then {
-        Then::Nothing | Then::Activate(_) => {}
-        Then::Add(residual) => assert_eq!(residual.shape(), y.shape(), "linear: residual"),
-        Then::AddGated { residual, gate } => {
-            assert_eq!(residual.shape(), y.shape(), "linear: residual");
-            gate.check(y.dim(0), y.dim(2));
-        }
-    }
-    let mut low = layer.low(x);
-    dispatch!(x, forward(&mut [&mut y], None, &mut [&mut low], x, &[layer], then));
-    y
+    let [output] = each([Call::new(x, layer.into(), then)]);
+    output.y
 }
 
 /// Several layers of one input, which is read once: queries, keys and values.
 pub fn forward_each<const N: usize>(x: &Tensor, layers: [Adapted; N]) -> [Tensor; N] {
-    let weights = layers.map(|l| dequantise::operand(l.layer.weight));
-    let layers: [Adapted; N] = std::array::from_fn(|i| layers[i].with(&weights[i]));
-    layers.iter().for_each(|l| l.check(x));
-    let mut y = layers.map(|l| with_width(x, l.layer.weight.dim(0)));
-    let mut low = layers.map(|l| l.low(x));
-    let mut outputs: Vec<&mut Tensor> = y.iter_mut().collect();
-    let mut lows: Vec<&mut Vec<Tensor>> = low.iter_mut().collect();
-    dispatch!(x, forward(&mut outputs, None, &mut lows, x, &layers, Then::Nothing));
-    y
+    each(layers.map(|layer| Call::new(x, layer, Then::Nothing))).map(|output| output.y)
 }
 
-/// `(activation(h), h of the first kept samples)` with `h` as in [`forward`].
+/// `(activation(h), h of the first kept samples)` with `h` as in [`Output`].
 pub fn forward_activated(x: &Tensor, layer: Adapted, activation: Activation, kept: usize) -> (Tensor, Tensor) {
-    let weight = dequantise::operand(layer.layer.weight);
-    let layer = layer.with(&weight);
-    layer.check(x);
-    let mut y = with_width(x, layer.layer.weight.dim(0));
-    let mut shape = y.shape().to_vec();
-    shape[0] = kept;
-    let mut hidden = x.scratch_like(&shape);
-    let mut low = layer.low(x);
-    let then = Then::Activate(activation);
-    dispatch!(x, forward(&mut [&mut y], Some(&mut hidden), &mut [&mut low], x, &[layer], then));
-    (y, hidden)
+    let [output] = each([Call { kept, ..Call::new(x, layer, Then::Activate(activation)) }]);
+    (output.y, output.hidden)
+}
+
+fn each<const N: usize>(calls: [Call; N]) -> [Output; N] {
+    forward_group(&calls).try_into().unwrap_or_else(|_| unreachable!("one output per call"))
 }
 
 /// What to do with the gradient to the input.
@@ -162,6 +213,22 @@ pub enum InputGrad<'a> {
     Overwrite(&'a mut Tensor),
     /// Add it to what is there.
     Add(&'a mut Tensor),
+    /// Store that to `hidden`, of which the input of a single layer is [`Activation::GeluTanh`].
+    ThroughGelu {
+        /// Where.
+        dx: &'a mut Tensor,
+        /// What the activation was given.
+        hidden: &'a Tensor,
+    },
+}
+
+impl InputGrad<'_> {
+    fn target(&self) -> Option<&Tensor> {
+        match self {
+            Self::Skip => None,
+            Self::Overwrite(dx) | Self::Add(dx) | Self::ThroughGelu { dx, .. } => Some(dx),
+        }
+    }
 }
 
 /// Where the gradients of the low-rank factors are added up: a flat buffer of which each owns a part.
@@ -174,11 +241,89 @@ pub struct LoraGrad<'a> {
     pub b: usize,
 }
 
-/// The gradient to the input, `dx = dy·W (+ s·(dy·B)·A)`, and the gradients of the factors, added to what is there:
-/// `dB += s·dyᵀ·(x·Aᵀ)`, `dA += s·(dy·B)ᵀ·x`. The frozen weight gets none.
-///
-/// `dy` `[.., out]`; `x` `[.., in]` as given to [`forward`], needed where there is a `grad`; `lora` covers all samples or
-/// is absent; `dx` `[.., in]`.
+/// A layer on the way back.
+#[derive(Clone, Copy)]
+pub struct Branch<'a> {
+    /// The gradient to its output, `[.., out]`.
+    pub dy: &'a Tensor,
+    /// `W`, `[out, in]`.
+    pub weight: &'a Tensor,
+    /// The factors that all samples went through.
+    pub lora: Option<&'a Lora>,
+    /// Where in the flat buffer those of `A` and of `B` begin, if the factors are trained.
+    pub grad: Option<[usize; 2]>,
+}
+
+/// The layers that read one input, on the way back.
+pub struct Backward<'a> {
+    /// The input, `[.., in]`, where factors are trained.
+    pub x: Option<&'a Tensor>,
+    /// The layers.
+    pub branches: Vec<Branch<'a>>,
+    /// Where the gradient to the input goes: the sum over the branches, in their order.
+    pub dx: InputGrad<'a>,
+}
+
+impl Branch<'_> {
+    fn lows(&self) -> Lows {
+        self.lora.map(|l| {
+            let low = || self.dy.scratch_like(&[self.dy.rows(), l.a.dim(0)]);
+            (low(), self.grad.is_some().then(low))
+        })
+    }
+}
+
+impl Backward<'_> {
+    /// Those of the branches, decoded where they are looked at.
+    fn weights(&self) -> Vec<Tensor> {
+        let weights = self.branches.iter().map(|b| b.weight);
+        match self.dx {
+            InputGrad::Skip => weights.cloned().collect(),
+            _ => weights.map(dequantise::operand).collect(),
+        }
+    }
+
+    fn check(&self) {
+        for Branch { dy, weight, lora, grad } in &self.branches {
+            assert_eq!(dy.width(), weight.dim(0), "linear backward: dy {dy:?}, weight {weight:?}");
+            if let Some(dx) = self.dx.target() {
+                assert_eq!((dx.rows(), dx.width()), (dy.rows(), weight.dim(1)), "linear backward: dx {dx:?}");
+            }
+            if let Some(l) = lora {
+                assert!(l.samples == (0..dy.dim(0)), "linear backward: lora of samples {:?} of {dy:?}", l.samples);
+            }
+            let has_input = grad.is_none() || self.x.is_some();
+            assert!(has_input, "linear backward: the input is saved wherever a LoRA is trained");
+        }
+        if let InputGrad::ThroughGelu { dx, hidden } = &self.dx {
+            assert_eq!((dx.shape(), dx.dtype()), (hidden.shape(), hidden.dtype()), "linear backward: hidden");
+            assert_eq!(self.branches.len(), 1, "linear backward: branches through an activation");
+        }
+    }
+}
+
+/// Room for `dy·B` of a branch and, where its factors are trained, for `x·Aᵀ`.
+type Lows = Option<(Tensor, Option<Tensor>)>;
+
+/// For every input the gradient to it, `dx = Σ dy·W (+ s·(dy·B)·A)` over its branches, and the gradients of their factors,
+/// added to what `flat` holds: `dB += s·dyᵀ·(x·Aᵀ)`, `dA += s·(dy·B)ᵀ·x`. Frozen weights get none. All `dx` are different
+/// tensors.
+pub fn backward_group(calls: Vec<Backward>, flat: Option<&mut Tensor>) {
+    let Some(first) = calls.iter().find_map(|c| c.branches.first()) else { return };
+    let on = first.dy.clone();
+    let weights: Vec<Vec<Tensor>> = calls.iter().map(Backward::weights).collect();
+    let decoded = calls.into_iter().zip(&weights).map(|(call, weights)| {
+        call.check();
+        let branches = call.branches.iter().zip(weights).map(|(b, weight)| Branch { weight, ..*b }).collect();
+        Backward { branches, ..call }
+    });
+    let mut calls: Vec<Backward> = decoded.collect();
+    let mut lows: Vec<Vec<Lows>> = calls.iter().map(|c| c.branches.iter().map(Branch::lows).collect()).collect();
+    dispatch!(on, backward(&mut calls, &mut lows, flat), work::backward(&calls));
+}
+
+/// [`backward_group`] of one layer. `dy` `[.., out]`; `x` `[.., in]` as given to [`forward`], needed where there is a
+/// `grad`; `lora` covers all samples or is absent; `dx` `[.., in]`.
 pub fn backward(
     dy: &Tensor,
     weight: &Tensor,
@@ -187,25 +332,8 @@ pub fn backward(
     grad: Option<LoraGrad>,
     dx: InputGrad,
 ) {
-    let (outputs, inputs) = (weight.dim(0), weight.dim(1));
-    assert_eq!(dy.width(), outputs, "linear backward: dy {dy:?}, weight {weight:?}");
-    if let InputGrad::Overwrite(dx) | InputGrad::Add(dx) = &dx {
-        assert_eq!((dx.rows(), dx.width()), (dy.rows(), inputs), "linear backward: dx {dx:?}");
-    }
-    // dy·B and, where the factors are trained, x·Aᵀ.
-    let mut low = lora.map(|l| {
-        assert!(l.samples == (0..dy.dim(0)), "linear backward: lora of samples {:?} of {dy:?}", l.samples);
-        let low = || dy.scratch_like(&[dy.rows(), l.a.dim(0)]);
-        (low(), grad.is_some().then(low))
-    });
-    let x = x.filter(|_| grad.is_some());
-    let weight = match dx {
-        // Not looked at.
-        InputGrad::Skip => weight.clone(),
-        _ => dequantise::operand(weight),
-    };
-    assert!(grad.is_none() || x.is_some(), "linear backward: the input is saved wherever a LoRA is trained");
-    dispatch!(dy, backward(dy, &weight, x, lora.zip(low.as_mut()), grad, dx));
+    let branch = Branch { dy, weight, lora, grad: grad.as_ref().map(|g| [g.a, g.b]) };
+    backward_group(vec![Backward { x, branches: vec![branch], dx }], grad.map(|g| g.flat));
 }
 
 /// `W + s·B·A` in the type of `W`, or in f32 if that is stored in blocks; forms no gradient.

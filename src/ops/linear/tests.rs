@@ -1,6 +1,12 @@
+mod group;
+pub mod hopper;
+
 use super::*;
-use crate::device::Device;
-use crate::ops::testing::{bits, check_gradient, check_precision, devices, max_error, on_vm, random, wide};
+use crate::device::gpu::PORTABLE;
+use crate::device::{Device, Wide};
+use crate::ops::testing::{
+    all_devices, bits, check_gradient, check_precision, devices, max_error, on_vm, on_vm_of, random, wide,
+};
 
 /// The operation in f64, straight from its definition.
 fn reference(x: &[f64], layer: Layer, a: &[f64], b: &[f64], rank: usize, scale: f64) -> Vec<f64> {
@@ -83,7 +89,7 @@ fn gradients_are_added_to_what_is_there() {
 
 #[test]
 fn samples_of_one_batch_go_through_their_own_factors() {
-    for device in devices() {
+    for device in all_devices() {
         let put = |shape: &[usize], seed| random(shape, seed).to(&device);
         let (x, weight, bias) = (put(&[5, 3, 40], 1), put(&[33, 40], 2), put(&[33], 3));
         let layer = Layer { weight: &weight, bias: Some(&bias) };
@@ -105,7 +111,7 @@ fn samples_of_one_batch_go_through_their_own_factors() {
 #[test]
 fn what_follows_a_layer_is_done_to_its_result() {
     let (b, n, width, out) = (3, 7, 33, 45);
-    for device in devices() {
+    for device in all_devices() {
         let put = |shape: &[usize], seed| random(shape, seed).to(&device);
         let (x, weight, bias) = (put(&[b, n, width], 1), put(&[out, width], 2), put(&[out], 3));
         let layer = Layer { weight: &weight, bias: Some(&bias) };
@@ -190,11 +196,13 @@ fn merged_weights_do_what_the_layer_and_its_factors_did() {
 #[derive(Clone, Copy)]
 struct Rounding {
     operand: Option<DType>,
+    /// Operands that are in f32 are rounded to 10 bits of mantissa.
+    tf32: bool,
     sum: bool,
 }
 
 impl Rounding {
-    const EXACT: Self = Self { operand: None, sum: false };
+    const EXACT: Self = Self { operand: None, tf32: false, sum: false };
 
     fn operands(self, v: &[f64]) -> Vec<f64> {
         v.iter().map(|v| self.operand(*v)).collect()
@@ -204,6 +212,7 @@ impl Rounding {
         match self.operand {
             Some(DType::F16) => half::f16::from_f64(v).to_f64(),
             Some(DType::Bf16) => half::bf16::from_f64(v).to_f64(),
+            _ if self.tf32 => f64::from(f32::from_bits(((v as f32).to_bits() + 0x1000) & 0xFFFF_E000)),
             _ => self.sum(v),
         }
     }
@@ -285,6 +294,7 @@ const TYPES: [[DType; 4]; 6] = {
 struct Given {
     size: [usize; 4],
     types: [DType; 4],
+    tf32: bool,
     /// `x`, `dy`, `W`, `b`, `A`, `B`.
     tensors: [Tensor; 6],
 }
@@ -296,7 +306,14 @@ impl Given {
         let [activations, weights, ..] = types;
         let (x, dy, w) = (of(&[m, k], 1, activations), of(&[m, n], 2, activations), of(&[n, k], 3, weights));
         let tensors = [x, dy, w, random(&[n], 4), random(&[rank, k], 5), random(&[n, rank], 6)];
-        Self { size, types, tensors }
+        Self { size, types, tf32: false, tensors }
+    }
+
+    /// With products in TF32 where they are in f32.
+    fn in_tf32(mut self) -> Self {
+        self.tensors[2] = self.tensors[2].clone().multiplied(Some(Wide::Tf32));
+        self.types = [self.types[0], self.types[1], DType::F32, DType::F32];
+        Self { tf32: true, ..self }
     }
 
     /// `y`, `dx`, `dA`, `dB`.
@@ -320,21 +337,53 @@ fn kernels_are_as_exact_as_their_types_allow() {
     let sizes = [[1, 8, 8, 1], [20, 200, 264, 32], [129, 45, 67, 5], [64, 64, 128, 33]];
     let mut given: Vec<Given> = sizes.into_iter().flat_map(|s| TYPES.map(|t| Given::new(s, t))).collect();
     // Gradients of several chunks of rows, the last of them short.
-    given.extend([0, 3].map(|t| Given::new([1100, 8, 16, 2], TYPES[t])));
-    let got = on_vm(|device| given.iter().flat_map(|g| g.run(device)).collect());
-    for (Given { size, types, tensors }, got) in given.iter().zip(got.chunks(4)) {
+    given.extend([0, 3, 4].map(|t| Given::new([1100, 8, 16, 2], TYPES[t])));
+    // Factors of many panels of columns.
+    given.extend([3, 4].map(|t| Given::new([300, 24, 40, 140], TYPES[t])));
+    // Weights in f32, in bf16 and, with activations of the same type, in bf16 once more.
+    given.extend(sizes.into_iter().flat_map(|s| [0, 1, 3].map(|t| Given::new(s, TYPES[t]).in_tf32())));
+    let run = |device: &Device| given.iter().flat_map(|g| g.run(device)).collect();
+    let (got, portable) = (on_vm(run), on_vm_of(PORTABLE, run));
+    let both = got.chunks(4).zip(&given).chain(portable.chunks(4).zip(&given));
+    for (got, Given { size, types, tf32, tensors }) in both {
         let [x, dy, w, bias, a, b] = tensors.each_ref().map(wide);
         let case = Case { size: *size, scale: f64::from(0.3f32), x, w, bias, a, b, dy };
         let all = |forwards, backwards| {
             let [dx, da, db] = case.backward(backwards);
             [case.forward(forwards), dx, da, db]
         };
-        let [forwards, backwards] = [types[2], types[3]].map(|t| Rounding { operand: Some(t), sum: true });
+        let [forwards, backwards] = [types[2], types[3]].map(|t| Rounding { operand: Some(t), tf32: *tf32, sum: true });
         let (want, reference) = (all(Rounding::EXACT, Rounding::EXACT), all(forwards, backwards));
         for (i, part) in ["y", "dx", "dA", "dB"].iter().enumerate() {
             let reference: Vec<f32> = reference[i].iter().map(|v| *v as f32).collect();
             let reference = Tensor::from_slice(&Device::Cpu, &reference, &[reference.len()]);
-            check_precision(&format!("{part} of {size:?} {types:?}"), &got[i], &reference, &want[i]);
+            check_precision(&format!("{part} of {size:?} {types:?}, tf32: {tf32}"), &got[i], &reference, &want[i]);
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_multiplied_in_f32_are_as_if_stored_in_it_and_tf32_is_f32_but_on_tensor_cores() {
+    let of = |w: &Tensor, device: &Device| {
+        let (x, w) = (random(&[9, 72], 1).to(device), w.to(device));
+        let lora =
+            Lora { samples: 0..9, a: random(&[4, 72], 3).to(device), b: random(&[40, 4], 4).to(device), scale: 0.5 };
+        let layer = Adapted { layer: Layer { weight: &w, bias: None }, lora: std::slice::from_ref(&lora) };
+        let y = forward(&x, layer, Then::Nothing);
+        let mut dx = x.scratch_like(x.shape());
+        let mut flat = Tensor::zeros(device, &[4 * (72 + 40)]);
+        backward(&y, &w, None, None, None, InputGrad::Overwrite(&mut dx));
+        let grad = LoraGrad { flat: &mut flat, a: 0, b: 4 * 72 };
+        backward(&y, &w, Some(&x), Some(&lora), Some(grad), InputGrad::Skip);
+        [y, dx, flat].map(|t| bits(&t))
+    };
+    for dtype in [DType::F16, DType::Bf16] {
+        let half = rounded(&random(&[40, 72], 2), dtype);
+        let single = rounded(&half, DType::F32);
+        for device in devices() {
+            assert!(of(&half.clone().multiplied(Some(Wide::F32)), &device) == of(&single, &device), "{device:?}");
+            let [tf32, f32] = [Some(Wide::Tf32), None].map(|wide| of(&single.clone().multiplied(wide), &device));
+            assert_eq!(tf32 == f32, matches!(device, Device::Cpu), "{device:?}");
         }
     }
 }
@@ -362,9 +411,11 @@ fn in_single_precision_kernels_give_the_cpu_s_bits() {
 fn a_row_has_the_same_bits_alone_and_among_others() {
     // All kernels, by type and width; factors of some samples; chains that end within a tile.
     let [_, device] = devices();
-    for ([activations, weights, ..], out) in TYPES.into_iter().flat_map(|t| [(t, 40), (t, 264)]) {
+    let tf32 = (TYPES[0], Some(Wide::Tf32));
+    let types = TYPES.into_iter().map(|t| (t, None)).chain([tf32]);
+    for (([activations, weights, ..], wide), out) in types.flat_map(|t| [(t, 40), (t, 264)]) {
         let put = |shape: &[usize], seed, dtype| rounded(&random(shape, seed), dtype).to(&device);
-        let (x, w) = (put(&[9, 15, 72], 1, activations), put(&[out, 72], 2, weights));
+        let (x, w) = (put(&[9, 15, 72], 1, activations), put(&[out, 72], 2, weights).multiplied(wide));
         let layer = Layer { weight: &w, bias: None };
         let lora = |samples, seed: u64| {
             let (a, b) = (put(&[4, 72], seed, DType::F32), put(&[out, 4], seed + 1, DType::F32));
@@ -400,10 +451,14 @@ fn a_row_has_the_same_bits_alone_and_among_others() {
 
 #[test]
 fn factors_that_are_not_finite_reach_no_row_but_their_own() {
-    let (x, rank) = (random(&[4, 15, 72], 1), 4);
-    for (device, out) in devices().into_iter().flat_map(|d| [(d.clone(), 40), (d, 264)]) {
-        for dtype in [DType::F32, DType::F16, DType::Bf16] {
-            let (x, w) = (x.to(&device), rounded(&random(&[out, 72], 2), dtype).to(&device));
+    let rank = 4;
+    for (device, out) in all_devices().into_iter().flat_map(|d| [(d.clone(), 40), (d, 264)]) {
+        // A CPU's activations are in f32.
+        let halves = [(DType::F16, DType::F16), (DType::Bf16, DType::Bf16)];
+        let types = [DType::F32, DType::F16, DType::Bf16].map(|w| (DType::F32, w));
+        for (of_x, dtype) in types.into_iter().chain(halves.into_iter().filter(|_| !matches!(device, Device::Cpu))) {
+            let x = rounded(&random(&[4, 15, 72], 1), of_x).to(&device);
+            let w = rounded(&random(&[out, 72], 2), dtype).to(&device);
             let lora = |samples, seed: u64, bad: Option<f32>| {
                 let [mut a, mut b] = [random(&[rank, 72], seed), random(&[out, rank], seed + 1)];
                 if let Some(bad) = bad {
@@ -456,8 +511,16 @@ fn what_follows_is_done_in_single_precision_and_rounded_once() {
         let gate = |i: usize| m[i / (n * out) * 3 * out + 2 * out + i % out];
         let added: Vec<f32> = y.iter().zip(&r).map(|(y, r)| y + r).collect();
         let gated: Vec<f32> = (0..y.len()).map(|i| r[i] + gate(i) * y[i]).collect();
-        let want = [active.host(), &y[..n * out], &added, &gated];
-        for (got, want) in got[1..].iter().zip(want) {
+        // An activation of halves may take the device's approximate functions: of e^v to 2 units in the last place, of 1 / v
+        // to 1. With the roundings on the way to them that is less than 2⁻²¹ of what it is given.
+        let around = |by: f32| -> Vec<f32> {
+            let moved = active.host().iter().zip(y).map(|(a, v)| a + by * v.abs());
+            rounded(&Tensor::from_slice(&Device::Cpu, &moved.collect::<Vec<_>>(), got[1].shape()), dtype).to_host()
+        };
+        let (least, most) = (around(-2f32.powi(-21)), around(2f32.powi(-21)));
+        let within = got[1].to_host().iter().zip(least.iter().zip(&most)).all(|(v, (l, m))| l <= v && v <= m);
+        assert!(within, "{dtype:?}");
+        for (got, want) in got[2..].iter().zip([&y[..n * out], &added, &gated]) {
             let want = rounded(&Tensor::from_slice(&Device::Cpu, want, got.shape()), dtype);
             assert_eq!(bits(got), bits(&want), "{dtype:?}");
         }

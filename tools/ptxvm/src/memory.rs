@@ -321,6 +321,30 @@ impl Memory {
         Ok(())
     }
 
+    /// Reads whole words into bytes, all or none.
+    pub(crate) fn load_span(&self, p: u64, out: &mut [u8], watch: &Watch) -> Access<()> {
+        let (n, at) = self.locate(p, out.len())?;
+        self.may_read(n, at, out.len(), false, watch)?;
+        for (o, w) in out.as_chunks_mut::<4>().0.iter_mut().zip(&self.slots[n].words[at / 4..]) {
+            *o = w.load(Relaxed).to_le_bytes();
+        }
+        Ok(())
+    }
+
+    /// Writes bytes as whole words; nothing if anything is wrong.
+    pub(crate) fn store_span(&self, p: u64, data: &[u8], watch: &Watch) -> Access<()> {
+        let (n, at) = self.locate(p, data.len())?;
+        self.may_write(n, at, data.len(), watch)?;
+        let a = &self.slots[n];
+        for (v, w) in data.as_chunks::<4>().0.iter().zip(&a.words[at / 4..]) {
+            w.store(u32::from_le_bytes(*v), Relaxed);
+        }
+        if !a.full.load(Relaxed) {
+            a.learn(at, data.len());
+        }
+        Ok(())
+    }
+
     /// The allocation that all of these runs of bytes lie in, and the address of its first byte.
     #[inline(always)]
     fn whole(&self, runs: &[(u64, u64)]) -> Option<(usize, u64)> {

@@ -237,6 +237,8 @@ pub struct Mma {
 pub struct Wgmma {
     /// Columns.
     pub n: u16,
+    /// Depth: 32 bytes of elements.
+    pub k: u8,
     /// Type of A and B.
     pub elem: Elem,
     /// Accumulators.

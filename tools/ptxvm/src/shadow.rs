@@ -64,6 +64,15 @@ fn one_write(words: &[Last]) -> bool {
 /// Words that are forgotten together when a shadow is used again.
 const PAGE: usize = 256;
 
+/// Words of a line, of which the last read is known too: mostly no word of it need be looked at.
+const LINE: usize = 32;
+
+/// Lines of a span of words.
+#[inline(always)]
+fn lines(span: &Range<usize>) -> Range<usize> {
+    span.start / LINE..span.end.div_ceil(LINE)
+}
+
 /// The shadow of one block.
 pub(crate) struct Shadow {
     warps: usize,
@@ -73,6 +82,8 @@ pub(crate) struct Shadow {
     last: Vec<Last>,
     /// Time of the last read, by warp and word.
     read: Vec<Vec<u32>>,
+    /// The same by warp and line.
+    read_lines: Vec<Vec<u32>>,
     /// Asynchronous reads under way, by word.
     held: Vec<u16>,
     /// Pages of words that were written: nothing else is remembered.
@@ -118,8 +129,8 @@ fn at<T>(kind: Kind, word: usize, message: String) -> Step<T> {
 impl Shadow {
     /// The shadow of a block of so many warps and words, in the memory of an earlier one.
     pub fn new(warps: usize, words: usize, before: Option<Shadow>) -> Shadow {
-        let (mut last, mut read, mut held, mut dirty) = match before {
-            Some(b) => (b.last, b.read, b.held, b.dirty),
+        let (mut last, mut read, mut read_lines, mut held, mut dirty) = match before {
+            Some(b) => (b.last, b.read, b.read_lines, b.held, b.dirty),
             None => Default::default(),
         };
         for (n, d) in dirty.iter_mut().enumerate().filter(|(_, d)| **d) {
@@ -127,6 +138,7 @@ impl Shadow {
             last[page.clone()].fill(NEVER);
             held[page.clone()].fill(0);
             read.iter_mut().for_each(|r: &mut Vec<u32>| r[page.clone()].fill(0));
+            read_lines.iter_mut().for_each(|r: &mut Vec<u32>| r[lines(&page)].fill(0));
             *d = false;
         }
         if last.len() < words || read.len() < warps {
@@ -136,6 +148,8 @@ impl Shadow {
             dirty.resize(words / PAGE, false);
             read.resize(warps.max(read.len()), Vec::new());
             read.iter_mut().for_each(|r| r.resize(words, 0));
+            read_lines.resize(read.len(), Vec::new());
+            read_lines.iter_mut().for_each(|r| r.resize(words / LINE, 0));
         }
         let mut known = vec![vec![0; 2 * warps]; warps];
         for (w, k) in known.iter_mut().enumerate() {
@@ -146,6 +160,7 @@ impl Shadow {
             known,
             last,
             read,
+            read_lines,
             held,
             dirty,
             bars: BTreeMap::new(),
@@ -331,15 +346,18 @@ impl Shadow {
 
     #[inline(always)]
     fn after_reads(&self, w: usize, span: Range<usize>, what: &str) -> Step {
-        if let Some(n) = self.held[span.clone()].iter().position(|&h| h > 0) {
+        // without an early end the compiler makes one comparison of many words
+        if self.held[span.clone()].iter().fold(0, |m, &h| m | h) > 0 {
+            let n = self.held[span.clone()].iter().position(|&h| h > 0).unwrap_or(0);
             let message = format!("{what} by warp {w} over what an asynchronous read still uses");
             return at(Kind::Race, span.start + n, message);
         }
         let known = &self.known[w];
-        for (v, read) in self.read[..self.warps].iter().enumerate() {
-            // without an early end the compiler makes one comparison of eight words
-            if v != w && read[span.clone()].iter().fold(0, |m, &r| m.max(r)) > known[v] {
-                let n = read[span.clone()].iter().position(|&r| r > known[v]).unwrap_or(0);
+        for (v, read) in self.read_lines[..self.warps].iter().enumerate() {
+            if v == w || read[lines(&span)].iter().fold(0, |m, &r| m.max(r)) <= known[v] {
+                continue;
+            }
+            if let Some(n) = self.read[v][span.clone()].iter().position(|&r| r > known[v]) {
                 let message = format!("{what} by warp {w}, not ordered after a read by warp {v}");
                 return at(Kind::Race, span.start + n, message);
             }
@@ -355,6 +373,12 @@ impl Shadow {
         self.last[span].fill(Last::new(agent as u16, how, time));
     }
 
+    #[inline(always)]
+    fn has_read(&mut self, w: usize, span: Range<usize>, now: u32) {
+        self.read_lines[w][lines(&span)].fill(now);
+        self.read[w][span].fill(now);
+    }
+
     /// Words of an access of bytes.
     #[inline(always)]
     fn span(a: usize, len: usize) -> Range<usize> {
@@ -366,7 +390,7 @@ impl Shadow {
         let now = self.now(w);
         let span = Self::span(a, len);
         self.after_writes(w, span.clone(), "a read", false)?;
-        self.read[w][span].fill(now);
+        self.has_read(w, span, now);
         Ok(())
     }
 
@@ -396,7 +420,9 @@ impl Shadow {
     pub fn bulk_load(&mut self, w: usize, a: usize, len: usize, bar: u32) -> Step<(usize, u32)> {
         self.seen(w, bar, true)?;
         self.before_write(w, Self::span(a, len), "a bulk copy")?;
-        for g in Self::span(a, len) {
+        let span = Self::span(a, len);
+        let one = one_write(&self.last[span.clone()]);
+        for g in span.take(if one { 1 } else { usize::MAX }) {
             if self.last[g].how() != Write::Async && usize::from(self.last[g].writer()) == w {
                 self.after_write(w, g, "a bulk copy over a write", true)?;
             }
@@ -425,25 +451,30 @@ impl Shadow {
         }
     }
 
-    /// An asynchronous read of words begins: by a bulk store of one warp or by `wgmma` of four.
-    pub fn hold(&mut self, ws: Range<usize>, words: impl Iterator<Item = usize>, what: &str) -> Step {
-        for g in words {
-            for w in ws.clone() {
-                self.after_write(w, g, what, true)?;
+    /// An asynchronous read of spans of words begins: by a bulk store of one warp or by `wgmma` of four.
+    pub fn hold(&mut self, ws: Range<usize>, spans: impl Iterator<Item = Range<usize>>, what: &str) -> Step {
+        let mut seen = None;
+        for span in spans {
+            let one = one_write(&self.last[span.clone()]);
+            for g in span.clone().take(if one { 1 } else { usize::MAX }) {
+                if seen != Some(self.last[g]) {
+                    ws.clone().try_for_each(|w| self.after_write(w, g, what, true))?;
+                    seen = Some(self.last[g]);
+                }
             }
-            self.held[g] = self.held[g].saturating_add(1);
+            self.held[span].iter_mut().for_each(|h| *h = h.saturating_add(1));
         }
         Ok(())
     }
 
     /// That read ends with the wait of its warps.
-    pub fn let_go(&mut self, ws: Range<usize>, words: impl Iterator<Item = usize>) {
-        let now: Vec<u32> = ws.clone().map(|w| self.now(w)).collect();
-        for g in words {
-            self.held[g] = self.held[g].saturating_sub(1);
-            for (w, &now) in ws.clone().zip(&now) {
-                self.read[w][g] = now;
-            }
+    pub fn let_go(&mut self, ws: Range<usize>, spans: impl Iterator<Item = Range<usize>> + Clone) {
+        for span in spans.clone() {
+            self.held[span].iter_mut().for_each(|h| *h = h.saturating_sub(1));
+        }
+        for w in ws {
+            let now = self.now(w);
+            spans.clone().for_each(|span| self.has_read(w, span, now));
         }
     }
 

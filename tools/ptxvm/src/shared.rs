@@ -64,7 +64,7 @@ impl Shared {
                 let m = ((1u8 << len) - 1) << (at % 4);
                 self.known[at / 4] & m == m
             }
-            _ => self.known[at / 4..(at + len).div_ceil(4)].iter().all(|&k| k == 15),
+            _ => self.known[at / 4..(at + len).div_ceil(4)].iter().fold(15, |m, &k| m & k) == 15,
         }
     }
 

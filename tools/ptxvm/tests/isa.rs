@@ -407,6 +407,22 @@ fn carries_go_from_one_sum_to_the_next() {
 }
 
 #[test]
+fn conversions_to_tf32_keep_ten_bits() {
+    check(&[
+        ("cvt.rna.tf32.f32 %r4, %f1;", 0x3F80_1000, 0, 0, 0x3F80_2000),
+        ("cvt.rn.tf32.f32 %r4, %f1;", 0x3F80_1000, 0, 0, 0x3F80_0000),
+        ("cvt.rn.tf32.f32 %r4, %f1;", 0x3F80_3000, 0, 0, 0x3F80_4000),
+        ("cvt.rn.tf32.f32 %r4, %f1;", 0x3F80_1001, 0, 0, 0x3F80_2000),
+        ("cvt.rz.tf32.f32 %r4, %f1;", 0xBF80_1FFF, 0, 0, 0xBF80_0000),
+        ("cvt.rna.tf32.f32 %r4, %f1;", 0xBF80_1FFF, 0, 0, 0xBF80_2000),
+        ("cvt.rna.tf32.f32 %r4, %f1;", 0x7F7F_F000, 0, 0, 0x7F80_0000),
+        ("cvt.rna.tf32.f32 %r4, %f1;", 0xFF80_0000, 0, 0, 0xFF80_0000),
+        ("cvt.rna.tf32.f32 %r4, %f1;", 0x7FC0_0000, 0, 0, 0x7FFF_FFFF),
+        ("cvt.rn.relu.tf32.f32 %r4, %f1;", 0xBF80_1000, 0, 0, 0),
+    ]);
+}
+
+#[test]
 fn bytes_as_floats_and_halves_are_converted_and_compared() {
     let f = |v: f32| v.to_bits();
     check(&[

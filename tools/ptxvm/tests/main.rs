@@ -4,6 +4,8 @@
 mod cli;
 mod findings;
 mod isa;
+mod large;
 mod mutants;
 mod noise;
 mod probes;
+mod wgmma;

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use crate::device::{DType, Elems, Tensor};
 
-pub(in crate::ops) use driver::{KC, Low, Product, products, tiles};
+pub(in crate::ops) use driver::{Finish, KC, Low, Product, products, tiles};
 pub(in crate::ops) use pack::pack_f32;
 pub(in crate::ops) use packed::{Lane, Packed};
 pub(in crate::ops) use tile::{Left, NR, Panels};

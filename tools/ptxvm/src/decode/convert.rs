@@ -117,9 +117,44 @@ fn bytes(c: &mut Context, i: &Instruction) -> Found<Apply> {
     Ok(map2(d, a, b, move |a: f32, b: f32| byte(a) << 8 | byte(b)))
 }
 
+/// `cvt` to TF32: ten bits of fraction in the upper bits of a word.
+fn tf32(c: &mut Context, i: &Instruction) -> Found<Apply> {
+    let mut m = Mods::of(i);
+    let from = m.ty()?;
+    let relu = m.take("relu");
+    // what rounding adds: half of the last place that stays, or just less where that is even
+    let half: fn(u32) -> u32 = if m.take("rna") {
+        |_| 0x1000
+    } else if m.take("rn") {
+        |x| 0xFFF + (x >> 13 & 1)
+    } else if m.take("rz") {
+        |_| 0
+    } else {
+        return Err("expected .rna, .rn or .rz".into());
+    };
+    if !m.take("tf32") || from != Type::F32 {
+        return Err("expected a result of tf32 from f32".into());
+    }
+    m.done()?;
+    let [d, s] = operands(i)?;
+    let (s, d) = (c.read(s, from)?, c.write(d, Type::B32, false)?);
+    Ok(map1(d, s, move |x: f32| {
+        let x = if relu && x < 0.0 { 0.0 } else { x };
+        let bits = x.to_bits();
+        match x.is_nan() {
+            true => 0x7FFF_FFFF,
+            false if x.is_infinite() => bits,
+            false => (bits + half(bits)) & 0xFFFF_E000,
+        }
+    }))
+}
+
 fn convert(c: &mut Context, i: &Instruction) -> Found<Apply> {
     if i.has("pack") {
         return pack_integers(c, i);
+    }
+    if i.has("tf32") {
+        return tf32(c, i);
     }
     if ["e4m3x2", "e5m2x2"].iter().any(|b| i.has(b)) {
         return bytes(c, i);

@@ -146,15 +146,30 @@ fn wgmma(c: &mut Context, i: &Instruction) -> Found<Exec> {
     if !m.take("mma_async") {
         return Err("this form of wgmma is not supported".into());
     }
-    let n = m.find(|s| s.strip_prefix("m64n")?.strip_suffix("k16")?.parse::<u16>().ok());
-    let n = n.filter(|n| n % 8 == 0 && (8..=256).contains(n)).ok_or("expected a shape m64nNk16")?;
+    let shape = m.find(|s| {
+        let (n, k) = s.strip_prefix("m64n")?.split_once('k')?;
+        Some((n.parse::<u16>().ok()?, k.parse::<u8>().ok()?))
+    });
+    let shape = shape.filter(|(n, _)| n % 8 == 0 && (8..=256).contains(n));
+    let (n, k) = shape.ok_or("expected a shape m64nNkK with N a multiple of 8 up to 256")?;
     let elem = match m.left.as_slice() {
         ["f32", "bf16", "bf16"] => Elem::Bf16,
         ["f32", "f16", "f16"] => Elem::F16,
-        _ => return Err("expected f32 accumulators and both operands of bf16 or f16".into()),
+        ["f32", "tf32", "tf32"] => Elem::Tf32,
+        ["f32", a @ ("e4m3" | "e5m2"), b @ ("e4m3" | "e5m2")] => Elem::Fp8([*a == "e5m2", *b == "e5m2"]),
+        _ => return Err("expected f32 accumulators and operands of bf16, f16, tf32, e4m3 or e5m2".into()),
     };
+    // only elements of two bytes may lie along M or N
+    let (depth, turns) = match elem {
+        Elem::Tf32 => (8, false),
+        Elem::Fp8(_) => (32, false),
+        _ => (16, true),
+    };
+    if k != depth {
+        return Err(format!("found k{k}, operands of this type have k{depth}"));
+    }
     let in_regs = matches!(operand(i, 1)?, Operand::Vector(_));
-    let all = if in_regs { 7 } else { 8 };
+    let all = 6 + if turns { 2 - usize::from(in_regs) } else { 0 };
     if i.operands.len() != all {
         return Err(format!("found {} operands, expected {all}", i.operands.len()));
     }
@@ -174,11 +189,11 @@ fn wgmma(c: &mut Context, i: &Instruction) -> Found<Exec> {
         return Err("a negated scale-d is not supported".into());
     }
     let signs = [constant(4, [1, -1])? as f32, constant(5, [1, -1])? as f32];
-    let trans = if in_regs {
-        [false, constant(6, [0, 1])? == 1]
-    } else {
-        [constant(6, [0, 1])? == 1, constant(7, [0, 1])? == 1]
+    let trans = match (turns, in_regs) {
+        (false, _) => [false; 2],
+        (true, true) => [false, constant(6, [0, 1])? == 1],
+        (true, false) => [constant(6, [0, 1])? == 1, constant(7, [0, 1])? == 1],
     };
     let d = fragment(c, operand(i, 0)?, usize::from(n) / 2, true)?;
-    Ok(Exec::Wgmma(Box::new(Wgmma { n, elem, d, a, a_desc, b_desc, scale_d, signs, trans })))
+    Ok(Exec::Wgmma(Box::new(Wgmma { n, k, elem, d, a, a_desc, b_desc, scale_d, signs, trans })))
 }

@@ -1,6 +1,7 @@
 //! The order in which warps of a block run, barriers of the block, and how a block ends or hangs.
 
-use super::{Bar, Block, End, Wait, Warp};
+use super::warp::{Wait, Warp};
+use super::{Bar, Block, End};
 use crate::finding::{Fault, Kind, Step, fault};
 use crate::options::Schedule;
 use crate::program::Vote;
@@ -30,7 +31,7 @@ impl Block<'_> {
             }
             let (before, mut progress) = (self.events, false);
             for &w in &order {
-                progress |= self.go(w)?;
+                progress |= self.go(w, idle > 0)?;
                 if self.stats.instructions > self.launch.options.limit {
                     return fault(
                         Kind::Endless,
@@ -43,7 +44,8 @@ impl Block<'_> {
                 continue;
             }
             idle += 1;
-            if idle > patience / 8 + 1 && !self.pending.is_empty() {
+            let asleep = (0..self.warps.len()).all(|w| self.warps[w].wait.is_some() || self.sleeps(w));
+            if (asleep || idle > patience / 8 + 1) && !self.pending.is_empty() {
                 // the latest moment: every warp waits
                 for t in std::mem::take(&mut self.pending) {
                     self.carry_out(t)?;
@@ -57,8 +59,14 @@ impl Block<'_> {
         self.finish()
     }
 
-    /// One turn of a warp; whether anything happened.
-    fn go(&mut self, w: usize) -> Step<bool> {
+    /// Whether a warp has ended or waits for a phase of an mbarrier that is still to come.
+    fn sleeps(&self, w: usize) -> bool {
+        let at = |(bar, phase)| self.mbars.get(&bar).is_some_and(|b| b.phase == phase);
+        self.warps[w].done() || self.warps[w].asleep.is_some_and(at)
+    }
+
+    /// One turn of a warp; whether anything happened. One that sleeps has none, unless it is to look whether it should.
+    fn go(&mut self, w: usize, look: bool) -> Step<bool> {
         let mut progress = false;
         loop {
             match self.warps[w].wait {
@@ -70,8 +78,8 @@ impl Block<'_> {
                     }
                     progress = true;
                 }
-                None if self.warps[w].done() => return Ok(progress),
-                None => {}
+                None if self.warps[w].done() || !look && self.sleeps(w) => return Ok(progress),
+                None => self.warps[w].asleep = None,
             }
             match self.turn(w)? {
                 End::Done | End::Waits | End::Enough => return Ok(true),
