@@ -128,5 +128,5 @@ fn the_bytes_of_an_op_that_says_nothing_are_those_of_its_tensors() {
     let works = device.take_work();
     let [(done, 1)] = works.iter().collect::<Vec<_>>()[..] else { panic!("{works:?}") };
     assert_eq!((done.op, done.work), ("engine::ops::rms_norm::forward", Work::stream(4 * (384 + 64), 4 * 384)));
-    assert_eq!((done.direct, done.replayed, done.kernel.as_str()), (1, 0, "rms_norm_forward_f32"));
+    assert_eq!((done.direct, done.replayed, done.kernel.as_str()), (1, 0, "rms_norm_forward_1_f32"));
 }
