@@ -72,7 +72,7 @@ fn t5_and_vae_with_bf16_weights_err_no_more_than_twice_as_much_as_bf16_pytorch()
 }
 
 #[test]
-fn a_vae_asked_for_bf16_is_one_stored_in_it_and_its_latents_err_no_more_than_decoded_images_may() {
+fn a_vae_asked_for_a_precision_is_one_stored_in_it_and_in_bf16_its_latents_err_no_more_than_decoded_images_may() {
     let (name, theirs) = ("autoencoder/vae16", errors()["autoencoder/vae16"].as_f64().unwrap());
     let [stored, widened] = [false, true].map(|widened| {
         let folder = tempfile::tempdir().unwrap();
@@ -93,6 +93,9 @@ fn a_vae_asked_for_bf16_is_one_stored_in_it_and_its_latents_err_no_more_than_dec
             .map(|(f, c)| run(f.path(), &device, c));
         assert!(asked.iter().all(|t| t.dtype() == DType::F32));
         assert!(asked.each_ref().map(bits) == stored.each_ref().map(bits), "{device:?}");
+        let [asked_wide, wide] = [(&stored, Precision::Wide(Wide::F32)), (&widened, Precision::Stored)]
+            .map(|(f, c)| run(f.path(), &device, c));
+        assert!(asked_wide.each_ref().map(bits) == wide.each_ref().map(bits), "{device:?} in f32");
         // An encoder is as deep as its decoder.
         let off = [1, 2].map(|i| relative_error(&asked[i], &single[i]));
         println!("encoded in bf16 on {device:?}: mean and logvar off by {off:?}, PyTorch decodes with {theirs:.1e}");
