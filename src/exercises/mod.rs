@@ -472,6 +472,8 @@ fn ragged() -> Vec<Exercise> {
         all.extend([64, 80, 96, 128].map(|d| attend(&[9], (12, d), dtype, false)));
         all.extend([64, 80, 96, 128].map(|d| attend_forward(&[3, 70, 3, 3], d, dtype, None)));
         all.extend([64, 128].map(|d| attend(&[257], (2, d), dtype, true)));
+        // Groups without queries in tiles that others come after.
+        all.extend([64, 128].map(|d| attend(&[9], (5, d), dtype, true)));
         for (inputs, outputs) in [(72, 40), (72, 17), (13, 17), (8, 40), (8, 3)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 9, 9, inputs], outputs, of_x, dtype)));
         }

@@ -374,7 +374,9 @@ fn halves_are_widened_where_single_precision_is_asked_for() {
 fn in_fp8_velocities_err_as_rounding_to_four_bits_does() {
     let io = TensorFile::open(&fixture("mmdit/sd35_bf16/io.safetensors")).unwrap();
     let exact = read(&io, "square.velocity_f32");
-    let velocities = devices().map(|device| {
+    // The others have no such products.
+    let [cpu, hopper, _] = devices();
+    let velocities = [cpu, hopper].map(|device| {
         let network = load_network(&fixture("mmdit/sd35_bf16"), &device, Precision::Stored).unwrap();
         let velocity = Inputs::load(&io, "square").velocity(&*network.quantised().unwrap());
         let error = relative_error(&velocity, &exact);
