@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use engine::device::gpu::{Facts, Gpu};
+use engine::device::gpu::{Facts, Gpu, Products};
 use engine::device::philox::{Key, Purpose};
 use engine::device::{DType, Device, Tensor};
 use engine::ops::affine::{self, Affine};
@@ -144,6 +144,22 @@ impl<'a> Session<'a> {
     /// Times `f` of the inputs 0 to `sets`, in turn, as part of graphs.
     pub fn repeat(&mut self, case: &str, work: Work, sets: usize, f: impl FnMut(usize)) -> Result<()> {
         self.repeat_as("bench", case, "engine", work, sets, f)
+    }
+
+    /// As [`Session::repeat`], and once more with products by cuBLASLt, if it is here.
+    pub fn both(&mut self, case: &str, work: Work, sets: usize, mut f: impl FnMut(usize)) -> Result<()> {
+        self.repeat(case, work, sets, &mut f)?;
+        self.by_cublaslt(case, "op by cublaslt", work, sets, f)
+    }
+
+    /// As [`Session::repeat`], under another name and with products by cuBLASLt, if it is here.
+    pub fn by_cublaslt(&mut self, case: &str, who: &str, work: Work, sets: usize, f: impl FnMut(usize)) -> Result<()> {
+        let before = self.gpu.products();
+        if self.gpu.choose(Products::Cublaslt).is_err() {
+            return Ok(());
+        }
+        let done = self.repeat_as("bench", case, who, work, sets, f);
+        self.gpu.choose(before).and(done)
     }
 
     /// Times different ways to do the same, as [`Session::repeat`] does: that which the engine takes comes first.

@@ -3,13 +3,14 @@
 
 mod buffer;
 mod chip;
-pub mod cublaslt;
+mod cublaslt;
 pub mod cuda;
 pub mod driver;
 mod grid;
 mod kernels;
 mod lane;
 mod pool;
+mod products;
 mod queue;
 mod rehearsal;
 pub mod semantics;
@@ -18,6 +19,7 @@ mod tests;
 pub mod vm;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, anyhow};
@@ -32,6 +34,7 @@ pub use grid::{Grid, suffix, type_code};
 use kernels::Kernels;
 pub use kernels::{File, files};
 use lane::{Between, Lane};
+pub use products::Products;
 use queue::Graphs;
 use rehearsal::Rehearsal;
 
@@ -56,6 +59,8 @@ pub struct Gpu {
     between: Mutex<Between>,
     /// The first thing that went wrong; nothing is done after it.
     failed: Mutex<Option<String>>,
+    /// Whether a library multiplies.
+    has_library: AtomicBool,
     /// Where memory is only counted, the books.
     ledger: Option<Arc<Ledger>>,
 }
@@ -91,16 +96,16 @@ impl Gpu {
     /// The device behind a driver.
     ///
     /// # Errors
-    /// If there are no kernels for it.
+    /// If there are no kernels for it, or not the library that the environment asks for.
     pub fn new(driver: Box<dyn Driver>) -> Result<Arc<Self>> {
-        Self::with(driver, None)
+        Self::with(driver, None, Products::asked()?)
     }
 
     /// One like this that does nothing and takes no memory, but counts it.
     pub fn rehearsal(&self) -> Result<(Arc<Self>, Arc<Ledger>)> {
         let ledger = Arc::new(Ledger::default());
         let driver = Box::new(Rehearsal::new(self.facts().clone()));
-        Ok((Self::with(driver, Some(ledger.clone()))?, ledger))
+        Ok((Self::with(driver, Some(ledger.clone()), self.products())?, ledger))
     }
 
     /// What stands for a GPU that is not there: its launch code runs, and memory and work are counted.
@@ -108,16 +113,19 @@ impl Gpu {
     /// # Errors
     /// If there are no kernels for it.
     pub fn planned(chip: &Chip) -> Result<Arc<Self>> {
-        Self::with(Box::new(Rehearsal::new(chip.facts())), Some(Arc::default()))
+        Self::with(Box::new(Rehearsal::new(chip.facts())), Some(Arc::default()), Products::asked()?)
     }
 
-    fn with(driver: Box<dyn Driver>, ledger: Option<Arc<Ledger>>) -> Result<Arc<Self>> {
+    fn with(driver: Box<dyn Driver>, ledger: Option<Arc<Ledger>>, products: Products) -> Result<Arc<Self>> {
         let facts = driver.facts();
         let kernels = Kernels::new(facts.capability).map_err(|e| anyhow!("{}: {e}", facts.name))?;
         let has_graphs = ledger.is_none() && !std::env::var(GRAPHS).is_ok_and(|v| v == "0");
         let lane = || Mutex::new(Lane { graphs: Graphs::new(has_graphs), ..Lane::default() });
         let (kernels, lanes) = (Mutex::new(kernels), [lane(), lane()]);
-        Ok(Arc::new(Self { driver, kernels, lanes, between: Mutex::default(), failed: Mutex::default(), ledger }))
+        let (between, failed, has_library) = (Mutex::default(), Mutex::default(), AtomicBool::default());
+        let gpu = Self { driver, kernels, lanes, between, failed, has_library, ledger };
+        gpu.choose(products)?;
+        Ok(Arc::new(gpu))
     }
 
     /// What it is.
