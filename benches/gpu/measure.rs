@@ -149,13 +149,21 @@ impl<'a> Session<'a> {
     /// As [`Session::repeat`], and once more with products by cuBLASLt, if it is here.
     pub fn both(&mut self, case: &str, work: Work, sets: usize, mut f: impl FnMut(usize)) -> Result<()> {
         self.repeat(case, work, sets, &mut f)?;
-        self.by_cublaslt(case, "op by cublaslt", work, sets, f)
+        self.by(Products::Cublaslt, case, "op by cublaslt", work, sets, f)
     }
 
-    /// As [`Session::repeat`], under another name and with products by cuBLASLt, if it is here.
-    pub fn by_cublaslt(&mut self, case: &str, who: &str, work: Work, sets: usize, f: impl FnMut(usize)) -> Result<()> {
+    /// As [`Session::repeat`], under another name and by other products, if they are here.
+    pub fn by(
+        &mut self,
+        products: Products,
+        case: &str,
+        who: &str,
+        work: Work,
+        sets: usize,
+        f: impl FnMut(usize),
+    ) -> Result<()> {
         let before = self.gpu.products();
-        if self.gpu.choose(Products::Cublaslt).is_err() {
+        if self.gpu.choose(products).is_err() {
             return Ok(());
         }
         let done = self.repeat_as("bench", case, who, work, sets, f);

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use engine::device::gpu::Products;
 use engine::device::philox::{Key, Purpose};
 use engine::device::{DType, Tensor};
 use engine::ops::activation::{self, Activation};
@@ -173,11 +174,13 @@ fn linear_backward(s: &mut Session, _: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// The product alone by cuBLASLt, if it is here.
+/// The product alone by the kernel that cuBLASLt prefers, if it is here.
 fn cublaslt(s: &mut Session, case: &str, [m, n, k]: [usize; 3]) -> Result<()> {
     let (x, w) = (each(s, &[m, k]), s.weight(n, k));
     let layer = Layer { weight: &w, bias: None };
-    s.by_cublaslt(case, "cublaslt", product(m, n, k), SETS, |i| drop(linear::forward(&x[i], layer, Then::Nothing)))
+    s.by(Products::CublasltUnpinned, case, "cublaslt", product(m, n, k), SETS, |i| {
+        drop(linear::forward(&x[i], layer, Then::Nothing))
+    })
 }
 
 fn attention(s: &mut Session, _: Option<&Path>) -> Result<()> {

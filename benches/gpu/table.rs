@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-/// Who else is timed, in the order of the columns.
+/// Who else is timed, in the order of the columns: the product alone by cuBLASLt's preferred kernel, and the op with
+/// `ENGINE_PRODUCTS=cublaslt`.
 const OTHERS: [&str; 4] = ["cublaslt", "op by cublaslt", "torch eager", "torch compiled"];
 
 /// Reads every `*.jsonl` of a folder, writes them to one `gpu_check.json`, and prints the tables.

@@ -340,7 +340,22 @@ fn cublaslt_under_a_fake() {
     let at = cuda.alloc(1 << 20).unwrap();
     let (dtype, y, x, w) = (DType::Bf16, at, at + (1 << 18), at + (1 << 19));
     let (m, n, k) = (96, 128, 64);
-    let forward = Product { dtype, out: dtype, y, x, w, m, n, k, ldy: n, ldx: k, ldw: k, along: true, adds: false };
+    let forward = Product {
+        dtype,
+        out: dtype,
+        y,
+        x,
+        w,
+        m,
+        n,
+        k,
+        ldy: n,
+        ldx: k,
+        ldw: k,
+        along: true,
+        adds: false,
+        is_pinned: true,
+    };
     let backward = Product { out: DType::F32, along: false, adds: true, ldw: n, ..forward };
     let refused = |product, words: &[&str]| {
         check_line(&format!("{:#}", cuda.submit(&Op::Product(product)).unwrap_err()), words);
@@ -351,7 +366,8 @@ fn cublaslt_under_a_fake() {
     cuda.submit(&Op::Product(forward)).unwrap();
     let graph = cuda.capture(&[Op::Product(Product { m: 7, x: x + 16, ..forward }), Op::Product(backward)]).unwrap();
     cuda.replay(graph).unwrap();
-    refused(Product { m: 13, ..forward }, &["13x128x64 of Bf16", "4096 rows", "CUBLAS_STATUS_NOT_SUPPORTED"]);
+    cuda.submit(&Op::Product(Product { m: 9, is_pinned: false, ..forward })).unwrap();
+    refused(Product { m: 13, ..forward }, &["13x128x64 of Bf16", "pinned: true", "CUBLAS_STATUS_NOT_SUPPORTED"]);
 }
 
 #[test]
@@ -359,18 +375,22 @@ fn a_kernel_of_cublaslt_is_chosen_once_whatever_the_rows() {
     let log = recorded("cli::cuda::cublaslt_under_a_fake");
     assert_eq!(log.iter().filter(|l| l.contains("alloc")).count(), 3, "memory of the test and of two streams: {log:?}");
     let log: Vec<&str> = log.iter().filter(|l| l.starts_with("lt ")).map(String::as_str).collect();
-    let preferences = [(1, 32 << 20), (3, 0), (5, 16), (6, 16), (7, 16), (8, 16)];
-    let preferences = preferences.map(|(which, value)| format!("lt preference {which} is {value}"));
-    let choose = |transposed, w: &str, y| {
+    let preferences = |parts| {
+        let all = [(1, 32 << 20), (3, parts), (5, 16), (6, 16), (7, 16), (8, 16)];
+        all.map(|(which, value)| format!("lt preference {which} is {value}"))
+    };
+    let choose = |transposed, m, w: &str, y| {
         format!(
-            "lt choose, transposed {transposed}: a type 14 {w} b type 14 64 x 4096 by 64 d type {y} 128 x 4096 by 128"
+            "lt choose, transposed {transposed}: a type 14 {w} b type 14 64 x {m} by 64 d type {y} 128 x {m} by 128"
         )
     };
     let product = |beta| format!("lt product 1 {beta} by algorithm 42, 33554432 bytes, all there");
-    let mut want = preferences.to_vec();
-    want.extend([choose(1, "64 x 128 by 64", 14), product(0), product(0)]);
-    want.extend(preferences);
-    want.extend([choose(0, "128 x 64 by 128", 0), product(1), "lt destroy".into()]);
+    let mut want = preferences(0).to_vec();
+    want.extend([choose(1, 4096, "64 x 128 by 64", 14), product(0), product(0)]);
+    want.extend(preferences(0));
+    want.extend([choose(0, 4096, "128 x 64 by 128", 0), product(1)]);
+    want.extend(preferences(7));
+    want.extend([choose(1, 9, "64 x 128 by 64", 14), product(0), "lt destroy".into()]);
     assert_eq!(log, want);
 }
 

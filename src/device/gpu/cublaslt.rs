@@ -1,5 +1,5 @@
-//! Matrix products by cuBLASLt. It would choose another kernel for another number of rows; here the choice is made once, at one
-//! number of rows, so that a row has the same bits in every batch.
+//! Matrix products by cuBLASLt. It would choose another kernel for another number of rows; for products that are pinned the
+//! choice is made once, at one number of rows, so that a row has the same bits in every batch.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -30,8 +30,11 @@ const SYMBOLS: [&str; 12] = [
 /// Memory that a kernel may use beside its operands: what NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
 
-/// The rows for which kernels are chosen: four images of 32x32 tokens.
+/// The rows for which kernels of pinned products are chosen: four images of 32x32 tokens.
 const ROWS: u32 = 4096;
+
+/// All of `cublasLtReductionScheme_t`.
+const ANY_PARTS: u32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_MASK as u32;
 
 /// Operands begin at multiples of so many bytes.
 const ALIGNMENT: u32 = 16;
@@ -41,7 +44,7 @@ pub(super) struct Library {
     handle: sys::cublasLtHandle_t,
     /// Of each stream.
     workspaces: [DevicePtr; 2],
-    /// By all of a product but its places and rows.
+    /// By all of a product but its places, and its rows if it is pinned.
     chosen: HashMap<Product, sys::cublasLtMatmulAlgo_t>,
 }
 
@@ -55,8 +58,8 @@ impl Library {
 
     /// The product, after all that `stream` has been asked for; what is asked for with one number of `side` comes in order.
     pub(super) fn run(&mut self, product: &Product, side: usize, stream: *mut c_void) -> Result<()> {
-        let Product { dtype, out, m, n, k, along, .. } = *product;
-        let shape = || format!("cublasLt: {m}x{n}x{k} of {dtype:?} in {out:?}, the weight along its rows: {along}");
+        let Product { dtype, out, m, n, k, along, is_pinned, .. } = *product;
+        let shape = || format!("cublasLt: {m}x{n}x{k} of {dtype:?} in {out:?}, along: {along}, pinned: {is_pinned}");
         let algorithm = self.choice(product).with_context(shape)?;
         let of = Described::new(product).with_context(shape)?;
         let (one, beta) = (1f32, if product.adds { 1f32 } else { 0f32 });
@@ -84,15 +87,16 @@ impl Library {
                 stream.cast(),
             )
         };
-        done.with_context(|| format!("{}, by the kernel chosen for {ROWS} rows", shape()))
+        done.with_context(shape)
     }
 
     fn choice(&mut self, product: &Product) -> Result<sys::cublasLtMatmulAlgo_t> {
-        let like = Product { m: ROWS, y: 0, x: 0, w: 0, ..*product };
+        let m = if product.is_pinned { ROWS } else { product.m };
+        let like = Product { m, y: 0, x: 0, w: 0, ..*product };
         if let Some(algorithm) = self.chosen.get(&like) {
             return Ok(*algorithm);
         }
-        let algorithm = self.choose(&like).with_context(|| format!("no kernel for {ROWS} rows"))?;
+        let algorithm = self.choose(&like).with_context(|| format!("no kernel for {m} rows"))?;
         self.chosen.insert(like, algorithm);
         Ok(algorithm)
     }
@@ -107,8 +111,8 @@ impl Library {
         ];
         let of = Described::new(product)?;
         let [w, x, y] = of.layouts;
-        // No sums over parts of the depth, of which there may be more for fewer rows.
-        let (workspace, no_parts) = (WORKSPACE as u64, 0u32);
+        // Pinned, no sums over parts of the depth, of which there may be more for fewer rows.
+        let (workspace, parts) = (WORKSPACE as u64, if product.is_pinned { 0 } else { ANY_PARTS });
         // SAFETY: the descriptions live; the attributes have the types and sizes that the library asks for.
         unsafe {
             let preference = result::create_matmul_pref()?;
@@ -116,7 +120,7 @@ impl Library {
                 result::set_matmul_pref_attribute(preference, attribute, value.as_ptr().cast(), value.len())
             };
             let found = set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace.to_ne_bytes())
-                .and_then(|()| set(Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &no_parts.to_ne_bytes()))
+                .and_then(|()| set(Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &parts.to_ne_bytes()))
                 .and_then(|()| ALIGNED.into_iter().try_for_each(|a| set(a, &ALIGNMENT.to_ne_bytes())))
                 .and_then(|()| result::get_matmul_algo_heuristic(self.handle, of.product, w, x, y, y, preference));
             result::destroy_matmul_pref(preference)?;

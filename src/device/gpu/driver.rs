@@ -228,6 +228,8 @@ pub struct Product {
     pub along: bool,
     /// Whether what is in `y` is added to.
     pub adds: bool,
+    /// Whether a row's bits may not depend on `m`.
+    pub is_pinned: bool,
 }
 
 /// What a device can be asked to do without an answer, in order.
@@ -235,7 +237,7 @@ pub struct Product {
 pub enum Op {
     /// Run a kernel.
     Launch(Launch),
-    /// Multiply by a library, which [`Driver::prepare_products`] has made ready. A row's bits do not depend on `m`.
+    /// Multiply by a library, which [`Driver::prepare_products`] has made ready.
     Product(Product),
     /// Copy bytes on the device.
     Copy {

@@ -19,7 +19,6 @@ mod tests;
 pub mod vm;
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, anyhow};
@@ -59,8 +58,8 @@ pub struct Gpu {
     between: Mutex<Between>,
     /// The first thing that went wrong; nothing is done after it.
     failed: Mutex<Option<String>>,
-    /// Whether a library multiplies.
-    has_library: AtomicBool,
+    /// What multiplies.
+    products: Mutex<Products>,
     /// Where memory is only counted, the books.
     ledger: Option<Arc<Ledger>>,
 }
@@ -122,8 +121,8 @@ impl Gpu {
         let has_graphs = ledger.is_none() && !std::env::var(GRAPHS).is_ok_and(|v| v == "0");
         let lane = || Mutex::new(Lane { graphs: Graphs::new(has_graphs), ..Lane::default() });
         let (kernels, lanes) = (Mutex::new(kernels), [lane(), lane()]);
-        let (between, failed, has_library) = (Mutex::default(), Mutex::default(), AtomicBool::default());
-        let gpu = Self { driver, kernels, lanes, between, failed, has_library, ledger };
+        let (between, failed) = Default::default();
+        let gpu = Self { driver, kernels, lanes, between, failed, products: Mutex::default(), ledger };
         gpu.choose(products)?;
         Ok(Arc::new(gpu))
     }

@@ -1,11 +1,9 @@
 //! Who multiplies matrices of halves: our kernels, or a library.
 
-use std::sync::atomic::Ordering;
-
 use anyhow::{Context, Result, bail};
 
-use super::Gpu;
 use super::driver::{Op, Product};
+use super::{Gpu, lock};
 
 /// Names one of [`Products`].
 const PRODUCTS: &str = "ENGINE_PRODUCTS";
@@ -16,11 +14,14 @@ pub enum Products {
     /// Our kernels.
     #[default]
     Own,
-    /// cuBLASLt, which is interpreted where the GPU is.
+    /// cuBLASLt, which is interpreted where the GPU is, by the same kernel for any number of rows.
     Cublaslt,
+    /// The same by the kernel that it prefers for each number of rows, so that a row's bits depend on the batch: for comparison.
+    CublasltUnpinned,
 }
 
 impl Products {
+    /// Those that a run can have.
     const ALL: [(&str, Self); 2] = [("own", Self::Own), ("cublaslt", Self::Cublaslt)];
 
     /// That of a name.
@@ -47,22 +48,22 @@ impl Gpu {
     /// # Errors
     /// If the library is not usable.
     pub fn choose(&self, products: Products) -> Result<()> {
-        let is_library = products == Products::Cublaslt;
-        if is_library {
+        if products != Products::Own {
             self.driver.prepare_products().with_context(|| format!("{PRODUCTS}=cublaslt"))?;
         }
-        self.has_library.store(is_library, Ordering::Relaxed);
+        *lock(&self.products) = products;
         Ok(())
     }
 
     /// What multiplies now.
     pub fn products(&self) -> Products {
-        if self.has_library.load(Ordering::Relaxed) { Products::Cublaslt } else { Products::Own }
+        *lock(&self.products)
     }
 
     /// A product by the library; one without results has nothing to do.
     pub(crate) fn multiply(&self, product: Product) {
         if product.m > 0 && product.n > 0 {
+            let product = Product { is_pinned: self.products() == Products::Cublaslt, ..product };
             self.note("linear", "linear_library", None);
             self.attempt(|lane| lane.submit(&*self.driver, Op::Product(product)));
         }

@@ -19,13 +19,13 @@ pub(super) struct Place {
 /// Whether a product in `dtype` goes to the library: where lines begin at multiples of 16 bytes. Other widths are ours.
 pub(super) fn takes(gpu: &Gpu, dtype: DType, y: Place) -> bool {
     let is_even = y.width.is_multiple_of(8) && y.at.is_multiple_of(16);
-    gpu.products() == Products::Cublaslt && dtype != DType::F32 && is_even
+    gpu.products() != Products::Own && dtype != DType::F32 && is_even
 }
 
 /// The product of `problem`, without what is added to it, of operands in `dtype`.
 pub(super) fn product(problem: &Problem, lies: Weight, dtype: DType, out: DType, adds: bool) -> Product {
     let Problem { x, w, y, m, n, k, ldx, ldw, .. } = *problem;
-    Product { dtype, out, y, x, w, m, n, k, ldy: n, ldx, ldw, along: lies == Weight::Along, adds }
+    Product { dtype, out, y, x, w, m, n, k, ldy: n, ldx, ldw, along: lies == Weight::Along, adds, is_pinned: true }
 }
 
 /// What is left of `problem` when the library is done, and what is done to it.

@@ -1,7 +1,7 @@
 //! Products by a library, which on an interpreted GPU is one chain of single precision for every element.
 
 use super::*;
-use crate::device::gpu::{HOPPER, Products};
+use crate::device::gpu::{Gpu, HOPPER, Products};
 
 /// Activations and weights.
 const HALVES: [[DType; 2]; 4] =
@@ -11,11 +11,15 @@ const SAMPLES: usize = 9;
 const WIDTH: usize = 72;
 const OUT: usize = 40;
 
+fn gpu(device: &Device) -> &Gpu {
+    let Device::Gpu(gpu) = device else { panic!("{device:?} is no GPU") };
+    gpu
+}
+
 /// Has the library multiply, if there is one.
 fn choose(device: &Device) {
-    let Device::Gpu(gpu) = device else { panic!("{device:?} is no GPU") };
     // A real GPU may be where the library is not.
-    gpu.choose(Products::Cublaslt).unwrap_or_else(|why| eprintln!("not by a library: {why:#}"));
+    gpu(device).choose(Products::Cublaslt).unwrap_or_else(|why| eprintln!("not by a library: {why:#}"));
 }
 
 /// The relative error of a store.
@@ -138,13 +142,17 @@ fn a_library_gives_what_our_kernels_do_but_for_the_rounding_of_its_stores() {
             let given = Given::new(device, types);
             [given.forward(), given.backward()].concat()
         };
-        let own = on_vm_of(capability, run);
+        let own = on_vm_of(capability, |device| {
+            gpu(device).choose(Products::Own).unwrap();
+            run(device)
+        });
         let got = on_vm_of(capability, |device| {
             choose(device);
             run(device)
         });
         let is_same = |at: usize| bits(&got[at]) == bits(&own[at]);
-        assert!(!(0..got.len()).all(is_same), "{types:?} on {capability:?}: nobody else has multiplied");
+        let is_there = gpu(&devices()[1]).choose(Products::Cublaslt).is_ok();
+        assert_ne!((0..got.len()).all(is_same), is_there, "{types:?} on {capability:?}: who has multiplied?");
 
         let (store, calls) = (store(types[0]), given.calls());
         let results = 2 * calls.len() + 1;
@@ -214,8 +222,7 @@ fn a_region_with_products_of_a_library_is_replayed() {
     let first = run();
     assert!((0..3).all(|_| run() == first));
     device.check().unwrap();
-    let Device::Gpu(gpu) = &device else { unreachable!("a GPU") };
-    assert!(gpu.stats().replayed > 0, "{:?}", gpu.stats());
+    assert!(gpu(&device).stats().replayed > 0, "{:?}", gpu(&device).stats());
 }
 
 #[test]
