@@ -9,7 +9,7 @@ use engine::models::autoencoder::Autoencoder;
 fn bench(c: &mut Criterion) {
     let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-sd3/vae");
     let folder = std::env::var_os("ENGINE_VAE").map_or(PathBuf::from(tiny), PathBuf::from);
-    let model = match Autoencoder::load(&folder, &Device::Cpu) {
+    let model = match Autoencoder::load(&folder, &Device::Cpu, None) {
         Ok(model) => model,
         Err(e) => return eprintln!("nothing to measure: {e:#}"),
     };

@@ -3,8 +3,23 @@
 #include "common/activations.cuh"
 #include "common/elementwise.cuh"
 
-struct GeluTanhBackward {
-  static __device__ float of(float d, float v) { return d * GeluTanh::slope(v); }
+// In single precision with the CPU's bits; else by instructions whose errors are far below what rounding to T makes of them,
+// or there would be more instructions than memory leaves time for.
+template <typename T> __device__ __forceinline__ float sigmoid_to(float x) {
+  if constexpr (sizeof(T) == 4) return sigmoid(x);
+  float e, r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * -1.44269504f));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.0f + e));
+  return r;
+}
+// Of those that are v sigmoid(inner(v)).
+template <typename F, typename T> struct Gated {
+  static __device__ float of(float v) { return v * sigmoid_to<T>(F::inner(v)); }
+};
+template <typename T> struct GeluTanhBackward {
+  static __device__ float of(float d, float v) {
+    return d * GeluTanh::slope(v, sigmoid_to<T>(GeluTanh::inner(v)));
+  }
 };
 struct Multiply {
   static __device__ float of(float x, float y) { return x * y; }
@@ -14,12 +29,12 @@ struct Add {
 };
 
 #define KERNELS(T, t)                                                                                                   \
-  extern "C" __global__ void activation_gelu_tanh_##t(T* x, u64 n) { map_in_place<GeluTanh>(x, n); }                    \
+  extern "C" __global__ void activation_gelu_tanh_##t(T* x, u64 n) { map_in_place<Gated<GeluTanh, T>>(x, n); }          \
   extern "C" __global__ void activation_gelu_erf_##t(T* x, u64 n) { map_in_place<GeluErf>(x, n); }                      \
-  extern "C" __global__ void activation_quick_gelu_##t(T* x, u64 n) { map_in_place<QuickGelu>(x, n); }                  \
-  extern "C" __global__ void activation_silu_##t(T* x, u64 n) { map_in_place<Silu>(x, n); }                             \
+  extern "C" __global__ void activation_quick_gelu_##t(T* x, u64 n) { map_in_place<Gated<QuickGelu, T>>(x, n); }        \
+  extern "C" __global__ void activation_silu_##t(T* x, u64 n) { map_in_place<Gated<Silu, T>>(x, n); }                   \
   extern "C" __global__ void activation_gelu_tanh_backward_##t(T* d, const T* x, u64 n) {                               \
-    zip_in_place<GeluTanhBackward>(d, x, n);                                                                            \
+    zip_in_place<GeluTanhBackward<T>>(d, x, n);                                                                         \
   }                                                                                                                     \
   extern "C" __global__ void activation_multiply_##t(T* x, const T* y, u64 n) { zip_in_place<Multiply>(x, y, n); }      \
   extern "C" __global__ void activation_add_##t(T* x, const T* y, u64 n) { zip_in_place<Add>(x, y, n); }

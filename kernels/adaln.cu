@@ -3,62 +3,91 @@
 // hot adaln_*
 #include "common/rows.cuh"
 
-template <bool PACKED, typename T>
-__device__ __forceinline__ void forward(T* y, const T* x, const T* shift, u64 shift_stride, const T* scale, u64 scale_stride,
-                                        u32 rows, int width, int lanes, float eps) {
-  Share<T, PACKED> at(rows, width, lanes);
-  float v[at.N], a[at.N], b[at.N];
-  at.load_row(v, x);
-  at.load_shared(a, scale + blockIdx.y * scale_stride);
-  at.load_shared(b, shift + blockIdx.y * shift_stride);
-  Statistics s = statistics(at, v, eps);
+// What is the same for all rows of a sample.
+template <typename T> struct Chunk {
+  const T* first;
+  u64 stride;
+  __device__ __forceinline__ const T* of_sample() const { return first + blockIdx.y * stride; }
+};
+
+template <typename T, bool PACKED, int TURNS>
+__device__ __forceinline__ void forward(T* y, const T* x, Chunk<T> shift, Chunk<T> scale, u32 rows, int width, int lanes,
+                                        float eps) {
+  typedef Share<T, PACKED, TURNS> Row;
+  constexpr int N = Row::N;
+  const Row at(rows, width, lanes);
+  const Kept<Row, T, TURNS> row(at, x);
+  const T *a = scale.of_sample(), *b = shift.of_sample();
+  const Statistics s = statistics(at, row, eps);
+  at.each([&](int j) {
+    float v[N], of_a[N], of_b[N];
+    row.get(v, j);
+    at.load_shared(of_a, a, j);
+    at.load_shared(of_b, b, j);
 #pragma unroll
-  for (int i = 0; i < at.N; ++i) v[i] = (v[i] - s.mean) * s.rstd * (1.0f + a[i]) + b[i];
-  at.store_row(y, v);
+    for (int i = 0; i < N; ++i) v[i] = fmaf((v[i] - s.mean) * s.rstd, 1.0f + of_a[i], of_b[i]);
+    at.store_row(y, v, j);
+  });
 }
 
-template <bool PACKED, typename T>
-__device__ __forceinline__ void backward(T* dx, const T* dy, const T* x, const T* scale, u64 scale_stride, u32 rows, int width,
-                                         int lanes, float eps) {
-  Share<T, PACKED> at(rows, width, lanes);
-  // Of g = dy (1 + scale), and of g times the normalised x.
-  float v[at.N], g[at.N], d[at.N], a[at.N], sums[2] = {0.0f, 0.0f};
-  at.load_row(v, x);
-  at.load_row(g, dy);
-  at.load_row(d, dx);
-  at.load_shared(a, scale + blockIdx.y * scale_stride);
-  Statistics s = statistics(at, v, eps);
+// Adds to dx; and gated, if there is such a thing, becomes gate times the sum, as it is stored.
+template <typename T, bool PACKED, int TURNS>
+__device__ __forceinline__ void backward(T* dx, const T* dy, const T* x, Chunk<T> scale, T* gated, Chunk<T> gate, u32 rows,
+                                         int width, int lanes, float eps) {
+  typedef Share<T, PACKED, TURNS> Row;
+  constexpr int N = Row::N;
+  const Row at(rows, width, lanes);
+  const Kept<Row, T, TURNS> row(at, x), of_dy(at, dy);
+  const T *a = scale.of_sample(), *of_gate = gate.of_sample();
+  const Statistics s = statistics(at, row, eps);
+  // g = dy (1 + scale), and the normalised x.
+  auto both = [&](float (&g)[N], float (&v)[N], int j) {
+    float of_a[N];
+    of_dy.get(g, j);
+    row.get(v, j);
+    at.load_shared(of_a, a, j);
 #pragma unroll
-  for (int i = 0; i < at.N; ++i) {
-    g[i] *= 1.0f + a[i];
-    v[i] = (v[i] - s.mean) * s.rstd;
-    sums[0] += g[i];
-    sums[1] = fmaf(g[i], v[i], sums[1]);
-  }
-  row_sums<2>(sums, lanes);
-  float n = (float)width, mean = sums[0] / n, along = sums[1] / n;
+    for (int i = 0; i < N; ++i) {
+      g[i] = fmaf(g[i], of_a[i], g[i]);
+      v[i] = (v[i] - s.mean) * s.rstd;
+    }
+  };
+  float sums[2], n = (float)width;
+  at.template sums<2>(sums, [&](int j, float (&part)[2][N]) {
+    float g[N], v[N];
+    both(g, v, j);
 #pragma unroll
-  for (int i = 0; i < at.N; ++i) d[i] += s.rstd * (g[i] - mean - v[i] * along);
-  at.store_row(dx, d);
+    for (int i = 0; i < N; ++i) {
+      part[0][i] += g[i];
+      part[1][i] = fmaf(g[i], v[i], part[1][i]);
+    }
+  });
+  const float mean = sums[0] / n, along = sums[1] / n;
+  at.each([&](int j) {
+    float g[N], v[N], d[N];
+    at.load_row(d, dx, j);
+    both(g, v, j);
+#pragma unroll
+    for (int i = 0; i < N; ++i) d[i] = fmaf(s.rstd, fmaf(-v[i], along, g[i] - mean), d[i]);
+    at.store_row(dx, d, j);
+    if (gated) {
+      float by[N];
+      at.load_shared(by, of_gate, j);
+#pragma unroll
+      for (int i = 0; i < N; ++i) d[i] = by[i] * widen(narrow<T>(d[i]));
+      at.store_row(gated, d, j);
+    }
+  });
 }
 
 #define KERNELS(T, t)                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(1024)                                                                    \
-      adaln_forward_##t(T* y, const T* x, const T* shift, u64 shift_stride, const T* scale, u64 scale_stride, u32 rows, \
-                        int width, int lanes, float eps) {                                                              \
-    if (is_packed<T>(width | shift_stride | scale_stride, y, x, shift, scale)) {                                        \
-      forward<true>(y, x, shift, shift_stride, scale, scale_stride, rows, width, lanes, eps);                           \
-    } else {                                                                                                            \
-      forward<false>(y, x, shift, shift_stride, scale, scale_stride, rows, width, lanes, eps);                          \
-    }                                                                                                                   \
-  }                                                                                                                     \
-  extern "C" __global__ void __launch_bounds__(1024)                                                                    \
-      adaln_backward_##t(T* dx, const T* dy, const T* x, const T* scale, u64 scale_stride, u32 rows, int width,         \
-                         int lanes, float eps) {                                                                        \
-    if (is_packed<T>(width | scale_stride, dx, dy, x, scale)) {                                                         \
-      backward<true>(dx, dy, x, scale, scale_stride, rows, width, lanes, eps);                                          \
-    } else {                                                                                                            \
-      backward<false>(dx, dy, x, scale, scale_stride, rows, width, lanes, eps);                                         \
-    }                                                                                                                   \
-  }
+  ROW_KERNELS(adaln_forward, T, t, forward,                                                                             \
+              (T * y, const T* x, Chunk<T> shift, Chunk<T> scale, u32 rows, int width, int lanes, float eps),           \
+              (y, x, shift, scale, rows, width, lanes, eps),                                                            \
+              is_packed<T>(width | shift.stride | scale.stride, y, x, shift.first, scale.first))                        \
+  ROW_KERNELS(adaln_backward, T, t, backward,                                                                           \
+              (T * dx, const T* dy, const T* x, Chunk<T> scale, T* gated, Chunk<T> gate, u32 rows, int width, int lanes, \
+               float eps),                                                                                              \
+              (dx, dy, x, scale, gated, gate, rows, width, lanes, eps),                                                 \
+              is_packed<T>(width | scale.stride | gate.stride, dx, dy, x, scale.first, gated, gate.first))
 FOR_EACH_TYPE(KERNELS)

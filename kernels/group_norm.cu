@@ -37,7 +37,7 @@ template <typename T, bool PACKED> struct Chunk {
 
 // Shared memory of the sums of a block's warps.
 template <int N> __device__ __forceinline__ float (&sums_of_warps())[WARPS][2][32 * N] {
-  __shared__ float sums[WARPS][2][32 * N];
+  __shared__ alignas(16) float sums[WARPS][2][32 * N];
   return sums;
 }
 
@@ -71,10 +71,8 @@ __device__ __forceinline__ void partial(float* out, const T* x, u32 pixels, int 
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (lane < columns)
 #pragma unroll
-    for (int k = 0; k < N; ++k) {
-      of_warp[warp][0][lane * N + k] = sums[k];
-      of_warp[warp][1][lane * N + k] = sums[N + k];
-    }
+    for (int k = 0; k < 2 * N; k += 4)
+      *(Pack<float, 4>*)&of_warp[warp][k / N][lane * N + k % N] = {sums[k], sums[k + 1], sums[k + 2], sums[k + 3]};
   out += ((u64)blockIdx.z * gridDim.x + blockIdx.x) * 3 * channels;
   if (at.row == 0)
 #pragma unroll

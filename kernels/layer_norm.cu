@@ -2,27 +2,27 @@
 // hot layer_norm_*
 #include "common/rows.cuh"
 
-template <bool PACKED, typename T>
+template <typename T, bool PACKED, int TURNS>
 __device__ __forceinline__ void forward(T* y, const T* x, const float* weight, const float* bias, u32 rows, int width,
                                         int lanes, float eps) {
-  Share<T, PACKED> at(rows, width, lanes);
-  float v[at.N], w[at.N], b[at.N];
-  at.load_row(v, x);
-  at.load_shared(w, weight);
-  at.load_shared(b, bias);
-  Statistics s = statistics(at, v, eps);
+  typedef Share<T, PACKED, TURNS> Row;
+  constexpr int N = Row::N;
+  const Row at(rows, width, lanes);
+  const Kept<Row, T, TURNS> row(at, x);
+  const Statistics s = statistics(at, row, eps);
+  at.each([&](int j) {
+    float v[N], w[N], b[N];
+    row.get(v, j);
+    at.load_shared(w, weight, j);
+    at.load_shared(b, bias, j);
 #pragma unroll
-  for (int i = 0; i < at.N; ++i) v[i] = (v[i] - s.mean) * s.rstd * w[i] + b[i];
-  at.store_row(y, v);
+    for (int i = 0; i < N; ++i) v[i] = fmaf((v[i] - s.mean) * s.rstd, w[i], b[i]);
+    at.store_row(y, v, j);
+  });
 }
 
 #define KERNELS(T, t)                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(1024) layer_norm_forward_##t(                                            \
-      T* y, const T* x, const float* weight, const float* bias, u32 rows, int width, int lanes, float eps) {            \
-    if (is_packed<T>(width, y, x, weight, bias)) {                                                                      \
-      forward<true>(y, x, weight, bias, rows, width, lanes, eps);                                                       \
-    } else {                                                                                                            \
-      forward<false>(y, x, weight, bias, rows, width, lanes, eps);                                                      \
-    }                                                                                                                   \
-  }
+  ROW_KERNELS(layer_norm_forward, T, t, forward,                                                                        \
+              (T * y, const T* x, const float* weight, const float* bias, u32 rows, int width, int lanes, float eps),   \
+              (y, x, weight, bias, rows, width, lanes, eps), is_packed<T>(width, y, x, weight, bias))
 FOR_EACH_TYPE(KERNELS)

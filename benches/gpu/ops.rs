@@ -16,7 +16,7 @@ use engine::ops::group_norm::{self, Norm};
 use engine::ops::linear::{self, Adapted, InputGrad, Layer, Lora, LoraGrad, Then};
 use engine::ops::products::{self, Difference, Weights};
 use engine::ops::step::{self, Inputs, Row};
-use engine::ops::{noise, rms_norm};
+use engine::ops::{copy, noise, rms_norm};
 
 use super::measure::{Session, Work};
 
@@ -281,9 +281,13 @@ fn conv2d(s: &mut Session, _: Option<&Path>) -> Result<()> {
         s.repeat(&format!("3x3 {side}x{side}x{c}"), work, SETS, |i| {
             drop(conv2d::forward(&x[i], &w3, &bias, Window::same(3), None));
         })?;
+        let work = Work { flop, ..moved(3, side * side * c) };
+        s.repeat(&format!("3x3 {side}x{side}x{c}, added to"), work, SETS, |i| {
+            drop(conv2d::forward(&x[i], &w3, &bias, Window::same(3), Some(&x[i])));
+        })?;
         if side < 512 {
             // As four windows of 2x2.
-            let folded = conv2d::folded(&w);
+            let folded = copy::cast(&conv2d::folded(&w), x[0].dtype());
             let work = Work { flop: flop * 16.0 / 9.0, ..moved(5, side * side * c) };
             s.repeat(&format!("doubled {side}x{side}x{c}"), work, SETS, |i| {
                 drop(conv2d::doubled(&x[i], &folded, &bias))

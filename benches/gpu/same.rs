@@ -24,7 +24,7 @@ const NORMALS: &str = "5cbf76830fad055f";
 type Case = (&'static str, bool, fn(&Device, u64) -> Vec<Tensor>);
 
 /// Name, whether bits must be equal, and results of inputs of a seed.
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     ("gelu, silu", true, |device, seed| {
         [Activation::GeluTanh, Activation::GeluErf, Activation::Silu, Activation::QuickGelu]
             .map(|which| {
@@ -86,14 +86,20 @@ const CASES: [Case; 9] = [
         let back: Vec<Tensor> = back.collect();
         done.out.into_iter().chain([done.lse]).chain(back).collect()
     }),
-    ("convolution", false, |device, seed| {
-        let (x, w) =
-            (input(device, seed, &[1, 17, 19, 40], DType::Bf16), input(device, seed + 1, &[24, 40, 3, 3], DType::Bf16));
-        let bias = input(device, seed + 2, &[24], DType::F32);
-        let same = conv2d::forward(&x, &conv2d::arranged(&w), &bias, Window::same(3), None);
-        vec![same, conv2d::doubled(&x, &conv2d::folded(&w), &bias)]
-    }),
+    ("convolution", false, |device, seed| convolution(device, seed, 24)),
+    ("convolution to more channels", false, |device, seed| convolution(device, seed, 136)),
 ];
+
+/// Of a picture, of it with a stride, and of it doubled.
+fn convolution(device: &Device, seed: u64, outputs: usize) -> Vec<Tensor> {
+    let (x, w) = (
+        input(device, seed, &[1, 17, 19, 40], DType::Bf16),
+        input(device, seed + 1, &[outputs, 40, 3, 3], DType::Bf16),
+    );
+    let bias = input(device, seed + 2, &[outputs], DType::F32);
+    let of = |window| conv2d::forward(&x, &conv2d::arranged(&w), &bias, window, None);
+    vec![of(Window::same(3)), of(Window::halving()), conv2d::doubled(&x, &conv2d::folded(&w), &bias)]
+}
 
 /// Normal numbers that do not depend on the device.
 fn input(device: &Device, seed: u64, shape: &[usize], dtype: DType) -> Tensor {

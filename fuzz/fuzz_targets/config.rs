@@ -62,7 +62,7 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         1 | 5 => {
-            if let Some(vae) = check(Autoencoder::load(&folder, &Device::Cpu)) {
+            if let Some(vae) = check(Autoencoder::load(&folder, &Device::Cpu, None)) {
                 let image = vae.decode(&ones(&[1, vae.config().latent_channels, 2, 2]));
                 assert_eq!(image.shape()[1..3], [2 * vae.config().downscale(); 2]);
             }

@@ -42,7 +42,7 @@ fuzz_target!(|data: &[u8]| {
         match name {
             _ if part.is_folder() => {}
             "transformer" => _ = check(load_network(part, device, None)),
-            "vae" => _ = check(Autoencoder::load(part, device)),
+            "vae" => _ = check(Autoencoder::load(part, device, None)),
             "text_encoder" | "text_encoder_2" => _ = check(ClipText::load(part, device)),
             "text_encoder_3" => _ = check(T5::load(part, device)),
             _ => {}

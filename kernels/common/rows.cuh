@@ -1,5 +1,6 @@
-// Rows whose numbers stay in registers: a thread has the 16 bytes that lie side by side, `lanes` threads have a row. That is
-// a power of two of a warp's, so that a block has several rows, or a whole block.
+// Rows that `lanes` threads share, in turns of 16 bytes of each: a power of two of a warp's, so that a block has several rows,
+// or a whole block. What a thread has of a row stays in registers, up to 6 turns of it; longer rows are read again for every
+// pass over them.
 #pragma once
 #include "common/elementwise.cuh"
 #include "common/reduce.cuh"
@@ -44,11 +45,13 @@ template <bool PACKED, typename T, int N> __device__ __forceinline__ void store(
   }
 }
 
-// A thread's share of a row of `width` numbers. Blocks of the grid's second dimension have `rows` rows each.
-template <typename T, bool PACKED> struct Share {
+// A thread's share of a row of `width` numbers, `TURNS` times 16 bytes, or as many as there are if that is 0. Blocks of the
+// grid's second dimension have `rows` rows each. Of one turn, a row has up to a warp; of 3, a warp; of 6, whole warps; of as
+// many as there are, the block.
+template <typename T, bool PACKED, int TURNS> struct Share {
   static constexpr int N = 16 / sizeof(T);
   u64 row;
-  int first, count, width, lanes;
+  int first, width, lanes;
 
   __device__ __forceinline__ Share(u32 rows, int width, int lanes) : width(width), lanes(lanes) {
     u32 r = blockIdx.x, thread = threadIdx.x;
@@ -58,19 +61,77 @@ template <typename T, bool PACKED> struct Share {
       thread &= lanes - 1;
     }
     row = (u64)blockIdx.y * rows + r;
-    first = thread * N;
-    count = r < rows ? width - first : 0;
+    // Beyond the rows there is nothing.
+    first = r < rows ? thread * N : width;
+  }
+
+  // Number of the first of turn j, and how many are left from there on.
+  __device__ __forceinline__ int at(int j) const { return first + j * lanes * N; }
+  __device__ __forceinline__ int count(int j) const { return width - at(j); }
+  __device__ __forceinline__ bool has(int j, int i) const { return (PACKED ? 0 : i) < count(j); }
+
+  template <typename F> __device__ __forceinline__ void each(F f) const {
+    if constexpr (TURNS > 0) {
+#pragma unroll
+      for (int j = 0; j < TURNS; ++j) f(j);
+    } else {
+#pragma unroll 1
+      for (int j = 0; j * lanes * N < width; ++j) f(j);
+    }
   }
 
   // Of the row of x, of which each has a row like this, or of what is the same for all rows.
-  __device__ __forceinline__ void load_row(float (&v)[N], const T* x) const { load_shared(v, x + row * width); }
-  template <typename U> __device__ __forceinline__ void load_shared(float (&v)[N], const U* x) const {
-    load<PACKED>(v, x + first, count);
+  __device__ __forceinline__ void load_row(float (&v)[N], const T* x, int j) const { load_shared(v, x + row * width, j); }
+  template <typename U> __device__ __forceinline__ void load_shared(float (&v)[N], const U* x, int j) const {
+    load<PACKED>(v, x + at(j), count(j));
   }
-  __device__ __forceinline__ void store_row(T* y, const float (&v)[N]) const {
-    store<PACKED>(y + row * width + first, v, count);
+  __device__ __forceinline__ void store_row(T* y, const float (&v)[N], int j) const {
+    store<PACKED>(y + row * width + at(j), v, count(j));
   }
-  __device__ __forceinline__ bool has(int i) const { return (PACKED ? 0 : i) < count; }
+
+  // The sum of f(j)[0..N] over the row for each of K functions: f adds to its second argument.
+  template <int ROUND, int K, typename F> __device__ __forceinline__ void sums(float (&total)[K], F f) const {
+    float part[K][N];
+#pragma unroll
+    for (int k = 0; k < K; ++k)
+#pragma unroll
+      for (int i = 0; i < N; ++i) part[k][i] = 0.0f;
+    each([&](int j) { f(j, part); });
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+#pragma unroll
+      for (int step = N / 2; step > 0; step /= 2)
+#pragma unroll
+        for (int i = 0; i < step; ++i) part[k][i] += part[k][i + step];
+      total[k] = part[k][0];
+    }
+    if constexpr (TURNS == 1) {
+      lane_sums(total, lanes);
+    } else if (TURNS == 3 || (TURNS == 6 && lanes == 32)) {
+      lane_sums(total, 32);
+    } else {
+      block_sums<ROUND>(total, lanes);
+    }
+  }
+};
+
+// What a thread has of a row: kept, or where it is read again.
+template <typename Share, typename T, int TURNS> struct Kept {
+  float v[TURNS][Share::N];
+  __device__ __forceinline__ Kept(const Share& at, const T* x) {
+#pragma unroll
+    for (int j = 0; j < TURNS; ++j) at.load_row(v[j], x, j);
+  }
+  __device__ __forceinline__ void get(float (&to)[Share::N], int j) const {
+#pragma unroll
+    for (int i = 0; i < Share::N; ++i) to[i] = v[j][i];
+  }
+};
+template <typename Share, typename T> struct Kept<Share, T, 0> {
+  const Share& at;
+  const T* x;
+  __device__ __forceinline__ Kept(const Share& at, const T* x) : at(at), x(x) {}
+  __device__ __forceinline__ void get(float (&to)[Share::N], int j) const { at.load_row(to, x, j); }
 };
 
 // Whether rows of a width, and what begins at the pointers, can be had 16 bytes at a time.
@@ -83,15 +144,45 @@ struct Statistics {
 };
 
 // Mean and reciprocal standard deviation of a row, in two passes (rounds 0 and 1).
-template <typename Share, int N>
-__device__ __forceinline__ Statistics statistics(const Share& at, const float (&v)[N], float eps) {
-  float total[1] = {0.0f}, squares[1] = {0.0f};
+template <typename Share, typename Row>
+__device__ __forceinline__ Statistics statistics(const Share& at, const Row& row, float eps) {
+  constexpr int N = Share::N;
+  float total[1], squares[1], n = (float)at.width;
+  at.template sums<0>(total, [&](int j, float (&part)[1][N]) {
+    float v[N];
+    row.get(v, j);
 #pragma unroll
-  for (int i = 0; i < N; ++i) total[0] += v[i];
-  row_sums<0>(total, at.lanes);
-  float n = (float)at.width, mean = total[0] / n;
+    for (int i = 0; i < N; ++i) part[0][i] += v[i];
+  });
+  float mean = total[0] / n;
+  at.template sums<1>(squares, [&](int j, float (&part)[1][N]) {
+    float v[N];
+    row.get(v, j);
 #pragma unroll
-  for (int i = 0; i < N; ++i) squares[0] += at.has(i) ? (v[i] - mean) * (v[i] - mean) : 0.0f;
-  row_sums<1>(squares, at.lanes);
+    for (int i = 0; i < N; ++i) {
+      float apart = at.has(j, i) ? v[i] - mean : 0.0f;
+      part[0][i] = fmaf(apart, apart, part[0][i]);
+    }
+  });
   return {mean, 1.0f / sqrtf(squares[0] / n + eps)};
 }
+
+// Entries of `BODY<T, PACKED, TURNS>(ARGS)` for a storage type: by how many turns a row is, and for rows of any length.
+// Those of several turns are for what can be had 16 bytes at a time (`IS_PACKED` of a storage type).
+#define ROW_KERNELS(NAME, T, t, BODY, PARAMETERS, ARGS, IS_PACKED)                                                      \
+  extern "C" __global__ void __launch_bounds__(256, 4) NAME##_1_##t PARAMETERS {                                        \
+    if (IS_PACKED) {                                                                                                    \
+      BODY<T, true, 1> ARGS;                                                                                            \
+    } else {                                                                                                            \
+      BODY<T, false, 1> ARGS;                                                                                           \
+    }                                                                                                                   \
+  }                                                                                                                     \
+  extern "C" __global__ void __launch_bounds__(128, 5) NAME##_3_##t PARAMETERS { BODY<T, true, 3> ARGS; }               \
+  extern "C" __global__ void __launch_bounds__(128, 3) NAME##_6_##t PARAMETERS { BODY<T, true, 6> ARGS; }               \
+  extern "C" __global__ void __launch_bounds__(256, 4) NAME##_long_##t PARAMETERS {                                     \
+    if (IS_PACKED) {                                                                                                    \
+      BODY<T, true, 0> ARGS;                                                                                            \
+    } else {                                                                                                            \
+      BODY<T, false, 0> ARGS;                                                                                           \
+    }                                                                                                                   \
+  }

@@ -200,6 +200,7 @@ pub struct Train {
     /// `bf16` is for any other); `bf16` or `f16`, to which those of another type are rounded when they are loaded; `f32`, to which
     /// they are widened where they are used; `tf32`, the same, rounded to 10 bits of mantissa by the tensor cores of a GPU. Sums
     /// are in f32. On a GPU activations are of the same type, on the CPU always in f32. The loss is scaled where it is `f16`.
+    /// The VAE's are multiplied in the same, but with `f16` as they are stored, and with `tf32` in `f32`.
     pub compute: Compute,
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::device::gpu::{self, HOPPER, PORTABLE};
 
 /// Set to write `counts.txt` anew.
-const RENEW: &str = "ENGINE_RENEW_COUNTS";
+pub(super) const RENEW: &str = "ENGINE_RENEW_COUNTS";
 
 /// What a change of a kernel costs is seen: instructions, bytes, sectors of global memory and bank conflicts of every kernel
 /// are those of `counts.txt`.

@@ -1,6 +1,8 @@
-//! Short runs of all kernels of ptx/: what of them tests see (`mutants`), and what they take (`counts`).
+//! Short runs of all kernels of ptx/: what of them tests see (`mutants`), and what they take (`counts`, and at the sizes of a
+//! model `memory`).
 
 mod counts;
+mod memory;
 mod mutants;
 
 use std::collections::BTreeMap;
@@ -70,9 +72,10 @@ fn norms(size: [usize; 3], dtype: DType) -> Exercise {
         rms_norm::forward_in_place(&mut y_rms, &weight, 1e-6, Some(&mut inverse));
         let again = rms_norm::forward_again(&x, &weight, &inverse);
         adaln::backward(&mut dx, &dy, &x, chunk(3));
+        let gated = adaln::backward_gated(&mut dx, &dy, &x, chunk(3), chunk(2));
         rms_norm::backward(&mut d_rms, &x, &weight, &inverse);
         let y = adaln::forward(&x, chunk(1), chunk(3));
-        vec![y, dx, layer_norm::forward(&x, &weight, &bias, 1e-5), y_rms, again, d_rms, inverse]
+        vec![y, dx, gated, layer_norm::forward(&x, &weight, &bias, 1e-5), y_rms, again, d_rms, inverse]
     })
 }
 
@@ -163,6 +166,28 @@ fn convolve([b, h, w, inputs]: [usize; 4], outputs: usize, of_x: DType, of_w: DT
         let [x, weight, bias, add] = [&x, &weight, &bias, &add].map(|t| t.to(device));
         let y = conv2d::forward(&x, &conv2d::arranged(&weight), &bias, Window::same(3), Some(&add));
         vec![y, conv2d::doubled(&x, &conv2d::folded(&weight), &bias)]
+    })
+}
+
+/// A `kernel x kernel` convolution of an image `[b, h, w, inputs]` in all tiles that Hopper has, with and without something
+/// added, and of it doubled.
+fn convolve_in_every_form([b, h, w, inputs]: [usize; 4], outputs: usize, kernel: usize, dtype: DType) -> Exercise {
+    let name =
+        format!("conv2d of {b}x{h}x{w}, {inputs} to {outputs} channels, {kernel}x{kernel}, in every form, {dtype:?}");
+    let (x, weight) = (some(&[b, h, w, inputs], 1, dtype), some(&[outputs, inputs, kernel, kernel], 2, dtype));
+    let (bias, add) = (random(&[outputs], 3), some(&[b, h, w, outputs], 4, dtype));
+    Exercise::new(name, move |device| {
+        if !matches!(device, Device::Gpu(gpu) if gpu.is_hopper()) {
+            return Vec::new();
+        }
+        let [x, weight, bias, add] = [&x, &weight, &bias, &add].map(|t| t.to(device));
+        let (ready, same) = (conv2d::arranged(&weight), Some(Window::same(kernel)));
+        let mut all = conv2d::in_every_form(&x, &ready, &bias, same, Some(&add));
+        all.extend(conv2d::in_every_form(&x, &ready, &bias, same, None));
+        if kernel == 3 {
+            all.extend(conv2d::in_every_form(&x, &conv2d::folded(&weight), &bias, None, None));
+        }
+        all
     })
 }
 
@@ -396,7 +421,8 @@ fn even() -> Vec<Exercise> {
     all.push(divide_gradients(&[384], 1));
     all.extend(attend_other_ways(&[256]));
     for dtype in TYPES {
-        all.extend([norms([2, 16, 1024], dtype), sums(2, 4096, dtype), flat(dtype)]);
+        all.extend([[2, 16, 128], [2, 8, 384], [2, 16, 1024], [1, 2, 12800]].map(|size| norms(size, dtype)));
+        all.extend([sums(2, 4096, dtype), flat(dtype)]);
         all.push(normalise_groups([1, 16, 16, 128], 32, dtype));
     }
     for dtype in HALVES {
@@ -408,6 +434,8 @@ fn even() -> Vec<Exercise> {
         for (inputs, outputs) in [(64, 128), (64, 32), (4, 32)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 16, 16, inputs], outputs, of_x, dtype)));
         }
+        all.push(convolve_in_every_form([1, 16, 16, 64], 256, 3, dtype));
+        all.push(attend(&[256], (1, 512), dtype, false));
         all.extend([64, 256].map(|n| layer([256, n, n, 32], dtype, None)));
         all.push(group([256, 256, 256], dtype));
         all.extend(listed_products(dtype, true));
@@ -425,7 +453,8 @@ fn ragged() -> Vec<Exercise> {
     all.extend([divide_gradients(&[3, 260], 3), divide_gradients(&[9], 12)]);
     all.extend(attend_other_ways(&[3, 70, 3, 3]));
     for dtype in TYPES {
-        all.extend([norms([2, 3, 304], dtype), norms([2, 3, 301], dtype), sums(2, 1025, dtype), sums(1, 4097, dtype)]);
+        all.extend([[2, 3, 304], [2, 3, 301], [1, 2, 2440], [1, 2, 6160]].map(|size| norms(size, dtype)));
+        all.extend([sums(2, 1025, dtype), sums(1, 4097, dtype)]);
         all.extend([24, 6].map(|channels| normalise_groups([2, 9, 33, channels], 3, dtype)));
         all.extend([[70, 200, 67, 5], [3, 8, 8, 1]].map(|size| layer(size, dtype, None)));
     }
@@ -443,9 +472,13 @@ fn ragged() -> Vec<Exercise> {
         all.extend([64, 80, 96, 128].map(|d| attend(&[9], (12, d), dtype, false)));
         all.extend([64, 80, 96, 128].map(|d| attend_forward(&[3, 70, 3, 3], d, dtype, None)));
         all.extend([64, 128].map(|d| attend(&[257], (2, d), dtype, true)));
+        // Groups without queries in tiles that others come after.
+        all.extend([64, 128].map(|d| attend(&[9], (5, d), dtype, true)));
         for (inputs, outputs) in [(72, 40), (72, 17), (13, 17), (8, 40), (8, 3)] {
             all.extend([dtype, F32].map(|of_x| convolve([1, 9, 9, inputs], outputs, of_x, dtype)));
         }
+        all.extend([attend(&[300], (1, 256), dtype, false), attend(&[5], (2, 256), dtype, false)]);
+        all.extend([3, 1].map(|kernel| convolve_in_every_form([2, 9, 33, 8], 40, kernel, dtype)));
         all.extend([[20, 200, 264, 32], [20, 264, 8, 1], [130, 40, 257, 5]].map(|size| layer(size, dtype, None)));
         all.push(group([600, 72, 20], dtype));
         all.extend(listed_products(dtype, false));

@@ -73,7 +73,7 @@ mod tests {
             let (folder, device) = (dir.path(), &Device::Cpu);
             match part {
                 "mmdit/sd35" => load_network(folder, device, None).map(drop),
-                "autoencoder/vae16" => Autoencoder::load(folder, device).map(drop),
+                "autoencoder/vae16" => Autoencoder::load(folder, device, None).map(drop),
                 "clip_text/l" => ClipText::load(folder, device).map(drop),
                 "clip/quick" => Clip::load(folder, device).map(drop),
                 _ => T5::load(folder, device).map(drop),

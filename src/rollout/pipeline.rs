@@ -21,7 +21,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Maps transformer, VAE and scheduler of `model` to `device`; `precision` as for [`load_network`].
+    /// Maps transformer, VAE and scheduler of `model` to `device`; `precision` as for [`load_network`] and [`Autoencoder::load`].
     ///
     /// # Errors
     /// If a part or file is missing or damaged, or the parts do not fit each other.
@@ -29,8 +29,9 @@ impl Pipeline {
         let [network, vae, schedule] = ["transformer", "vae", "scheduler"].map(|name| model.component(name));
         let (network, vae, schedule) = (network?, vae?, schedule?);
         let schedule = Schedule::load(schedule)?;
+        let precision = precision.into();
         let network = load_network(network, device, precision)?;
-        let vae = Autoencoder::load(vae, device)?;
+        let vae = Autoencoder::load(vae, device, precision)?;
         let colours = (vae.config().in_channels, vae.config().out_channels);
         if colours != (3, 3) {
             bail!(

@@ -11,7 +11,7 @@ fn case(name: &str, device: &Device) -> (Autoencoder, impl Fn(&str) -> Tensor) {
     let folder = fixture("autoencoder").join(name);
     let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
     let to = device.clone();
-    (Autoencoder::load(&folder, device).unwrap(), move |tensor: &str| read(&io, tensor).to(&to))
+    (Autoencoder::load(&folder, device, None).unwrap(), move |tensor: &str| read(&io, tensor).to(&to))
 }
 
 /// A latent on the autoencoder's own scale, as the oracle decodes it, on the scale of a diffusion model.
@@ -70,7 +70,7 @@ fn a_config_that_cannot_be_is_refused_with_file_and_key() {
     let refusal = |from: &str, to: &str| {
         assert!(good.contains(from), "{from}");
         std::fs::write(folder.path().join("config.json"), good.replace(from, to)).unwrap();
-        let error = Autoencoder::load(folder.path(), &Device::Cpu).err().expect("must be refused");
+        let error = Autoencoder::load(folder.path(), &Device::Cpu, None).err().expect("must be refused");
         format!("{error:#}")
     };
     let cases = [

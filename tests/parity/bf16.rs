@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use engine::device::{Device, Tensor};
+use engine::device::{DType, Device, Precision, Tensor, Wide};
 use engine::io::{TensorFile, read_json};
 use engine::models::autoencoder::Autoencoder;
 use engine::models::t5::T5;
@@ -8,8 +8,8 @@ use half::bf16;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::autoencoder::normalised;
-use super::{devices, fixture, ids, read, relative_error};
+use super::autoencoder::{normalised, pixels_last};
+use super::{bits, devices, fixture, ids, read, relative_error};
 
 fn round(x: f32) -> bf16 {
     bf16::from_f32(x)
@@ -66,7 +66,36 @@ fn t5_and_vae_with_bf16_weights_err_no_more_than_twice_as_much_as_bf16_pytorch()
     let latent: Vec<f32> = latent.to_host().into_iter().map(|v| round(v).to_f32()).collect();
     let latent = Tensor::from_slice(&Device::Cpu, &latent, read(&io, "latent").shape());
     check("autoencoder/vae16", "diffusion_pytorch_model", |folder, device| {
-        let model = Autoencoder::load(folder, device).unwrap();
+        let model = Autoencoder::load(folder, device, None).unwrap();
         model.decode(&normalised(&model, &latent.to(device)))
     });
+}
+
+#[test]
+fn a_vae_asked_for_bf16_is_one_stored_in_it_and_its_latents_err_no_more_than_decoded_images_may() {
+    let (name, theirs) = ("autoencoder/vae16", errors()["autoencoder/vae16"].as_f64().unwrap());
+    let [stored, widened] = [false, true].map(|widened| {
+        let folder = tempfile::tempdir().unwrap();
+        rounded(&fixture(name), "diffusion_pytorch_model", folder.path(), widened);
+        folder
+    });
+    let io = TensorFile::open(&fixture("autoencoder/vae16/io.safetensors")).unwrap();
+    let (latent, image) = (read(&io, "latent"), pixels_last(&read(&io, "image")));
+    let run = |folder: &Path, device: &Device, precision| {
+        let model = Autoencoder::load(folder, device, precision).unwrap();
+        let decoded = model.decode(&normalised(&model, &latent.to(device)));
+        let moments = model.encode(&image.to(device));
+        [decoded, moments.mean, moments.logvar]
+    };
+    let single = run(widened.path(), &Device::Cpu, Precision::Stored);
+    for device in devices() {
+        let [asked, stored] = [(&widened, Precision::Half(DType::Bf16)), (&stored, Precision::Stored)]
+            .map(|(f, c)| run(f.path(), &device, c));
+        assert!(asked.iter().all(|t| t.dtype() == DType::F32));
+        assert!(asked.each_ref().map(bits) == stored.each_ref().map(bits), "{device:?}");
+        // An encoder is as deep as its decoder.
+        let off = [1, 2].map(|i| relative_error(&asked[i], &single[i]));
+        println!("encoded in bf16 on {device:?}: mean and logvar off by {off:?}, PyTorch decodes with {theirs:.1e}");
+        assert!(off.iter().all(|off| *off <= 2.0 * theirs), "{device:?}: {off:?}");
+    }
 }

@@ -96,7 +96,7 @@ from!(u32 => U32 as u32, i32 => I32 as i32, u64 => U64 as u64, f32 => F32 as f32
 pub struct TensorMap(pub [u64; 16]);
 
 /// How shared memory holds the rows of a box, so that reading columns meets no bank conflict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Swizzle {
     /// As they come.
     None,
@@ -121,7 +121,7 @@ impl Swizzle {
 }
 
 /// The layout of a tensor that bulk copies go by, innermost dimension first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TensorMapDesc {
     /// Type of the elements; not blocks.
     pub dtype: DType,

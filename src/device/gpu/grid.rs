@@ -22,23 +22,44 @@ impl Grid {
         Self::flat(elements.div_ceil(16 / dtype.bytes(1)))
     }
 
-    /// Threads for `rows` rows of `width` elements of `dtype` in each of `samples`, one for every 16 bytes, as
-    /// kernels/common/rows.cuh has them; and how many share a row.
-    pub fn rows(samples: usize, rows: usize, width: usize, dtype: DType) -> (Self, u32) {
+    /// Threads for `rows` rows of `width` elements of `dtype` in each of `samples`, as kernels/common/rows.cuh has them.
+    /// `places` are the addresses of all that is read and written, and the bytes from one sample's to the next.
+    pub fn rows(samples: usize, rows: usize, width: usize, dtype: DType, places: &[u64]) -> Rows {
         const WARP: usize = 32;
+        // Of a block whose threads keep their shares, and of one that reads them again.
+        const KEEPING: usize = 128;
+        const READING: usize = 256;
+        let bytes = dtype.bytes(width) as u64;
+        let packed = places.iter().fold(bytes, |all, place| all | place).is_multiple_of(16);
         let packs = width.div_ceil(16 / dtype.bytes(1));
-        assert!(packs <= 1024, "a row of {width} {dtype:?} is wider than a block");
-        let (lanes, threads) = match packs {
-            0..=WARP => (packs.next_power_of_two(), 256),
-            _ => (packs.next_multiple_of(WARP), packs.next_multiple_of(WARP)),
+        let (turns, lanes, threads) = match (packs, packed) {
+            (0..=WARP, _) => ("1", packs.next_power_of_two(), READING),
+            (_, true) if packs <= 3 * WARP => ("3", WARP, KEEPING),
+            (_, true) if packs <= 6 * WARP => ("6", WARP, KEEPING),
+            (_, true) if packs <= 6 * KEEPING => {
+                let warps = packs.div_ceil(6 * WARP);
+                ("6", warps * WARP, warps * WARP)
+            }
+            _ => ("long", READING, READING),
         };
-        (Self::of([rows.div_ceil(threads / lanes), samples, 1], threads as u32), lanes as u32)
+        let grid = Self::of([rows.div_ceil(threads / lanes), samples, 1], threads as u32);
+        Rows { grid, lanes: lanes as u32, suffix: format!("{turns}_{}", suffix(dtype)) }
     }
 
     /// Blocks of `threads` in up to three dimensions.
     pub fn of(blocks: [usize; 3], threads: u32) -> Self {
         Self { blocks: blocks.map(|b| u32::try_from(b).expect("a grid that fits")), threads }
     }
+}
+
+/// How rows are shared out.
+pub struct Rows {
+    /// Blocks and threads.
+    pub grid: Grid,
+    /// Threads of a row.
+    pub lanes: u32,
+    /// Of the entry: turns of a thread, and storage type.
+    pub suffix: String,
 }
 
 /// The suffix of the entries for a storage type.

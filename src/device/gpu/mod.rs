@@ -28,8 +28,8 @@ pub(crate) use buffer::copy;
 pub use buffer::{Results, Table};
 pub use chip::{CHIPS, Chip, EXPS_PER_CLOCK};
 pub use driver::{Arg, DevicePtr, Driver, Facts, FunctionInfo, Swizzle, TensorMapDesc};
-use driver::{Launch, Op};
-pub use grid::{Grid, suffix, type_code};
+use driver::{Launch, Op, TensorMap};
+pub use grid::{Grid, Rows, suffix, type_code};
 use kernels::Kernels;
 pub use kernels::{File, files};
 use lane::{Between, Lane};
@@ -45,6 +45,9 @@ pub const HOPPER: (u32, u32) = (9, 0);
 
 /// The least compute capability that there are kernels for.
 pub const PORTABLE: (u32, u32) = (8, 0);
+
+/// The most encoded layouts that are kept: several times what a large model asks for.
+const MAPS: usize = 1 << 14;
 
 /// `0` in this variable does every launch as it comes, for comparison with graphs.
 const GRAPHS: &str = "ENGINE_GRAPHS";
@@ -62,6 +65,8 @@ pub struct Gpu {
     products: Mutex<Products>,
     /// Where memory is only counted, the books.
     ledger: Option<Arc<Ledger>>,
+    /// What was encoded: a step asks for the same layouts as the one before it.
+    maps: Mutex<HashMap<TensorMapDesc, TensorMap>>,
 }
 
 /// What a device has done and holds.
@@ -121,8 +126,8 @@ impl Gpu {
         let has_graphs = ledger.is_none() && !std::env::var(GRAPHS).is_ok_and(|v| v == "0");
         let lane = || Mutex::new(Lane { graphs: Graphs::new(has_graphs), ..Lane::default() });
         let (kernels, lanes) = (Mutex::new(kernels), [lane(), lane()]);
-        let (between, failed) = Default::default();
-        let gpu = Self { driver, kernels, lanes, between, failed, products: Mutex::default(), ledger };
+        let (between, failed, maps) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let gpu = Self { driver, kernels, lanes, between, failed, products: Mutex::default(), ledger, maps };
         gpu.choose(products)?;
         Ok(Arc::new(gpu))
     }
@@ -268,8 +273,18 @@ impl Gpu {
 
     /// Encodes the layout of a tensor for bulk copies.
     pub fn tensor_map(&self, desc: &TensorMapDesc) -> Arg {
-        let map = self.attempt(|_| desc.check().and_then(|()| self.driver.tensor_map(desc)));
-        Arg::Map(map.unwrap_or(driver::TensorMap([0; 16])))
+        if let Some(map) = lock(&self.maps).get(desc) {
+            return Arg::Map(*map);
+        }
+        let Some(map) = self.attempt(|_| desc.check().and_then(|()| self.driver.tensor_map(desc))) else {
+            return Arg::Map(TensorMap([0; 16]));
+        };
+        let maps = &mut lock(&self.maps);
+        if maps.len() == MAPS {
+            maps.clear();
+        }
+        maps.insert(desc.clone(), map);
+        Arg::Map(map)
     }
 
     /// `f`, whose launches are put off to its end, or to where something is read; the same launches are replayed as a graph

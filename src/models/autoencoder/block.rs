@@ -1,20 +1,21 @@
 use std::sync::OnceLock;
 
 use super::Config;
-use crate::device::{DType, Tensor};
+use crate::device::{DType, Precision, Tensor};
 use crate::io::Scope;
 use crate::ops::attention::{self, Heads, Mask, Part};
 use crate::ops::conv2d::{self, Window};
-use crate::ops::group_norm;
+use crate::ops::copy::cast;
+use crate::ops::{group_norm, linear};
 
 /// Added to every variance; diffusers passes it to all normalisations of `AutoencoderKL`.
 const EPS: f32 = 1e-6;
 
 /// A convolution with its bias.
 pub(super) struct Conv {
-    /// `[out, in, k, k]`, as stored.
+    /// `[out, in, k, k]`, in the precision that was asked for.
     stored: Tensor,
-    /// The weight as the op takes it, made when it is first needed.
+    /// The weight as the op takes it, of the type of images in half precision; made when it is first needed.
     ready: OnceLock<Tensor>,
     /// `[out]`.
     bias: Tensor,
@@ -24,7 +25,7 @@ pub(super) struct Conv {
 impl Conv {
     pub fn load(scope: &Scope, inputs: usize, outputs: usize, kernel: usize, window: Window) -> Self {
         Self {
-            stored: scope.tensor("weight", &[outputs, inputs, kernel, kernel]),
+            stored: precise(scope, scope.tensor("weight", &[outputs, inputs, kernel, kernel])),
             ready: OnceLock::new(),
             bias: scope.tensor("bias", &[outputs]),
             window,
@@ -41,10 +42,10 @@ impl Conv {
         Self::load(scope, inputs, outputs, 1, Window::same(1))
     }
 
-    /// A linear layer over the channels of every pixel, weight `[channels, channels]`. As a convolution it stays in
-    /// single precision whatever the weight is stored in, which images need.
+    /// A linear layer over the channels of every pixel, weight `[channels, channels]`. As a convolution it keeps images in
+    /// the type they are in, whatever the weight is stored in.
     pub fn load_linear(scope: &Scope, channels: usize) -> Self {
-        let stored = scope.tensor("weight", &[channels, channels]);
+        let stored = precise(scope, scope.tensor("weight", &[channels, channels]));
         Self {
             stored: stored.reshape(&[channels, channels, 1, 1]),
             ready: OnceLock::new(),
@@ -55,14 +56,38 @@ impl Conv {
 
     /// `x` `[b, h, w, in]` to `[b, h', w', out]`, plus `add`.
     pub fn forward(&self, x: &Tensor, add: Option<&Tensor>) -> Tensor {
-        let weight = self.ready.get_or_init(|| conv2d::arranged(&self.stored));
-        conv2d::forward(x, weight, &self.bias, self.window, add)
+        conv2d::forward(x, self.ready(x, conv2d::arranged), &self.bias, self.window, add)
+    }
+
+    /// As [`Conv::forward`], in single precision whatever `x` is in.
+    pub fn single(&self, x: &Tensor) -> Tensor {
+        conv2d::forward_to(DType::F32, x, self.ready(x, conv2d::arranged), &self.bias, self.window, None)
+    }
+
+    /// The type of its weight.
+    pub fn dtype(&self) -> DType {
+        self.stored.dtype()
+    }
+
+    fn ready(&self, x: &Tensor, order: fn(&Tensor) -> Tensor) -> &Tensor {
+        self.ready.get_or_init(|| match (order(&self.stored), x.dtype()) {
+            (weight, DType::F32) => weight,
+            (weight, half) => cast(&weight, half),
+        })
     }
 
     /// `x` `[b, h, w, in]`, enlarged twofold, to `[b, 2h, 2w, out]`; a convolution is used in one of the two ways.
     fn doubled(&self, x: &Tensor) -> Tensor {
-        let weight = self.ready.get_or_init(|| conv2d::folded(&self.stored));
-        conv2d::doubled(x, weight, &self.bias)
+        conv2d::doubled(x, self.ready(x, conv2d::folded), &self.bias)
+    }
+}
+
+/// A weight in the precision that the scope asks for.
+fn precise(scope: &Scope, weight: Tensor) -> Tensor {
+    match scope.precision() {
+        Precision::Half(dtype) if weight.dtype() != dtype => linear::rounded(&weight, dtype),
+        Precision::Wide(_) => cast(&weight, DType::F32),
+        Precision::Half(_) | Precision::Stored => weight,
     }
 }
 
@@ -148,7 +173,7 @@ impl Attention {
         let normed = self.norm.forward(x, false);
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|conv| conv.forward(&normed, None).reshape(&[b, pixels, c]));
         drop(normed);
-        let heads = Heads { count: 1, scale: 1.0 / (c as f32).sqrt(), compute: DType::F32 };
+        let heads = Heads { count: 1, scale: 1.0 / (c as f32).sqrt(), compute: x.dtype() };
         let mut attention = attention::forward(&[Part { q: &q, k: &k, v: &v }], heads, Mask::default());
         self.out.forward(&attention.out.remove(0).reshape(x.shape()), Some(x))
     }

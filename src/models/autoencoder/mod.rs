@@ -6,7 +6,7 @@ mod config;
 use anyhow::Result;
 
 use self::block::{Conv, Level, Mid, Norm, Resize};
-use crate::device::{Device, Tensor};
+use crate::device::{DType, Device, Precision, Tensor};
 use crate::io::{Loader, Scope};
 use crate::models::source::Component;
 use crate::ops::affine::{self, Affine};
@@ -31,6 +31,7 @@ pub struct Posterior {
 pub struct Autoencoder {
     config: Config,
     device: Device,
+    activations: DType,
     encoder: Encoder,
     decoder: Decoder,
 }
@@ -79,7 +80,7 @@ impl Encoder {
     fn forward(&self, image: &Tensor) -> Tensor {
         let x = self.levels.iter().fold(self.conv_in.forward(image, None), |x, level| level.forward(x));
         let x = self.mid.forward(&x);
-        let x = self.conv_out.forward(&self.norm_out.forward(&x, true), None);
+        let x = self.conv_out.single(&self.norm_out.forward(&x, true));
         self.quant.as_ref().map(|c| c.forward(&x, None)).unwrap_or(x)
     }
 }
@@ -113,24 +114,37 @@ impl Decoder {
             None => self.conv_in.forward(latent, None),
         };
         let x = self.levels.iter().fold(self.mid.forward(&x), |x, level| level.forward(x));
-        self.conv_out.forward(&self.norm_out.forward(&x, true), None)
+        self.conv_out.single(&self.norm_out.forward(&x, true))
     }
 }
 
 impl Autoencoder {
-    /// Maps the weights of `component` (`vae/` of a pipeline).
+    /// Maps the weights of `component` (`vae/` of a pipeline); `precision` as for [`load_network`](super::load_network),
+    /// but that f16 is as it is stored.
+    ///
+    /// On a GPU, activations beside weights in bf16 are in bf16, which has the range of f32; what is normalised is summed in
+    /// single precision, and what comes out is in it. Beside weights in f16 they stay in f32: some autoencoders (SDXL's) have
+    /// activations beyond 65,504, and are black or not numbers in f16.
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing, misshapen or impossible.
-    pub fn load(component: impl Into<Component>, device: &Device) -> Result<Self> {
+    pub fn load(component: impl Into<Component>, device: &Device, precision: impl Into<Precision>) -> Result<Self> {
         let component = component.into();
+        let precision = match precision.into() {
+            Precision::Half(DType::F16) => Precision::Stored,
+            other => other,
+        };
         let config = Config::load(&component)?;
         let file = component.weights("diffusion_pytorch_model")?;
-        let loader = Loader::new(&file, &[], device);
+        let loader = Loader::new(&file, &[], device).precision(precision);
         let root = loader.root();
         let (encoder, decoder) = (Encoder::load(&root, &config), Decoder::load(&root, &config));
         loader.finish()?;
-        Ok(Self { config, device: device.clone(), encoder, decoder })
+        let activations = match device.activations(decoder.conv_in.dtype()) {
+            DType::F16 => DType::F32,
+            other => other,
+        };
+        Ok(Self { config, device: device.clone(), activations, encoder, decoder })
     }
 
     /// Its sizes.
@@ -138,22 +152,24 @@ impl Autoencoder {
         &self.config
     }
 
-    /// Images `[b, H, W, 3]` in about -1..1 from latents `[b, c, h, w]` as the diffusion model has them;
+    /// Images `[b, H, W, 3]` in about -1..1, in single precision, from latents `[b, c, h, w]` as the diffusion model has them;
     /// `H = h ·` [`Config::downscale`].
     pub fn decode(&self, latent: &Tensor) -> Tensor {
         let c = &self.config;
         assert_eq!(latent.dim(1), c.latent_channels, "decode: latent {latent:?}");
         let map = Affine { scale: 1.0 / c.scaling_factor, after: c.shift_factor.unwrap_or(0.0), ..Affine::default() };
         let pixels = latent.dim(2) * latent.dim(3) * c.downscale().pow(2);
-        self.in_parts(latent, pixels, |x| self.decoder.forward(&affine::forward(&pixels_last(x), map)))
+        let of = |x: &Tensor| affine::forward(&pixels_last(&copy::cast(x, DType::F32)), map);
+        self.in_parts(latent, pixels, |x| self.decoder.forward(&copy::cast(&of(x), self.activations)))
     }
 
-    /// The latent distribution of images `[b, H, W, 3]` in -1..1, on the scale of the autoencoder itself.
+    /// The latent distribution of images `[b, H, W, 3]` in -1..1, on the scale of the autoencoder itself, in single
+    /// precision.
     pub fn encode(&self, image: &Tensor) -> Posterior {
         let (c, latent) = (&self.config, self.config.latent_channels);
         assert_eq!(image.dim(3), c.in_channels, "encode: image {image:?}");
         let pixels = image.dim(1) * image.dim(2);
-        let both = self.in_parts(image, pixels, |x| self.encoder.forward(x));
+        let both = self.in_parts(image, pixels, |x| self.encoder.forward(&copy::cast(x, self.activations)));
         let part = |first: usize| pixels_first(&copy::columns(&both, first, latent));
         let logvar = affine::forward(&part(latent), Affine { limits: [-30.0, 20.0], ..Affine::default() });
         Posterior { mean: part(0), logvar }

@@ -8,7 +8,7 @@ use crate::models::lora::{self, Adapters, Backward, Call, LoraLinear, Trained};
 use crate::ops::adaln::{self, Chunk};
 use crate::ops::attention::{OutputGrad, Part, PartGrad};
 use crate::ops::linear::{InputGrad, Output, Then};
-use crate::ops::{gate, rms_norm};
+use crate::ops::rms_norm;
 
 /// Added to the mean square of queries and keys, as in diffusers' `Attention(qk_norm="rms_norm")`.
 const QK_EPS: f32 = 1e-6;
@@ -176,15 +176,13 @@ pub(super) fn output<const N: usize>(sides: [(Input, &Tensor); N], adapters: &Ad
     })
 }
 
-/// From the gradients to the residual streams behind each side to those to the attentions' results.
-pub(super) fn output_backward(sides: &[(Input, &Saved, &Tensor)], trained: &mut Trained) -> Vec<Tensor> {
-    let exits: Vec<_> =
-        sides.iter().map(|(i, ..)| i.exit().expect("a stream whose result is read has an output")).collect();
-    let dy: Vec<Tensor> = sides.iter().zip(&exits).map(|((.., dx), (_, gate))| gate::backward(dx, *gate)).collect();
-    let mut d: Vec<Tensor> = dy.iter().map(|dy| dy.scratch_like(dy.shape())).collect();
-    let calls = sides.iter().zip(exits).zip(&dy).zip(&mut d).map(|((((_, saved, _), (layer, _)), dy), d)| Backward {
+/// From the gates of each side times the gradients to the residual streams behind it to the gradients to the attentions'
+/// results.
+pub(super) fn output_backward(sides: Vec<(Input, &Saved, Tensor)>, trained: &mut Trained) -> Vec<Tensor> {
+    let mut d: Vec<Tensor> = sides.iter().map(|(.., dy)| dy.scratch_like(dy.shape())).collect();
+    let calls = sides.iter().zip(&mut d).map(|((Input { side, .. }, saved, dy), d)| Backward {
         x: Some(&saved.attended),
-        layers: vec![(layer, dy)],
+        layers: vec![(side.out.as_ref().expect("a stream whose result is read has an output"), dy)],
         dx: InputGrad::Overwrite(d),
     });
     lora::backward_group(calls.collect(), trained);

@@ -11,8 +11,8 @@ use super::{Config, LoraScope, keep};
 use crate::device::{DType, Tensor};
 use crate::models::lora::{Adapters, Trained};
 use crate::models::network::Checkpointing;
-use crate::ops::adaln;
 use crate::ops::attention::{self, Attention, Heads, Mask, Part};
+use crate::ops::{adaln, gate};
 
 /// One kind of token.
 struct Stream {
@@ -226,11 +226,15 @@ impl Block {
         let mut d: Vec<Tensor> = iter::once(dx).chain(dcontext).collect();
         let mlps = self.mlps(rest.mlps.iter().map(|(x, _)| x), &modulation);
         let kept = rest.mlps.iter().map(|(_, kept)| kept.as_ref().expect("saved by the forward or restored"));
-        mlp::backward(&mut d, &mlps.into_iter().zip(kept).collect::<Vec<_>>(), trained);
         let read: Vec<usize> = (0..sides.len()).filter(|s| STREAM[*s] < d.len()).collect();
-        let outputs: Vec<_> = read.iter().map(|s| (sides[*s], &rest.sides[*s], &d[STREAM[*s]])).collect();
+        let gate = |s: &usize| sides[*s].modulated.gate.expect("a stream whose result is read has a gate");
+        let gates: Vec<_> = read.iter().map(gate).collect();
+        let (joint, second) = gates.split_at(d.len());
+        let mut gated = mlp::backward(&mut d, &mlps.into_iter().zip(kept).collect::<Vec<_>>(), joint, trained);
+        gated.extend(second.iter().map(|gate| gate::backward(&d[0], *gate)));
+        let outputs = read.iter().zip(gated).map(|(s, gated)| (sides[*s], &rest.sides[*s], gated));
         let mut dout = [const { None }; STREAM.len()];
-        for (s, d) in read.iter().zip(side::output_backward(&outputs, trained)) {
+        for (s, d) in read.iter().zip(side::output_backward(outputs.collect(), trained)) {
             dout[*s] = Some(d);
         }
 

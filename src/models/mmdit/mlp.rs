@@ -5,8 +5,9 @@ use super::{LoraScope, keep};
 use crate::device::Tensor;
 use crate::models::lora::{self, Adapters, Backward, Call, LoraLinear, Trained};
 use crate::ops::activation::Activation;
+use crate::ops::adaln::{self, Chunk};
+use crate::ops::gate;
 use crate::ops::linear::{InputGrad, Output, Then};
-use crate::ops::{adaln, gate};
 
 /// `down(gelu(up(x)))`.
 pub(super) struct Mlp {
@@ -79,8 +80,14 @@ pub(super) fn restore(inputs: &[Input], adapters: &Adapters) -> Vec<Saved> {
     saved.map(|s| s.expect("all rows are kept")).collect()
 }
 
-/// From the gradients `dx` to the outputs to those to the residual streams, in place; of as many as there are.
-pub(super) fn backward(dx: &mut [Tensor], inputs: &[(Input, &Saved)], trained: &mut Trained) {
+/// From the gradients `dx` to the outputs to those to the residual streams, in place; of as many as there are. Returns the
+/// latter times `before`, gates of what the residual streams are sums of.
+pub(super) fn backward(
+    dx: &mut [Tensor],
+    inputs: &[(Input, &Saved)],
+    before: &[Chunk],
+    trained: &mut Trained,
+) -> Vec<Tensor> {
     let inputs = &inputs[..dx.len()];
     let gated = |(dx, (input, _)): (&Tensor, &(Input, &Saved))| {
         gate::backward(dx, input.modulated.gate.expect("an MLP has a gate"))
@@ -103,7 +110,9 @@ pub(super) fn backward(dx: &mut [Tensor], inputs: &[(Input, &Saved)], trained: &
     });
     lora::backward_group(up.collect(), trained);
     drop(dhidden);
-    for ((dx, (input, _)), dnormed) in dx.iter_mut().zip(inputs).zip(&dnormed) {
-        adaln::backward(dx, dnormed, input.x, input.modulated.scale);
-    }
+    let norm = dx.iter_mut().zip(inputs).zip(&dnormed).zip(before);
+    norm.map(|(((dx, (input, _)), dnormed), before)| {
+        adaln::backward_gated(dx, dnormed, input.x, input.modulated.scale, *before)
+    })
+    .collect()
 }

@@ -3,6 +3,7 @@ use rayon::prelude::*;
 use super::{Chunk, EPS};
 use crate::device::Tensor;
 use crate::ops::cpu::{dot, rows_per_task, scratch, sum};
+use crate::ops::gate;
 use crate::ops::layer_norm::statistics;
 use crate::ops::math::wide;
 
@@ -28,7 +29,14 @@ wide! {
     }
 }
 
-pub(super) fn backward(dx: &mut Tensor, dy: &Tensor, x: &Tensor, scale: Chunk) {
+pub(super) fn backward(dx: &mut Tensor, dy: &Tensor, x: &Tensor, scale: Chunk, gated: Option<(&mut Tensor, Chunk)>) {
+    of_input(dx, dy, x, scale);
+    if let Some((gated, gate)) = gated {
+        *gated = gate::backward(dx, gate);
+    }
+}
+
+fn of_input(dx: &mut Tensor, dy: &Tensor, x: &Tensor, scale: Chunk) {
     let (n, d) = (x.dim(1), x.dim(2));
     let rows = dx.host_mut().par_chunks_exact_mut(d).zip(dy.host().par_chunks_exact(d));
     let rows = rows.zip(x.host().par_chunks_exact(d)).enumerate();

@@ -1,32 +1,53 @@
 use super::{Chunk, EPS};
 use crate::device::Tensor;
-use crate::device::gpu::driver::Arg;
-use crate::device::gpu::{Grid, suffix};
+use crate::device::gpu::{Arg, DevicePtr, Grid, Rows};
 
 impl Chunk<'_> {
-    /// Where the chunk of the first sample is, of width `d`, and how far those of two samples are apart.
-    pub(in crate::ops) fn args(&self, d: usize) -> [Arg; 2] {
+    /// Chunks of width `d`.
+    fn arg(&self, d: usize) -> ChunkArg {
         let m = self.modulation;
-        let first = m.address() + m.dtype().bytes(self.index * d) as u64;
-        [Arg::Ptr(first), (m.width() as u64).into()]
+        ChunkArg { first: m.address() + m.dtype().bytes(self.index * d) as u64, stride: m.width() as u64 }
     }
 }
 
+/// `Chunk` of kernels/adaln.cu: where that of the first sample is, and how far those of two samples are apart.
+#[repr(C)]
+#[derive(Clone, Copy, Default, bytemuck::NoUninit)]
+struct ChunkArg {
+    first: DevicePtr,
+    stride: u64,
+}
+
 pub(super) fn forward(y: &mut Tensor, x: &Tensor, shift: Chunk, scale: Chunk) {
-    let operands = [y.arg_mut(), x.arg()].into_iter().chain(shift.args(x.dim(2)));
-    launch("forward", operands, x, scale);
+    launch("forward", &[y.address_mut(), x.address()], x, &[shift, scale], None);
 }
 
-pub(super) fn backward(dx: &mut Tensor, dy: &Tensor, x: &Tensor, scale: Chunk) {
-    launch("backward", [dx.arg_mut(), dy.arg(), x.arg()].into_iter(), x, scale);
+pub(super) fn backward(dx: &mut Tensor, dy: &Tensor, x: &Tensor, scale: Chunk, gated: Option<(&mut Tensor, Chunk)>) {
+    let operands = [dx.address_mut(), dy.address(), x.address()];
+    let (gated, gate) = match gated {
+        Some((gated, gate)) => (gated.address_mut(), Some(gate)),
+        None => (0, None),
+    };
+    launch("backward", &operands, x, &[scale], Some((gated, gate)));
 }
 
-/// A kernel over the rows of what is shaped as `x`.
-fn launch(name: &str, operands: impl Iterator<Item = Arg>, x: &Tensor, scale: Chunk) {
+/// A kernel over the rows of what is shaped as `x`: of operands, then chunks, then a gated result and its chunk.
+fn launch(name: &str, operands: &[DevicePtr], x: &Tensor, chunks: &[Chunk], gated: Option<(DevicePtr, Option<Chunk>)>) {
     let (&[samples, rows, width], dtype) = (x.shape(), x.dtype()) else { panic!("adaln: x {x:?}") };
-    assert_eq!(scale.modulation.dtype(), dtype, "adaln: the modulation of {x:?}");
-    let (grid, lanes) = Grid::rows(samples, rows, width, dtype);
-    let sizes = [(rows as u32).into(), (width as u32).into(), lanes.into(), EPS.into()];
-    let entry = format!("adaln_{name}_{}", suffix(dtype));
-    x.gpu().launch("adaln", &entry, grid, operands.chain(scale.args(width)).chain(sizes));
+    let place = |c: &Chunk| {
+        assert_eq!(c.modulation.dtype(), dtype, "adaln: the modulation of {x:?}");
+        c.arg(width)
+    };
+    let chunks: Vec<_> = chunks.iter().map(place).collect();
+    let gated = gated.map(|(gated, gate)| (gated, gate.as_ref().map(place).unwrap_or_default()));
+    let of_chunks = chunks.iter().chain(gated.as_ref().map(|(_, gate)| gate));
+    let of_chunks = of_chunks.flat_map(|c| [c.first, dtype.bytes(c.stride as usize) as u64]);
+    let places: Vec<_> = operands.iter().copied().chain(gated.as_ref().map(|(to, _)| *to)).chain(of_chunks).collect();
+    let Rows { grid, lanes, suffix } = Grid::rows(samples, rows, width, dtype, &places);
+
+    let mut args: Vec<Arg> = operands.iter().copied().map(Arg::Ptr).collect();
+    args.extend(chunks.iter().map(Arg::of));
+    args.extend(gated.into_iter().flat_map(|(to, gate)| [Arg::Ptr(to), Arg::of(&gate)]));
+    args.extend([(rows as u32).into(), (width as u32).into(), lanes.into(), EPS.into()]);
+    x.gpu().launch("adaln", &format!("adaln_{name}_{suffix}"), grid, args);
 }

@@ -45,5 +45,16 @@ pub fn forward(x: &Tensor, shift: Chunk, scale: Chunk) -> Tensor {
 pub fn backward(dx: &mut Tensor, dy: &Tensor, x: &Tensor, scale: Chunk) {
     scale.check(x.dim(0), x.dim(2));
     assert!(dx.shape() == x.shape() && dy.shape() == x.shape(), "adaln backward: dx {dx:?}, dy {dy:?}, x {x:?}");
-    dispatch!(x, backward(dx, dy, x, scale), [Work::stream(3 * x.bytes(), x.bytes())]);
+    dispatch!(x, backward(dx, dy, x, scale, None), [Work::stream(3 * x.bytes(), x.bytes())]);
+}
+
+/// [`backward`], and the gate's gradient of what `dx` has become, `gate·dx` as [`gate::backward`](super::gate::backward) gives
+/// it: where a gated sum comes right before, its gradient is read once less.
+pub fn backward_gated(dx: &mut Tensor, dy: &Tensor, x: &Tensor, scale: Chunk, gate: Chunk) -> Tensor {
+    [scale, gate].iter().for_each(|c| c.check(x.dim(0), x.dim(2)));
+    assert!(dx.shape() == x.shape() && dy.shape() == x.shape(), "adaln backward: dx {dx:?}, dy {dy:?}, x {x:?}");
+    let mut gated = dx.scratch_like(dx.shape());
+    let work = Work::stream(3 * x.bytes(), 2 * x.bytes());
+    dispatch!(x, backward(dx, dy, x, scale, Some((&mut gated, gate))), [work]);
+    gated
 }

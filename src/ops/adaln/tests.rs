@@ -2,6 +2,7 @@ use super::*;
 use crate::device::{DType, Device};
 use crate::ops::linear::rounded;
 use crate::ops::testing::{bits, check_gradient, check_precision, devices, max_error, on_vm, random, wide};
+use crate::ops::{copy, gate};
 
 /// With chunk 1 of four as shift and 3 as scale. `x` `[.., d]`, of samples of `n` rows.
 fn reference(x: &[f64], modulation: &[f64], n: usize, d: usize) -> Vec<f64> {
@@ -55,7 +56,7 @@ fn adaln_and_its_gradient_match_f64_and_the_gradient_is_added() {
 
 #[test]
 fn kernels_err_as_little_as_the_cpu_and_give_a_row_the_same_bits_in_any_batch() {
-    let sizes = [(9, 1, 1), (9, 3, 21), (9, 5, 64), (9, 2, 128), (9, 1, 261), (9, 1, 1536)];
+    let sizes = [(9, 1, 1), (9, 3, 21), (9, 5, 64), (9, 2, 128), (9, 1, 261), (9, 1, 1536), (9, 1, 2440), (9, 1, 6160)];
     for ((b, n, d), dtype) in sizes.into_iter().flat_map(|s| [DType::F32, DType::F16, DType::Bf16].map(|t| (s, t))) {
         let of = |shape: &[usize], seed| rounded(&random(shape, seed), dtype);
         let (x, m, dy, dx) = (of(&[b, n, d], 1), of(&[b, 4 * d], 2), of(&[b, n, d], 3), of(&[b, n, d], 4));
@@ -66,7 +67,10 @@ fn kernels_err_as_little_as_the_cpu_and_give_a_row_the_same_bits_in_any_batch() 
             };
             let (x, m, dy, mut dx) = (on(&x), on(&m), on(&dy), on(&dx));
             let chunk = |index| Chunk { modulation: &m, index };
+            let mut also = copy::owned(&dx);
             backward(&mut dx, &dy, &x, chunk(3));
+            let gated = backward_gated(&mut also, &dy, &x, chunk(3), chunk(2));
+            assert_eq!([bits(&also), bits(&gated)], [bits(&dx), bits(&gate::backward(&dx, chunk(2)))]);
             vec![forward(&x, chunk(1), chunk(3)), dx]
         };
         let got = on_vm(|device| [run(device, 0..b), run(device, 4..5)].concat());
@@ -79,7 +83,10 @@ fn kernels_err_as_little_as_the_cpu_and_give_a_row_the_same_bits_in_any_batch() 
         let (x64, m64, before) = (wide(&x), wide(&m), wide(&dx));
         let y = forward(&x, chunk(1), chunk(3));
         check_precision(&format!("{d} {dtype:?}"), &got[0], &y, &reference(&x64, &m64, n, d));
+        let mut also = copy::owned(&dx);
         backward(&mut dx, &dy, &x, chunk(3));
+        let gated = backward_gated(&mut also, &dy, &x, chunk(3), chunk(2));
+        assert_eq!([bits(&also), bits(&gated)], [bits(&dx), bits(&gate::backward(&dx, chunk(2)))]);
         let gradient = reference_backward(&wide(&dy), &x64, &m64, n, d);
         let want: Vec<f64> = before.iter().zip(gradient).map(|(before, g)| before + g).collect();
         check_precision(&format!("backward of {d} {dtype:?}"), &got[1], &dx, &want);

@@ -4,6 +4,8 @@
 mod hopper;
 mod hopper_backward;
 
+mod wide;
+
 use super::{Heads, Mask, OutputGrad, Part, PartGrad};
 use crate::device::gpu::driver::DevicePtr;
 use crate::device::gpu::{Arg, Grid, suffix};
@@ -140,6 +142,9 @@ pub(super) fn forward_by(
     heads: Heads,
     mask: Mask,
 ) {
+    if variant.is_none() && wide::fits(out, parts, heads, mask) {
+        return wide::forward(&mut out[0], lse, &parts[0], heads);
+    }
     let (gpu, batch, dtype) = (lse.gpu(), lse.dim(0), out[0].dtype());
     let product = product(parts[0].q, heads);
     let operands: Vec<_> = parts.iter().map(|p| [p.q, p.k, p.v].map(|t| cast(t, product))).collect();

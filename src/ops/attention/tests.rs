@@ -399,6 +399,12 @@ fn kernels_are_as_exact_as_their_operands() {
     for (dtype, compute) in [TYPES[0], TYPES[4]] {
         cases.push((Case::new(1, &[70], (1, 136), dtype, compute), Mask::default(), false));
     }
+    // Two groups share the keys, of which the second may have none.
+    for (n, heads) in [(&[1], (1, 256)), (&[150], (2, 256)), (&[300], (1, 512))] {
+        cases.extend(
+            HALF.iter().map(|(dtype, compute)| (Case::new(1, n, heads, *dtype, *compute), Mask::default(), false)),
+        );
+    }
     check(&cases);
     cases.retain(|(case, ..)| case.product() != DType::F32);
     check_on(PORTABLE, &cases);
@@ -421,12 +427,13 @@ fn kernels_mask_as_they_should() {
 
 #[test]
 fn a_sample_s_bits_do_not_depend_on_the_others() {
-    for &(dtype, compute) in OWN {
-        let case = Case::new(9, &[40, 27], (2, 32), dtype, compute);
+    let sizes: [(&[usize], _); 2] = [(&[40, 27], (2, 32)), (&[70], (1, 256))];
+    for ((tokens, heads), &(dtype, compute)) in sizes.into_iter().flat_map(|s| OWN.iter().map(move |t| (s, t))) {
+        let (case, with_gradients) = (Case::new(9, tokens, heads, dtype, compute), heads.1 <= 128);
         let device = Device::vm(ptxvm::Options::default()).unwrap();
-        let all = case.run(&device, 0..9, Mask::default(), true);
+        let all = case.run(&device, 0..9, Mask::default(), with_gradients);
         for i in [0, 4, 8] {
-            let alone = case.run(&device, i..i + 1, Mask::default(), true);
+            let alone = case.run(&device, i..i + 1, Mask::default(), with_gradients);
             for (all, alone) in all.iter().flatten().zip(alone.iter().flatten()) {
                 let bytes = alone.to_raw();
                 assert!(all.to_raw()[i * bytes.len()..][..bytes.len()] == bytes, "{}", case.name());

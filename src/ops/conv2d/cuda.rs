@@ -1,3 +1,5 @@
+mod hopper;
+
 use super::Window;
 use crate::device::gpu::driver::Arg;
 use crate::device::gpu::{Grid, suffix};
@@ -6,7 +8,7 @@ use crate::ops::copy::cast;
 
 /// As in kernels/conv2d.cu.
 #[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
+#[derive(Clone, Copy, bytemuck::NoUninit, bytemuck::Zeroable)]
 struct Conv {
     image: [i32; 3],
     windows: [i32; 2],
@@ -38,24 +40,58 @@ pub(super) fn fold(out: &mut Tensor, w: &Tensor) {
 }
 
 pub(super) fn forward(y: &mut Tensor, x: &Tensor, w: &Tensor, bias: &Tensor, window: Window, add: Option<&Tensor>) {
-    let ([left, _, top, _], stride) = (window.padding, window.stride);
-    let (windows, kernel) = ([y.dim(1), y.dim(2)], [w.dim(1), w.dim(2)]);
-    let conv = Conv {
-        stride: stride as i32,
-        top: top as i32,
-        left: left as i32,
-        doubled: 0,
-        ..Conv::new(x, windows, y.dim(3), kernel)
-    };
+    let conv = Conv::moving(y, x, w, window);
     launch(y, x, w, bias, add, conv);
 }
 
 pub(super) fn doubled(y: &mut Tensor, x: &Tensor, w: &Tensor, bias: &Tensor) {
-    let conv = Conv { doubled: 1, ..Conv::new(x, [x.dim(1), x.dim(2)], y.dim(3), [2, 2]) };
+    let conv = Conv::doubling(y, x);
     launch(y, x, w, bias, None, conv);
 }
 
+/// [`forward`], or [`doubled`] if there is no window, in every form that Hopper has, whatever the sizes.
+#[cfg(test)]
+pub fn in_every_form(
+    x: &Tensor,
+    w: &Tensor,
+    bias: &Tensor,
+    window: Option<Window>,
+    add: Option<&Tensor>,
+) -> Vec<Tensor> {
+    let of = |form| {
+        let mut y = match window {
+            Some(window) => super::forward(x, w, bias, window, add),
+            None => super::doubled(x, w, bias),
+        };
+        let conv = window.map_or(Conv::doubling(&y, x), |window| Conv::moving(&y, x, w, window));
+        y = x.scratch_like(y.shape());
+        hopper::launch(form, &mut y, [x, &cast(w, x.dtype()), bias], add, conv);
+        y
+    };
+    hopper::Form::ALL.map(of).into()
+}
+
 impl Conv {
+    fn moving(y: &Tensor, x: &Tensor, w: &Tensor, window: Window) -> Self {
+        let [left, _, top, _] = window.padding.map(|n| n as i32);
+        let of_all = Self::new(x, [y.dim(1), y.dim(2)], y.dim(3), [w.dim(1), w.dim(2)]);
+        Self { stride: window.stride as i32, top, left, ..of_all }
+    }
+
+    fn doubling(y: &Tensor, x: &Tensor) -> Self {
+        Self { doubled: 1, ..Self::new(x, [x.dim(1), x.dim(2)], y.dim(3), [2, 2]) }
+    }
+
+    /// Down and across an image.
+    fn windows(&self) -> [usize; 2] {
+        self.windows.map(|n| n as usize)
+    }
+
+    /// Of pixels of the result, that have weights of their own.
+    fn parities(&self) -> usize {
+        if self.doubled > 0 { 4 } else { 1 }
+    }
+
     /// One window at every pixel from the first on.
     fn new(x: &Tensor, windows: [usize; 2], outputs: usize, [rows, columns]: [usize; 2]) -> Self {
         let all_windows = u32::try_from(x.dim(0) * windows[0] * windows[1]).expect("fewer windows than 2^32");
@@ -83,6 +119,9 @@ fn launch(y: &mut Tensor, x: &Tensor, w: &Tensor, bias: &Tensor, add: Option<&Te
     let dtype = if x.dtype() == DType::F32 { w.dtype() } else { x.dtype() };
     let (x, w) = (cast(x, dtype), cast(w, dtype));
     let (inputs, outputs) = (x.dim(3), conv.outputs as usize);
+    if gpu.is_hopper() && hopper::fits(y, &x, &w, bias, add, conv.stride as usize) {
+        return hopper::launch(hopper::Form::of(&conv), y, [&x, &w, bias], add, conv);
+    }
     let aligned = (x.address() | w.address()).is_multiple_of(16);
     let (entry, columns) = match dtype {
         DType::F32 if outputs > 16 => ("conv2d_wide_f32".to_string(), 64),
@@ -97,7 +136,7 @@ fn launch(y: &mut Tensor, x: &Tensor, w: &Tensor, bias: &Tensor, add: Option<&Te
         }
     };
     let tiles = (conv.all_windows as usize).div_ceil(M) * outputs.div_ceil(columns);
-    let grid = Grid::of([tiles, if conv.doubled > 0 { 4 } else { 1 }, 1], THREADS);
+    let grid = Grid::of([tiles, conv.parities(), 1], THREADS);
     let add = add.map_or(Arg::Ptr(0), Tensor::arg);
     gpu.launch("conv2d", &entry, grid, [y.arg_mut(), x.arg(), w.arg(), bias.arg(), add, Arg::of(&conv)]);
 }

@@ -11,6 +11,8 @@ mod tests;
 use super::dispatch;
 use crate::device::work::{Kind, Work};
 use crate::device::{DType, Tensor};
+#[cfg(test)]
+pub(crate) use cuda::in_every_form;
 
 /// How the window moves over the image.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +60,11 @@ pub fn folded(w: &Tensor) -> Tensor {
 /// `[b, h', w', out]`. On the CPU, weights stored in half precision are widened; on a GPU they and the image are multiplied
 /// in the narrower type of both (the image's, if both are half precision) and summed in single precision.
 pub fn forward(x: &Tensor, w: &Tensor, bias: &Tensor, window: Window, add: Option<&Tensor>) -> Tensor {
+    forward_to(x.dtype(), x, w, bias, window, add)
+}
+
+/// [`forward`] with a result of type `dtype`: that of `x`, or single precision.
+pub fn forward_to(dtype: DType, x: &Tensor, w: &Tensor, bias: &Tensor, window: Window, add: Option<&Tensor>) -> Tensor {
     let (&[b, height, width, inputs], &[outputs, kh, kw, per_window]) = (x.shape(), w.shape()) else {
         panic!("conv2d: x {x:?}, weight {w:?}")
     };
@@ -66,8 +73,10 @@ pub fn forward(x: &Tensor, w: &Tensor, bias: &Tensor, window: Window, add: Optio
         inputs == per_window && bias.len() == outputs && height + top + bottom >= kh && width + left + right >= kw;
     assert!(fits && s > 0, "conv2d: x {x:?}, weight {w:?}, {window:?}");
     let out = [b, (height + top + bottom - kh) / s + 1, (width + left + right - kw) / s + 1, outputs];
-    let mut y = x.scratch_like(&out);
-    assert!(add.is_none_or(|add| add.shape() == out), "conv2d: add {add:?}");
+    let mut y = Tensor::scratch_of(&x.device(), dtype, &out);
+    let can_add = add.is_none_or(|add| add.shape() == out && add.dtype() == dtype);
+    assert!(can_add, "conv2d: add {add:?} to {dtype:?}");
+    assert!(dtype == x.dtype() || dtype == DType::F32, "conv2d: {x:?} to {dtype:?}");
     let work = work(x, w, &y, kh * kw * inputs, add);
     dispatch!(x, forward(&mut y, x, w, bias, window, add), [work]);
     y

@@ -179,3 +179,43 @@ fn half_precision_weights_convolve_as_their_values_say() {
         assert_eq!(bits(&run(&stored)), bits(&run(&widened)), "{dtype:?}");
     }
 }
+
+#[test]
+fn tiles_of_every_form_give_the_same_bits_and_err_as_little_as_single_precision() {
+    let shifted = Window { stride: 2, padding: [2, 1, 0, 2] };
+    for ([b, inputs, outputs, h, w, kernel], window, dtype) in [
+        // Windows and channels off and at the edges of tiles; one step of the sum, and a ring that wraps.
+        ([2, 8, 40, 5, 7, 1], Window::same(1), DType::F16),
+        ([1, 72, 136, 5, 17, 3], Window::same(3), DType::Bf16),
+        ([1, 8, 256, 16, 16, 3], Window::same(3), DType::F16),
+        ([1, 16, 264, 13, 20, 3], Window::halving(), DType::Bf16),
+        ([2, 24, 48, 8, 35, 3], shifted, DType::F16),
+    ] {
+        let single = |t: &Tensor| rounded(&rounded(t, dtype), DType::F32);
+        let (x, bias) = (single(&random(&[b, h, w, inputs], 1)), random(&[outputs], 3));
+        let weight = single(&random(&[outputs, inputs, kernel, kernel], 2));
+        let plain = forward(&x, &arranged(&weight), &bias, window, None);
+        let add = single(&random(plain.shape(), 4));
+        let cpu = forward(&x, &arranged(&weight), &bias, window, Some(&add));
+        let got = on_vm(|device| {
+            let [x, w, add] = [&x, &arranged(&weight), &add].map(|t| rounded(t, dtype).to(device));
+            let (w, bias) = (w.to(device), bias.to(device));
+            let of = |add| in_every_form(&x, &w, &bias, Some(window), add);
+            [of(None), of(Some(&add))].concat()
+        });
+        let name = format!("{inputs} to {outputs}, {window:?}, {dtype:?}");
+        for i in 1..3 {
+            assert_eq!([bits(&got[i]), bits(&got[3 + i])], [bits(&got[0]), bits(&got[3])], "{name}");
+        }
+        let (want, _) = reference(&x, &weight, &bias, window);
+        check_precision(&name, &got[0], &plain, &want);
+        let want: Vec<f64> = want.iter().zip(wide(&add)).map(|(y, a)| y + a).collect();
+        check_precision(&format!("{name}, added"), &got[3], &cpu, &want);
+    }
+    let (x, bias, dtype) = (random(&[1, 5, 17, 24], 1), random(&[40], 3), DType::Bf16);
+    let (x, w) = (rounded(&x, dtype), rounded(&folded(&random(&[40, 24, 3, 3], 2)), dtype));
+    let got = on_vm(|device| in_every_form(&x.to(device), &w.to(device), &bias.to(device), None, None));
+    let cpu = doubled(&rounded(&x, DType::F32), &rounded(&w, DType::F32), &bias);
+    check_precision("doubled", &got[0], &cpu, &wide(&cpu));
+    assert_eq!([bits(&got[1]), bits(&got[2])], [bits(&got[0]), bits(&got[0])]);
+}
