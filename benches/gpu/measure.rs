@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use engine::device::gpu::{Facts, Gpu};
+use engine::device::gpu::{Facts, Gpu, Products};
 use engine::device::philox::{Key, Purpose};
 use engine::device::{DType, Device, Tensor};
 use engine::ops::affine::{self, Affine};
@@ -144,6 +144,30 @@ impl<'a> Session<'a> {
     /// Times `f` of the inputs 0 to `sets`, in turn, as part of graphs.
     pub fn repeat(&mut self, case: &str, work: Work, sets: usize, f: impl FnMut(usize)) -> Result<()> {
         self.repeat_as("bench", case, "engine", work, sets, f)
+    }
+
+    /// As [`Session::repeat`], and once more with products by cuBLASLt, if it is here.
+    pub fn both(&mut self, case: &str, work: Work, sets: usize, mut f: impl FnMut(usize)) -> Result<()> {
+        self.repeat(case, work, sets, &mut f)?;
+        self.by(Products::Cublaslt, case, "op by cublaslt", work, sets, f)
+    }
+
+    /// As [`Session::repeat`], under another name and by other products, if they are here.
+    pub fn by(
+        &mut self,
+        products: Products,
+        case: &str,
+        who: &str,
+        work: Work,
+        sets: usize,
+        f: impl FnMut(usize),
+    ) -> Result<()> {
+        let before = self.gpu.products();
+        if self.gpu.choose(products).is_err() {
+            return Ok(());
+        }
+        let done = self.repeat_as("bench", case, who, work, sets, f);
+        self.gpu.choose(before).and(done)
     }
 
     /// Times different ways to do the same, as [`Session::repeat`] does: that which the engine takes comes first.

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use engine::device::gpu::cublaslt;
+use engine::device::gpu::Products;
 use engine::device::philox::{Key, Purpose};
 use engine::device::{DType, Tensor};
 use engine::ops::activation::{self, Activation};
@@ -99,16 +99,16 @@ fn linear(s: &mut Session, _: Option<&Path>) -> Result<()> {
         let layers = [&q, &k, &v].map(|weight| Adapted { layer: Layer { weight, bias: Some(&bias) }, lora: &[] });
         let work = product(m, 3 * d, d);
         let case = format!("{stream} qkv {m}x{}x{d}", 3 * d);
-        s.repeat(&case, work, SETS, |i| drop(linear::forward_each(&x[i], layers)))?;
+        s.both(&case, work, SETS, |i| drop(linear::forward_each(&x[i], layers)))?;
         let adapted = layers.map(|l| Adapted { lora: &lora, ..l });
-        s.repeat(&format!("{case}, LoRA"), low(work, 3), SETS, |i| drop(linear::forward_each(&x[i], adapted)))?;
+        s.both(&format!("{case}, LoRA"), low(work, 3), SETS, |i| drop(linear::forward_each(&x[i], adapted)))?;
         cublaslt(s, &case, [m, 3 * d, d])?;
 
         let work = product(m, d, d);
         let then = |residual| Then::AddGated { residual, gate };
         let case = format!("{stream} out {m}x{d}x{d}");
-        s.repeat(&case, work, SETS, |i| drop(linear::forward(&x[i], layers[0], then(&x[1 - i]))))?;
-        s.repeat(&format!("{case}, LoRA"), low(work, 1), SETS, |i| {
+        s.both(&case, work, SETS, |i| drop(linear::forward(&x[i], layers[0], then(&x[1 - i]))))?;
+        s.both(&format!("{case}, LoRA"), low(work, 1), SETS, |i| {
             drop(linear::forward(&x[i], adapted[0], then(&x[1 - i])));
         })?;
         cublaslt(s, &case, [m, d, d])?;
@@ -117,8 +117,8 @@ fn linear(s: &mut Session, _: Option<&Path>) -> Result<()> {
         let up = Layer { weight: &up, bias: Some(&wide_bias) };
         let case = format!("{stream} fc1 {m}x{}x{d}", 4 * d);
         let activate = Then::Activate(Activation::GeluTanh);
-        s.repeat(&case, product(m, 4 * d, d), SETS, |i| drop(linear::forward(&x[i], up, activate)))?;
-        s.repeat(&format!("{case}, kept"), product(m, 4 * d, d), SETS, |i| {
+        s.both(&case, product(m, 4 * d, d), SETS, |i| drop(linear::forward(&x[i], up, activate)))?;
+        s.both(&format!("{case}, kept"), product(m, 4 * d, d), SETS, |i| {
             drop(linear::forward_activated(&x[i], up.into(), Activation::GeluTanh, b));
         })?;
         cublaslt(s, &case, [m, 4 * d, d])?;
@@ -126,7 +126,7 @@ fn linear(s: &mut Session, _: Option<&Path>) -> Result<()> {
         let (down, wide) = (s.weight(d, 4 * d), each(s, &[b, n, 4 * d]));
         let down = Layer { weight: &down, bias: Some(&bias) };
         let case = format!("{stream} fc2 {m}x{d}x{}", 4 * d);
-        s.repeat(&case, product(m, d, 4 * d), SETS, |i| drop(linear::forward(&wide[i], down, then(&x[i]))))?;
+        s.both(&case, product(m, d, 4 * d), SETS, |i| drop(linear::forward(&wide[i], down, then(&x[i]))))?;
         cublaslt(s, &case, [m, d, 4 * d])?;
     }
     Ok(())
@@ -140,17 +140,17 @@ fn linear_backward(s: &mut Session, _: Option<&Path>) -> Result<()> {
         let (wide, up, down) = (each(s, &[b, n, 4 * d]), s.weight(4 * d, d), s.weight(d, 4 * d));
         let [mut dx, mut dwide] = [d, 4 * d].map(|width| s.normal(&[b, n, width], 1.0));
         let case = format!("{stream} out, dx {m}x{d}x{d}");
-        s.repeat(&case, product(m, d, d), SETS, |i| {
+        s.both(&case, product(m, d, d), SETS, |i| {
             linear::backward(&dy[i], &w, None, None, None, InputGrad::Overwrite(&mut dx));
         })?;
         cublaslt(s, &case, [m, d, d])?;
         let case = format!("{stream} fc1, dx {m}x{d}x{}", 4 * d);
-        s.repeat(&case, product(m, d, 4 * d), SETS, |i| {
+        s.both(&case, product(m, d, 4 * d), SETS, |i| {
             linear::backward(&wide[i], &up, None, None, None, InputGrad::Overwrite(&mut dx));
         })?;
         cublaslt(s, &case, [m, d, 4 * d])?;
         let case = format!("{stream} fc2, dx {m}x{}x{d}", 4 * d);
-        s.repeat(&case, product(m, 4 * d, d), SETS, |i| {
+        s.both(&case, product(m, 4 * d, d), SETS, |i| {
             linear::backward(&dy[i], &down, None, None, None, InputGrad::Overwrite(&mut dwide));
         })?;
         cublaslt(s, &case, [m, 4 * d, d])?;
@@ -165,25 +165,22 @@ fn linear_backward(s: &mut Session, _: Option<&Path>) -> Result<()> {
         let both = product(m, d, d);
         // t = x·Aᵀ, u = dy·B, dA and dB; and u·A.
         let work = Work { flop: both.flop + 5.0 * low, bytes: both.bytes + 2.0 * (m * d) as f64 };
-        s.repeat(&format!("{stream} out, dx dA dB {m}x{d}x{d}"), work, SETS, |i| {
+        s.both(&format!("{stream} out, dx dA dB {m}x{d}x{d}"), work, SETS, |i| {
             grads(i, InputGrad::Overwrite(&mut dx));
         })?;
         let work = Work { flop: 4.0 * low, bytes: 4.0 * (m * d) as f64 };
-        s.repeat(&format!("{stream} out, dA dB {m}x{d}x{d}"), work, SETS, |i| grads(i, InputGrad::Skip))?;
+        s.both(&format!("{stream} out, dA dB {m}x{d}x{d}"), work, SETS, |i| grads(i, InputGrad::Skip))?;
     }
     Ok(())
 }
 
-/// The same product by cuBLASLt, if it is here.
+/// The product alone by the kernel that cuBLASLt prefers, if it is here.
 fn cublaslt(s: &mut Session, case: &str, [m, n, k]: [usize; 3]) -> Result<()> {
-    let Ok(product_of) = cublaslt::Linear::new(&s.gpu, DType::Bf16, [m, n, k]) else { return Ok(()) };
-    let (x, w, mut y) = (each(s, &[m, k]), s.weight(n, k), s.normal(&[m, n], 1.0));
-    let mut failed = Ok(());
-    s.direct(case, "cublaslt", product(m, n, k), |i| {
-        let done = product_of.run(&mut y, &x[i % SETS], &w);
-        failed = std::mem::replace(&mut failed, Ok(())).and(done);
-    })?;
-    failed
+    let (x, w) = (each(s, &[m, k]), s.weight(n, k));
+    let layer = Layer { weight: &w, bias: None };
+    s.by(Products::CublasltUnpinned, case, "cublaslt", product(m, n, k), SETS, |i| {
+        drop(linear::forward(&x[i], layer, Then::Nothing))
+    })
 }
 
 fn attention(s: &mut Session, _: Option<&Path>) -> Result<()> {

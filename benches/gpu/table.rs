@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-/// Who else is timed, in the order of the columns.
-const OTHERS: [&str; 3] = ["cublaslt", "torch eager", "torch compiled"];
+/// Who else is timed, in the order of the columns: the product alone by cuBLASLt's preferred kernel, and the op with
+/// `ENGINE_PRODUCTS=cublaslt`.
+const OTHERS: [&str; 4] = ["cublaslt", "op by cublaslt", "torch eager", "torch compiled"];
 
 /// Reads every `*.jsonl` of a folder, writes them to one `gpu_check.json`, and prints the tables.
 pub fn print(folder: &Path) -> Result<()> {
@@ -53,13 +54,13 @@ fn benches(lines: &[Value]) {
         "\n| op | case | engine | least | rate | of peak | {} |",
         OTHERS.map(|o| format!("{o} / engine")).join(" | ")
     );
-    println!("|---|---|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|---|---|--:|--:|--:|--:|{}", "--:|".repeat(OTHERS.len()));
     for (op, case) in order {
         let of = |who: &str| found.get(&(op, case, who)).copied().unwrap_or(&Value::Null);
         let line = of("engine");
         let Some(ours) = line["seconds"].as_f64() else {
             let why = if line["skipped"].is_string() { text(line, "skipped") } else { "ran; not timed" };
-            println!("| {op} | {case} | {why} | | | | | | |");
+            println!("| {op} | {case} | {why} | | | |{}", " |".repeat(OTHERS.len()));
             continue;
         };
         let number = |key: &str| line[key].as_f64().unwrap_or(0.0);

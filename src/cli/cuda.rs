@@ -6,7 +6,7 @@ use engine::device::gpu::cuda::probe;
 
 /// The libraries beside the driver: what cudarc calls them, and what they are for here.
 const LIBRARIES: [(&str, &str); 6] = [
-    ("cublasLt", "what products are compared with in benchmarks"),
+    ("cublasLt", "multiplies where ENGINE_PRODUCTS=cublaslt, and in benchmarks"),
     ("cudnn", "for attention to be compared with, which this version does not do"),
     ("nvToolsExt", "names phases and blocks in Nsight Systems"),
     ("nccl", "for several GPUs, which this version does not use"),

@@ -100,7 +100,7 @@ impl Device {
     /// Says in one line what was found and what is needed.
     pub fn cuda(ordinal: u32) -> Result<Self, Unusable> {
         let driver = Cuda::open(ordinal)?;
-        Ok(Self::Gpu(Gpu::new(Box::new(driver)).map_err(|e| Unusable::new(e.to_string()))?))
+        Ok(Self::Gpu(Gpu::new(Box::new(driver)).map_err(|e| Unusable::new(format!("{e:#}")))?))
     }
 
     /// The first NVIDIA GPU if it can be computed on, else the CPU; and why, if there is one that cannot.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use engine::device::gpu::cuda::{Cuda, probe};
-use engine::device::gpu::driver::{Launch, Op};
+use engine::device::gpu::driver::{Launch, Op, Product};
 use engine::device::gpu::{Arg, Driver, Swizzle, TensorMapDesc};
 use engine::device::{DType, Device, Tensor};
 use tempfile::TempDir;
@@ -333,34 +333,83 @@ fn regions_of_ops_become_graphs_of_the_driver() {
 #[test]
 #[ignore = "runs only as a child of the test below"]
 fn cublaslt_under_a_fake() {
-    use engine::device::gpu::cublaslt::Linear;
     if !is_fake() {
         return;
     }
-    let device = Device::cuda(0).unwrap();
-    let Device::Gpu(gpu) = &device else { unreachable!("a GPU") };
-    let bf16 = |shape| Tensor::scratch_of(&device, DType::Bf16, shape);
-    let (x, w, mut y) = (bf16(&[96, 64]), bf16(&[128, 64]), bf16(&[96, 128]));
-    let product = Linear::new(gpu, DType::Bf16, [96, 128, 64]).unwrap();
-    for _ in 0..2 {
-        product.run(&mut y, &x, &w).unwrap();
-    }
-    assert!(product.run(&mut y, &w, &x).is_err());
+    let cuda = Cuda::open(0).unwrap();
+    let at = cuda.alloc(1 << 20).unwrap();
+    let (dtype, y, x, w) = (DType::Bf16, at, at + (1 << 18), at + (1 << 19));
+    let (m, n, k) = (96, 128, 64);
+    let forward = Product {
+        dtype,
+        out: dtype,
+        y,
+        x,
+        w,
+        m,
+        n,
+        k,
+        ldy: n,
+        ldx: k,
+        ldw: k,
+        along: true,
+        adds: false,
+        is_pinned: true,
+    };
+    let backward = Product { out: DType::F32, along: false, adds: true, ldw: n, ..forward };
+    let refused = |product, words: &[&str]| {
+        check_line(&format!("{:#}", cuda.submit(&Op::Product(product)).unwrap_err()), words);
+    };
+    refused(forward, &["no library has been prepared"]);
+    cuda.prepare_products().unwrap();
+    cuda.prepare_products().unwrap();
+    cuda.submit(&Op::Product(forward)).unwrap();
+    let graph = cuda.capture(&[Op::Product(Product { m: 7, x: x + 16, ..forward }), Op::Product(backward)]).unwrap();
+    cuda.replay(graph).unwrap();
+    cuda.submit(&Op::Product(Product { m: 9, is_pinned: false, ..forward })).unwrap();
+    refused(Product { m: 13, ..forward }, &["13x128x64 of Bf16", "pinned: true", "CUBLAS_STATUS_NOT_SUPPORTED"]);
 }
 
 #[test]
-fn a_product_of_cublaslt_is_chosen_once() {
+fn a_kernel_of_cublaslt_is_chosen_once_whatever_the_rows() {
     let log = recorded("cli::cuda::cublaslt_under_a_fake");
+    assert_eq!(log.iter().filter(|l| l.contains("alloc")).count(), 3, "memory of the test and of two streams: {log:?}");
     let log: Vec<&str> = log.iter().filter(|l| l.starts_with("lt ")).map(String::as_str).collect();
-    let product = "lt product 1 0 by algorithm 42, 33554432 bytes, all there";
-    let want = [
-        "lt workspace 33554432",
-        "lt choose, transposed 1: a type 14 64 x 128 by 64 b type 14 64 x 96 by 64 d type 14 128 x 96 by 128",
-        product,
-        product,
-        "lt destroy",
-    ];
+    let preferences = |parts| {
+        let all = [(1, 32 << 20), (3, parts), (5, 16), (6, 16), (7, 16), (8, 16)];
+        all.map(|(which, value)| format!("lt preference {which} is {value}"))
+    };
+    let choose = |transposed, m, w: &str, y| {
+        format!(
+            "lt choose, transposed {transposed}: a type 14 {w} b type 14 64 x {m} by 64 d type {y} 128 x {m} by 128"
+        )
+    };
+    let product = |beta| format!("lt product 1 {beta} by algorithm 42, 33554432 bytes, all there");
+    let mut want = preferences(0).to_vec();
+    want.extend([choose(1, 4096, "64 x 128 by 64", 14), product(0), product(0)]);
+    want.extend(preferences(0));
+    want.extend([choose(0, 4096, "128 x 64 by 128", 0), product(1)]);
+    want.extend(preferences(7));
+    want.extend([choose(1, 9, "64 x 128 by 64", 14), product(0), "lt destroy".into()]);
     assert_eq!(log, want);
+}
+
+#[test]
+fn who_multiplies_is_refused_in_a_line_if_it_is_unknown_or_not_there() {
+    let folder = fake(&[]);
+    compile(folder.path(), "libcublasLt.c", "libcublasLt.so.12", &["cublasLtMatmul=cublasLtOther"]);
+    let cases: [(&str, &str, &[&str]); 3] = [
+        ("vm", "cutlass", &["ENGINE_PRODUCTS", "'cutlass'", "own or cublaslt"]),
+        ("cuda", "cutlass", &["cuda:0", "ENGINE_PRODUCTS", "own or cublaslt"]),
+        ("cuda", "cublaslt", &["cuda:0", "ENGINE_PRODUCTS=cublaslt", "libcublasLt.so.12 has no cublasLtMatmul"]),
+    ];
+    for (device, products, words) in cases {
+        let mut engine = Command::new(env!("CARGO_BIN_EXE_engine"));
+        engine.args(["doctor", "--device", device]).env("ENGINE_PRODUCTS", products);
+        let output = engine.env("LD_LIBRARY_PATH", folder.path()).env_remove("CUDA_VISIBLE_DEVICES").output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        check_line(String::from_utf8(output.stderr).unwrap().trim_end_matches('\n'), words);
+    }
 }
 
 #[test]

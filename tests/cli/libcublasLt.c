@@ -34,8 +34,8 @@ int cublasLtMatmulDescSetAttribute(int *product, int which, const void *value, s
 int cublasLtMatmulDescDestroy(int *product) { free(product); return 0; }
 int cublasLtMatmulPreferenceCreate(void **preference) { *preference = malloc(1); return 0; }
 int cublasLtMatmulPreferenceSetAttribute(void *preference, int which, const uint64_t *value, size_t bytes) {
-    fprintf(file(), "lt workspace %llu\n", (unsigned long long)*value);
-    return which == 1 && bytes == 8 ? 0 : 7;
+    fprintf(file(), "lt preference %d is %llu\n", which, bytes == 8 ? (unsigned long long)*value : *(const unsigned *)value);
+    return bytes == (which == 1 ? 8 : 4) ? 0 : 7;
 }
 int cublasLtMatmulPreferenceDestroy(void *preference) { free(preference); return 0; }
 
@@ -59,6 +59,7 @@ int cublasLtMatmulAlgoGetHeuristic(void *handle, int *product, Layout *a, Layout
 int cublasLtMatmul(void *handle, int *product, const float *alpha, const void *a, Layout *la, const void *b, Layout *lb,
                    const float *beta, const void *c, Layout *lc, void *d, Layout *ld, const Algorithm *algorithm,
                    void *workspace, size_t bytes, void *stream) {
+    if (ld->columns == 13) return 15;
     fprintf(file(), "lt product %g %g by algorithm %llu, %zu bytes, %s\n", *alpha, *beta,
             (unsigned long long)algorithm->data[3], bytes, stream && a && b && c == d && workspace ? "all there" : "null");
     return 0;

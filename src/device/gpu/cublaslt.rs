@@ -1,15 +1,15 @@
-//! A matrix product by cuBLASLt, which ours are compared with in benchmarks. Its choice of kernel is made once for a shape and
-//! kept, so that results and times repeat.
+//! Matrix products by cuBLASLt. It would choose another kernel for another number of rows; for products that are pinned the
+//! choice is made once, at one number of rows, so that a row has the same bits in every batch.
 
+use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use cudarc::cublaslt::{result, sys};
 
-use super::Gpu;
 use super::cuda::probe;
-use crate::device::{DType, Device, Tensor};
+use super::driver::{DevicePtr, Product};
+use crate::device::DType;
 
 /// Everything that the library is asked for: cudarc panics where one is missing.
 const SYMBOLS: [&str; 12] = [
@@ -30,108 +30,143 @@ const SYMBOLS: [&str; 12] = [
 /// Memory that a kernel may use beside its operands: what NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
 
-/// `y = x·wᵀ` for one shape and type: `[m, k]` and `[n, k]` give `[m, n]`.
-pub struct Linear {
-    gpu: Arc<Gpu>,
-    shape: [usize; 3],
-    dtype: DType,
+/// The rows for which kernels of pinned products are chosen: four images of 32x32 tokens.
+const ROWS: u32 = 4096;
+
+/// All of `cublasLtReductionScheme_t`.
+const ANY_PARTS: u32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_MASK as u32;
+
+/// Operands begin at multiples of so many bytes.
+const ALIGNMENT: u32 = 16;
+
+/// The library, ready for work.
+pub(super) struct Library {
     handle: sys::cublasLtHandle_t,
-    product: sys::cublasLtMatmulDesc_t,
-    /// Of w, x and y as the library sees them, column by column: `[k, n]`, `[k, m]`, `[n, m]`.
-    layouts: [sys::cublasLtMatrixLayout_t; 3],
-    algorithm: sys::cublasLtMatmulAlgo_t,
-    workspace: Tensor,
+    /// Of each stream.
+    workspaces: [DevicePtr; 2],
+    /// By all of a product but its places, and its rows if it is pinned.
+    chosen: HashMap<Product, sys::cublasLtMatmulAlgo_t>,
 }
 
-impl Linear {
-    /// For a shape `[m, n, k]`; takes the kernel that the library thinks fastest.
-    ///
-    /// # Errors
-    /// If the library is missing, or has no kernel for it.
-    pub fn new(gpu: &Arc<Gpu>, dtype: DType, shape: [usize; 3]) -> Result<Self> {
+impl Library {
+    /// The library, with memory from `alloc`, which it does not give back.
+    pub(super) fn open(alloc: impl Fn(usize) -> Result<DevicePtr>) -> Result<Self> {
         probe::has("cublasLt", &SYMBOLS).map_err(|why| anyhow!("cublasLt is not usable: {why}"))?;
-        gpu.stream().context("cublasLt needs an NVIDIA GPU")?;
-        let kind = match dtype {
-            DType::F32 => sys::cudaDataType::CUDA_R_32F,
-            DType::F16 => sys::cudaDataType::CUDA_R_16F,
-            _ => sys::cudaDataType::CUDA_R_16BF,
-        };
-        let [m, n, k] = shape.map(|s| s as u64);
-        let layout = |rows, columns| result::create_matrix_layout(kind, rows, columns, rows as i64);
-        let product =
-            result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType::CUDA_R_32F)?;
-        let workspace = Tensor::scratch_of(&Device::Gpu(gpu.clone()), DType::U8, &[WORKSPACE]);
-        let mut linear = Self {
-            gpu: gpu.clone(),
-            shape,
-            dtype,
-            handle: result::create_handle()?,
-            product,
-            layouts: [layout(k, n)?, layout(k, m)?, layout(n, m)?],
-            algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
-            workspace,
-        };
-        linear.algorithm =
-            linear.choose().with_context(|| format!("cublasLt has no kernel for {shape:?} {dtype:?}"))?;
-        Ok(linear)
+        let workspaces = [alloc(WORKSPACE)?, alloc(WORKSPACE)?];
+        Ok(Self { handle: result::create_handle()?, workspaces, chosen: HashMap::new() })
     }
 
-    fn choose(&self) -> Result<sys::cublasLtMatmulAlgo_t> {
-        // As cublasOperation_t has it: the first operand is transposed.
-        let (transposed, workspace) = (1i32, WORKSPACE as u64);
-        let [w, x, y] = self.layouts;
-        // SAFETY: the descriptions are this one's own; the attributes have the type and size that the library asks for.
+    /// The product, after all that `stream` has been asked for; what is asked for with one number of `side` comes in order.
+    pub(super) fn run(&mut self, product: &Product, side: usize, stream: *mut c_void) -> Result<()> {
+        let Product { dtype, out, m, n, k, along, is_pinned, .. } = *product;
+        let shape = || format!("cublasLt: {m}x{n}x{k} of {dtype:?} in {out:?}, along: {along}, pinned: {is_pinned}");
+        let algorithm = self.choice(product).with_context(shape)?;
+        let of = Described::new(product).with_context(shape)?;
+        let (one, beta) = (1f32, if product.adds { 1f32 } else { 0f32 });
+        let [w, x, y] = of.layouts;
+        let at = |ptr: DevicePtr| ptr as *mut c_void;
+        // SAFETY: the operands are of the shapes that the layouts say, and live until the stream has come by: buffers are
+        // used again only by what comes after. A workspace is used by one stream's work alone.
+        let done = unsafe {
+            result::matmul(
+                self.handle,
+                of.product,
+                (&raw const one).cast(),
+                (&raw const beta).cast(),
+                at(product.w),
+                w,
+                at(product.x),
+                x,
+                at(product.y),
+                y,
+                at(product.y),
+                y,
+                &algorithm,
+                at(self.workspaces[side]),
+                WORKSPACE,
+                stream.cast(),
+            )
+        };
+        done.with_context(shape)
+    }
+
+    fn choice(&mut self, product: &Product) -> Result<sys::cublasLtMatmulAlgo_t> {
+        let m = if product.is_pinned { ROWS } else { product.m };
+        let like = Product { m, y: 0, x: 0, w: 0, ..*product };
+        if let Some(algorithm) = self.chosen.get(&like) {
+            return Ok(*algorithm);
+        }
+        let algorithm = self.choose(&like).with_context(|| format!("no kernel for {m} rows"))?;
+        self.chosen.insert(like, algorithm);
+        Ok(algorithm)
+    }
+
+    fn choose(&self, product: &Product) -> Result<sys::cublasLtMatmulAlgo_t> {
+        use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
+        const ALIGNED: [Attribute; 4] = [
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+        ];
+        let of = Described::new(product)?;
+        let [w, x, y] = of.layouts;
+        // Pinned, no sums over parts of the depth, of which there may be more for fewer rows.
+        let (workspace, parts) = (WORKSPACE as u64, if product.is_pinned { 0 } else { ANY_PARTS });
+        // SAFETY: the descriptions live; the attributes have the types and sizes that the library asks for.
         unsafe {
-            let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
-            result::set_matmul_desc_attribute(self.product, attribute, (&raw const transposed).cast(), 4)?;
             let preference = result::create_matmul_pref()?;
-            let attribute = sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-            let found = result::set_matmul_pref_attribute(preference, attribute, (&raw const workspace).cast(), 8)
-                .and_then(|()| result::get_matmul_algo_heuristic(self.handle, self.product, w, x, y, y, preference));
+            let set = |attribute, value: &[u8]| {
+                result::set_matmul_pref_attribute(preference, attribute, value.as_ptr().cast(), value.len())
+            };
+            let found = set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace.to_ne_bytes())
+                .and_then(|()| set(Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &parts.to_ne_bytes()))
+                .and_then(|()| ALIGNED.into_iter().try_for_each(|a| set(a, &ALIGNMENT.to_ne_bytes())))
+                .and_then(|()| result::get_matmul_algo_heuristic(self.handle, of.product, w, x, y, y, preference));
             result::destroy_matmul_pref(preference)?;
             Ok(found?.algo)
         }
     }
+}
 
-    /// The product, after all that the device was asked for outside of regions.
-    ///
-    /// # Errors
-    /// If the operands do not fit, or the library fails.
-    pub fn run(&self, y: &mut Tensor, x: &Tensor, w: &Tensor) -> Result<()> {
-        let ([m, n, k], dtype) = (self.shape, self.dtype);
-        let fits = |t: &Tensor, shape: [usize; 2]| t.shape() == shape && t.dtype() == dtype;
-        ensure!(fits(y, [m, n]) && fits(x, [m, k]) && fits(w, [n, k]), "{y:?} = {x:?} · {w:?}: made for {m}x{n}x{k}");
-        let stream = self.gpu.stream().context("a stream")? as sys::cudaStream_t;
-        let [layout_w, layout_x, layout_y] = self.layouts;
-        let (one, zero) = (1f32, 0f32);
-        let at = |t: &Tensor| t.address() as *mut c_void;
-        // SAFETY: the operands are of the shapes that the layouts say, and live until the stream has come by: buffers are
-        // used again only by what comes after.
-        unsafe {
-            result::matmul(
-                self.handle,
-                self.product,
-                (&raw const one).cast(),
-                (&raw const zero).cast(),
-                at(w),
-                layout_w,
-                at(x),
-                layout_x,
-                at(y),
-                layout_y,
-                at(y),
-                layout_y,
-                &self.algorithm,
-                at(&self.workspace),
-                WORKSPACE,
-                stream,
-            )?;
-        }
-        Ok(())
+impl Drop for Library {
+    fn drop(&mut self) {
+        // SAFETY: it is this one's own and is not used again.
+        let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }
 
-impl Drop for Linear {
+/// A product as the library sees it, column by column: `yᵀ = w'·xᵀ`.
+struct Described {
+    product: sys::cublasLtMatmulDesc_t,
+    /// Of `w` `[k, n]` if it lies along, else `[n, k]`; `x` `[k, m]`; `y` `[n, m]`.
+    layouts: [sys::cublasLtMatrixLayout_t; 3],
+}
+
+impl Described {
+    fn new(product: &Product) -> Result<Self> {
+        let Product { dtype, out, m, n, k, ldy, ldx, ldw, along, .. } = *product;
+        let layout = |dtype, rows: u32, columns: u32, ld: u32| {
+            result::create_matrix_layout(kind(dtype), rows.into(), columns.into(), ld.into())
+        };
+        let (rows, columns) = if along { (k, n) } else { (n, k) };
+        let described = Self {
+            product: result::create_matmul_desc(
+                sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                sys::cudaDataType::CUDA_R_32F,
+            )?,
+            layouts: [layout(dtype, rows, columns, ldw)?, layout(dtype, k, m, ldx)?, layout(out, n, m, ldy)?],
+        };
+        // As cublasOperation_t has it.
+        let transposed = i32::from(along);
+        let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
+        // SAFETY: the attribute has the type and size that the library asks for.
+        unsafe { result::set_matmul_desc_attribute(described.product, attribute, (&raw const transposed).cast(), 4)? };
+        Ok(described)
+    }
+}
+
+impl Drop for Described {
     fn drop(&mut self) {
         // SAFETY: each is this one's own and is not used again.
         unsafe {
@@ -139,7 +174,14 @@ impl Drop for Linear {
                 let _ = result::destroy_matrix_layout(layout);
             }
             let _ = result::destroy_matmul_desc(self.product);
-            let _ = result::destroy_handle(self.handle);
         }
+    }
+}
+
+fn kind(dtype: DType) -> sys::cudaDataType {
+    match dtype {
+        DType::F32 => sys::cudaDataType::CUDA_R_32F,
+        DType::F16 => sys::cudaDataType::CUDA_R_16F,
+        _ => sys::cudaDataType::CUDA_R_16BF,
     }
 }

@@ -22,6 +22,7 @@ use cudarc::driver::sys;
 use pinned::Ring;
 pub use probe::Unusable;
 
+use super::cublaslt::Library;
 use super::driver::{
     Arg, DevicePtr, Driver, Facts, Function, FunctionInfo, Graph, Launch, Op, Swizzle, TensorMap, TensorMapDesc,
 };
@@ -76,6 +77,8 @@ pub struct Cuda {
     /// A point of one stream that the other waits for.
     fence: sys::CUevent,
     state: Mutex<State>,
+    /// What multiplies, once it is asked for.
+    library: Mutex<Option<Library>>,
 }
 
 /// A stream, and the way into it and out of it.
@@ -148,6 +151,7 @@ impl Cuda {
             recorder: Mutex::new(stream()?),
             fence: event(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?,
             state: Mutex::default(),
+            library: Mutex::default(),
         };
         let free = cuda.free_memory()?;
         if free < LEAST {
@@ -174,6 +178,11 @@ impl Cuda {
     fn submit_to(&self, stream: sys::CUstream, op: &Op) -> Result<()> {
         match op {
             Op::Launch(launch) => self.launch(stream, launch),
+            Op::Product(product) => {
+                let library = &mut *lock(&self.library);
+                let side = usize::from(std::ptr::eq(self.lane(), &self.side));
+                library.as_mut().context("no library has been prepared")?.run(product, side, stream.cast())
+            }
             Op::Copy { to, from, bytes } => cu!(cuMemcpyDtoDAsync_v2(*to, *from, *bytes, stream)),
             Op::Forget { .. } => Ok(()),
             Op::Fill { to, bytes, byte } => cu!(cuMemsetD8Async(*to, *byte, *bytes, stream)),
@@ -342,6 +351,15 @@ impl Driver for Cuda {
         Ok(known)
     }
 
+    fn prepare_products(&self) -> Result<()> {
+        let library = &mut *lock(&self.library);
+        if library.is_none() {
+            self.bind()?;
+            *library = Some(Library::open(|bytes| self.alloc(bytes))?);
+        }
+        Ok(())
+    }
+
     fn tensor_map(&self, desc: &TensorMapDesc) -> Result<TensorMap> {
         use sys::{CUtensorMapDataType as Type, CUtensorMapSwizzle as Pattern};
         let dtype = match desc.dtype {
@@ -490,9 +508,12 @@ impl Cuda {
 impl Drop for Cuda {
     fn drop(&mut self) {
         // At the end of the process the driver may be gone already; then all of this fails, and need not be done.
+        let library = self.library.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if self.synchronize().is_err() {
+            std::mem::forget(library);
             return;
         }
+        drop(library);
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.graphs.drain(..).filter(|g| !g.is_null()).for_each(|g| drop(cu!(cuGraphExecDestroy(g))));
         state.marks.drain(..).for_each(|e| drop(cu!(cuEventDestroy_v2(e))));

@@ -2,6 +2,8 @@
 
 use anyhow::{Result, bail};
 
+use super::DType;
+
 /// An address of device memory; 0 is none.
 pub type DevicePtr = u64;
 
@@ -122,7 +124,7 @@ impl Swizzle {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TensorMapDesc {
     /// Type of the elements; not blocks.
-    pub dtype: super::DType,
+    pub dtype: DType,
     /// First element.
     pub base: DevicePtr,
     /// Elements of each dimension.
@@ -196,11 +198,47 @@ pub struct Launch {
     pub args: Vec<Arg>,
 }
 
+/// `y = x·w` or `y += x·w`, summed in f32 and rounded once. Lines begin at multiples of 16 bytes; ld are the elements from line
+/// to line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Product {
+    /// Type of `x` and `w`, f16 or bf16.
+    pub dtype: DType,
+    /// Type of `y`: the same, or f32.
+    pub out: DType,
+    /// `[m, n]`.
+    pub y: DevicePtr,
+    /// `[m, k]`.
+    pub x: DevicePtr,
+    /// `[n, k]` if it lies `along`, else `[k, n]`.
+    pub w: DevicePtr,
+    /// Rows.
+    pub m: u32,
+    /// Columns.
+    pub n: u32,
+    /// Depth.
+    pub k: u32,
+    /// Of `y`.
+    pub ldy: u32,
+    /// Of `x`.
+    pub ldx: u32,
+    /// Of `w`.
+    pub ldw: u32,
+    /// How `w` lies.
+    pub along: bool,
+    /// Whether what is in `y` is added to.
+    pub adds: bool,
+    /// Whether a row's bits may not depend on `m`.
+    pub is_pinned: bool,
+}
+
 /// What a device can be asked to do without an answer, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// Run a kernel.
     Launch(Launch),
+    /// Multiply by a library, which [`Driver::prepare_products`] has made ready.
+    Product(Product),
     /// Copy bytes on the device.
     Copy {
         /// To here,
@@ -276,6 +314,14 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// If the driver refuses the PTX, or there is no such entry.
     fn function(&self, file: &'static str, ptx: &'static str, entry: &str, shared: u32) -> Result<Function>;
+
+    /// Makes ready for [`Op::Product`].
+    ///
+    /// # Errors
+    /// If the library for it is not usable.
+    fn prepare_products(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Encodes a description, which has been checked.
     ///

@@ -174,7 +174,7 @@ impl Lane {
                 Ok(())
             }
             None => {
-                self.graphs.launches += u64::from(matches!(op, Op::Launch(_)));
+                self.graphs.launches += u64::from(matches!(op, Op::Launch(_) | Op::Product(_)));
                 driver.submit(&op)
             }
         }

@@ -3,13 +3,14 @@
 
 mod buffer;
 mod chip;
-pub mod cublaslt;
+mod cublaslt;
 pub mod cuda;
 pub mod driver;
 mod grid;
 mod kernels;
 mod lane;
 mod pool;
+mod products;
 mod queue;
 mod rehearsal;
 pub mod semantics;
@@ -32,6 +33,7 @@ pub use grid::{Grid, Rows, suffix, type_code};
 use kernels::Kernels;
 pub use kernels::{File, files};
 use lane::{Between, Lane};
+pub use products::Products;
 use queue::Graphs;
 use rehearsal::Rehearsal;
 
@@ -59,6 +61,8 @@ pub struct Gpu {
     between: Mutex<Between>,
     /// The first thing that went wrong; nothing is done after it.
     failed: Mutex<Option<String>>,
+    /// What multiplies.
+    products: Mutex<Products>,
     /// Where memory is only counted, the books.
     ledger: Option<Arc<Ledger>>,
     /// What was encoded: a step asks for the same layouts as the one before it.
@@ -96,16 +100,16 @@ impl Gpu {
     /// The device behind a driver.
     ///
     /// # Errors
-    /// If there are no kernels for it.
+    /// If there are no kernels for it, or not the library that the environment asks for.
     pub fn new(driver: Box<dyn Driver>) -> Result<Arc<Self>> {
-        Self::with(driver, None)
+        Self::with(driver, None, Products::asked()?)
     }
 
     /// One like this that does nothing and takes no memory, but counts it.
     pub fn rehearsal(&self) -> Result<(Arc<Self>, Arc<Ledger>)> {
         let ledger = Arc::new(Ledger::default());
         let driver = Box::new(Rehearsal::new(self.facts().clone()));
-        Ok((Self::with(driver, Some(ledger.clone()))?, ledger))
+        Ok((Self::with(driver, Some(ledger.clone()), self.products())?, ledger))
     }
 
     /// What stands for a GPU that is not there: its launch code runs, and memory and work are counted.
@@ -113,17 +117,19 @@ impl Gpu {
     /// # Errors
     /// If there are no kernels for it.
     pub fn planned(chip: &Chip) -> Result<Arc<Self>> {
-        Self::with(Box::new(Rehearsal::new(chip.facts())), Some(Arc::default()))
+        Self::with(Box::new(Rehearsal::new(chip.facts())), Some(Arc::default()), Products::asked()?)
     }
 
-    fn with(driver: Box<dyn Driver>, ledger: Option<Arc<Ledger>>) -> Result<Arc<Self>> {
+    fn with(driver: Box<dyn Driver>, ledger: Option<Arc<Ledger>>, products: Products) -> Result<Arc<Self>> {
         let facts = driver.facts();
         let kernels = Kernels::new(facts.capability).map_err(|e| anyhow!("{}: {e}", facts.name))?;
         let has_graphs = ledger.is_none() && !std::env::var(GRAPHS).is_ok_and(|v| v == "0");
         let lane = || Mutex::new(Lane { graphs: Graphs::new(has_graphs), ..Lane::default() });
         let (kernels, lanes) = (Mutex::new(kernels), [lane(), lane()]);
         let (between, failed, maps) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self { driver, kernels, lanes, between, failed, ledger, maps }))
+        let gpu = Self { driver, kernels, lanes, between, failed, products: Mutex::default(), ledger, maps };
+        gpu.choose(products)?;
+        Ok(Arc::new(gpu))
     }
 
     /// What it is.

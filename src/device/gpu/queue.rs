@@ -59,7 +59,7 @@ impl Graphs {
             return ops.iter().try_for_each(|op| driver.submit(op));
         }
         let (key, used) = (hash(&ops), self.replayed + self.direct);
-        let launches = ops.iter().filter(|op| matches!(op, Op::Launch(_))).count() as u64;
+        let launches = ops.iter().filter(|op| matches!(op, Op::Launch(_) | Op::Product(_))).count() as u64;
         self.launches += launches;
         match self.seen.get_mut(&key) {
             Some(known) if known.ops == ops => {
@@ -119,6 +119,7 @@ fn hash(ops: &[Op]) -> u64 {
                     }
                 }
             }
+            Op::Product(product) => product.hash(&mut h),
             Op::Copy { to, from, bytes } => (to, from, bytes).hash(&mut h),
             Op::Forget { at, bytes } => (at, bytes).hash(&mut h),
             Op::Fill { to, bytes, byte } => (to, bytes, byte).hash(&mut h),

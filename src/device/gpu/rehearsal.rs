@@ -74,7 +74,7 @@ impl Driver for Rehearsal {
         match op {
             Op::Fill { to, byte: u8::MAX, .. } => drop(self.set().insert(*to)),
             Op::Forget { at, .. } => drop(self.set().remove(at)),
-            Op::Launch(_) | Op::Copy { .. } | Op::Fill { .. } => {}
+            Op::Launch(_) | Op::Product(_) | Op::Copy { .. } | Op::Fill { .. } => {}
         }
         Ok(())
     }

@@ -8,7 +8,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use ptxvm::{Config, Memory, Module, Options, Stats};
 
-use super::driver::{Arg, DevicePtr, Driver, Facts, Function, Graph, Launch, Op, TensorMap, TensorMapDesc};
+use super::driver::{Arg, DevicePtr, Driver, Facts, Function, Graph, Launch, Op, Product, TensorMap, TensorMapDesc};
+use crate::device::DType;
 
 /// An interpreted GPU.
 pub struct Vm {
@@ -102,9 +103,36 @@ impl State {
         }
     }
 
+    /// One chain for every element, in the order of the depth.
+    fn product(&self, p: &Product) -> Result<()> {
+        let line = |at: DevicePtr, i: u32, ld: u32, length: u32, dtype: DType| {
+            let from = at + dtype.bytes(i as usize * ld as usize) as u64;
+            Ok::<_, anyhow::Error>(numbers(&self.memory.bytes(from, dtype.bytes(length as usize) as u64)?, dtype))
+        };
+        let (lines, length) = if p.along { (p.n, p.k) } else { (p.k, p.n) };
+        let w = (0..lines).map(|i| line(p.w, i, p.ldw, length, p.dtype)).collect::<Result<Vec<_>>>()?;
+        for i in 0..p.m {
+            let x = line(p.x, i, p.ldx, p.k, p.dtype)?;
+            let before = if p.adds { line(p.y, i, p.ldy, p.n, p.out)? } else { vec![0.0; p.n as usize] };
+            let mut y = Vec::new();
+            for (j, before) in before.into_iter().enumerate() {
+                let of = |k: usize| if p.along { w[j][k] } else { w[k][j] };
+                let sum = before + x.iter().enumerate().fold(0.0, |sum, (k, x)| sum + x * of(k));
+                match p.out {
+                    DType::F32 => y.extend(sum.to_le_bytes()),
+                    DType::F16 => y.extend(half::f16::from_f32(sum).to_le_bytes()),
+                    _ => y.extend(half::bf16::from_f32(sum).to_le_bytes()),
+                }
+            }
+            self.memory.write(p.y + p.out.bytes(i as usize * p.ldy as usize) as u64, &y)?;
+        }
+        Ok(())
+    }
+
     fn run(&mut self, op: &Op, options: &Options, counts: &Counts) -> Result<()> {
         match op {
             Op::Launch(launch) => self.launch(launch, options, counts),
+            Op::Product(product) => self.product(product),
             Op::Copy { to, from, bytes } => {
                 let bytes = self.memory.bytes(*from, *bytes as u64)?;
                 Ok(self.memory.write(*to, &bytes)?)
@@ -112,6 +140,15 @@ impl State {
             Op::Forget { at, bytes } => Ok(self.memory.forget(*at, *bytes as u64)?),
             Op::Fill { to, bytes, byte } => Ok(self.memory.write(*to, &vec![*byte; *bytes])?),
         }
+    }
+}
+
+fn numbers(bytes: &[u8], dtype: DType) -> Vec<f32> {
+    let halves = bytes.as_chunks::<2>().0.iter();
+    match dtype {
+        DType::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        DType::F16 => halves.map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+        _ => halves.map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
     }
 }
 

@@ -1,5 +1,6 @@
 mod gradients;
 pub(in crate::ops::linear) mod hopper;
+mod library;
 mod pack;
 mod portable;
 
@@ -9,10 +10,12 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 
 use super::{Backward, Branch, Call, InputGrad, Lora, Lows, Output, Then};
+use crate::device::gpu::driver::Product;
 use crate::device::gpu::{Arg, DevicePtr, Gpu, Grid, Swizzle, TensorMapDesc, suffix};
 use crate::device::{DType, Device, Tensor, Wide};
-use crate::ops::{copy, rms_norm};
+use crate::ops::{activation, copy, rms_norm};
 use gradients::Factors;
+use library::Place;
 pub(in crate::ops::linear) use pack::Matrix;
 use pack::{Packer, RANK, pack, packing};
 pub(in crate::ops::linear) use portable::Weight;
@@ -99,6 +102,8 @@ struct Batch {
     lows: Vec<Job>,
     extras: Vec<Extra>,
     mains: Vec<Job>,
+    /// What a library multiplies before that.
+    products: Vec<Product>,
     /// What the additions go through, for as long as it is needed.
     low: Vec<Tensor>,
 }
@@ -106,7 +111,8 @@ struct Batch {
 impl Batch {
     fn new(gpu: &Arc<Gpu>, (dtype, tf32): (DType, bool)) -> Self {
         let packer = Packer::new(gpu, dtype);
-        Self { packer, tf32, lows: Vec::new(), extras: Vec::new(), mains: Vec::new(), low: Vec::new() }
+        let (lows, extras, mains, products, low) = Default::default();
+        Self { packer, tf32, lows, extras, mains, products, low }
     }
 
     /// One for every type.
@@ -154,20 +160,36 @@ impl Batch {
             portable::products(gpu, (*dtype, self.tf32), weight, others, extras);
         };
         of(&mut self.lows, &[]);
+        self.products.drain(..).for_each(|product| gpu.multiply(product));
         of(&mut self.mains, &std::mem::take(&mut self.extras));
     }
 
+    /// Whether the product into `y` goes to a library.
+    fn leaves(&self, y: &Tensor) -> bool {
+        let place = Place { at: y.address(), width: y.width(), dtype: y.dtype() };
+        library::takes(&self.packer.gpu, self.packer.dtype, place)
+    }
+
     /// A product of [`forward`], of rows that go through the same factors or none at a time.
-    fn call(&mut self, call: &Call, y: &mut Tensor, then: Finish, norm: Option<Norm>) {
+    fn call(&mut self, call: &Call, y: &mut Tensor, mut then: Finish, norm: Option<Norm>) {
         let Call { x, layer, .. } = call;
         let left = Left { matrix: self.packer.matrix(x), m: x.rows(), k: x.width() };
         let w = self.packer.weight(layer.layer.weight);
         let bias = layer.layer.bias.map_or(0, Tensor::address);
-        let all = Problem { bias, ..left.times(w, y.address_mut(), layer.layer.weight.dim(0), 1.0) };
+        let mut all = Problem { bias, ..left.times(w, y.address_mut(), layer.layer.weight.dim(0), 1.0) };
+        let is_the_library_s = self.leaves(y);
+        if is_the_library_s {
+            self.products.push(library::product(&all, Weight::Along, self.packer.dtype, y.dtype(), false));
+            (all, then) = library::rest(all, y.dtype());
+        }
         let per_sample = x.rows() / x.dim(0).max(1);
         for samples in runs(layer.lora, x.dim(0)) {
             let rows = samples.start * per_sample..samples.end * per_sample;
-            if let Some(l) = layer.lora.iter().find(|l| l.samples == samples) {
+            let lora = layer.lora.iter().find(|l| l.samples == samples);
+            if is_the_library_s && bias == 0 && lora.is_none() {
+                continue;
+            }
+            if let Some(l) = lora {
                 let (down, up) = (self.packer.down(&l.a), self.packer.up(&l.b));
                 let low = self.low(left, &rows, down, l.a.dim(0), l.scale);
                 self.add(&low, &rows, up);
@@ -178,7 +200,7 @@ impl Batch {
     }
 
     /// What a branch adds to the gradient to the input, `dx = dy·W + u·A`, and `u = s·dy·B`.
-    fn branch(&mut self, branch: &Branch, dx: Option<(DevicePtr, Finish)>) -> Option<Tensor> {
+    fn branch(&mut self, branch: &Branch, dx: Option<(Place, Finish)>) -> Option<Tensor> {
         let Branch { dy, weight, lora, .. } = branch;
         let rows = 0..dy.rows();
         let left = Left { matrix: self.packer.matrix(dy), m: dy.rows(), k: dy.width() };
@@ -192,7 +214,17 @@ impl Batch {
         });
         if let Some((dx, then)) = dx {
             let w = self.packer.weight(weight);
-            self.push(left.times(w, dx, weight.dim(1), 1.0), then, None);
+            let problem = left.times(w, dx.at, dx.width, 1.0);
+            if !library::takes(&self.packer.gpu, self.packer.dtype, dx) {
+                self.push(problem, then, None);
+                return u;
+            }
+            let adds = then.kind == Kind::Add as u32;
+            self.products.push(library::product(&problem, Weight::Across, self.packer.dtype, dx.dtype, adds));
+            if u.is_some() {
+                let (rest, then) = library::rest(problem, dx.dtype);
+                self.push(rest, then, None);
+            }
         }
         u
     }
@@ -213,6 +245,8 @@ pub(super) fn forward(outputs: &mut [Output], _: &mut [Vec<Tensor>], calls: &[Ca
     let mut batches = Batch::of_each_type(&calls[0].x.gpu());
     // Norms that come after the products.
     let mut norms = Vec::new();
+    // What follows products of a library.
+    let mut followed = Vec::new();
     for (i, (call, Output { y, hidden, inverse_rms })) in calls.iter().zip(&mut *outputs).enumerate() {
         let (dtype, tf32) = arithmetic(call.layer.layer.weight, call.x.dtype(), false);
         let batch = batches.iter_mut().find(|b| (b.packer.dtype, b.tf32) == (dtype, tf32)).expect("one of each type");
@@ -221,7 +255,7 @@ pub(super) fn forward(outputs: &mut [Output], _: &mut [Vec<Tensor>], calls: &[Ca
         if let Then::Normalise { weight, eps } = call.then {
             let inverse = inverse_rms.as_mut().expect("room beside a norm").address_mut();
             let fused = Norm { weight: weight.address(), width: weight.len(), eps, inverse };
-            if hopper::normalises(&batch.packer.gpu, dtype, y, &fused) {
+            if !batch.leaves(y) && hopper::normalises(&batch.packer.gpu, dtype, y, &fused) {
                 norm = Some(fused);
             } else {
                 norms.push(i);
@@ -235,9 +269,15 @@ pub(super) fn forward(outputs: &mut [Output], _: &mut [Vec<Tensor>], calls: &[Ca
         } else if !hidden.is_empty() {
             (then.kept, then.hidden) = (size(hidden.rows()), hidden.address_mut());
         }
+        if batch.leaves(y) {
+            followed.push(i);
+        }
         batch.call(call, y, then, norm);
     }
     batches.iter_mut().for_each(|b| b.run(Weight::Along));
+    for i in followed {
+        library::follow(&calls[i], &mut outputs[i]);
+    }
     for i in norms {
         normalise(&calls[i], &mut outputs[i]);
     }
@@ -271,9 +311,10 @@ pub(super) fn backward(calls: &mut [Backward], _: &mut [Vec<Lows>], flat: Option
     let gpu = first.dy.gpu();
     let mut batches = Batch::of_each_type(&gpu);
     let mut trained = [const { Vec::new() }; TYPES.len()];
+    let mut through_gelu = Vec::new();
     let stages = calls.iter().map(|c| c.branches.len()).max().unwrap_or(0);
     for stage in 0..stages {
-        for call in &mut *calls {
+        for (at, call) in calls.iter_mut().enumerate() {
             let Some(&branch) = call.branches.get(stage).filter(|b| !b.dy.is_empty()) else { continue };
             let dx = to_input(&mut call.dx, stage);
             if dx.is_none() && branch.grad.is_none() {
@@ -281,10 +322,19 @@ pub(super) fn backward(calls: &mut [Backward], _: &mut [Vec<Lows>], flat: Option
             }
             let of = arithmetic(branch.weight, branch.dy.dtype(), true);
             let i = TYPES.iter().position(|t| *t == of).expect("one that is computed in");
+            let is_the_library_s = dx.is_some_and(|(dx, _)| library::takes(&gpu, of.0, dx));
+            if is_the_library_s && matches!(call.dx, InputGrad::ThroughGelu { .. }) {
+                through_gelu.push(at);
+            }
             let u = batches[i].branch(&branch, dx);
             trained[i].extend(call.x.zip(u).map(|(x, u)| (branch, x, u)));
         }
         batches.iter_mut().for_each(|b| b.run(Weight::Across));
+    }
+    for at in through_gelu {
+        if let InputGrad::ThroughGelu { dx, hidden } = &mut calls[at].dx {
+            activation::gelu_tanh_backward(dx, hidden);
+        }
     }
     let Some(flat) = flat else { return };
     for (batch, trained) in batches.iter_mut().zip(trained) {
@@ -295,12 +345,13 @@ pub(super) fn backward(calls: &mut [Backward], _: &mut [Vec<Lows>], flat: Option
 }
 
 /// Where the branch of a stage puts its part of the gradient to the input, and what is done to it.
-fn to_input(dx: &mut InputGrad, stage: usize) -> Option<(DevicePtr, Finish)> {
+fn to_input(dx: &mut InputGrad, stage: usize) -> Option<(Place, Finish)> {
+    let place = |dx: &mut Tensor| Place { at: dx.address_mut(), width: dx.width(), dtype: dx.dtype() };
     let (dx, kind, read) = match dx {
         InputGrad::Skip => return None,
-        InputGrad::Overwrite(dx) if stage == 0 => return Some((dx.address_mut(), Finish::plain(dx.dtype()))),
-        InputGrad::Overwrite(dx) | InputGrad::Add(dx) => (dx.address_mut(), Kind::Add, &**dx),
-        InputGrad::ThroughGelu { dx, hidden } => (dx.address_mut(), Kind::ThroughGelu, *hidden),
+        InputGrad::Overwrite(dx) if stage == 0 => return Some((place(dx), Finish::plain(dx.dtype()))),
+        InputGrad::Overwrite(dx) | InputGrad::Add(dx) => (place(dx), Kind::Add, &**dx),
+        InputGrad::ThroughGelu { dx, hidden } => (place(dx), Kind::ThroughGelu, *hidden),
     };
     Some((dx, Finish { kind: kind as u32, residual: read.address(), ..Finish::plain(read.dtype()) }))
 }

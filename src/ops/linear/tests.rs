@@ -1,5 +1,6 @@
 mod group;
 pub mod hopper;
+mod library;
 
 use super::*;
 use crate::device::gpu::PORTABLE;

@@ -399,7 +399,9 @@ pub(super) fn split(
 ) -> (Vec<Product>, Vec<Job>) {
     let (mut products, mut others) = (Vec::new(), Vec::new());
     for job in jobs {
-        let usable = gpu.is_hopper() && dtype != DType::F32 && job.then.dtype == type_code(dtype);
+        // A product of no depth has no maps.
+        let has_depth = job.problem.k > 0;
+        let usable = gpu.is_hopper() && has_depth && dtype != DType::F32 && job.then.dtype == type_code(dtype);
         match usable.then(|| product(dtype, lies, &job, extras)).flatten().filter(Product::fits) {
             Some(product) => products.push(product),
             None => {
