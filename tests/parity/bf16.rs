@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use engine::device::{DType, Device, Precision, Tensor};
+use engine::device::{DType, Device, Precision, Tensor, Wide};
 use engine::io::{TensorFile, read_json};
 use engine::models::autoencoder::Autoencoder;
 use engine::models::t5::T5;
