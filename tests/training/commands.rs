@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
 
-use super::{assert_success, engine, train, write_config};
+use super::{assert_success, copy, engine, train, write_config};
 use crate::parity::fixture;
 
 /// The `RESULT` lines of `engine eval` on the training prompts with `what`.
@@ -91,18 +91,6 @@ fn score_gives_each_image_the_reward_that_eval_averages() {
     assert!((mean - results["jpeg_compressibility"]).abs() < 1e-6, "{mean} {results:?}");
     let saved: BTreeMap<String, f64> = engine::io::read_json(&out.join("results.json")).unwrap();
     assert!((saved["reward"] - results["reward"]).abs() < 1e-6);
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[cfg(unix)]

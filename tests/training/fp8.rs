@@ -3,11 +3,11 @@
 use engine::device::Device;
 use engine::models::lora::Slot;
 use engine::train::guard::Interrupt;
-use engine::train::setup::{Setup, check};
+use engine::train::setup::check;
 use engine::train::state::State;
 use engine::{config, config::Job};
 
-use super::theory::setup_on;
+use super::theory::{held_out, setup_on, simple};
 use super::write_config;
 use crate::parity::{bits, devices};
 
@@ -70,37 +70,13 @@ fn a_gpu_without_fp8_and_activations_that_do_not_go_with_it_are_refused() {
 /// A reward that the model can move rises although the images it learns from were sampled in fp8; it is measured without.
 #[test]
 fn a_policy_learns_from_images_sampled_in_fp8() {
-    let model = format!("model={}", concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-sd3"));
-    let mut setup = setup_on(
-        &Device::Cpu,
-        &[
-            &model,
-            "rollout.weights=fp8",
-            "optimizer.lr=1e-3",
-            "lora.rank=8",
-            "lora.alpha=16.0",
-            "rollout.resolution=64",
-            "rollout.num_images_per_prompt=8",
-            "rollout.num_prompts_per_epoch=3",
-            "rollout.num_inference_steps=6",
-            "rollout.batch_size=12",
-            "rollout.guidance_scale=1.0",
-            "train.batch_size=16",
-            "ram.reward_multiplier=5.0",
-            "eval.num_images_per_prompt=6",
-            "eval.num_inference_steps=6",
-        ],
-    );
+    let mut setup = simple(&["rollout.weights=fp8"]);
     let mut state = State::new(&setup);
-    let reward = |setup: &mut Setup, state: &State| {
-        let scores = setup.evaluate(Some((&state.bank, Slot::Theta)), &Interrupt::never()).unwrap().scores.weighted;
-        scores.iter().sum::<f64>() / scores.len() as f64
-    };
-    let before = reward(&mut setup, &state);
+    let before = held_out(&mut setup, &state);
     for _ in 0..25 {
         setup.train_epoch(&mut state, &Interrupt::never()).unwrap();
     }
-    let after = reward(&mut setup, &state);
+    let after = held_out(&mut setup, &state);
     println!("held-out reward {before:.5} before, {after:.5} after 25 updates");
     assert!(after > before + 0.1 * before.abs(), "{before} {after}");
 }

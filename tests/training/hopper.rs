@@ -14,7 +14,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::vm::{epochs, state};
-use super::{assert_success, checkpoint_bytes, engine, train, write_config};
+use super::{assert_success, checkpoint_bytes, copy, engine, train, write_config};
 use crate::parity::{fixture, random, rms_error};
 
 /// The pipeline of the fixtures with a transformer of random weights that is four times as wide: two heads of 64.
@@ -62,18 +62,6 @@ fn wider_shape(name: &str, shape: &[usize]) -> Vec<usize> {
         _ => true,
     };
     shape.iter().enumerate().map(|(axis, n)| if is_hidden(axis) { 4 * n } else { *n }).collect()
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// A Hopper, interpreted, and what its kernels were launched with.

@@ -28,6 +28,19 @@ pub fn engine(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_engine")).args(args).output().unwrap()
 }
 
+/// A folder with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
 /// The config of a run of three epochs with `extra` lines, written into `folder`.
 pub fn write_config(folder: &Path, extra: &str) -> PathBuf {
     let prompts = folder.join("prompts.txt");

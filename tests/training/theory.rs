@@ -131,13 +131,11 @@ fn rollout_and_training_have_the_same_velocities_at_every_batch_size() {
     }
 }
 
-/// T23: a reward that the model can move rises steadily over 50 updates: the tiny model learns to draw pictures that compress
-/// well.
-#[test]
-fn t23_a_simple_reward_rises_steadily_over_fifty_updates() {
-    let model = format!("model={}", concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny-sd3"));
-    let mut setup = setup(&[
-        &model,
+/// A short run of the tiny model on the reward of its config, with changes.
+pub(super) fn simple(changes: &[&str]) -> Setup {
+    const MODEL: &str = concat!("model=", env!("CARGO_MANIFEST_DIR"), "/models/tiny-sd3");
+    let run = [
+        MODEL,
         "optimizer.lr=1e-3",
         "lora.rank=8",
         "lora.alpha=16.0",
@@ -151,19 +149,28 @@ fn t23_a_simple_reward_rises_steadily_over_fifty_updates() {
         "ram.reward_multiplier=5.0",
         "eval.num_images_per_prompt=6",
         "eval.num_inference_steps=6",
-    ]);
+    ];
+    setup(&[&run, changes].concat())
+}
+
+/// The mean reward of the policy on held-out prompts.
+pub(super) fn held_out(setup: &mut Setup, state: &State) -> f64 {
+    let scores = setup.evaluate(Some((&state.bank, Slot::Theta)), &Interrupt::never()).unwrap().scores.weighted;
+    scores.iter().sum::<f64>() / scores.len() as f64
+}
+
+/// T23: a reward that the model can move rises steadily over 50 updates: the tiny model learns to draw pictures that compress
+/// well.
+#[test]
+fn t23_a_simple_reward_rises_steadily_over_fifty_updates() {
+    let mut setup = simple(&[]);
     let mut state = State::new(&setup);
-    let eval = |setup: &mut Setup, state: &State| {
-        let adapter = Some((&state.bank, Slot::Theta));
-        let scores = setup.evaluate(adapter, &Interrupt::never()).unwrap().scores.weighted;
-        scores.iter().sum::<f64>() / scores.len() as f64
-    };
-    let before = eval(&mut setup, &state);
+    let before = held_out(&mut setup, &state);
     let mut rewards = vec![before];
     for update in 1..=50 {
         setup.train_epoch(&mut state, &Interrupt::never()).unwrap();
         if update % 10 == 0 {
-            rewards.push(eval(&mut setup, &state));
+            rewards.push(held_out(&mut setup, &state));
         }
     }
     println!("held-out reward at the start and every ten updates: {rewards:.5?}");
