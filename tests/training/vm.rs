@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::resume::signal_saves;
-use super::{assert_success, checkpoint_bytes, train, write_config};
+use super::{assert_success, checkpoint_bytes, train, train_command, write_config};
 
 /// The lines of a run's log that have a loss.
 pub fn epochs(run: &Path) -> Vec<Value> {
@@ -57,6 +57,19 @@ fn results_on_the_interpreted_gpu_do_not_depend_on_batches_or_checkpointing() {
     assert!(base == run("b", "rollout.batch_size=1"), "rollout batch");
     assert!(base == run("c", "train.activation_checkpointing=block"), "checkpointing by block");
     assert!(base == run("d", "train.activation_checkpointing=selective"), "selective checkpointing");
+}
+
+#[test]
+fn launches_one_by_one_give_the_bits_of_graphs() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let states = ["0", "1"].map(|graphs| {
+        let run = dir.path().join(graphs);
+        let mut command = train_command(&config, &run, &["--device", "vm", "--set", "num_epochs=1"]);
+        assert_success(&command.env("ENGINE_GRAPHS", graphs).output().unwrap());
+        state(&run, 1)
+    });
+    assert!(states[0] == states[1]);
 }
 
 #[test]

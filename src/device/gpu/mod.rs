@@ -290,12 +290,12 @@ impl Gpu {
     /// `f`, whose launches are put off to its end, or to where something is read; the same launches are replayed as a graph
     /// when they come again. Regions do not nest: an inner one is part of the outer.
     pub fn region<T>(&self, f: impl FnOnce() -> T) -> T {
+        if self.ledger.is_none() && !lock(&self.lanes[self.here()]).graphs.is_on() {
+            // Each as it comes, so that a profiler sees it where it is asked for.
+            return f();
+        }
         let outermost = {
-            let Lane { pending, graphs, .. } = &mut *lock(&self.lanes[self.here()]);
-            if self.ledger.is_none() && !graphs.is_on() {
-                // Each as it comes, so that a profiler sees it where it is asked for.
-                return f();
-            }
+            let pending = &mut lock(&self.lanes[self.here()]).pending;
             let outermost = pending.is_none();
             pending.get_or_insert_default();
             outermost
