@@ -3,15 +3,6 @@
 #include "common/activations.cuh"
 #include "common/elementwise.cuh"
 
-// In single precision with the CPU's bits; else by instructions whose errors are far below what rounding to T makes of them,
-// or there would be more instructions than memory leaves time for.
-template <typename T> __device__ __forceinline__ float sigmoid_to(float x) {
-  if constexpr (sizeof(T) == 4) return sigmoid(x);
-  float e, r;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * -1.44269504f));
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.0f + e));
-  return r;
-}
 // Of those that are v sigmoid(inner(v)).
 template <typename F, typename T> struct Gated {
   static __device__ float of(float v) { return v * sigmoid_to<T>(F::inner(v)); }

@@ -6,6 +6,7 @@
 // shared attention_wide_* 230656
 // hot attention_wide_*
 #include "common/hopper.cuh"
+#include "common/math.cuh"
 
 struct Maps {
   TensorMap q, k, v;
@@ -14,11 +15,6 @@ struct Maps {
 constexpr int THREADS = 384, QUERIES = 64, KEYS = 128, PANEL = 64, COLUMNS = 256, STAGES = 5, WIDEST = 512;
 constexpr u32 STAGE = KEYS * PANEL * 2, OF_QUERIES = QUERIES * PANEL * 2, LANES = 128;
 
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 // Over the four lanes that have a row.
 __device__ __forceinline__ float row_max(float v) {
   v = fmaxf(v, __shfl_xor_sync(0xFFFFFFFF, v, 1));
@@ -131,7 +127,7 @@ __device__ __forceinline__ void forward(const Maps& maps, T* out, float* lse, in
 #pragma unroll
       for (int i = 0; i < KEYS / 2; i += 4) m = fmaxf(m, fmaxf(p[i + 2 * h], p[i + 2 * h + 1]));
       m = row_max(m);
-      const float keep = exp2_fast((largest[h] - m) * to_log2);
+      const float keep = ex2((largest[h] - m) * to_log2);
       largest[h] = m;
       offset[h] = -m * to_log2;
       sums[h] *= keep;
@@ -147,7 +143,7 @@ __device__ __forceinline__ void forward(const Maps& maps, T* out, float* lse, in
 #pragma unroll
     for (int i = 0; i < KEYS / 2; i += 2) {
       const int h = i / 2 % 2;
-      const float x = exp2_fast(fmaf(p[i], to_log2, offset[h])), y = exp2_fast(fmaf(p[i + 1], to_log2, offset[h]));
+      const float x = ex2(fmaf(p[i], to_log2, offset[h])), y = ex2(fmaf(p[i + 1], to_log2, offset[h]));
       sums[h] += x + y;
       u32& two = of_keys[i / 8][i / 2 % 4];
       two = pack2<T>(x, y);
@@ -195,7 +191,7 @@ __device__ __forceinline__ void forward(const Maps& maps, T* out, float* lse, in
   for (int h = 0; h < 2; ++h) {
     const float other = __uint_as_float(load_shared(mine + 4 * LANES * h));
     const float m = fmaxf(largest[h], other);
-    const float own_by = exp2_fast((largest[h] - m) * to_log2), other_by = exp2_fast((other - m) * to_log2);
+    const float own_by = ex2((largest[h] - m) * to_log2), other_by = ex2((other - m) * to_log2);
     const float total = row_sum(sums[h] * own_by + __uint_as_float(load_shared(mine + 4 * LANES * (2 + h))) * other_by);
     by[h][0] = own_by / total;
     by[h][1] = other_by / total;

@@ -122,10 +122,7 @@ extern "C" __global__ void __launch_bounds__(512)
 // makes of them.
 template <typename T> __device__ __forceinline__ float silu_to(float x) {
   if constexpr (sizeof(T) == 4) return x / (1.0f + exp_exact(-x));
-  float e, r;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * -1.44269504f));
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.0f + e));
-  return x * r;
+  return x * sigmoid_to<T>(x);
 }
 
 template <bool PACKED, typename T>

@@ -6,6 +6,7 @@
 // A launch does a list of such products. One block per multiprocessor walks the tiles of all of them: 128 rows, which two warp
 // groups share, and as many columns as the entry's name says. Every element is one chain of products of 16 in depth, in
 // order, whatever the tile, the row in it, and the rest of the list. t B^T is further stages of the same chain.
+#include "common/math.cuh"
 #include "common/pipeline.cuh"
 // shared linear_wgmma_*_64 182272
 // shared linear_wgmma_*_192 231424
@@ -67,37 +68,13 @@ template <int N> struct Walk {
   }
 };
 
-__device__ __forceinline__ float ex2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ __forceinline__ float rcp(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 __device__ __forceinline__ float2 unpack2(u32 v, f16) { return __half22float2(*(const __half2*)&v); }
 __device__ __forceinline__ float2 unpack2(u32 v, bf16) { return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xFFFF0000u)); }
 // sigmoid(v (linear + cubic v^2)), the factors given times -log2 e
 __device__ __forceinline__ float sigmoid_of(float v, float linear, float cubic) { return rcp(1.0f + ex2(v * fmaf(cubic, v * v, linear))); }
-// v Phi(v), erf as in common/math.cuh but for its e^v
+// v Phi(v)
 __device__ __forceinline__ float gelu_erf(float v) {
-  const float x = v * 0.70710678f, a = fabsf(x), s = x * x;
-  float p = fmaf(-1.7285347e-5f, a, 3.8319713e-4f);
-  p = fmaf(p, s, fmaf(-3.8839644e-3f, a, 2.4254622e-2f));
-  p = fmaf(p, a, -1.0677788e-1f);
-  p = fmaf(p, a, -6.348467e-1f);
-  p = fmaf(p, a, -1.2871751e-1f);
-  const float large = copysignf(1.0f - ex2(1.44269504f * fmaf(p, a, -a)), x);
-  p = -5.967617e-4f;
-  p = fmaf(p, s, 4.9911942e-3f);
-  p = fmaf(p, s, -2.6768135e-2f);
-  p = fmaf(p, s, 1.1281993e-1f);
-  p = fmaf(p, s, -3.7612534e-1f);
-  p = fmaf(p, s, 1.2837917e-1f);
-  const float small = fmaf(p, x, x);
-  return 0.5f * v * (1.0f + (a > 0.9277344f ? large : small));
+  return 0.5f * v * (1.0f + erf_by(v * 0.70710678f, [](float v) { return ex2(1.44269504f * v); }));
 }
 
 // A box of results in registers: v[4 i + 2 h + j] is row 8 h, column 8 i + j from this thread's first on.

@@ -2,16 +2,11 @@
 // Rows are an odd number of 16 bytes apart, so that ldmatrix meets no bank twice.
 #pragma once
 #include "common/attention.cuh"
+#include "common/math.cuh"
 #include "common/mma.cuh"
 
 // Bytes from row to row of a tile of D columns.
 template <int D> constexpr u32 ROW = (D / 8 | 1) * 16;
-
-__device__ __forceinline__ float ex2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // Begins to copy rows row.. of a head into a tile [ROWS][D]; zeros where there is none.
 template <int ROWS, int D, int THREADS, typename T>

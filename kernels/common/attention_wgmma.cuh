@@ -2,6 +2,7 @@
 // Operands as they are here.)
 #pragma once
 #include "common/hopper.cuh"
+#include "common/math.cuh"
 
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 constexpr int KEYS = 128;  // of a stage
@@ -65,11 +66,6 @@ template <int STAGES> struct Stage {
 };
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
-__device__ __forceinline__ float ex2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // Where 16 bytes of row r, number j in it, are in a tile of rows of W bytes, swizzled by as much.
 template <int W> __device__ __forceinline__ u32 swizzled_by(int r, int j) {

@@ -1,4 +1,5 @@
-// Elementary functions: the sequences of src/ops/math.rs, operation for operation, so that f32 results are the CPU's bits.
+// Elementary functions: the sequences of src/ops/math.rs, operation for operation, so that f32 results are the CPU's bits; and
+// instructions that approximate some, with errors far below what rounding to a half makes of them.
 // (Compiled with --fmad=false: what is fused says so.)
 #pragma once
 #include "common/types.cuh"
@@ -22,8 +23,25 @@ __device__ __forceinline__ float exp_exact(float x) {
   return x != x ? x : y;
 }
 
+// 2^x and 1/x, approximately.
+__device__ __forceinline__ float ex2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float rcp(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // 1 / (1 + e^-x)
 __device__ __forceinline__ float sigmoid(float x) { return __fdiv_rn(1.0f, 1.0f + exp_exact(-x)); }
+// For a result of type T: in single precision as above, else approximately.
+template <typename T> __device__ __forceinline__ float sigmoid_to(float x) {
+  if constexpr (sizeof(T) == 4) return sigmoid(x);
+  return rcp(1.0f + ex2(x * -1.44269504f));
+}
 
 __device__ __forceinline__ float tanh_exact(float x) {
   float a = fabsf(x);
@@ -38,7 +56,8 @@ __device__ __forceinline__ float tanh_exact(float x) {
   return a < 0.625f ? small : large;
 }
 
-__device__ __forceinline__ float erf_exact(float x) {
+// With e^v as `exp` has it.
+template <typename Exp> __device__ __forceinline__ float erf_by(float x, Exp exp) {
   float a = fabsf(x), s = x * x;
   float p = fmaf(-1.7285347e-5f, a, 3.8319713e-4f);
   float q = fmaf(-3.8839644e-3f, a, 2.4254622e-2f);
@@ -46,7 +65,7 @@ __device__ __forceinline__ float erf_exact(float x) {
   p = fmaf(p, a, -1.0677788e-1f);
   p = fmaf(p, a, -6.348467e-1f);
   p = fmaf(p, a, -1.2871751e-1f);
-  float large = copysignf(1.0f - exp_exact(fmaf(p, a, -a)), x);
+  float large = copysignf(1.0f - exp(fmaf(p, a, -a)), x);
   p = -5.967617e-4f;
   p = fmaf(p, s, 4.9911942e-3f);
   p = fmaf(p, s, -2.6768135e-2f);
@@ -55,4 +74,7 @@ __device__ __forceinline__ float erf_exact(float x) {
   p = fmaf(p, s, 1.2837917e-1f);
   float small = fmaf(p, x, x);
   return a > 0.9277344f ? large : small;
+}
+__device__ __forceinline__ float erf_exact(float x) {
+  return erf_by(x, [](float v) { return exp_exact(v); });
 }
