@@ -1,6 +1,7 @@
 """Captioned images of coloured shapes, and prompts about them in GenEval's format.
 
-A scene is one to three shapes (circle, square, triangle) in four colours on a light background, 64x64 RGB. Captions:
+A scene is one to three shapes (circle, square, triangle) in four colours on a light background, 64x64 RGB, each in a
+quarter of the image of its own. Captions:
 
     colors      "a red circle"
     counting    "one red circle", "two blue squares", "three green triangles"
@@ -35,8 +36,10 @@ BACKGROUND = (240, 240, 240)
 NUMBERS = {1: "one", 2: "two", 3: "three"}
 RELATIONS = ["left of", "right of", "above", "below"]
 TAGS = ["colors", "counting", "color_attr", "position"]
-# How often each kind of caption is drawn in training.
-TAG_WEIGHTS = [0.15, 0.30, 0.25, 0.30]
+# How often each kind of caption is drawn in training. Relations have words and rules, but no pictures yet: with them the
+# models would need twice the time.
+TAG_WEIGHTS = [0.15, 0.35, 0.50, 0.0]
+TRAINED_TAGS = [tag for tag, weight in zip(TAGS, TAG_WEIGHTS) if weight]
 
 
 @dataclass(frozen=True)
@@ -141,19 +144,14 @@ def relations(a, b):
 
 
 def place(scene, rng):
-    """Boxes for the scene's objects: inside the image, two pixels apart, and in the scene's relation."""
+    """Boxes for the scene's objects, each about the middle of a quarter of the image, and in the scene's relation."""
     while True:
         boxes = []
-        for _ in scene.objects:
-            side = rng.uniform(16, 22)
-            x, y = rng.uniform(1.5, SIZE - 1.5 - side), rng.uniform(1.5, SIZE - 1.5 - side)
+        for column, row in rng.sample([(0, 0), (1, 0), (0, 1), (1, 1)], len(scene.objects)):
+            side = rng.uniform(17, 22)
+            x, y = (SIZE / 4 + SIZE / 2 * i - side / 2 + rng.uniform(-3, 3) for i in (column, row))
             boxes.append((x, y, x + side, y + side))
-        apart = all(
-            a[0] > b[2] + 2 or b[0] > a[2] + 2 or a[1] > b[3] + 2 or b[1] > a[3] + 2
-            for i, a in enumerate(boxes)
-            for b in boxes[:i]
-        )
-        if apart and (scene.relation is None or relations(boxes[0], boxes[1]) == {scene.relation}):
+        if scene.relation is None or relations(boxes[0], boxes[1]) == {scene.relation}:
             return boxes
 
 
@@ -187,12 +185,12 @@ def sheet(images, columns):
 
 
 def write_prompts(folder, seed):
-    """Write disjoint train and test prompts, every tag in both."""
+    """Write disjoint train and test prompts, every trained tag in both."""
     rng = random.Random(seed)
-    test_counts = {"colors": 4, "counting": 12, "color_attr": 24, "position": 16}
-    train_counts = {"colors": 8, "counting": 24, "color_attr": 48, "position": 48}
+    test_counts = {"colors": 4, "counting": 12, "color_attr": 24}
+    train_counts = {"colors": 8, "counting": 24, "color_attr": 48}
     train, test = [], []
-    for tag in TAGS:
+    for tag in TRAINED_TAGS:
         scenes = all_scenes(tag)
         rng.shuffle(scenes)
         n = test_counts[tag]

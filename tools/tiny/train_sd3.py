@@ -2,12 +2,10 @@
 
     python tools/tiny/train_sd3.py --out models/tiny-sd3
 
-First the VAE learns to reproduce the images. Then the MMDiT and its three text encoders learn together, from nothing,
-by flow matching on the VAE's latents. The prompt is encoded exactly as `StableDiffusion3Pipeline` does it. The saved
-folder loads with `StableDiffusion3Pipeline.from_pretrained`. Stop early (`--steps`) and the model follows its prompts
-less well, which leaves more for RL to teach; train a saved one further with
-
-    python tools/tiny/train_sd3.py --init models/tiny-sd3 --out models/tiny-sd3 --seed 1 --lr 7e-4 --steps 4000
+As with the real one, the parts learn one after the other: the VAE to reproduce the images, the three text encoders to
+read captions, and then, with both of them fixed, the MMDiT by flow matching on the VAE's latents. The prompt is encoded
+exactly as `StableDiffusion3Pipeline` does it. The saved folder loads with `StableDiffusion3Pipeline.from_pretrained`.
+`--vae models/tiny-sd3/vae` takes a VAE that is there already.
 """
 
 import argparse
@@ -43,6 +41,19 @@ def warmup_cosine(optimizer, steps, warmup):
 
     def factor(i):
         return min((i + 1) / warmup, 0.5 * (1 + math.cos(math.pi * i / steps)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+# T5 tokens of the longest caption without a relation, and its end.
+T5_SHORT = 8
+
+
+def warmup_flat_linear(optimizer, steps, warmup):
+    """Linear warmup, flat, then over the last four tenths in a line to nothing."""
+
+    def factor(i):
+        return min((i + 1) / warmup, 1.0, (1 - i / steps) / 0.4)
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
@@ -107,16 +118,6 @@ def encode(vae, images):
     return torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts])
 
 
-def cached_vae(images, args):
-    """The VAE of `--init`, or from `--vae-cache` if it is there, else a fresh one, which is put there."""
-    if args.init:
-        return AutoencoderKL.from_pretrained(args.init, subfolder="vae").eval()
-    if args.vae_cache and args.vae_cache.exists():
-        return AutoencoderKL.from_pretrained(args.vae_cache).eval()
-    vae = train_vae(images, args)
-    if args.vae_cache:
-        vae.save_pretrained(args.vae_cache)
-    return vae
 
 
 def new_clip_text(vocabulary, pad_id, activation):
@@ -204,7 +205,7 @@ class PromptEncoder(torch.nn.Module):
         ]
 
     def forward(self, ids, t5_length):
-        """Sequence [b, 16 + t5_length, 128] and pooled [b, 128] embeddings."""
+        """Sequence [b, 10 + t5_length, 128] and pooled [b, 128] embeddings."""
         first = self.clip(ids[0], output_hidden_states=True)
         second = self.clip_2(ids[1], output_hidden_states=True)
         clip = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
@@ -213,17 +214,50 @@ class PromptEncoder(torch.nn.Module):
         return torch.cat([clip, t5], dim=-2), torch.cat([first.text_embeds, second.text_embeds], dim=-1)
 
 
-def load_weights(folder, encoder, transformer):
-    """Put a saved pipeline's weights in place of the fresh ones."""
-    saved = StableDiffusion3Pipeline.from_pretrained(folder)
-    pairs = (
-        (encoder.clip, saved.text_encoder),
-        (encoder.clip_2, saved.text_encoder_2),
-        (encoder.t5, saved.text_encoder_3),
-        (transformer, saved.transformer),
-    )
-    for fresh, trained in pairs:
-        fresh.load_state_dict(trained.state_dict())
+def facts(caption):
+    """What a caption says, as one class for each of `FACTS`: how many, and colour and shape of the first and second."""
+    names = caption.split()
+    colors = [list(shapes.COLORS).index(w) for w in names if w in shapes.COLORS]
+    kinds = [shapes.CLASSES.index(w.removesuffix("s")) for w in names if w.removesuffix("s") in shapes.CLASSES]
+    number = {name: n for n, name in shapes.NUMBERS.items()}.get(names[0] if names else "", 0 if len(kinds) == 1 else 4)
+    relation = next((i for i, r in enumerate(shapes.RELATIONS) if f" {r} " in caption), 4)
+    second = (colors[1:] + [4])[0], (kinds[1:] + [3])[0]
+    return [number if names else 5, (colors + [4])[0], (kinds + [3])[0], *second, relation]
+
+
+# Classes of each fact.
+FACTS = (6, 5, 4, 5, 4, 5)
+
+
+def train_text(encoder, captions, args):
+    """Teach each text encoder to say what a caption says, by a linear layer on its pooled output (of T5: the mean)."""
+    answers = torch.tensor([facts(c) for c in captions])
+    ids = encoder.tokenize(captions)
+    widths = (64, 64, 128)
+    heads = torch.nn.ModuleList(torch.nn.Linear(width, sum(FACTS)) for width in widths)
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *heads.parameters()], lr=2e-3, weight_decay=0.01)
+    start = time.time()
+    for step in range(args.text_steps):
+        pick = torch.randint(len(captions), (64,))
+        sequence, pooled = encoder([i[pick] for i in ids], T5_SHORT)
+        t5 = sequence[:, words.CLIP_LENGTH :].mean(1)
+        features = (*pooled.split(64, dim=1), t5)
+        said = [part for f, head in zip(features, heads) for part in head(f).split(FACTS, dim=1)]
+        loss = sum(F.cross_entropy(s, answers[pick, i % len(FACTS)]) for i, s in enumerate(said)) / len(said)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % 100 == 0:
+            print(f"text step {step + 1} loss {loss.item():.2e} {time.time() - start:.0f} s", flush=True)
+    encoder.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def embed(encoder, captions, length):
+    """What the fixed encoders make of all captions: sequence [n, 10 + length, 128] and pooled [n, 128]."""
+    ids = encoder.tokenize(captions)
+    parts = [encoder([i[k : k + 64] for i in ids], length) for k in range(0, len(captions), 64)]
+    return tuple(torch.cat(p) for p in zip(*parts))
 
 
 def draw_sigmas(count, shift):
@@ -233,41 +267,47 @@ def draw_sigmas(count, shift):
 
 
 def train_flow(mean, std, captions, encoder, transformer, args, save):
-    """Flow matching: predict noise minus data at sigma * noise + (1 - sigma) * data. Returns the averaged weights."""
-    model = torch.nn.ModuleDict({"encoder": encoder, "transformer": transformer})
-    average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    schedule = warmup_cosine(optimizer, args.steps, 100)
-    ids = encoder.tokenize(captions)
-    empty = encoder.tokenize([""])
+    """Flow matching: predict noise minus data at sigma * noise + (1 - sigma) * data. Saves the averaged weights."""
+    average = copy.deepcopy(transformer).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(transformer.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    schedule = warmup_flat_linear(optimizer, args.steps, 100)
+    texts = sorted({"", *captions})
+    number = {text: i for i, text in enumerate(texts)}
+    caption, empty = torch.tensor([number[c] for c in captions]), torch.tensor(number[""])
+    ids = encoder.tokenize(texts)
+    sequences, pools = embed(encoder, texts, T5_SHORT)
+    compiled = torch.compile(transformer)
     choose = random.Random(args.seed)
     start, recent = time.time(), []
     for step in range(args.steps):
-        long = choose.random() < 0.1
-        length = choose.randint(17, words.T5_LENGTH) if long else 16
-        # Long batches are small, so that they cost about as much as the others.
-        batch = args.batch // 4 if long else args.batch
+        # Some prompts are padded to greater lengths, up to diffusers' default. Those batches are small, to cost the same.
+        long = choose.random() < 0.05
+        batch = args.batch // 8 if long else args.batch
         pick = torch.randint(len(mean), (batch,))
         data = mean[pick] + std[pick] * torch.randn_like(std[pick])
-        drop = torch.rand(batch, 1) < 0.12
-        tokens = [torch.where(drop, e, i[pick]) for i, e in zip(ids, empty)]
+        text = torch.where(torch.rand(batch) < 0.1, empty, caption[pick])
         sigma = draw_sigmas(batch, args.train_shift)
         noise = torch.randn_like(data)
         s = sigma.view(-1, 1, 1, 1)
-        prompt, pooled = encoder(tokens, length)
-        out = transformer(s * noise + (1 - s) * data, prompt, pooled, sigma * 1000).sample
+        if long:
+            with torch.no_grad():
+                prompt, pooled = encoder([i[text] for i in ids], choose.randint(T5_SHORT + 1, words.T5_LENGTH))
+        else:
+            prompt, pooled = sequences[text], pools[text]
+        model = transformer if long else compiled
+        out = model(s * noise + (1 - s) * data, prompt, pooled, sigma * 1000).sample
         loss = F.mse_loss(out, noise - data)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        update_average(average, model, min(args.ema, (1 + step) / (10 + step)))
+        update_average(average, transformer, min(args.ema, (1 + step) / (10 + step)))
         recent.append(loss.item())
         if (step + 1) % 100 == 0 or step + 1 == args.steps:
             print(f"flow step {step + 1} loss {np.mean(recent[-100:]):.4f} {time.time() - start:.0f} s", flush=True)
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
-            save(average["encoder"], average["transformer"])
+            save(average)
 
 
 @torch.no_grad()
@@ -322,11 +362,11 @@ def main():
     parser.add_argument("--vae-batch", type=int, default=8)
     parser.add_argument("--vae-lr", type=float, default=2e-3)
     parser.add_argument("--kl", type=float, default=3e-5, help="weight of the KL term per latent element")
-    parser.add_argument("--vae-cache", type=Path, help="folder that keeps the trained VAE between runs")
+    parser.add_argument("--vae", type=Path, help="folder of a VAE that is taken as it is")
     parser.add_argument("--vae-init", type=Path, help="folder of a VAE to train further")
-    parser.add_argument("--init", type=Path, help="pipeline folder to train further; its VAE is kept as it is")
-    parser.add_argument("--steps", type=int, default=6000, help="flow-matching steps")
-    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--text-steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=2000, help="flow-matching steps")
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--train-shift", type=float, default=2.0)
@@ -338,7 +378,7 @@ def main():
     images, scenes = shapes.dataset(args.images, args.seed)
     images = to_tensor(images)
     captions = shapes.all_captions()
-    vae = cached_vae(images, args)
+    vae = AutoencoderKL.from_pretrained(args.vae).eval() if args.vae else train_vae(images, args)
     start = time.time()
     mean, std = encode(vae, images)
     mean = (mean - vae.config.shift_factor) * vae.config.scaling_factor
@@ -354,12 +394,11 @@ def main():
     ]
     shutil.rmtree(scratch)
     encoder, transformer = PromptEncoder(tokenizers), new_transformer()
-    if args.init:
-        load_weights(args.init, encoder, transformer)
     for name, module in (("text encoders", encoder), ("transformer", transformer)):
         print(f"{name}: {parameter_count(module) / 1e6:.2f} M parameters", flush=True)
+    train_text(encoder, [*captions, ""], args)
 
-    def save(encoder, transformer):
+    def save(transformer):
         save_pipeline(args.out, vae, encoder, transformer, captions)
 
     train_flow(mean, std, [s.caption() for s in scenes], encoder, transformer, args, save)

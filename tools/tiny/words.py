@@ -14,7 +14,8 @@ from transformers import CLIPTokenizer, T5Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-CLIP_LENGTH = 16
+# As long as the longest caption, with start and end.
+CLIP_LENGTH = 10
 T5_LENGTH = 256
 
 
