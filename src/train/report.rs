@@ -28,6 +28,8 @@ pub struct EpochReport {
     pub advantages: Advantages,
     /// The training loss of the last optimiser step.
     pub loss: f64,
+    /// Its learning rate.
+    pub lr: f64,
     /// Norm of its gradient before clipping.
     pub grad_norm: f64,
     /// What was not finite, if a step was skipped for it.
@@ -50,6 +52,7 @@ impl EpochReport {
             scores,
             advantages,
             loss: 0.0,
+            lr: 0.0,
             grad_norm: 0.0,
             skipped: None,
             overflows: 0,
@@ -61,7 +64,7 @@ impl EpochReport {
 
     /// Takes in an optimiser step.
     pub fn add(&mut self, update: &UpdateReport) {
-        (self.loss, self.grad_norm) = (update.loss, update.grad_norm);
+        (self.loss, self.lr, self.grad_norm) = (update.loss, update.lr, update.grad_norm);
         self.skipped = self.skipped.take().or_else(|| update.skipped.clone());
         self.overflows += u32::from(update.overflowed);
         // Later steps of an epoch train what has moved since.
@@ -119,7 +122,7 @@ fn clock(seconds: f64) -> String {
 /// Puts what a line of the log says of an epoch on the board.
 fn draw_epoch(board: &mut TensorBoard, line: &Value) -> Result<()> {
     let step = line["epoch"].as_u64().unwrap_or_default();
-    let keys = ["reward_std", "zero_variance_groups", "loss", "grad_norm"];
+    let keys = ["reward_std", "zero_variance_groups", "loss", "lr", "grad_norm"];
     let scaled = ["loss_scale", "overflows"].into_iter().filter(|_| line["loss_scale"].is_number());
     let plain = keys.into_iter().chain(scaled).map(|key| (format!("train/{key}"), &line[key]));
     let speed = [("time/images_per_second".to_string(), &line["images_per_second"])];
@@ -220,6 +223,7 @@ impl Reporter {
             "zero_variance_groups": e.advantages.zero_variance_groups,
             "groups": e.advantages.groups,
             "loss": e.loss,
+            "lr": e.lr,
             "grad_norm": e.grad_norm,
             "skipped": e.skipped,
             "loss_scale": scale,
