@@ -3,7 +3,7 @@
 
 use std::f64::consts::PI;
 
-use crate::config::raw::{LrSchedule, Optimizer};
+use crate::config::optimizer::{LrSchedule, Optimizer};
 
 /// A run's learning rate.
 #[derive(Clone, Copy, Debug, PartialEq)]

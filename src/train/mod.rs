@@ -1,5 +1,6 @@
 //! Training. [`Setup::train_epoch`] reads top to bottom as the algorithm; [`run`] goes round.
 
+pub mod best;
 pub mod checkpoint;
 pub mod ema;
 pub mod guard;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
+use super::best::Standing;
 use super::scaler::LossScale;
 use super::setup::Setup;
 use super::state::State;
@@ -86,6 +87,8 @@ pub struct Reporter {
     metrics: Metrics,
     board: TensorBoard,
     started: Instant,
+    /// Seconds that earlier processes took for what is in the log.
+    before: f64,
     /// Epochs done by this process.
     done: u32,
     /// Mean held-out reward of the first and the last evaluation this process or an earlier one made.
@@ -145,6 +148,7 @@ impl Reporter {
         let metrics = Metrics::open(output, u64::from(epoch), unwritten)?;
         let eval = |line: &Value| Some((line["epoch"].as_u64()?, line["eval"]["reward"].as_f64()?));
         let evals: Vec<(u64, f64)> = metrics.earlier().iter().filter_map(eval).collect();
+        let before = metrics.earlier().iter().filter_map(|line| line["elapsed_seconds"].as_f64()).fold(0.0, f64::max);
         let samples = output.join("samples");
         std::fs::create_dir_all(&samples).with_context(|| format!("cannot create {}", samples.display()))?;
         let epoch = u64::from(epoch);
@@ -163,11 +167,22 @@ impl Reporter {
             board,
             metrics,
             started: Instant::now(),
+            before,
             done: 0,
             first_eval: evals.first().map(|(_, reward)| *reward),
             last_eval: evals.last().map(|(_, reward)| *reward),
             last_eval_epoch: evals.last().map(|(epoch, _)| *epoch),
         })
+    }
+
+    /// The lines of the log from before this process.
+    pub fn earlier(&self) -> &[Value] {
+        self.metrics.earlier()
+    }
+
+    /// Seconds that the run has taken, those of earlier processes included.
+    pub fn elapsed(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
     }
 
     /// Lines that the log lacks because they could not be written.
@@ -233,17 +248,18 @@ impl Reporter {
             "arena_peak_bytes": setup.device.peak(),
             "images_per_second": images as f64 / total,
             "seconds": seconds,
+            "elapsed_seconds": self.elapsed(),
         });
         draw_epoch(&mut self.board, &line)?;
         // The line in the log is what says that all of it happened: it comes last.
         self.metrics.write(&line)
     }
 
-    /// Reports an evaluation after `epoch` epochs and writes its sample grid.
+    /// Reports an evaluation after `epoch` epochs, which stands so among those before it, and writes its sample grid.
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn eval(&mut self, setup: &Setup, epoch: u32, eval: &EvalReport) -> Result<()> {
+    pub fn eval(&mut self, setup: &Setup, epoch: u32, eval: &EvalReport, standing: &Standing) -> Result<()> {
         let mean = means(&eval.scores);
         let reward = mean["reward"];
         let start = *self.first_eval.get_or_insert(reward);
@@ -265,13 +281,19 @@ impl Reporter {
             "eval after epoch {epoch}: held-out reward {reward:.4} (at the start {start:.4})  {}{picture}",
             rest.join("  ")
         ));
-        for (key, value) in &mean {
+        for (key, value) in mean.iter().chain([(&"best".to_string(), &standing.best_reward)]) {
             self.board.scalar(u64::from(epoch), &format!("eval/{key}"), *value as f32)?;
         }
         // The line in the log is what says that all of it happened: it comes last.
         self.board.flush()?;
         let values: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-        self.metrics.write(&json!({ "epoch": epoch, "eval": values }))
+        let mut line = standing.to_json();
+        line.extend([
+            ("epoch".to_string(), json!(epoch)),
+            ("eval".to_string(), Value::Object(values)),
+            ("elapsed_seconds".to_string(), json!(self.elapsed())),
+        ]);
+        self.metrics.write(&Value::Object(line))
     }
 
     /// Says where everything is.
