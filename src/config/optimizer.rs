@@ -12,7 +12,7 @@ pub struct Optimizer {
     /// has it: `constant`; `linear`, in a line to 0 at the end; `cosine`, along half a cosine to 0. A run that is resumed with
     /// another `num_epochs` goes on with the schedule of a run of that length.
     pub schedule: LrSchedule,
-    /// Updates over which the learning rate first rises in a line from 0.
+    /// Updates over which the learning rate first rises in a line from 0, so that the first of them moves nothing.
     pub warmup: u32,
     /// Decay of the first moment.
     pub beta1: f64,
