@@ -14,8 +14,8 @@ use super::DeviceArg;
 
 /// Train a LoRA so that rewards rise.
 ///
-/// Everything goes to the output folder: config.toml, metrics.jsonl, tensorboard/, samples/, checkpoints/ and, at the
-/// end, lora/ for diffusers. The same command again resumes where the last run stopped.
+/// Everything goes to the output folder: config.toml, metrics.jsonl, tensorboard/, samples/, checkpoints/, best/ with the
+/// LoRA of the best evaluation so far and, at the end, lora/ with the last one, both for diffusers. The same command again resumes where the last run stopped.
 #[derive(clap::Args)]
 pub struct Args {
     /// Training config.

@@ -2,6 +2,7 @@
 //! resolved.
 
 pub mod method;
+pub mod optimizer;
 pub mod raw;
 pub mod resolved;
 pub mod reward;

@@ -2,6 +2,7 @@
 
 mod damage;
 mod entry;
+pub mod folder;
 mod gguf;
 pub mod image;
 pub mod loader;

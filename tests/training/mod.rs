@@ -14,6 +14,7 @@ mod memory;
 mod resume;
 mod scaling;
 mod step;
+mod stops;
 mod theory;
 #[cfg(unix)]
 mod vm;
