@@ -12,26 +12,47 @@ use engine::config::published::Published;
 use engine::device::gpu::CHIPS;
 use engine::rewards;
 
-/// Print what makes a shell complete engine's subcommands, flags, files, configs, devices and rewards.
-///
-/// To try it:  source <(engine completions bash). To keep it, a line in the shell's start-up file:
-///   bash        ~/.bashrc                      source <(engine completions bash)
-///   zsh         ~/.zshrc, after compinit       source <(engine completions zsh)
-///   fish        ~/.config/fish/config.fish     engine completions fish | source
-///   elvish      ~/.config/elvish/rc.elv        eval (engine completions elvish | slurp)
-///   powershell  $PROFILE                       engine completions powershell | Out-String | Invoke-Expression
+/// Print the script with which a shell completes engine's command line: flags, files, configs, devices, rewards.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = INSTALLATION)]
 pub struct Args {
     /// Shell.
     #[arg(value_name = "SHELL", value_parser = PossibleValuesParser::new(Shells::builtins().names()))]
     shell: String,
 }
 
+const INSTALLATION: &str = "\
+A line in the shell's start-up file keeps it; the same line typed tries it:
+  bash        ~/.bashrc                   source <(engine completions bash)
+  zsh         ~/.zshrc, after compinit    source <(engine completions zsh)
+  fish        ~/.config/fish/config.fish  engine completions fish | source
+  elvish      ~/.config/elvish/rc.elv     eval (engine completions elvish | slurp)
+  powershell  $PROFILE                    engine completions powershell | Out-String | iex";
+
 /// What the shell sets when it asks for completions.
 const ASKS: &str = "ENGINE_COMPLETE";
 /// What the shell runs, and completes.
 const PROGRAM: &str = "engine";
+
+/// readline splits words at : and =, as in plan:h100 and --device=cpu; to the program they are one. Where that matters, the words
+/// are taken from the line, and of what is found only what follows the last such sign is given back.
+const WHOLE_WORDS: &str = r#"
+_engine_whole_words() {
+    local line=${COMP_LINE:0:COMP_POINT}
+    if [[ ${COMP_WORDS[COMP_CWORD]} != [:=]* && ${COMP_WORDS[COMP_CWORD-1]} != [:=] || $line == *[[:space:]] ]]; then
+        _clap_complete_engine "$@"
+        return
+    fi
+    local -a COMP_WORDS
+    read -r -a COMP_WORDS <<< "$line"
+    local COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 ))
+    local word=${COMP_WORDS[COMP_CWORD]}
+    _clap_complete_engine engine "$word" "${COMP_WORDS[COMP_CWORD-1]}"
+    COMPREPLY=("${COMPREPLY[@]#"${word%"${word##*[:=]}"}"}")
+}
+complete -o nospace -o bashdefault -o nosort -F _engine_whole_words engine 2> /dev/null ||
+    complete -o nospace -o bashdefault -F _engine_whole_words engine
+"#;
 
 pub fn run(args: Args) -> Result<()> {
     let shell = Shells::builtins();
@@ -45,6 +66,9 @@ pub fn run(args: Args) -> Result<()> {
     };
     let mut script = Vec::new();
     shell.write_registration(ASKS, PROGRAM, PROGRAM, &program.to_string_lossy(), &mut script)?;
+    if shell.name() == "bash" {
+        script.extend(WHOLE_WORDS.as_bytes());
+    }
     std::io::stdout().write_all(&script).context("cannot write to standard output")
 }
 

@@ -87,7 +87,7 @@ const KEYS: &[(&str, &str)] = &[
     ("images", "how many"),
     ("results.reward", "mean of the weighted sum of rewards"),
     ("results.reward_stderr", "its standard error over prompts"),
-    ("results.*", "mean of a reward, and of what it reports, as geneval and geneval.strict_accuracy"),
+    ("results.*", "mean of each reward, and after a dot of what it reports besides"),
     ("out", "folder with the images"),
 ];
 

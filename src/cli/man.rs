@@ -1,8 +1,8 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
-use clap::CommandFactory;
+use anyhow::{Context, Result};
+use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 use engine::io::{did_you_mean, output_folder};
 
@@ -23,26 +23,30 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    if let Some(dir) = &args.dir {
-        output_folder(dir)?;
-        return clap_mangen::generate_to(Cli::command(), dir)
-            .with_context(|| format!("cannot write to {}", dir.display()));
-    }
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
-    let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
-    let page = match &args.subcommand {
-        None => command,
-        Some(name) => match command.find_subcommand(name) {
-            Some(found) => found.clone(),
-            None => bail!(
-                "no subcommand '{name}', expected one of {}{}",
-                names.join(", "),
-                did_you_mean(name, names.iter().copied())
-            ),
-        },
+    if let Some(dir) = &args.dir {
+        output_folder(dir)?;
+        let all = std::iter::once(&command).chain(command.get_subcommands());
+        for one in all {
+            page(one).generate_to(dir).with_context(|| format!("cannot write to {}", dir.display()))?;
+        }
+        return Ok(());
+    }
+    let wanted = match &args.subcommand {
+        None => &command,
+        Some(name) => command.find_subcommand(name).with_context(|| {
+            let names: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
+            let hint = did_you_mean(name, names.iter().copied());
+            format!("no subcommand '{name}', expected one of {}{hint}", names.join(", "))
+        })?,
     };
     let mut text = Vec::new();
-    Man::new(page).render(&mut text)?;
+    page(wanted).render(&mut text)?;
     std::io::stdout().write_all(&text).context("cannot write to standard output")
+}
+
+/// The page of the program or a subcommand.
+fn page(command: &Command) -> Man {
+    Man::new(command.clone()).source(concat!("engine ", env!("CARGO_PKG_VERSION"))).manual("engine")
 }

@@ -49,7 +49,7 @@ pub struct Args {
 const KEYS: &[(&str, &str)] = &[
     ("config", "the config"),
     ("output", "folder that the run would write to"),
-    ("device", "what it would run on"),
+    ("device", "cpu, or which GPU"),
     ("images_per_epoch", "prompts times images per prompt"),
     ("points_per_epoch", "training points"),
     ("images_per_evaluation", "of held-out prompts"),
@@ -120,7 +120,7 @@ impl DryRun {
         Ok(Self {
             config: place.to_string(),
             output: output(args, place),
-            device: format!("{device:?}"),
+            device: if let Device::Gpu(gpu) = device { format!("{gpu:?}") } else { "cpu".into() },
             images_per_epoch: config.images,
             points_per_epoch: config.points,
             images_per_evaluation: config.eval_images,

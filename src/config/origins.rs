@@ -19,7 +19,7 @@ const ORIGINS: [(&str, &str); 6] = [
         "models/PickScore_v1",
         "hf download yuvalkirstain/PickScore_v1 --local-dir models/PickScore_v1, with the tokenizer files of laion/CLIP-ViT-H-14-laion2B-s32B-b79K in it",
     ),
-    ("models/tiny-", "a folder of this program's repository: run there, or name the folder"),
+    ("models/tiny-", "part of engine's repository: run in a clone of it, or name the folder there"),
     ("data/geneval/", "the folder dataset/geneval of github.com/yifan123/flow_grpo"),
     ("data/ocr/", "the folder dataset/ocr of github.com/yifan123/flow_grpo"),
     ("data/pickscore/", "the folder dataset/pickscore of github.com/yifan123/flow_grpo"),
@@ -72,7 +72,7 @@ pub fn check(raw: &TrainConfig) -> Result<()> {
         format!("{}{from}", whats.join(" and "))
     });
     bail!(
-        "not here: {}. Put them there, or name other places with --set {}=PATH",
+        "not here: {}. Put them there, or name other places with --set {}=PATH; --dry-run --device plan:h100 plans without them",
         told.collect::<Vec<_>>().join("; "),
         missing[0].0
     )

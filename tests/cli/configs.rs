@@ -49,10 +49,7 @@ fn what_a_published_config_needs_is_said_at_once_with_where_it_comes_from() {
     }
     // Its prompts are built in, its model is not.
     let e = train("tiny/ram_geneval");
-    assert!(
-        e.contains("model = models/tiny-sd3 (a folder of this program's repository") && !e.contains("prompts"),
-        "{e}"
-    );
+    assert!(e.contains("model = models/tiny-sd3 (part of engine's repository") && !e.contains("prompts"), "{e}");
     assert!(train("ram_ocr").contains("no reward 'ocr'"));
 }
 

@@ -10,15 +10,16 @@ fn offered(line: &str) -> Vec<String> {
     std::fs::write(folder.path().join("a.toml"), "").unwrap();
     std::fs::write(folder.path().join("b.png"), "").unwrap();
     std::fs::create_dir(folder.path().join("sub")).unwrap();
-    // As readline does it: words are split at what COMP_WORDBREAKS holds.
+    // As readline does it, which splits words at : and = too.
     let script = r#"
         source <("$ENGINE" completions bash) || exit 1
-        complete -p engine | grep -q -- '-F _clap_complete_engine engine' || exit 2
+        complete -p engine | grep -q -- '-F _engine_whole_words engine' || exit 2
         IFS= read -r line
-        read -r -a COMP_WORDS <<< "$line"
+        split=${line//:/ : }
+        read -r -a COMP_WORDS <<< "${split//=/ = }"
         [[ "$line" == *' ' ]] && COMP_WORDS+=("")
         COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 )) COMP_LINE="$line" COMP_POINT=${#line} COMP_TYPE=9
-        _clap_complete_engine engine "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
+        _engine_whole_words engine "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
         printf '%s\n' "${COMPREPLY[@]}""#;
     let mut bash = Command::new("bash");
     bash.args(["--norc", "-c", &format!("{script}\n")]).env("ENGINE", env!("CARGO_BIN_EXE_engine"));
@@ -51,6 +52,9 @@ fn bash_completes_flags_files_configs_devices_and_rewards() {
     has("engine train --config ", &["a.toml", "sub/", "ram_pickscore", "tiny/ram_geneval"], &["b.png"]);
     has("engine train --config tiny/", &["tiny/ram_jpeg"], &["ram_pickscore"]);
     has("engine train --device ", &["auto", "cpu", "cuda", "plan:h100"], &["a.toml"]);
+    has("engine train --device plan:a100", &["a100", "a100-40gb"], &["h100", "plan:a100"]);
+    has("engine train --device plan:", &["h100", "h200"], &["cpu", "--config"]);
+    has("engine train --device=c", &["cpu", "cuda"], &["auto", "--device=cpu"]);
     has("engine eval --rewards ", &["geneval", "pickscore"], &["a.toml"]);
     has("engine train --output-dir ", &["sub/"], &["a.toml"]);
     has("engine score --images ", &["a.toml", "b.png", "sub/"], &[]);
@@ -98,7 +102,7 @@ fn pages_are_good_troff() {
     says(&["man", "--dir", folder.path().to_str().unwrap()]);
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let path = entry.unwrap().path();
-        let Ok(output) = Command::new("groff").args(["-man", "-Tutf8", "-ww", "-P-c"]).arg(&path).output() else {
+        let Ok(output) = Command::new("groff").args(["-man", "-Tutf8", "-ww", "-P-cbou"]).arg(&path).output() else {
             return;
         };
         let [out, err] = [output.stdout, output.stderr].map(|t| String::from_utf8(t).unwrap());
