@@ -26,7 +26,9 @@ impl Place {
     /// If there is neither: says the nearest names of both.
     pub fn find(named: &Path) -> Result<Self> {
         let text = named.to_str().unwrap_or_default();
-        let with_ending = PathBuf::from(format!("{text}.toml"));
+        let mut with_ending = named.as_os_str().to_owned();
+        with_ending.push(".toml");
+        let with_ending = PathBuf::from(with_ending);
         let published = Published::named(text);
         // A folder that happens to have the name is not what is meant.
         if named.exists() && !(named.is_dir() && published.is_some()) {
