@@ -3,7 +3,7 @@
 //! Reading the modules in this order is following the data: a [`config`] names prompts ([`data`]) and a model, whose files
 //! come in through [`io`] and live on a [`device`]; [`ops`] transform them, [`models`] are built of ops; [`rollout`]
 //! samples images, [`rewards`] judge them, [`algorithms`] turn judgements into a gradient, and [`train`] goes round,
-//! while [`telemetry`] reports.
+//! while [`telemetry`] reports and [`report`] makes a page of it.
 
 pub mod algorithms;
 pub mod config;
@@ -15,6 +15,7 @@ pub mod io;
 pub mod models;
 pub mod ops;
 pub mod predict;
+pub mod report;
 pub mod rewards;
 pub mod rollout;
 pub mod telemetry;

@@ -10,6 +10,7 @@ mod encode;
 mod eval;
 mod export;
 mod inspect;
+mod report;
 mod sample;
 mod score;
 mod step;
@@ -63,6 +64,7 @@ commands! {
     Sample => sample,
     Train => train,
     Eval => eval,
+    Report => report,
     Score => score,
     Export => export,
     Encode => encode,

@@ -111,6 +111,6 @@ impl Setup {
             keep_pictures: true,
         };
         let rollout = self.rollout(&order, &mut Clock::start(), interrupt)?;
-        Ok(EvalReport { scores: rollout.scores, images: rollout.pictures })
+        Ok(EvalReport { scores: rollout.scores, images: rollout.pictures, prompts: of_image })
     }
 }

@@ -1,6 +1,6 @@
 //! What a run says of itself: lines on the terminal, `metrics.jsonl`, TensorBoard, sample grids.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,12 @@ use super::setup::Setup;
 use super::state::State;
 use super::update::UpdateReport;
 use crate::algorithms::advantage::Advantages;
+use crate::data::Prompt;
 use crate::device::Device;
 use crate::io::image::{self, RgbImage};
+use crate::report::{self, Shown, Shows};
 use crate::rewards::Scores;
-use crate::telemetry::{Metrics, TensorBoard, bytes, say};
+use crate::telemetry::{Metrics, TensorBoard, bytes, say, warn};
 
 /// Images in a row of a sample grid.
 const GRID_COLUMNS: usize = 8;
@@ -75,6 +77,8 @@ pub struct EvalReport {
     pub scores: Scores,
     /// The images, prompt by prompt.
     pub images: Vec<RgbImage>,
+    /// Each image's prompt.
+    pub prompts: Vec<Prompt>,
 }
 
 /// Writes a run's reports.
@@ -104,6 +108,33 @@ pub fn means(scores: &Scores) -> BTreeMap<String, f64> {
         out.extend(extra.into_iter().map(|(key, values)| (format!("{name}.{key}"), mean(&values))));
     }
     out
+}
+
+/// As [`means`], over the images of each kind of prompt. What a reward reports of one kind alone is not repeated there.
+pub fn means_by_tag(scores: &Scores, prompts: &[Prompt]) -> BTreeMap<String, BTreeMap<String, f64>> {
+    let tags: BTreeSet<&String> = prompts.iter().filter_map(|p| p.tag.as_ref()).collect();
+    let of_tag = |tag: &String| {
+        let is_of = |i: &usize| prompts[*i].tag.as_ref() == Some(tag);
+        let images: Vec<usize> = (0..prompts.len()).filter(is_of).collect();
+        let part = Scores {
+            weighted: images.iter().map(|i| scores.weighted[*i]).collect(),
+            rewards: scores
+                .rewards
+                .iter()
+                .map(|(name, of_image)| (name.clone(), images.iter().map(|i| of_image[*i].clone()).collect()))
+                .collect(),
+        };
+        let mut mean = means(&part);
+        mean.retain(|key, _| !key.contains(&format!(".{tag}_")));
+        mean
+    };
+    tags.into_iter().map(|tag| (tag.clone(), of_tag(tag))).collect()
+}
+
+/// Writes the page about the run in `output` as far as it has come; gives its path. A run does not end because that fails.
+pub fn page(output: &Path) -> Option<PathBuf> {
+    let written = report::update(output);
+    written.inspect_err(|e| warn(&format!("the report could not be written: {e:#}"))).ok()
 }
 
 fn standard_deviation(x: &[f64]) -> f64 {
@@ -253,6 +284,7 @@ impl Reporter {
             let png = image::png(&grid)?;
             crate::io::write_atomic(&path, &png)?;
             self.board.image(u64::from(epoch), "eval/samples", &grid, &png)?;
+            self.say_what_is_shown(eval, shown)?;
             picture = format!("  {}", path.display());
         }
         let rest: Vec<String> =
@@ -264,10 +296,35 @@ impl Reporter {
         for (key, value) in &mean {
             self.board.scalar(u64::from(epoch), &format!("eval/{key}"), *value as f32)?;
         }
+        let by_tag = means_by_tag(&eval.scores, &eval.prompts);
+        for (tag, mean) in &by_tag {
+            for (key, value) in mean {
+                self.board.scalar(u64::from(epoch), &format!("eval_by_tag/{tag}/{key}"), *value as f32)?;
+            }
+        }
         // The line in the log is what says that all of it happened: it comes last.
         self.board.flush()?;
         let values: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-        self.metrics.write(&json!({ "epoch": epoch, "eval": values }))
+        let mut line = json!({ "epoch": epoch, "eval": values });
+        if !by_tag.is_empty() {
+            line["tags"] = json!(by_tag);
+        }
+        self.metrics.write(&line)
+    }
+
+    /// Writes what the first `shown` images of `eval` were made for beside the grids, unless it is there.
+    fn say_what_is_shown(&self, eval: &EvalReport, shown: usize) -> Result<()> {
+        let of = |p: &Prompt| Shown { prompt: p.text.clone(), tag: p.tag.clone() };
+        let shows = Shows {
+            size: [eval.images[0].width, eval.images[0].height],
+            gap: image::GAP,
+            pictures: eval.prompts[..shown].iter().map(of).collect(),
+        };
+        let (path, text) = (self.samples.join(report::PROMPTS), serde_json::to_string_pretty(&shows)?);
+        if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        crate::io::write_atomic(&path, text.as_bytes())
     }
 
     /// Says where everything is.

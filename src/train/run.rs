@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::checkpoint;
 use super::guard::{Interrupt, Interrupted, OutputLock};
-use super::report::Reporter;
+use super::report::{Reporter, page};
 use super::setup::{Planned, Setup};
 use super::state::State;
 use crate::config::raw::Lora as LoraKeys;
@@ -14,6 +14,7 @@ use crate::device::{Device, Tensor};
 use crate::io::write::{output_folder, remove_leftovers, write_atomic};
 use crate::models::lora::{AdapterBank, Module, Slot, file};
 use crate::ops::norm;
+use crate::report::{ABOUT, About};
 use crate::telemetry::{say, warn};
 
 /// The file of a checkpoint with lines that the log could not take: state and log are complete only together.
@@ -78,6 +79,7 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume, device: &Device) ->
     };
 
     write_atomic(&output.join("config.toml"), toml::to_string(&setup.config.raw)?.as_bytes())?;
+    write_atomic(&output.join(ABOUT), &serde_json::to_vec_pretty(&About::here(device))?)?;
     let saved = start.as_ref().map(|(state, _)| state.epoch);
     let unwritten = start.as_ref().and_then(|(_, path)| std::fs::read_to_string(path.join(UNWRITTEN)).ok());
     let mut report = Reporter::open(output, saved.unwrap_or(0), &unwritten.unwrap_or_default())?;
@@ -86,7 +88,7 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume, device: &Device) ->
         checkpoint::finish(&checkpoints, u64::from(state.epoch), setup.config.raw.checkpoint.keep)?;
     }
     let state = start.map_or_else(|| State::new(&setup), |(state, _)| state);
-    let mut run = Run { setup, state, report: &mut report, checkpoints, saved, lock: &lock };
+    let mut run = Run { setup, state, report: &mut report, checkpoints, saved, lock: &lock, output };
     let ended = run.epochs(&interrupt);
     // However it ended: what was earned is kept.
     let kept = run.save();
@@ -97,6 +99,7 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume, device: &Device) ->
             lock.check()?;
             if let Some(interrupted) = e.downcast_ref::<Interrupted>() {
                 kept?;
+                say_where_the_page_is(output);
                 return Ok(Outcome::Interrupted(run.state.epoch, *interrupted));
             }
             return Err(match kept {
@@ -109,7 +112,15 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume, device: &Device) ->
     let modules = setup.pipeline.network.modules();
     export_lora(modules, &state.bank, Slot::Average, &setup.config.raw.lora, &output.join("lora"))?;
     report.finish(output, &setup.device);
+    say_where_the_page_is(output);
     Ok(Outcome::Finished)
+}
+
+/// Writes the page about the run in `output` and says where it is.
+fn say_where_the_page_is(output: &Path) {
+    if let Some(page) = page(output) {
+        say(&format!("report: {}", page.display()));
+    }
 }
 
 /// The state in the checkpoint at `path`, and `path`.
@@ -132,6 +143,7 @@ struct Run<'a> {
     /// The epoch whose state is on disk.
     saved: Option<u32>,
     lock: &'a OutputLock,
+    output: &'a Path,
 }
 
 impl Run<'_> {
@@ -143,6 +155,7 @@ impl Run<'_> {
                 let eval = self.setup.evaluate(Some((&self.state.bank, Slot::Average)), interrupt)?;
                 self.lock.check()?;
                 self.report.eval(&self.setup, self.state.epoch, &eval)?;
+                page(self.output);
             }
             if self.is_done() {
                 return Ok(());

@@ -11,6 +11,7 @@ pub mod identity;
 #[cfg(unix)]
 mod kills;
 mod memory;
+mod report;
 mod resume;
 mod scaling;
 mod step;
