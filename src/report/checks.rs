@@ -96,8 +96,16 @@ fn flat_share(line: &Value) -> Option<f64> {
 fn flat(run: &Run) -> Option<(Level, String)> {
     let shares: Vec<f64> = run.epochs.values().filter_map(flat_share).collect();
     let mean = shares.iter().sum::<f64>() / shares.len() as f64;
-    let text = format!("{:.0}% of the groups had no difference in reward and taught nothing", mean * 100.0);
+    let text = match mean {
+        0.0 => "every group of images had differences in reward to learn from".into(),
+        _ => format!("{} of the groups had no difference in reward and taught nothing", percent(mean)),
+    };
     (!shares.is_empty()).then_some((if mean > MANY_FLAT { Level::Warning } else { Level::Good }, text))
+}
+
+/// A share as a person says it.
+fn percent(share: f64) -> String {
+    if share < 0.01 { "less than 1%".into() } else { format!("{:.0}%", share * 100.0) }
 }
 
 fn deviation(run: &Run) -> Option<(Level, String)> {
@@ -168,6 +176,8 @@ pub fn section(runs: &[Run]) -> Markup {
         runs.iter().enumerate().map(line).collect()
     };
     let flat = lines(&|run| run.epochs.iter().map(|(e, line)| (*e, flat_share(line))).collect(), "share");
+    // What is 0 throughout has been said in words.
+    let is_told = |line: &Line| line.points.iter().any(|(_, v)| v.is_some_and(|v| v != 0.0));
     let note = |key: &str| match runs {
         [run] => run.training(&[key]).into_iter().filter_map(|(_, v)| v).next_back().map(written),
         _ => None,
@@ -175,7 +185,7 @@ pub fn section(runs: &[Run]) -> Markup {
     html! {
         section #guards {
             h2 { "Guards" }
-            @for run in runs {
+            div.runs { @for run in runs { div {
                 @if runs.len() > 1 { h3 { (run.name) } }
                 ul.checks {
                     @for (level, text) in checks(run) {
@@ -187,13 +197,14 @@ pub fn section(runs: &[Run]) -> Markup {
                         li class=(class) { span.mark title=(word) { (mark) } span { (text) } }
                     }
                 }
-            }
+            } } }
             (legend(runs))
             div.panels {
                 @for (key, title) in drawn(runs) {
-                    (panel(&title, note(&key), "epoch", &lines(&|run| run.training(&[&key]), &title), &[]))
+                    @let lines = lines(&|run| run.training(&[&key]), &title);
+                    @if lines.iter().any(is_told) { (panel(&title, note(&key), "epoch", &lines, &[])) }
                 }
-                @if flat.iter().any(|line| !line.points.is_empty()) {
+                @if flat.iter().any(is_told) {
                     (panel("Groups without a difference", None, "epoch", &flat, &[0.0, 1.0]))
                 }
             }

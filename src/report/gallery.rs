@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use super::chart::COLOURS;
 use super::pictures::{LOSSLESS_SIDE, Sheet, Shown, Shows, sheets, shows};
 use super::run::Run;
+use super::series::significant;
 
 /// The pictures of a run.
 struct Gallery {
@@ -17,6 +18,8 @@ struct Block<'a> {
     run: usize,
     sheet: &'a Sheet,
     pictures: Vec<&'a str>,
+    /// The pictures' rewards, as far as the log has them.
+    rewards: Vec<f64>,
 }
 
 impl Gallery {
@@ -52,11 +55,13 @@ fn blocks<'a>(galleries: &'a [Gallery], prompt: &str) -> Vec<Block<'a>> {
     let mut out: Vec<Block> = Vec::new();
     for (run, gallery) in galleries.iter().enumerate() {
         for sheet in gallery.sheets.iter().filter(|sheet| galleries.len() == 1 || sheet.label != "best") {
-            let of_prompt = gallery.shown().iter().zip(&sheet.pictures).filter(|(shown, _)| shown.prompt == prompt);
-            let pictures: Vec<&str> = of_prompt.map(|(_, uri)| uri.as_str()).collect();
+            let is_of = |i: &usize| gallery.shown()[*i].prompt == prompt;
+            let spots: Vec<usize> = (0..gallery.shown().len().min(sheet.pictures.len())).filter(is_of).collect();
+            let pictures: Vec<&str> = spots.iter().map(|i| sheet.pictures[*i].as_str()).collect();
+            let rewards = spots.iter().filter_map(|i| *sheet.rewards.get(*i)?).collect();
             let is_known = sheet.label == "before" && out.iter().any(|b| b.pictures == pictures);
             if !pictures.is_empty() && !is_known {
-                out.push(Block { run, sheet, pictures });
+                out.push(Block { run, sheet, pictures, rewards });
             }
         }
     }
@@ -76,6 +81,10 @@ fn label(runs: &[Run], block: &Block) -> Markup {
             b { (sheet.label) @if is_best && runs.len() == 1 { " (best)" } }
         }
         " epoch " (sheet.epoch)
+        @if !block.rewards.is_empty() {
+            @let mean = block.rewards.iter().sum::<f64>() / block.rewards.len() as f64;
+            span.reward title="mean reward of these pictures" { (significant(mean, 3)) }
+        }
     }
 }
 
@@ -90,8 +99,9 @@ fn card(runs: &[Run], galleries: &[Gallery], shown: &Shown) -> Markup {
                     div.block {
                         p { (label(runs, &block)) }
                         div.tiles.small[is_small] style={ "grid-template-columns:repeat(" (columns(block.pictures.len())) ",1fr)" } {
-                            @for uri in &block.pictures {
-                                img src=(uri) loading="lazy" alt={ (shown.prompt) ", " (block.sheet.label) };
+                            @for (i, uri) in block.pictures.iter().enumerate() {
+                                @let reward = block.rewards.get(i).map(|r| format!("reward {}", significant(*r, 3)));
+                                img src=(uri) loading="lazy" alt={ (shown.prompt) ", " (block.sheet.label) } title=[reward];
                             }
                         }
                     }
@@ -134,7 +144,7 @@ pub fn section(runs: &[Run]) -> Markup {
     html! {
         section #pictures {
             h2 { "Pictures" }
-            p.muted { "Held-out prompts; the same noise each time, so that pictures differ by what was learnt alone." }
+            p.muted { "Held-out prompts, drawn from the same noise each time: pictures differ by what was learnt alone. The number is their mean reward." }
             @for line in &failed { p.none { (line) } }
             div.cards { @for shown in prompts { (card(runs, &galleries, shown)) } }
             @for (run, gallery) in runs.iter().zip(&galleries).filter(|(_, g)| g.shows.is_none()) { (whole(run, gallery)) }
@@ -152,6 +162,7 @@ mod tests {
         let sheet = |(label, epoch, uris): &(&'static str, u64, &[&str])| Sheet {
             epoch: *epoch,
             label,
+            rewards: vec![Some(0.5); uris.len()],
             pictures: uris.iter().map(|u| u.to_string()).collect(),
         };
         Gallery { shows: Some(Shows { size: [8, 8], gap: 2, pictures }), sheets: sheets.iter().map(sheet).collect() }

@@ -5,7 +5,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::chart::COLOURS;
 use super::keys::{differences, flat};
 use super::run::Run;
-use super::series::{duration, written};
+use super::series::{duration, significant, written};
 use super::work::Totals;
 use super::{checks, gallery, rewards, work};
 use crate::telemetry::bytes;
@@ -44,6 +44,7 @@ pub fn page(runs: &[Run]) -> String {
                     nav {
                         a href="#rewards" { "Rewards" }
                         @if !gallery.is_empty() { a href="#pictures" { "Pictures" } }
+                        a href="#details" { "Details" }
                         a href="#guards" { "Guards" }
                         a href="#work" { "Time and memory" }
                         a href="#configuration" { "Configuration" }
@@ -53,6 +54,7 @@ pub fn page(runs: &[Run]) -> String {
                     @match runs { [run] => { (tiles(run)) } _ => { (summary(runs)) } }
                     (rewards::section(runs))
                     (PreEscaped(gallery))
+                    (rewards::details(runs))
                     (checks::section(runs))
                     (work::section(runs))
                     (configuration(runs))
@@ -88,9 +90,14 @@ fn ends(run: &Run, key: &str) -> Option<(f64, f64)> {
     Some((*values.first()?, *values.last()?))
 }
 
+/// `value` with three digits.
+fn short(value: f64) -> String {
+    significant(value, 3)
+}
+
 /// A difference with its sign.
 fn signed(difference: f64) -> String {
-    if difference > 0.0 { format!("+{}", written(difference)) } else { written(difference) }
+    if difference > 0.0 { format!("+{}", short(difference)) } else { short(difference) }
 }
 
 /// `3 of 8`, or `3` where the plan is unknown.
@@ -106,14 +113,14 @@ fn tile(title: &str, value: &str, note: &str) -> Markup {
 /// A run at a glance.
 fn tiles(run: &Run) -> Markup {
     let totals = Totals::of(run);
-    let best = run.best().map(|(epoch, best)| format!(", best {} after epoch {epoch}", written(best)));
+    let best = run.best().map(|(epoch, best)| format!(", best {} after epoch {epoch}", short(best)));
     let strict = run.names(&["eval"]).into_iter().find(|key| key.ends_with(".strict_accuracy"));
     let share = |v: f64| format!("{:.0}%", v * 100.0);
     html! {
         div.tiles-row {
             @if let Some((first, last)) = ends(run, "reward") {
                 @let note = format!("{}{}", signed(last - first), best.unwrap_or_default());
-                (tile("Held-out reward", &format!("{} \u{2192} {}", written(first), written(last)), &note))
+                (tile("Held-out reward", &format!("{} \u{2192} {}", short(first), short(last)), &note))
             }
             @if let Some((first, last)) = strict.and_then(|key| ends(run, &key)) {
                 (tile("Everything right", &format!("{} \u{2192} {}", share(first), share(last)), "of held-out pictures"))
@@ -121,7 +128,7 @@ fn tiles(run: &Run) -> Markup {
             @let images = totals.images.map(|n| format!("{} images", written(n))).unwrap_or_default();
             (tile("Epochs", &progress(run, &totals), &images))
             @if let Some(seconds) = totals.seconds {
-                @let note = totals.speed().map(|s| format!("{} images a second", written(s))).unwrap_or_default();
+                @let note = totals.speed().map(|s| format!("{} images a second", short(s))).unwrap_or_default();
                 (tile("Training time", &duration(seconds), &note))
             }
             @if let Some(memory) = totals.memory { (tile("Peak memory", &bytes(memory), "")) }

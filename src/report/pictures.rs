@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::run::Run;
 use crate::io::image::{self, RgbImage};
@@ -44,6 +45,8 @@ pub struct Sheet {
     pub label: &'static str,
     /// A data URI for each picture, or one for all where the run does not say what it shows.
     pub pictures: Vec<String>,
+    /// The pictures' rewards, as far as the log has them.
+    pub rewards: Vec<Option<f64>>,
 }
 
 /// Pictures of at most this many pixels a side go into the page as they are; larger ones smaller, as JPEG.
@@ -90,7 +93,8 @@ pub fn sheets(run: &Run, shows: Option<&Shows>) -> Result<Vec<Sheet>> {
         };
         let pictures =
             pictures.iter().map(embedded).collect::<Result<_>>().with_context(|| path.display().to_string())?;
-        Ok(Sheet { epoch, label, pictures })
+        let rewards = run.evals[&epoch]["shown"].as_array().into_iter().flatten().map(Value::as_f64).collect();
+        Ok(Sheet { epoch, label, pictures, rewards })
     };
     labelled.into_iter().map(sheet).collect()
 }

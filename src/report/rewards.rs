@@ -229,14 +229,24 @@ fn table(run: &Run) -> Markup {
     }
 }
 
-/// The section about rewards.
+/// The section with the reward of all runs.
 pub fn section(runs: &[Run]) -> Markup {
-    let tags = tags(runs);
     html! {
         section #rewards {
             h2 { "Rewards" }
             (legend(runs))
             (main_chart(runs))
+        }
+    }
+}
+
+/// The section with what makes up the reward.
+pub fn details(runs: &[Run]) -> Markup {
+    let tags = tags(runs);
+    html! {
+        section #details {
+            h2 { "Rewards in detail" }
+            (legend(runs))
             @if !tags.is_empty() { (by_tag(runs, &tags)) }
             (by_reward(runs, &tags))
             @for run in runs.iter().filter(|run| !run.evals.is_empty()) { (table(run)) }

@@ -305,7 +305,7 @@ impl Reporter {
         // The line in the log is what says that all of it happened: it comes last.
         self.board.flush()?;
         let values: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-        let mut line = json!({ "epoch": epoch, "eval": values });
+        let mut line = json!({ "epoch": epoch, "eval": values, "shown": eval.scores.weighted[..shown] });
         if !by_tag.is_empty() {
             line["tags"] = json!(by_tag);
         }
