@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use maud::{Markup, html};
 
-use super::series::{Points, Scale, thinned, written};
+use super::series::{Points, Scale, Thinned, thinned, written};
 
 /// Width and height of the drawing in its own units.
 const SIDE: f64 = 1000.0;
@@ -117,35 +117,41 @@ pub fn tick_label(value: f64, scale: &Scale) -> String {
 impl Chart<'_> {
     /// The chart as a figure without its caption.
     pub fn draw(&self) -> Markup {
-        let most = if self.is_wide { 600 } else { 240 };
-        let lines: Vec<Line> =
-            self.lines.iter().map(|l| Line { points: thinned(l.points.clone(), most), ..l.clone() }).collect();
-        let all = || lines.iter().flat_map(|line| &line.points);
-        let x =
-            Scale::over(all().filter(|(_, v)| v.is_some()).map(|(at, _)| *at), if self.is_wide { 5 } else { 3 }, false);
-        let y_values = all().filter_map(|(_, v)| *v).chain(self.shown.iter().copied());
-        let y = Scale::over(y_values, if self.is_wide { 5 } else { 3 }, true);
-        if all().all(|(_, v)| v.is_none()) {
+        let (most, x_ticks, y_ticks) = if self.is_wide { (240, 5, 5) } else { (120, 3, 3) };
+        let lines: Vec<(&Line, Thinned)> = self.lines.iter().map(|line| (line, thinned(&line.points, most))).collect();
+        let known = || self.lines.iter().flat_map(|line| &line.points).filter_map(|(at, v)| Some((*at, (*v)?)));
+        if known().next().is_none() {
             return html! { p.none { "nothing yet" } };
         }
-        html! {
-            (frame(self.is_wide, &x, &y, self.x, html! {
-                svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label=(self.described(&lines)) {
+        let x = Scale::over(known().map(|(at, _)| at), x_ticks, false);
+        let y = Scale::over(known().map(|(_, v)| v).chain(self.shown.iter().copied()), y_ticks, true);
+        frame(
+            self.is_wide,
+            &x,
+            &y,
+            self.x,
+            html! {
+                svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label=(self.described()) {
                     (gridlines(&x, &y))
-                    @for line in &lines { (stroke(line, &x, &y)) }
+                    @for (line, thin) in &lines {
+                        @if !thin.band.is_empty() {
+                            path class={ "band c" (line.colour % COLOURS) } d=(band(&thin.band, &x, &y)) {}
+                        }
+                    }
+                    @for (line, thin) in &lines { (stroke(line, &thin.points, &x, &y)) }
                 }
-            }))
-        }
+            },
+        )
     }
 
     /// The chart in words.
-    fn described(&self, lines: &[Line]) -> String {
+    fn described(&self) -> String {
         let words = |line: &Line| {
             let known: Vec<f64> = line.points.iter().filter_map(|(_, v)| *v).collect();
             let (first, last) = (known.first()?, known.last()?);
             Some(format!("{} from {} to {}", line.name, written(*first), written(*last)))
         };
-        let parts: Vec<String> = lines.iter().filter_map(words).collect();
+        let parts: Vec<String> = self.lines.iter().filter_map(words).collect();
         format!("{}: {}", self.title, parts.join("; "))
     }
 }
@@ -156,16 +162,32 @@ fn gridlines(x: &Scale, y: &Scale) -> Markup {
     html! { path.grid d={ (horizontal) (vertical) } {} }
 }
 
-fn stroke(line: &Line, x: &Scale, y: &Scale) -> Markup {
+/// The area between the lowest and the highest values.
+fn band(band: &[(f64, Option<[f64; 2]>)], x: &Scale, y: &Scale) -> String {
+    let mut out = String::new();
+    for stretch in band.split(|(_, ends)| ends.is_none()) {
+        let known: Vec<(f64, [f64; 2])> = stretch.iter().filter_map(|(at, ends)| Some((*at, (*ends)?))).collect();
+        let there = known.iter().map(|(at, [_, high])| (*at, *high));
+        let back = known.iter().rev().map(|(at, [low, _])| (*at, *low));
+        for (i, (at, value)) in there.chain(back).enumerate() {
+            let letter = if i == 0 { 'M' } else { 'L' };
+            let _ = write!(out, "{letter}{} {}", place(x.at(at)), place(1.0 - y.at(value)));
+        }
+        out += if known.is_empty() { "" } else { "Z" };
+    }
+    out
+}
+
+fn stroke(line: &Line, points: &Points, x: &Scale, y: &Scale) -> Markup {
     let class = format!("line {} c{}", line.look.class(), line.colour % COLOURS);
-    let known = line.points.iter().filter(|(_, v)| v.is_some()).count();
+    let known = points.iter().filter(|(_, v)| v.is_some()).count();
     let is_marked = matches!(line.look, Look::Marked | Look::Dashed) && known <= MOST_MARKS;
     // Colour alone tells nothing to those who do not see it: marks are round or square, full or hollow.
     let shape = ["round full", "square full", "round hollow", "square hollow"][line.colour % 4];
     html! {
-        path class=(class) d=(path(&line.points, x, y)) data-name=(line.name) data-values=(values(&line.points)) {}
+        path class=(class) d=(path(points, x, y)) data-name=(line.name) data-values=(values(points)) {}
         @if is_marked {
-            @let marks = dots(&line.points, x, y);
+            @let marks = dots(points, x, y);
             path class={ "mark " (shape) " c" (line.colour % COLOURS) } d=(marks) {}
             @if shape.ends_with("hollow") { path class={ "hole " (shape) } d=(marks) {} }
         }

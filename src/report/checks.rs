@@ -21,7 +21,7 @@ pub enum Level {
     Warning,
 }
 
-/// A run has turned when it has lost this share of what it had gained.
+/// A run whose log does not say whether it has turned has done so when it has lost this share of what it had gained.
 const LOST: f64 = 1.0 / 3.0;
 /// Above this share of groups without a difference in reward, much of the rollout teaches nothing.
 const MANY_FLAT: f64 = 0.5;
@@ -48,18 +48,28 @@ pub fn checks(run: &Run) -> Vec<(Level, String)> {
 fn learnt(run: &Run) -> Option<(Level, String)> {
     let rewards: Vec<(u64, f64)> =
         run.held_out(&["eval", "reward"]).into_iter().filter_map(|(e, r)| Some((e, r?))).collect();
-    let ((_, first), (_, last), (best_epoch, best)) = (*rewards.first()?, *rewards.last()?, run.best()?);
+    let ((_, first), (epoch, last), (best_epoch, best)) = (*rewards.first()?, *rewards.last()?, run.best()?);
     let [first_text, last_text, best_text] = [first, last, best].map(written);
-    Some(match rewards.len() {
-        1 => (Level::Note, format!("one evaluation so far: held-out reward {first_text}")),
-        _ if best > first && best - last > LOST * (best - first) => (
-            Level::Warning,
-            format!(
-                "the run turned: held-out reward rose from {first_text} to {best_text} after epoch {best_epoch} and is {last_text} now"
-            ),
-        ),
-        _ if last > first => (Level::Good, format!("held-out reward rose from {first_text} to {last_text}")),
-        _ => (Level::Warning, format!("held-out reward did not rise: {first_text} at first, {last_text} now")),
+    let turned = run.evals[&epoch].get("turned");
+    // What the run itself says of its noise counts; where it says nothing, a share of what it had gained.
+    let has_turned = match turned {
+        Some(turned) => turned.is_object(),
+        None => best > first && best - last > LOST * (best - first),
+    };
+    let error = turned.and_then(|turned| number(turned, &["standard_error"]));
+    let noise = error.map(|e| format!(" (standard error of the difference {})", written(e))).unwrap_or_default();
+    Some(if has_turned {
+        let text = format!(
+            "held-out reward rose from {first_text} to {best_text} after epoch {best_epoch} and has fallen to {last_text}{noise}: the best is not the last"
+        );
+        (Level::Warning, text)
+    } else if rewards.len() == 1 {
+        (Level::Note, format!("one evaluation so far: held-out reward {first_text}"))
+    } else if last > first {
+        let most = if best > last { format!(", at most {best_text}") } else { String::new() };
+        (Level::Good, format!("held-out reward rose from {first_text} to {last_text}{most}"))
+    } else {
+        (Level::Warning, format!("held-out reward did not rise: {first_text} at first, {last_text} now"))
     })
 }
 
@@ -127,7 +137,7 @@ fn gradient(run: &Run) -> Option<(Level, String)> {
 }
 
 /// What has a place elsewhere on the page.
-const ELSEWHERE: [&str; 13] = [
+const ELSEWHERE: [&str; 14] = [
     "epoch",
     "reward_mean",
     "groups",
@@ -137,6 +147,7 @@ const ELSEWHERE: [&str; 13] = [
     "peak_memory_bytes",
     "images_per_second",
     "total_seconds",
+    "elapsed_seconds",
     "mfu",
     "model_flops",
     "model_flops_per_second",
@@ -177,7 +188,7 @@ pub fn section(runs: &[Run]) -> Markup {
     };
     let flat = lines(&|run| run.epochs.iter().map(|(e, line)| (*e, flat_share(line))).collect(), "share");
     // What is 0 throughout has been said in words.
-    let is_told = |line: &Line| line.points.iter().any(|(_, v)| v.is_some_and(|v| v != 0.0));
+    let is_not_zero = |line: &Line| line.points.iter().any(|(_, v)| v.is_some_and(|v| v != 0.0));
     let note = |key: &str| match runs {
         [run] => run.training(&[key]).into_iter().filter_map(|(_, v)| v).next_back().map(written),
         _ => None,
@@ -202,9 +213,9 @@ pub fn section(runs: &[Run]) -> Markup {
             div.panels {
                 @for (key, title) in drawn(runs) {
                     @let lines = lines(&|run| run.training(&[&key]), &title);
-                    @if lines.iter().any(is_told) { (panel(&title, note(&key), "epoch", &lines, &[])) }
+                    @if lines.iter().any(is_not_zero) { (panel(&title, note(&key), "epoch", &lines, &[])) }
                 }
-                @if flat.iter().any(is_told) {
+                @if flat.iter().any(is_not_zero) {
                     (panel("Groups without a difference", None, "epoch", &flat, &[0.0, 1.0]))
                 }
             }
@@ -232,9 +243,17 @@ mod tests {
             said(&evals)[0].clone()
         };
         assert_eq!(run(&[0.4, 0.5]), (Level::Good, "held-out reward rose from 0.4 to 0.5".into()));
-        assert_eq!(run(&[0.4, 0.5, 0.48]).0, Level::Good);
+        assert_eq!(run(&[0.4, 0.5, 0.48]), (Level::Good, "held-out reward rose from 0.4 to 0.48, at most 0.5".into()));
         let (level, text) = run(&[0.4, 0.5, 0.45]);
-        assert!(level == Level::Warning && text.contains("0.5 after epoch 1 and is 0.45 now"), "{text}");
+        assert!(level == Level::Warning && text.contains("0.5 after epoch 1 and has fallen to 0.45"), "{text}");
+        // What the run says of its own noise counts.
+        let says = |turned: Value| {
+            let line = |epoch: u64, reward: f64, turned: &Value| json!({"epoch": epoch, "eval": {"reward": reward}, "turned": turned});
+            said(&[line(0, 0.4, &Value::Null), line(1, 0.5, &Value::Null), line(2, 0.45, &turned)])[0].clone()
+        };
+        assert_eq!(says(Value::Null).0, Level::Good);
+        let (level, text) = says(json!({"from_epoch": 1, "standard_error": 0.0125}));
+        assert!(level == Level::Warning && text.contains("0.45 (standard error of the difference 0.0125)"), "{text}");
         assert_eq!(run(&[0.4, 0.3]).0, Level::Warning);
         assert_eq!(run(&[0.4]).0, Level::Note);
     }

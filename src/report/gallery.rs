@@ -70,20 +70,22 @@ fn blocks<'a>(galleries: &'a [Gallery], prompt: &str) -> Vec<Block<'a>> {
     out
 }
 
-/// `before · epoch 0`, with the run's name where there are several.
+/// Whose pictures, after how many epochs, and their mean reward.
 fn label(runs: &[Run], block: &Block) -> Markup {
     let (sheet, run) = (block.sheet, &runs[block.run]);
     let is_best = sheet.label == "after" && run.best().is_some_and(|(epoch, _)| epoch == sheet.epoch);
+    let mean = block.rewards.iter().sum::<f64>() / block.rewards.len() as f64;
     html! {
-        @if runs.len() > 1 && sheet.label != "before" {
-            i class={ "chip c" (block.run % COLOURS) } {} b { (run.name) }
-        } @else {
-            b { (sheet.label) @if is_best && runs.len() == 1 { " (best)" } }
+        b {
+            @if runs.len() > 1 && sheet.label != "before" {
+                i class={ "chip c" (block.run % COLOURS) } {} (run.name)
+            } @else {
+                (sheet.label) @if is_best && runs.len() == 1 { " (best)" }
+            }
         }
-        " epoch " (sheet.epoch)
-        @if !block.rewards.is_empty() {
-            @let mean = block.rewards.iter().sum::<f64>() / block.rewards.len() as f64;
-            span.reward title="mean reward of these pictures" { (significant(mean, 3)) }
+        span.of {
+            span { "epoch " (sheet.epoch) }
+            @if mean.is_finite() { span title="mean reward of these pictures" { (significant(mean, 2)) } }
         }
     }
 }

@@ -24,6 +24,7 @@ pub fn page(runs: &[Run]) -> String {
     let policy = format!(
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{SCRIPT_HASH}'; base-uri 'none'; form-action 'none'"
     );
+    let has_begun = runs.iter().any(|run| !run.evals.is_empty() || !run.epochs.is_empty());
     let gallery = gallery::section(runs).into_string();
     let page = html! {
         (DOCTYPE)
@@ -41,22 +42,28 @@ pub fn page(runs: &[Run]) -> String {
                 header {
                     h1 { (title) }
                     p.muted { (described(runs)) }
-                    nav {
-                        a href="#rewards" { "Rewards" }
-                        @if !gallery.is_empty() { a href="#pictures" { "Pictures" } }
-                        a href="#details" { "Details" }
-                        a href="#guards" { "Guards" }
-                        a href="#work" { "Time and memory" }
-                        a href="#configuration" { "Configuration" }
+                    @if has_begun {
+                        nav {
+                            a href="#rewards" { "Rewards" }
+                            @if !gallery.is_empty() { a href="#pictures" { "Pictures" } }
+                            a href="#details" { "Details" }
+                            a href="#guards" { "Guards" }
+                            a href="#work" { "Time and memory" }
+                            a href="#configuration" { "Configuration" }
+                        }
                     }
                 }
                 main {
-                    @match runs { [run] => { (tiles(run)) } _ => { (summary(runs)) } }
-                    (rewards::section(runs))
-                    (PreEscaped(gallery))
-                    (rewards::details(runs))
-                    (checks::section(runs))
-                    (work::section(runs))
+                    @if has_begun {
+                        @match runs { [run] => { (tiles(run)) } _ => { (summary(runs)) } }
+                        (rewards::section(runs))
+                        (PreEscaped(gallery))
+                        (rewards::details(runs))
+                        (checks::section(runs))
+                        (work::section(runs))
+                    } @else {
+                        p { "Nothing has been evaluated and no epoch is done yet." }
+                    }
                     (configuration(runs))
                 }
                 footer { "Written by engine " (env!("CARGO_PKG_VERSION")) }
@@ -97,7 +104,11 @@ fn short(value: f64) -> String {
 
 /// A difference with its sign.
 fn signed(difference: f64) -> String {
-    if difference > 0.0 { format!("+{}", short(difference)) } else { short(difference) }
+    match difference {
+        0.0 => "no change".into(),
+        d if d > 0.0 => format!("+{}", short(d)),
+        d => short(d),
+    }
 }
 
 /// `3 of 8`, or `3` where the plan is unknown.
@@ -260,6 +271,6 @@ mod tests {
     #[test]
     fn an_empty_run_has_a_page() {
         let page = page(&[Run::read(folder("").path()).unwrap()]);
-        assert!(page.contains("no epoch is done yet") && page.contains("nothing yet"));
+        assert!(page.contains("no epoch is done yet") && page.contains("rollout.num_prompts_per_epoch"));
     }
 }

@@ -3,44 +3,36 @@
 /// Points in the order of x; `None` where a value is missing.
 pub type Points = Vec<(f64, Option<f64>)>;
 
-/// At most about `most` of `points`, in their order. Of each stretch the lowest and the highest value stay, so that no
-/// spike is lost, and the first and last point; a stretch without any value stays a gap.
-pub fn thinned(points: Points, most: usize) -> Points {
-    let stretches = (most / 2).max(1);
-    if points.len() <= most {
-        return points;
-    }
-    let length = (points.len() - 2).div_ceil(stretches);
-    let (first, last) = (points[0], points[points.len() - 1]);
-    let mut kept = vec![first];
-    for stretch in points[1..points.len() - 1].chunks(length) {
-        let known = || stretch.iter().enumerate().filter_map(|(i, (_, y))| Some((i, (*y)?)));
-        let low = known().min_by(|a, b| a.1.total_cmp(&b.1));
-        let high = known().max_by(|a, b| a.1.total_cmp(&b.1));
-        match (low, high) {
-            (Some((a, _)), Some((b, _))) => {
-                kept.push(stretch[a.min(b)]);
-                kept.extend((a != b).then(|| stretch[a.max(b)]));
-            }
-            _ => kept.push(stretch[0]),
-        }
-    }
-    kept.push(last);
-    kept
+/// What is drawn of many points.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Thinned {
+    /// The points themselves, or means over stretches of them; a stretch without any value stays a gap.
+    pub points: Points,
+    /// The lowest and the highest value of each stretch, by its x, so that no spike is lost; empty if all points are there.
+    pub band: Vec<(f64, Option<[f64; 2]>)>,
 }
 
-/// Means over stretches of `points`, at most `most`: sums stay what they are.
-pub fn averaged(points: Points, most: usize) -> Points {
-    let length = points.len().div_ceil(most.max(1)).max(1);
-    if length == 1 {
-        return points;
+/// At most `most` points for `points`. They begin and end where those do.
+pub fn thinned(points: &Points, most: usize) -> Thinned {
+    let length = points.len().div_ceil(most.max(1));
+    if length <= 1 {
+        return Thinned { points: points.clone(), band: Vec::new() };
     }
-    let mean = |stretch: &[(f64, Option<f64>)]| {
-        let known: Vec<f64> = stretch.iter().filter_map(|(_, y)| *y).collect();
-        let y = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
-        (stretch[stretch.len() - 1].0, y)
-    };
-    points.chunks(length).map(mean).collect()
+    let mut thin = Thinned::default();
+    let count = points.len().div_ceil(length);
+    for (i, stretch) in points.chunks(length).enumerate() {
+        let x = match i {
+            0 => stretch[0].0,
+            i if i + 1 == count => stretch[stretch.len() - 1].0,
+            _ => stretch[stretch.len() / 2].0,
+        };
+        let known = || stretch.iter().filter_map(|(_, y)| *y);
+        let (low, high) = (known().reduce(f64::min), known().reduce(f64::max));
+        let mean = low.map(|_| known().sum::<f64>() / known().count() as f64);
+        thin.points.push((x, mean));
+        thin.band.push((x, low.zip(high).map(|(low, high)| [low, high])));
+    }
+    thin
 }
 
 /// A range with round numbers in it.
@@ -150,29 +142,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thinning_keeps_ends_spikes_and_gaps() {
+    fn thinning_keeps_ends_means_spikes_and_gaps() {
         let value = |i: usize| match i {
             4000..5000 => None,
             7777 => Some(100.0),
             8888 => Some(-100.0),
-            i => Some((i as f64).sin()),
+            i => Some((i % 2) as f64),
         };
-        let points: Points = (0..10_000).map(|i| (i as f64, value(i))).collect();
-        let thin = thinned(points.clone(), 200);
-        assert!((100..=202).contains(&thin.len()), "{}", thin.len());
+        let points: Points = (0..10_001).map(|i| (i as f64, value(i))).collect();
+        let Thinned { points: thin, band } = thinned(&points, 200);
+        assert!((100..=200).contains(&thin.len()) && thin.len() == band.len(), "{}", thin.len());
         assert!(thin.windows(2).all(|w| w[0].0 < w[1].0));
-        assert_eq!((thin[0], thin[thin.len() - 1]), (points[0], points[9999]));
-        assert!(thin.contains(&(7777.0, Some(100.0))) && thin.contains(&(8888.0, Some(-100.0))));
-        assert!(thin.iter().any(|(x, y)| (4000.0..5000.0).contains(x) && y.is_none()));
-        assert_eq!(thinned(points[..200].to_vec(), 200), points[..200]);
-        assert_eq!(thinned(Vec::new(), 4), []);
-    }
-
-    #[test]
-    fn averages_are_of_what_is_known() {
-        let points = vec![(1.0, Some(1.0)), (2.0, Some(3.0)), (3.0, None), (4.0, Some(5.0)), (5.0, None)];
-        assert_eq!(averaged(points.clone(), 3), [(2.0, Some(2.0)), (4.0, Some(5.0)), (5.0, None)]);
-        assert_eq!(averaged(points.clone(), 5), points);
+        assert_eq!((thin[0].0, thin[thin.len() - 1].0), (0.0, 10_000.0));
+        assert!(thin.iter().any(|(_, y)| y.is_none()) && thin[1].1.is_some_and(|y| (y - 0.5).abs() < 0.02));
+        let ends = band.iter().filter_map(|(_, ends)| *ends);
+        let ends = ends.reduce(|a, b| [a[0].min(b[0]), a[1].max(b[1])]);
+        assert_eq!(ends, Some([-100.0, 100.0]));
+        let few = points[..200].to_vec();
+        assert_eq!(thinned(&few, 200), Thinned { points: few, band: Vec::new() });
+        assert_eq!(thinned(&Vec::new(), 4), Thinned::default());
     }
 
     #[test]

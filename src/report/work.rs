@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::chart::{COLOURS, Line, Look, stacked};
 use super::rewards::panel;
 use super::run::{Axis, Run, number};
-use super::series::{Points, averaged, duration, written};
+use super::series::{Points, duration, thinned, written};
 
 /// Steps of the drawing of time over epochs.
 const MOST_STEPS: usize = 240;
@@ -108,7 +108,7 @@ fn bars(runs: &[Run], phases: &[String]) -> Markup {
 fn over_epochs(run: &Run, phases: &[String]) -> Markup {
     let points = |phase: &String| -> Points {
         let all = run.training(&["seconds", phase]).into_iter().map(|(epoch, v)| (epoch as f64, v));
-        averaged(all.collect(), MOST_STEPS)
+        thinned(&all.collect(), MOST_STEPS).points
     };
     let parts: Vec<(String, Points)> = phases.iter().map(|phase| (phase.clone(), points(phase))).collect();
     html! {
