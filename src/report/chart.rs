@@ -299,7 +299,7 @@ mod tests {
             let scale = Scale::over(values, 4, true);
             scale.ticks.iter().map(|t| tick_label(*t, &scale)).collect::<Vec<_>>()
         };
-        assert_eq!(labels([0.0, 1.0]), ["0", "0.5", "1"]);
+        assert_eq!(labels([0.0, 1.0]), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
         assert_eq!(labels([1000.0, 1000.4]), ["1000", "1000.1", "1000.2", "1000.3", "1000.4"]);
         assert_eq!(labels([-2.0, 2.0]), ["\u{2212}2", "\u{2212}1", "0", "1", "2"]);
     }

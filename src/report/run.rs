@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -100,7 +100,7 @@ impl Run {
         let config = match folder.join("config.toml") {
             config if config.exists() => read::text(&config)?
                 .parse()
-                .with_context(|| format!("{}: not the TOML of a configuration", config.display()))?,
+                .map_err(|e: toml::de::Error| anyhow!("{}: {}", config.display(), e.message()))?,
             _ => toml::Table::new(),
         };
         let about = folder.join(ABOUT);
