@@ -52,10 +52,11 @@ def check(context, path, shot, has_script):
     drawn = page.evaluate(DRAWN)
     if drawn["broken"]:
         faults.append(f"{drawn['broken']} pictures are broken")
-    if not drawn["curves"]:
-        faults.append("no curve is drawn")
     if shot:
         page.screenshot(path=shot, full_page=True)
+    if not drawn["curves"]:
+        page.close()
+        return faults + ["no curve is drawn"]
     # The switch of the x axis needs no script.
     for axis in ("time", "images", "epochs"):
         page.click(f"label[for=axis-{axis}]")
