@@ -13,7 +13,7 @@ use crate::telemetry::bytes;
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 /// SHA-256 of the script in base64: no other one runs in the page.
-const SCRIPT_HASH: &str = "klcQD9+h7XZ+GxaliD0KB6jI5BsKcQwPxAiV9P5Tl/U=";
+const SCRIPT_HASH: &str = "gejLXRG4gHvJ6SH2CxaD9jQjWZfpV4x2akWcN9sXaeM=";
 
 /// The page about `runs`.
 pub fn page(runs: &[Run]) -> String {

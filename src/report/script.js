@@ -8,7 +8,7 @@
       const [x, ...value] = point.split(' ');
       return [+x, value.join(' ')];
     }),
-  })).filter(line => line.points.length);
+  })).filter(line => line.points.length).sort((a, b) => b.marked - a.marked);
   const nearest = (points, x) => {
     let low = 0, high = points.length - 1;
     while (high - low > 1) {
@@ -23,7 +23,7 @@
     if (text !== undefined) made.textContent = text;
     return made;
   };
-  const show = x => x.toLocaleString('en', { maximumSignificantDigits: 6 }).replaceAll(',', '\u202f');
+  const show = x => x.toLocaleString('en', { maximumSignificantDigits: 6, useGrouping: Math.abs(x) >= 1e4 }).replaceAll(',', '\u202f');
   for (const plot of document.querySelectorAll('.plot')) {
     let lines;
     const rule = element('div', 'rule'), tip = element('div', 'tip');
@@ -41,6 +41,8 @@
       tip.replaceChildren(element('b', '', plot.dataset.x + ' ' + show(x)));
       lines.forEach(line => {
         const point = nearest(line.points, x), row = element('span', 'row');
+        // A line that has ended says nothing of what comes later.
+        if (Math.abs(point[0] - x) > (high - low) / 2 / Math.min(line.points.length, 20)) return;
         row.append(element('i', 'chip ' + line.colour), element('span', '', line.name), element('b', '', point[1]));
         if (point[0] !== x) row.append(element('small', '', 'at ' + show(point[0])));
         tip.append(row);
