@@ -269,8 +269,17 @@ mod tests {
     }
 
     #[test]
+    fn pictures_that_cannot_be_read_leave_the_rest_of_the_page() {
+        let dir = folder("{\"epoch\":0,\"eval\":{\"reward\":0.25}}\n");
+        std::fs::create_dir(dir.path().join("samples")).unwrap();
+        std::fs::write(dir.path().join("samples/epoch-000000.png"), "no picture").unwrap();
+        let page = page(&[Run::read(dir.path()).unwrap()]);
+        assert!(page.contains("pictures cannot be shown: ") && page.contains("one evaluation so far"));
+    }
+
+    #[test]
     fn an_empty_run_has_a_page() {
         let page = page(&[Run::read(folder("").path()).unwrap()]);
-        assert!(page.contains("no epoch is done yet") && page.contains("rollout.num_prompts_per_epoch"));
+        assert!(page.contains("no epoch is done yet.") && page.contains("rollout.num_prompts_per_epoch"));
     }
 }
