@@ -5,7 +5,8 @@ no values under the pointer; also if its curves and pictures need JavaScript.
 
     tools/report_check.py REPORT.html ... [--shots DIR] [--chromium /usr/bin/chromium]
 
-Needs Chromium (Debian's package `chromium`) and `pip install playwright`, which drives it.
+Needs Chromium (Debian's package `chromium`) and `pip install playwright`, which drives it. tests/training/report.png shows what
+it saw of a short run of configs/tiny/ram_geneval.toml.
 """
 
 import argparse
