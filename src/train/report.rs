@@ -341,3 +341,47 @@ impl Reporter {
         ));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rewards::Score;
+
+    #[test]
+    fn means_of_a_kind_of_prompt_are_over_its_images_alone() {
+        let prompt = |tag: Option<&str>| Prompt {
+            text: "a".into(),
+            tag: tag.map(String::from),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            line: 1,
+        };
+        let score = |value: f64, extra: &[(&str, f64)]| Score {
+            value,
+            extra: extra.iter().map(|(key, v)| (key.to_string(), *v)).collect(),
+        };
+        let scores = Scores {
+            weighted: vec![1.0, 2.0, 4.0, 8.0],
+            rewards: vec![(
+                "geneval".to_string(),
+                vec![
+                    score(0.5, &[("accuracy", 1.0), ("colors_accuracy", 1.0)]),
+                    score(0.25, &[("accuracy", 0.0), ("counting_accuracy", 0.0)]),
+                    score(1.0, &[("accuracy", 0.0), ("colors_accuracy", 0.0)]),
+                    score(0.0, &[]),
+                ],
+            )],
+        };
+        let prompts = [prompt(Some("colors")), prompt(Some("counting")), prompt(Some("colors")), prompt(None)];
+        let by_tag = means_by_tag(&scores, &prompts);
+        let of = |values: &[(&str, f64)]| -> BTreeMap<String, f64> {
+            values.iter().map(|(key, v)| (key.to_string(), *v)).collect()
+        };
+        let want = [
+            ("colors".to_string(), of(&[("reward", 2.5), ("geneval", 0.75), ("geneval.accuracy", 0.5)])),
+            ("counting".to_string(), of(&[("reward", 2.0), ("geneval", 0.25), ("geneval.accuracy", 0.0)])),
+        ];
+        assert_eq!(by_tag, BTreeMap::from(want));
+        assert!(means_by_tag(&scores, &prompts.each_ref().map(|p| Prompt { tag: None, ..p.clone() })).is_empty());
+    }
+}
