@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::chart::{Line, Look};
 use super::rewards::{legend, panel};
-use super::run::{Run, number};
+use super::run::{Run, Values, number};
 use super::series::written;
 
 /// How much something matters.
@@ -177,7 +177,7 @@ fn drawn(runs: &[Run]) -> Vec<(String, String)> {
 
 /// The section about guards.
 pub fn section(runs: &[Run]) -> Markup {
-    let lines = |values: &dyn Fn(&Run) -> Vec<(u64, Option<f64>)>, what: &str| -> Vec<Line> {
+    let lines = |values: &dyn Fn(&Run) -> Values, what: &str| -> Vec<Line> {
         let line = |(i, run): (usize, &Run)| Line {
             name: if runs.len() == 1 { what.to_string() } else { run.name.clone() },
             colour: i,

@@ -74,6 +74,9 @@ pub fn page(runs: &[Run]) -> String {
     page.into_string()
 }
 
+/// Something that a run may say of itself.
+type Part<'a> = &'a dyn Fn(&Run) -> Option<String>;
+
 /// What the runs are of, as far as all say the same.
 fn described(runs: &[Run]) -> String {
     let text = |run: &Run, key: &str| Some(run.key(key)?.as_str()?.to_string());
@@ -82,9 +85,9 @@ fn described(runs: &[Run]) -> String {
         Some(names.join(" + "))
     };
     let rank = |run: &Run| run.count("lora.rank").map(|rank| format!("LoRA of rank {rank}"));
-    let parts: [&dyn Fn(&Run) -> Option<String>; 4] =
+    let parts: [Part; 4] =
         [&|run| text(run, "algorithm").map(|a| a.to_uppercase()), &|run| text(run, "model"), &names, &rank];
-    let shared = |part: &&dyn Fn(&Run) -> Option<String>| {
+    let shared = |part: &Part| {
         let first = part(runs.first()?)?;
         runs.iter().all(|run| part(run).as_ref() == Some(&first)).then_some(first)
     };

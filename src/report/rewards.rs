@@ -3,14 +3,14 @@
 use maud::{Markup, html};
 
 use super::chart::{COLOURS, Chart, Line, Look};
-use super::run::{Axis, Run, number};
+use super::run::{Axis, Run, Values, number};
 use super::series::{Points, written};
 
 /// Rows of the table of evaluations.
 const MOST_ROWS: usize = 200;
 
 /// The points of `values` on `axis`, in `unit`s of it.
-fn placed(run: &Run, values: Vec<(u64, Option<f64>)>, axis: Axis, unit: f64) -> Points {
+fn placed(run: &Run, values: Values, axis: Axis, unit: f64) -> Points {
     let places = run.places(axis);
     // An evaluation is where the last epoch before it ended.
     let place = |epoch: u64| places.range(..=epoch).next_back().map(|(_, at)| at / unit);

@@ -76,6 +76,9 @@ pub enum Axis {
     Seconds,
 }
 
+/// A value for each of some epochs; `None` where it is missing or was not finite.
+pub type Values = Vec<(u64, Option<f64>)>;
+
 /// The value at `path` (keys of objects) in a line of the log.
 pub fn number(line: &Value, path: &[&str]) -> Option<f64> {
     path.iter().try_fold(line, |at, key| at.get(key))?.as_f64()
@@ -175,13 +178,13 @@ impl Run {
         places
     }
 
-    /// The number at `path` of every epoch's line; `None` where it is missing or was not finite.
-    pub fn training(&self, path: &[&str]) -> Vec<(u64, Option<f64>)> {
+    /// The number at `path` of every epoch's line.
+    pub fn training(&self, path: &[&str]) -> Values {
         self.epochs.iter().map(|(epoch, line)| (*epoch, number(line, path))).collect()
     }
 
     /// The number at `path` of every evaluation.
-    pub fn held_out(&self, path: &[&str]) -> Vec<(u64, Option<f64>)> {
+    pub fn held_out(&self, path: &[&str]) -> Values {
         self.evals.iter().map(|(epoch, line)| (*epoch, number(line, path))).collect()
     }
 
