@@ -42,7 +42,7 @@ pub fn write(folders: &[PathBuf], output: &Path) -> Result<()> {
 /// Writes the page about the run in `folder` into that folder; gives its path.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn update(folder: &Path) -> Result<PathBuf> {
     let path = folder.join(FILE);
     write(&[folder.to_path_buf()], &path)?;
