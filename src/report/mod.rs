@@ -1,8 +1,8 @@
 //! A run as a page: one HTML file with everything in it, which asks no network and needs no script for its curves and
 //! pictures.
 //!
-//! A [`Run`] is what is in its folder; [`series`] are numbers over epochs, [`chart`] draws them as SVG, [`pictures`] cuts
-//! sample grids apart, [`keys`] compares configurations, and [`page`] puts them together. Markup is made by templates that
+//! A [`Run`] is what is in its folder; `series` are numbers over epochs, `chart` draws them as SVG, `pictures` cuts
+//! sample grids apart, `keys` compares configurations, and `page` puts them together. Markup is made by templates that
 //! escape whatever is put into them.
 
 mod chart;
