@@ -15,6 +15,7 @@ mod report;
 mod resume;
 mod scaling;
 mod step;
+mod stops;
 mod theory;
 #[cfg(unix)]
 mod vm;
