@@ -1,11 +1,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use engine::bench::peak;
 use engine::device::gpu::{self, Gpu};
-use engine::device::{DType, Device, Elems, machine_memory};
-use engine::ops::cpu::gemm::{self, Epilogue, Mat, matmul};
+use engine::device::{DType, Device, machine_memory};
+use engine::ops::cpu::gemm;
 use engine::telemetry::bytes;
-use half::bf16;
 
 use super::{DeviceArg, cuda};
 
@@ -129,20 +129,6 @@ fn disk() -> String {
 
 /// GFLOP/s of products with f32 and bf16 weights, and the number of threads.
 fn speeds() -> [f64; 3] {
-    const SHAPE: (usize, usize, usize) = (128, 1536, 1536);
-    let (m, n, k) = SHAPE;
-    let (a, b, b16) = (vec![0.5f32; m * k], vec![0.25f32; n * k], vec![bf16::from_f32(0.25); n * k]);
-    let mut c = vec![0.0f32; m * n];
-    let mut speed = |weight: Elems| {
-        let begin = Instant::now();
-        // The best of many: what else runs on the machine only ever makes one slower.
-        let mut best = f64::INFINITY;
-        while begin.elapsed() < MEASURED {
-            let start = Instant::now();
-            matmul(&mut c, n, Mat::new(&a, m, k), Mat::strided(weight, n, k, k).t(), Epilogue::default());
-            best = best.min(start.elapsed().as_secs_f64());
-        }
-        (2 * m * n * k) as f64 / best / 1e9
-    };
-    [speed(Elems::F32(&b)), speed(Elems::Bf16(&b16)), rayon::current_num_threads() as f64]
+    let speed = |dtype| peak::products(&Device::Cpu, dtype, MEASURED).map_or(f64::NAN, |peak| peak.rate / 1e9);
+    [speed(DType::F32), speed(DType::Bf16), rayon::current_num_threads() as f64]
 }

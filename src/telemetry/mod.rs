@@ -13,6 +13,21 @@ pub use tensorboard::TensorBoard;
 
 pub use crate::device::{bytes, range};
 
+/// A number with three digits or four and the prefix of its unit, such as `1.23 G`.
+pub fn si(value: f64) -> String {
+    let prefixes = ["", "k", "M", "G", "T", "P", "E"];
+    let power = if value.abs() < 1.0 { 0 } else { (value.abs().log10() / 3.0) as usize }.min(prefixes.len() - 1);
+    let scaled = value / 1000f64.powi(power as i32);
+    let digits = if scaled.abs() >= 100.0 {
+        0
+    } else if scaled.abs() >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{scaled:.digits$} {}", prefixes[power])
+}
+
 /// Prints a line to stdout. That nobody reads it (`| head`, a full disk) is no reason to end a run.
 pub fn say(line: &str) {
     use std::io::Write;

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod ema;
 pub mod guard;
+mod line;
 pub mod plan;
 mod prompts;
 pub mod report;
@@ -10,6 +11,7 @@ pub mod rollout;
 pub mod run;
 pub mod scaler;
 pub mod setup;
+pub mod speed;
 pub mod state;
 pub mod update;
 
