@@ -5,5 +5,3 @@ pub mod machine;
 pub mod measured;
 pub mod passes;
 pub mod peak;
-#[cfg(test)]
-mod tests;

@@ -39,3 +39,15 @@ pub fn warn(line: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "warning: {line}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::si;
+
+    #[test]
+    fn numbers_have_three_digits_and_a_prefix() {
+        let values = [0.0, 0.5, 999.4, 1e3, 12_345.0, 2.26e11, 1.932e17, 5e20];
+        let want = ["0.00 ", "0.50 ", "999 ", "1.00 k", "12.3 k", "226 G", "193 P", "500 E"];
+        assert_eq!(values.map(si), want);
+    }
+}

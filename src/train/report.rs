@@ -197,8 +197,7 @@ impl Reporter {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn epoch(&mut self, run: (&Setup, &Speed), state: &State, e: &EpochReport) -> Result<()> {
-        let (setup, speed) = run;
+    pub fn epoch(&mut self, setup: &Setup, speed: &Speed, state: &State, e: &EpochReport) -> Result<()> {
         self.done += 1;
         let (images, total) = (e.scores.weighted.len(), e.total);
         let (mean, std) = (means(&e.scores), standard_deviation(&e.scores.weighted));

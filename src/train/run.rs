@@ -47,8 +47,8 @@ pub enum Outcome {
 /// If the output folder is in use or cannot be written, the checkpoint does not fit, or a model, prompt or reward fails.
 /// What was learnt before the failure is saved.
 pub fn run(planned: Planned, output: &Path, resume: &Resume, verbose: bool, device: &Device) -> Result<Outcome> {
-    let speed = Speed::of(&planned, device)?;
     // What the inputs can be wrong about comes first: then nothing has been written yet.
+    let mut speed = Speed::of(&planned, device)?;
     let setup = planned.load(device)?;
     let given = match resume {
         Resume::From(path) => Some(restore(&setup, checkpoint::find(path)?)?),
@@ -89,8 +89,10 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume, verbose: bool, devi
         checkpoint::finish(&checkpoints, u64::from(state.epoch), setup.config.raw.checkpoint.keep)?;
     }
     let state = start.map_or_else(|| State::new(&setup), |(state, _)| state);
-    let speed = speed.measured(&setup);
-    say(&speed.describe());
+    if state.epoch < setup.config.raw.num_epochs {
+        speed = speed.measured(&setup);
+        say(&speed.describe());
+    }
     let mut run = Run { setup, speed, state, report: &mut report, checkpoints, saved, lock: &lock };
     let ended = run.epochs(&interrupt);
     // However it ended: what was earned is kept.
@@ -156,7 +158,7 @@ impl Run<'_> {
             interrupt.check()?;
             let epoch = self.setup.train_epoch(&mut self.state, interrupt)?;
             self.lock.check()?;
-            self.report.epoch((&self.setup, &self.speed), &self.state, &epoch)?;
+            self.report.epoch(&self.setup, &self.speed, &self.state, &epoch)?;
             if self.is_done() || is_due(self.setup.config.raw.checkpoint.every, self.state.epoch) {
                 self.save()?;
             }

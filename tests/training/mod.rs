@@ -13,6 +13,7 @@ mod kills;
 mod memory;
 mod resume;
 mod scaling;
+mod speed;
 mod step;
 mod theory;
 #[cfg(unix)]
