@@ -9,21 +9,19 @@ use serde_json::{Value, json};
 use super::machine::Machine;
 use super::measured::Measured;
 use super::passes::Passes;
-use super::peak::Peak;
+use super::peak::{Peak, random};
 use crate::algorithms;
 use crate::config::raw::{Eval, Weights};
 use crate::config::{Job, TrainConfig};
-use crate::device::philox::{Key, Purpose};
 use crate::device::work::Works;
-use crate::device::{Device, Precision};
+use crate::device::{DType, Device, Precision, Tensor};
 use crate::models::autoencoder::Autoencoder;
-use crate::models::lora::Slot;
-use crate::models::network::Checkpointing;
+use crate::models::lora::{Slot, select};
+use crate::models::network::{Checkpointing, Network};
 use crate::models::source::Component;
 use crate::models::text::TextEncoders;
 use crate::models::{load_network, mmdit};
 use crate::ops::conv2d::{self, Window};
-use crate::ops::noise;
 use crate::rollout::schedule::Schedule;
 use crate::train::plan::MemoryPlan;
 use crate::train::report::clock;
@@ -225,12 +223,17 @@ impl Subject {
         }
     }
 
-    fn load(&self, device: &Device) -> Result<Box<dyn crate::models::network::Network>> {
+    fn load(&self, device: &Device) -> Result<Box<dyn Network>> {
         load_network(&self.part, device, self.precision)
     }
 
     fn passes(&self, planned: &Planned, device: &Device) -> Result<Passes> {
-        Passes::new(self.load(device)?, &planned.config.raw.lora, &self.policies)
+        let (network, mut lora) = (self.load(device)?, planned.config.raw.lora.clone());
+        if self.blocks.is_some() {
+            // A last block makes nothing of its text, and has no layer for it.
+            lora.targets.retain(|target| select(network.modules(), std::slice::from_ref(target)).is_ok());
+        }
+        Passes::new(network, &lora, &self.policies)
     }
 
     /// A forward of a rollout, and a forward and backward of an update: in the config's batches if it is the network itself,
@@ -315,16 +318,16 @@ impl Passes {
 /// Decoding of images, or of a large autoencoder one convolution.
 fn decoding(planned: &Planned, device: &Device, budget: Duration) -> Result<Measured> {
     let part = planned.model().component("vae")?;
-    let random = |shape: &[usize]| noise::normal(device, &[Key::new(0, Purpose::InitialLatent)], shape);
+    let random = |shape: &[usize]| random(device, DType::F32, shape);
     let (rehearsal, _) = device.rehearsal()?;
     if part.weights("diffusion_pytorch_model").is_ok_and(|file| file.bytes() <= SMALL) {
         let load = |device: &Device| Autoencoder::load(part, device, planned.config.raw.train.compute.precision());
         let (vae, counted, side) = (load(device)?, load(&rehearsal)?, planned.config.latent);
         let shape = [DECODED, vae.config().latent_channels, side, side];
         rehearsal.take_work();
-        counted.decode(&crate::device::Tensor::scratch(&rehearsal, &shape));
+        counted.decode(&Tensor::scratch(&rehearsal, &shape));
         let flops = by_phase(&rehearsal.take_work()).values().sum();
-        let latents = noise::normal(device, &[Key::new(0, Purpose::InitialLatent)], &shape);
+        let latents = random(&shape);
         let name = format!("decoding of {DECODED} images");
         return Ok(Measured::of(name, flops, device, budget, || vae.decode(&latents)));
     }

@@ -5,13 +5,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::measured::Measured;
-use super::peak::{self, Peak};
-use crate::device::philox::{Key, Purpose};
+use super::peak::{self, Peak, random};
 use crate::device::work::{Kind, Work};
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Device};
 use crate::ops::attention::{self, Heads, Mask, OutputGrad, Part};
 use crate::ops::linear::{self, Layer, Then};
-use crate::ops::{copy, noise};
 
 /// Tokens of an image of 512x512 pixels and of its prompt: CLIP's 77 twice over.
 const TOKENS: usize = 1178;
@@ -60,10 +58,6 @@ impl Machine {
         let measured: Vec<Value> = self.measured.iter().map(|(m, peak)| m.json(peak.rate)).collect();
         [("peak_flops_per_second", Value::Object(peaks)), ("measured", Value::Array(measured))]
     }
-}
-
-fn random(device: &Device, dtype: DType, shape: &[usize]) -> Tensor {
-    copy::cast(&noise::normal(device, &[Key::new(0, Purpose::ForwardNoise)], shape), dtype)
 }
 
 fn product(device: &Device, dtype: DType, peak: Peak, [inputs, outputs]: [usize; 2], budget: Duration) -> Measured {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use half::bf16;
 
 use crate::device::philox::{Key, Purpose};
-use crate::device::{DType, Device, Elems};
+use crate::device::{DType, Device, Elems, Tensor};
 use crate::ops::cpu::gemm::{Epilogue, Mat, matmul};
 use crate::ops::linear::{self, Layer, Then};
 use crate::ops::{copy, noise};
@@ -63,9 +63,7 @@ fn on_cpu(half: bool, budget: Duration) -> f64 {
 
 fn on_gpu(device: &Device, dtype: DType, budget: Duration) -> f64 {
     let [m, n, k] = ON_GPU;
-    // Numbers as a model has them: zeros would take less power, and be faster.
-    let random = |shape: &[usize]| noise::normal(device, &[Key::new(0, Purpose::ForwardNoise)], shape);
-    let (x, weight) = (copy::cast(&random(&[m, k]), device.activations(dtype)), copy::cast(&random(&[n, k]), dtype));
+    let (x, weight) = (random(device, device.activations(dtype), &[m, k]), random(device, dtype, &[n, k]));
     let layer = Layer { weight: &weight, bias: None };
     let product = || {
         for _ in 0..LAUNCHES {
@@ -78,6 +76,12 @@ fn on_gpu(device: &Device, dtype: DType, budget: Duration) -> f64 {
     drop((x, weight));
     device.trim();
     (2 * m * n * k) as f64 / seconds
+}
+
+/// Numbers as a model has them: zeros would take less power, and be faster.
+pub(super) fn random(device: &Device, dtype: DType, shape: &[usize]) -> Tensor {
+    let whole = [1, shape.iter().product()];
+    copy::cast(&noise::normal(device, &[Key::new(0, Purpose::ForwardNoise)], &whole), dtype).reshape(shape)
 }
 
 /// Seconds of the fastest `f`.

@@ -60,7 +60,7 @@ fn the_flops_of_an_epoch_are_those_of_its_shapes_whatever_is_recomputed() {
     let [frozen, added, back] = by_shapes(&c, image, text, raw.lora.rank);
     // With guidance, every step takes two rows.
     let rows = 6 * raw.rollout.num_inference_steps * 2;
-    let points = 6 * raw.ram.num_noisings;
+    let points = 6 * raw.ram.as_ref().unwrap().num_noisings;
     // The trained policy, the reference without an adapter, the lagged one; one row that the rollout is compared with.
     let forward = rows * (frozen + added) + points * (3 * frozen + 2 * added) + frozen + added;
     let want = 2 * (forward + points * back) as u64;
