@@ -13,7 +13,7 @@ use super::peak::{Peak, random};
 use crate::algorithms;
 use crate::config::raw::{Eval, Weights};
 use crate::config::{Job, TrainConfig};
-use crate::device::work::Works;
+use crate::device::work::{Done, Works};
 use crate::device::{DType, Device, Precision, Tensor};
 use crate::models::autoencoder::Autoencoder;
 use crate::models::lora::{Slot, select};
@@ -166,7 +166,9 @@ fn evaluations(eval: &Eval, epochs: u32) -> u32 {
 
 fn by_phase(works: &Works) -> BTreeMap<&'static str, u64> {
     let mut flops = BTreeMap::new();
-    for (done, times) in works.iter().filter(|(done, _)| done.work.flops > 0) {
+    // Text encoders see a prompt once in a run.
+    let counts = |done: &Done| done.work.flops > 0 && done.phase != "text encoders";
+    for (done, times) in works.iter().filter(|(done, _)| counts(done)) {
         *flops.entry(done.phase).or_default() += done.work.flops * times;
     }
     flops

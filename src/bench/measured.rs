@@ -8,6 +8,8 @@ use crate::device::Device;
 
 /// More repetitions make a median no better.
 const MOST: usize = 25;
+/// With fewer, a measurement may take twice its time.
+const SEVERAL: usize = 3;
 
 /// How long something took.
 #[derive(Clone, Debug)]
@@ -35,7 +37,11 @@ impl Measured {
         let begin = Instant::now();
         once();
         let mut seconds = vec![once()];
-        while seconds.len() < MOST && begin.elapsed() < budget {
+        let is_due = |taken: usize| {
+            let elapsed = begin.elapsed();
+            elapsed < budget || taken < SEVERAL && elapsed < 2 * budget
+        };
+        while seconds.len() < MOST && is_due(seconds.len()) {
             seconds.push(once());
         }
         seconds.sort_by(f64::total_cmp);
