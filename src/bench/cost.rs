@@ -156,7 +156,13 @@ impl Cost {
 }
 
 fn seconds(seconds: f64) -> String {
-    if seconds < 100.0 { format!("{seconds:.1} s") } else { clock(seconds) }
+    let days = seconds / 86400.0;
+    match seconds {
+        s if s < 100.0 => format!("{s:.1} s"),
+        _ if days < 3.0 => clock(seconds),
+        _ if days < 1000.0 => format!("{days:.1} days"),
+        _ => format!("{:.0} years", days / 365.25),
+    }
 }
 
 /// Before the first epoch, after every so many, and after the last.
