@@ -1,6 +1,6 @@
-//! Embeds ptx/ and refuses files that are not what kernels/ would give. Needs no CUDA.
+//! Embeds ptx/, refusing files that are not what kernels/ would give, and configs/. Needs no CUDA.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -10,15 +10,35 @@ use sha2::{Digest, Sha256};
 fn main() {
     println!("cargo::rerun-if-changed=kernels");
     println!("cargo::rerun-if-changed=ptx");
+    println!("cargo::rerun-if-changed=configs");
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the package is"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo says where to write"));
-    match table(&root) {
-        Ok(table) => fs::write(out.join("ptx.rs"), table).expect("the build folder can be written"),
-        Err(why) => {
-            println!("cargo::error={why}");
-            std::process::exit(1);
+    for (name, table) in [("ptx.rs", table(&root)), ("configs.rs", configs(&root))] {
+        match table {
+            Ok(table) => fs::write(out.join(name), table).expect("the build folder can be written"),
+            Err(why) => {
+                println!("cargo::error={why}");
+                std::process::exit(1);
+            }
         }
     }
+}
+
+/// Rust source of the list of files under configs/: `(path in that folder, text)`, ordered by path.
+fn configs(root: &Path) -> Result<String, String> {
+    let (top, mut table, mut todo) = (root.join("configs"), BTreeMap::new(), vec![root.join("configs")]);
+    while let Some(folder) = todo.pop() {
+        for path in listed(&folder)? {
+            if path.is_dir() {
+                todo.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(&top).expect("found there").to_string_lossy().replace('\\', "/");
+            table.insert(name, path.display().to_string());
+        }
+    }
+    let rows = table.iter().map(|(name, path)| format!("    ({name:?}, include_str!({path:?})),\n"));
+    Ok(format!("&[\n{}]", rows.collect::<String>()))
 }
 
 /// Rust source of the list of embedded files: `(op, target, path, text)`.

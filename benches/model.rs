@@ -13,7 +13,7 @@ use engine::device::gpu::{CHIPS, Chip};
 use engine::device::work::{Done, Kind, Works};
 use engine::models::network::Checkpointing;
 use engine::predict::medium::Medium;
-use engine::predict::{TABLE, TILES, by, flops, launches, product, report, time, total, wave_efficiency};
+use engine::predict::{TABLE, TILES, by, flops, launches, product, report::Prediction, time, total, wave_efficiency};
 use engine::train::{plan::MemoryPlan, setup};
 
 /// 512x512 pixels, CLIP's 77 tokens and 128 of T5, and rows of a batch.
@@ -79,7 +79,7 @@ fn epoch(chip: &Chip, steps: usize) -> Result<(Works, String)> {
     let mut planned = setup::check(raw, Job::Train)?;
     let device = Device::planned(chip)?;
     let plan = MemoryPlan::fitting(&mut planned, &device)?;
-    let said = report::epoch(&plan.epoch, &planned.config, chip, 2.5);
+    let said = Prediction::of(&plan.epoch, &planned.config, chip, 2.5).to_string();
     Ok((plan.epoch, said))
 }
 

@@ -134,6 +134,9 @@ pub trait Algorithm: Send + Sync {
     /// Training points per image and epoch.
     fn points_per_image(&self) -> usize;
 
+    /// Optimiser steps of an epoch.
+    fn updates_per_epoch(&self) -> usize;
+
     /// The points of each optimiser step of an epoch.
     fn updates(&self, epoch: &Scored) -> Vec<Vec<Point>>;
 
@@ -225,6 +228,10 @@ mod tests {
 
         fn points_per_image(&self) -> usize {
             self.0.points_per_image()
+        }
+
+        fn updates_per_epoch(&self) -> usize {
+            self.0.updates_per_epoch()
         }
 
         fn updates(&self, epoch: &Scored) -> Vec<Vec<Point>> {

@@ -67,6 +67,10 @@ impl Algorithm for Ram {
         self.keys.num_noisings
     }
 
+    fn updates_per_epoch(&self) -> usize {
+        1
+    }
+
     fn updates(&self, epoch: &Scored) -> Vec<Vec<Point>> {
         let point = |image: usize, draw: u32| {
             let key = |purpose| (epoch.key)(purpose, image, draw);

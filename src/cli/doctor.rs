@@ -1,19 +1,26 @@
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use engine::bench::peak;
-use engine::device::gpu::{self, Gpu};
-use engine::device::{DType, Device, machine_memory};
+use engine::device::gpu::{self, Facts, Gpu};
+use engine::device::{DType, Device, MachineMemory, machine_memory};
 use engine::ops::cpu::gemm;
 use engine::telemetry::bytes;
+use serde::Serialize;
 
-use super::{DeviceArg, cuda};
+use super::DeviceArg;
+use super::cuda::{self, Cuda};
+use super::json::{self, JsonArg};
 
 /// Say what this machine offers: cores, vector instructions, memory, speed, CUDA.
 ///
 /// Takes about a second, most of it measuring matrix products.
 #[derive(clap::Args)]
+#[command(after_long_help = json::keys(KEYS))]
 pub struct Args {
+    #[command(flatten)]
+    json: JsonArg,
     #[command(flatten)]
     device: DeviceArg,
 }
@@ -21,36 +28,135 @@ pub struct Args {
 /// How long one speed is measured.
 const MEASURED: Duration = Duration::from_millis(400);
 
-pub fn run(args: Args) -> Result<()> {
-    let device = args.device.open()?;
-    let line = |label: &str, text: String| println!("{}", format!("{label:16}{text}").trim_end());
-    line(
-        "processor",
-        format!("{}, {} cores", processor(), std::thread::available_parallelism().map_or(1, usize::from)),
-    );
-    line("vectors", features());
-    line("memory", memory());
-    line("disk", disk());
-    for (name, dtype) in [("f32", DType::F32), ("bf16", DType::Bf16)] {
-        line(&format!("{name} matmul"), gemm::path(dtype).to_string());
-    }
-    let [single, half, threads] = args.device.on_cpu(|| Ok(speeds()))?;
-    line("speed", format!("f32 {single:.0} GFLOP/s, bf16 {half:.0} GFLOP/s with {threads} threads"));
-    line("device", used(&device)?);
-    if let Device::Gpu(gpu) = &device {
-        line("kernels", kernels(gpu));
-    }
-    line("CUDA", String::new());
-    cuda::report(|label, text| line(&format!("  {label}"), text));
-    Ok(())
+const KEYS: &[(&str, &str)] = &[
+    ("processor", "its name"),
+    ("cores", "threads it runs at once"),
+    ("vectors", "instruction sets, and whether it has them"),
+    ("memory.total", "bytes"),
+    ("memory.available", "bytes"),
+    ("memory.limit", "bytes, if a control group or ulimit sets a limit"),
+    ("disk.free", "bytes in the current folder"),
+    ("disk.total", "bytes"),
+    ("matmul", "how products are computed with weights in f32 and bf16"),
+    ("gflops.f32", "measured, with f32 weights"),
+    ("gflops.bf16", "measured, with bf16 weights"),
+    ("gflops.threads", "with so many"),
+    ("device.kind", "cpu or gpu: what --device stands for"),
+    ("device.facts", "of a GPU: name, capability, processors, memory"),
+    ("device.free", "of a GPU: bytes"),
+    ("kernels", "of a GPU: what its driver made of the kernels, in words"),
+    ("cuda.driver.name", "libcuda"),
+    ("cuda.driver.path", "file"),
+    ("cuda.driver.unusable", "why, if it is not usable"),
+    ("cuda.version", "of CUDA that the driver supports"),
+    ("cuda.devices[].name", "and capability, processors, memory"),
+    ("cuda.devices[].unusable", "why, if it is not usable"),
+    ("cuda.libraries[].name", "others that engine can use"),
+    ("cuda.libraries[].path", "file"),
+    ("cuda.libraries[].unusable", "why, if it is not usable"),
+];
+
+/// What this machine offers.
+#[derive(Serialize)]
+struct Machine {
+    processor: String,
+    cores: usize,
+    vectors: BTreeMap<&'static str, bool>,
+    memory: Option<MachineMemory>,
+    disk: Option<Disk>,
+    matmul: BTreeMap<&'static str, &'static str>,
+    gflops: Speeds,
+    device: Used,
+    kernels: Option<String>,
+    cuda: Cuda,
+}
+
+/// The disk of the current folder, in bytes.
+#[derive(Serialize)]
+struct Disk {
+    free: u64,
+    total: u64,
+}
+
+/// GFLOP/s of products.
+#[derive(Serialize)]
+struct Speeds {
+    f32: f64,
+    bf16: f64,
+    threads: usize,
 }
 
 /// What `--device` stands for here.
-fn used(device: &Device) -> Result<String> {
-    Ok(match device {
-        Device::Gpu(gpu) => format!("{}; {} free", cuda::describe(gpu.facts()), bytes(gpu.free_memory()?)),
-        Device::Cpu | Device::Plan(_) => "cpu".into(),
-    })
+#[derive(Serialize)]
+struct Used {
+    kind: &'static str,
+    facts: Option<Facts>,
+    free: Option<u64>,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let device = args.device.open()?;
+    let (facts, loaded) = match &device {
+        Device::Gpu(gpu) => (Some(gpu.facts().clone()), Some(kernels(gpu))),
+        Device::Cpu | Device::Plan(_) => (None, None),
+    };
+    let machine = Machine {
+        processor: processor(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        vectors: vectors(),
+        memory: machine_memory(),
+        disk: disk(),
+        matmul: [("f32", gemm::path(DType::F32)), ("bf16", gemm::path(DType::Bf16))].into(),
+        gflops: args.device.on_cpu(|| Ok(speeds()))?,
+        device: Used {
+            kind: if facts.is_some() { "gpu" } else { "cpu" },
+            free: if let Device::Gpu(gpu) = &device { Some(gpu.free_memory()?) } else { None },
+            facts,
+        },
+        kernels: loaded,
+        cuda: Cuda::probe(),
+    };
+    args.json.answer(&machine, || machine.text())
+}
+
+impl Machine {
+    fn text(&self) -> String {
+        let mut out = String::new();
+        let mut line = |label: &str, text: String| {
+            out += format!("{label:16}{text}").trim_end();
+            out.push('\n');
+        };
+        line("processor", format!("{}, {} cores", self.processor, self.cores));
+        let vectors = self.vectors.iter().map(|(name, there)| format!("{name} {}", if *there { "yes" } else { "no" }));
+        let vectors = vectors.collect::<Vec<_>>().join(", ");
+        let unknown = "those of the target the program was built for";
+        line("vectors", if vectors.is_empty() { unknown.into() } else { vectors });
+        line("memory", self.memory.map_or_else(|| "unknown: no /proc/meminfo".into(), memory_text));
+        line(
+            "disk",
+            self.disk.as_ref().map_or_else(
+                || "unknown on this system".into(),
+                |d| format!("{} free of {} in the current folder", bytes(d.free), bytes(d.total)),
+            ),
+        );
+        for (name, how) in self.matmul.iter().rev() {
+            line(&format!("{name} matmul"), how.to_string());
+        }
+        let Speeds { f32, bf16, threads } = self.gflops;
+        line("speed", format!("f32 {f32:.0} GFLOP/s, bf16 {bf16:.0} GFLOP/s with {threads} threads"));
+        line("device", self.device.text());
+        self.kernels.iter().for_each(|text| line("kernels", text.clone()));
+        line("CUDA", String::new());
+        self.cuda.lines().into_iter().for_each(|(label, text)| line(&format!("  {label}"), text));
+        out
+    }
+}
+
+impl Used {
+    fn text(&self) -> String {
+        let free = self.free.map(|free| format!("; {} free", bytes(free))).unwrap_or_default();
+        self.facts.as_ref().map_or_else(|| self.kind.into(), |facts| cuda::describe(facts) + &free)
+    }
 }
 
 /// What the driver makes of all kernels; the first time it compiles them, which takes a while.
@@ -87,48 +193,43 @@ fn processor() -> String {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn features() -> String {
+fn vectors() -> BTreeMap<&'static str, bool> {
     // The standard library cannot look for AMX yet.
     let amx = proc_value("/proc/cpuinfo", "flags").is_some_and(|f| f.split(' ').any(|f| f == "amx_bf16"));
-    let found = [
+    [
         ("avx2", is_x86_feature_detected!("avx2")),
         ("fma", is_x86_feature_detected!("fma")),
         ("avx512f", is_x86_feature_detected!("avx512f")),
         ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
         ("amx-bf16", amx),
-    ];
-    found.map(|(name, there)| format!("{name} {}", if there { "yes" } else { "no" })).join(", ")
+    ]
+    .into()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn features() -> String {
-    "those of the target the program was built for".into()
+fn vectors() -> BTreeMap<&'static str, bool> {
+    BTreeMap::new()
 }
 
-fn memory() -> String {
-    let Some(memory) = machine_memory() else { return "unknown: no /proc/meminfo".into() };
+fn memory_text(memory: MachineMemory) -> String {
     let limit = memory.limit.map(|l| format!(", limited to {} by a control group or ulimit", bytes(l)));
     format!("{}, {} available{}", bytes(memory.total), bytes(memory.available), limit.unwrap_or_default())
 }
 
 #[cfg(unix)]
-fn disk() -> String {
-    match rustix::fs::statvfs(".") {
-        Ok(s) => {
-            let [free, total] = [s.f_bavail, s.f_blocks].map(|n| bytes(n * s.f_frsize));
-            format!("{free} free of {total} in the current folder")
-        }
-        Err(e) => format!("unknown: {e}"),
-    }
+fn disk() -> Option<Disk> {
+    let s = rustix::fs::statvfs(".").ok()?;
+    let [free, total] = [s.f_bavail, s.f_blocks].map(|n| n * s.f_frsize);
+    Some(Disk { free, total })
 }
 
 #[cfg(not(unix))]
-fn disk() -> String {
-    "unknown on this system".into()
+fn disk() -> Option<Disk> {
+    None
 }
 
-/// GFLOP/s of products with f32 and bf16 weights, and the number of threads.
-fn speeds() -> [f64; 3] {
+/// GFLOP/s of products with f32 and bf16 weights.
+fn speeds() -> Speeds {
     let speed = |dtype| peak::products(&Device::Cpu, dtype, MEASURED).map_or(f64::NAN, |peak| peak.rate / 1e9);
-    [speed(DType::F32), speed(DType::Bf16), rayon::current_num_threads() as f64]
+    Speeds { f32: speed(DType::F32), bf16: speed(DType::Bf16), threads: rayon::current_num_threads() }
 }

@@ -1,28 +1,32 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use engine::config::reward::RewardKeys;
 use engine::config::{Job, TrainConfig};
 use engine::device::Device;
-use engine::io::{image, output_folder, write_atomic};
+use engine::io::{built_in, image, output_folder, write_atomic};
 use engine::models::lora::file::{LoraFile, TRANSFORMER};
 use engine::models::lora::{AdapterBank, Slot};
+use engine::telemetry::say;
 use engine::train::checkpoint;
 use engine::train::guard::Interrupt;
 use engine::train::plan::MemoryPlan;
 use engine::train::report::means;
 use engine::train::setup::{Setup, check, evaluation_config};
 use engine::train::state::{checkpoint_config, saved_average};
+use serde::Serialize;
 use serde_json::json;
 
+use super::json::{self, JsonArg};
 use super::{DeviceArg, PartArgs, sequence_length};
 
 /// Sample held-out prompts and print the mean rewards as lines `RESULT key=value`.
 ///
 /// With --checkpoint, model and settings come from the config the checkpoint was trained with.
 #[derive(clap::Args)]
+#[command(after_long_help = json::keys(KEYS))]
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["checkpoint", "model"])))]
 pub struct Args {
     /// A checkpoint, or the output folder of a run for its latest; its averaged adapter is evaluated.
@@ -74,10 +78,29 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
+    json: JsonArg,
+    #[command(flatten)]
     device: DeviceArg,
 }
 
-pub fn run(args: Args) -> Result<()> {
+const KEYS: &[(&str, &str)] = &[
+    ("images", "how many"),
+    ("results.reward", "mean of the weighted sum of rewards"),
+    ("results.reward_stderr", "its standard error over prompts"),
+    ("results.*", "mean of each reward, and after a dot of what it reports besides"),
+    ("out", "folder with the images"),
+];
+
+/// What --json gives.
+#[derive(Serialize)]
+struct Answer<'a> {
+    images: usize,
+    results: &'a BTreeMap<String, f64>,
+    out: Option<&'a Path>,
+}
+
+pub fn run(mut args: Args) -> Result<()> {
+    built_in::stand_in(&mut args.prompts, "--prompts").iter().for_each(|line| say(line));
     let device = args.device.clone();
     device.run(move |device| evaluate(&args, device))
 }
@@ -100,11 +123,11 @@ fn evaluate(args: &Args, device: &Device) -> Result<()> {
         }
         write_atomic(&out.join("results.json"), format!("{:#}\n", json!(results)).as_bytes())?;
     }
-    println!("RESULT images={}", report.images.len());
-    for (key, value) in &results {
-        println!("RESULT {key}={value:.6}");
-    }
-    Ok(())
+    let answer = Answer { images: report.images.len(), results: &results, out: args.out.as_deref() };
+    args.json.answer(&answer, || {
+        let lines = results.iter().map(|(key, value)| format!("RESULT {key}={value:.6}\n"));
+        format!("RESULT images={}\n", report.images.len()) + &lines.collect::<String>()
+    })
 }
 
 /// Standard error of the mean reward over prompts; images come prompt by prompt.

@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +10,7 @@ use engine::train::checkpoint;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::json::{self, JsonArg};
 use super::model_folder;
 
 /// Say what is in a model folder, a checkpoint, or a safetensors or GGUF file.
@@ -18,15 +18,34 @@ use super::model_folder;
 /// Tensors, shapes, types, sizes and configuration. Only headers are read, so that the answer comes at once however
 /// large the file is.
 #[derive(clap::Args)]
+#[command(after_long_help = json::keys(KEYS))]
 pub struct Args {
     /// Pipeline folder (with model_index.json), component or checkpoint folder, output folder of a run for its latest
     /// checkpoint, or .safetensors or .gguf file.
     #[arg(value_parser = model_folder)]
     path: PathBuf,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: JsonArg,
 }
+
+const KEYS: &[(&str, &str)] = &[
+    ("path", "what was inspected"),
+    ("class", "of a pipeline"),
+    ("parts[].name", "component or file"),
+    ("parts[].class", "of diffusers or transformers"),
+    ("parts[].config", "settings by name"),
+    ("parts[].sizes", "as total"),
+    ("parts[].metadata", "of a safetensors file, by name"),
+    ("parts[].tensors[].name", "of every tensor, but in a pipeline"),
+    ("parts[].tensors[].dtype", "as it is stored"),
+    ("parts[].tensors[].shape", "list of numbers"),
+    ("parts[].tensors[].bytes", "in the file"),
+    ("total.files", "how many"),
+    ("total.tensors", "how many"),
+    ("total.parameters", "how many"),
+    ("total.bytes", "of all tensors"),
+    ("total.dtypes", "bytes of each type"),
+];
 
 /// What a component's config says that tells it from others of its class.
 const ESSENTIALS: [&str; 32] = [
@@ -132,8 +151,7 @@ impl Sizes {
 
 pub fn run(args: Args) -> Result<()> {
     let report = inspect(&args.path)?;
-    let text = if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { table(&report) };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
+    args.json.answer(&report, || table(&report))
 }
 
 fn inspect(path: &Path) -> Result<Report> {

@@ -5,12 +5,16 @@
 //! signal that ended it.
 
 mod bench;
+mod complete;
+mod configs;
 mod cuda;
 mod doctor;
 mod encode;
 mod eval;
 mod export;
 mod inspect;
+mod json;
+mod man;
 mod sample;
 mod score;
 mod step;
@@ -21,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser};
 use engine::device::gpu::{CHIPS, Chip, HOPPER, PORTABLE};
 use engine::device::{Device, check_mapped, with_threads};
 use engine::io::did_you_mean;
@@ -71,6 +75,9 @@ commands! {
     Inspect => inspect,
     Doctor => doctor,
     Bench => bench,
+    Configs => configs,
+    Completions => complete,
+    Man => man,
 }
 
 /// Where to compute.
@@ -242,7 +249,13 @@ fn encode_prompts(text: &TextEncoders, prompts: &[String], max_sequence_length: 
 /// Parses the command line, runs the subcommand and reports.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| on_panic(&panic.to_string())));
-    let cli = match Cli::try_parse_from(with_dashes(std::env::args_os(), &Cli::command())) {
+    complete::answer_shell(Cli::command);
+    let command = Cli::command();
+    let parsed = command.clone().try_get_matches_from(with_dashes(std::env::args_os(), &command));
+    let cli = match parsed.and_then(|matches| {
+        json::take_stdout(&matches);
+        Cli::from_arg_matches(&matches)
+    }) {
         Ok(cli) => cli,
         Err(e) => return on_usage(&e),
     };

@@ -13,8 +13,10 @@ use engine::rollout::sample::{self, Path, Policy, Visit};
 use engine::rollout::sampler::{Euler, Sampler};
 use engine::rollout::schedule::check_steps;
 use engine::rollout::{Pipeline, initial_keys};
-use engine::telemetry::{Progress, say};
+use engine::telemetry::Progress;
+use serde::Serialize;
 
+use super::json::{self, JsonArg};
 use super::{DeviceArg, PartArgs, encode_prompts, sequence_length};
 
 /// Images that go through the model together; results do not depend on it.
@@ -25,6 +27,7 @@ const BATCH: usize = 8;
 /// Writes 0.png, 1.png, ... in the order of the prompts. The same seed gives the same image whatever the number of
 /// prompts and threads.
 #[derive(clap::Args)]
+#[command(after_long_help = json::keys(KEYS))]
 pub struct Args {
     /// Model: a folder in the layout of diffusers, or a checkpoint of one file.
     #[arg(long, value_name = "DIR|FILE")]
@@ -65,7 +68,29 @@ pub struct Args {
     #[arg(long, default_value = "out", value_name = "DIR")]
     out: PathBuf,
     #[command(flatten)]
+    json: JsonArg,
+    #[command(flatten)]
     device: DeviceArg,
+}
+
+const KEYS: &[(&str, &str)] = &[
+    ("images[]", "files, in the order of the prompts"),
+    ("prompts[]", "as given"),
+    ("seed", "if the noise was drawn from it"),
+    ("steps", "of Euler"),
+    ("guidance", "scale"),
+    ("latents", "file of --save-latents"),
+];
+
+/// What --json gives.
+#[derive(Serialize)]
+struct Answer<'a> {
+    images: Vec<PathBuf>,
+    prompts: &'a [String],
+    seed: Option<u64>,
+    steps: usize,
+    guidance: f32,
+    latents: Option<&'a std::path::Path>,
 }
 
 fn parse_size(text: &str) -> Result<(usize, usize), String> {
@@ -133,8 +158,16 @@ fn sample(args: &Args, device: &Device) -> Result<()> {
     if let Some(path) = &args.save_latents {
         safetensors::save(path, [("latents".to_string(), latents)], &BTreeMap::new())?;
     }
-    say(&format!("wrote {count} image{} to {}", if count == 1 { "" } else { "s" }, args.out.display()));
-    Ok(())
+    let answer = Answer {
+        images: (0..count).map(|row| args.out.join(format!("{row}.png"))).collect(),
+        prompts: &args.prompt,
+        seed: args.noise.is_none().then_some(args.seed),
+        steps: args.steps,
+        guidance: args.guidance,
+        latents: args.save_latents.as_deref(),
+    };
+    let plural = if count == 1 { "" } else { "s" };
+    args.json.answer(&answer, || format!("wrote {count} image{plural} to {}\n", args.out.display()))
 }
 
 /// The latents to start from: those of `--noise`, or the seed's.

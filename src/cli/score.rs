@@ -3,14 +3,17 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use engine::data::{Prompt, PromptSet};
 use engine::device::Device;
+use engine::io::built_in;
 use engine::io::image::{RgbImage, read_rgb};
 use engine::rewards::{self, Images, Options, Scoring, WeightedSum};
-use serde_json::json;
+use engine::telemetry::warn;
+use serde_json::json as object;
 
-use super::DeviceArg;
+use super::{DeviceArg, json};
 
 /// Score image files with a reward: one JSON line per image.
 #[derive(clap::Args)]
+#[command(after_long_help = json::keys(KEYS))]
 pub struct Args {
     /// Reward.
     #[arg(long, value_name = "NAME")]
@@ -28,7 +31,16 @@ pub struct Args {
     device: DeviceArg,
 }
 
-pub fn run(args: Args) -> Result<()> {
+const KEYS: &[(&str, &str)] = &[
+    ("image", "the file"),
+    ("prompt", "what it was judged by"),
+    ("reward", "the reward's name"),
+    ("score", "what it gives the image"),
+    ("extra", "what it reports besides, by name"),
+];
+
+pub fn run(mut args: Args) -> Result<()> {
+    built_in::stand_in(&mut args.prompts, "--prompts").iter().for_each(|line| warn(line));
     let device = args.device.clone();
     device.run(move |device| score(&args, device))
 }
@@ -56,7 +68,7 @@ fn score(args: &Args, device: &Device) -> Result<()> {
     let scores = scoring.finish(needed);
     for (i, path) in args.images.iter().enumerate() {
         let one = &scores.rewards[0].1[i];
-        let line = json!({
+        let line = object!({
             "image": path.display().to_string(),
             "prompt": prompts[i].text,
             "reward": args.reward,

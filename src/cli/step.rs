@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use engine::algorithms::{self, Point};
-use engine::config;
+use engine::config::Place;
 use engine::device::philox::{Key, Purpose};
 use engine::device::{Device, Tensor};
 use engine::io::{TensorFile, output_file, safetensors};
@@ -26,7 +26,7 @@ use super::DeviceArg;
 /// grad.<module>.lora_A.weight and .lora_B.weight.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Training config: model, LoRA and algorithm.
+    /// Training config: model, LoRA and algorithm; a file, or the name of a published one.
     #[arg(long, value_name = "FILE.toml")]
     config: PathBuf,
     /// Override keys of the config.
@@ -48,8 +48,9 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn step(args: &Args, device: &Device) -> Result<()> {
-    let config = config::load(&args.config, &args.set)?;
-    config.check().with_context(|| args.config.display().to_string())?;
+    let place = Place::find(&args.config)?;
+    let config = place.load(&args.set)?;
+    config.check().with_context(|| place.to_string())?;
     let compute = config.train.compute.precision();
     let model = Model::open(&config.source())?;
     let network = load_network(model.component("transformer")?, device, compute)?;

@@ -2,32 +2,39 @@
 //! resolved.
 
 pub mod method;
+pub mod optimizer;
+pub mod origins;
+pub mod place;
+pub mod published;
 pub mod raw;
 pub mod resolved;
 pub mod reward;
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use serde::Deserialize;
 
-use crate::io::{did_you_mean, nearest, read, short};
+use crate::io::{nearest, short};
+pub use place::Place;
 pub use raw::TrainConfig;
 pub use resolved::{Job, Resolved};
 
-/// Reads a config and applies overrides of the form `key.path=value`.
+/// Reads the config that `named` names and applies overrides of the form `key.path=value`.
 ///
 /// # Errors
-/// One line naming the file and line, or the override, with the key, what was found, and the nearest valid name.
-pub fn load(path: &Path, overrides: &[String]) -> Result<TrainConfig> {
-    let text =
-        read::text(path).with_context(|| format!("cannot read the config {}{}", path.display(), neighbour(path)))?;
-    let config: TrainConfig =
-        toml::from_str(&text).map_err(|e| anyhow!("{}", explain(&path.display().to_string(), &text, &e)))?;
+/// As [`Place::find`] and [`Place::load`].
+pub fn load(named: &Path, overrides: &[String]) -> Result<TrainConfig> {
+    Place::find(named)?.load(overrides)
+}
+
+/// Parses the config `text`, which errors call `name`, and applies overrides.
+fn overridden(name: &str, text: &str, overrides: &[String]) -> Result<TrainConfig> {
+    let config = parse(name, text)?;
     if overrides.is_empty() {
         return Ok(config);
     }
-    let mut table: toml::Table = toml::from_str(&text)?;
+    let mut table: toml::Table = toml::from_str(text)?;
     for one in overrides {
         apply(&mut table, one)?;
         // Checked one by one, so that the error can name the override that caused it.
@@ -37,21 +44,10 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<TrainConfig> {
     Ok(TrainConfig::deserialize(table)?)
 }
 
-/// Words about the file beside `path` whose name is nearest, if `path` is not there.
-fn neighbour(path: &Path) -> String {
-    let (Some(name), Some(folder)) = (path.file_name().and_then(|n| n.to_str()), path.parent()) else {
-        return String::new();
-    };
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let names: Vec<String> = files.filter_map(|f| f.file_name().into_string().ok()).collect();
-    if path.exists() { String::new() } else { did_you_mean(name, names.iter().map(String::as_str)) }
-}
-
 /// Parses a config from text; `name` stands for it in errors.
 ///
 /// # Errors
-/// As [`load`].
+/// One line naming the file and line with the key, what was found, and the nearest valid name.
 pub fn parse(name: &str, text: &str) -> Result<TrainConfig> {
     toml::from_str(text).map_err(|e| anyhow!("{}", explain(name, text, &e)))
 }

@@ -1,5 +1,5 @@
-//! Every key of a training config but those of [methods](super::method) and [rewards](super::reward). Counts are totals
-//! across processes.
+//! Every key of a training config but those of [methods](super::method), [rewards](super::reward) and the
+//! [optimiser](super::optimizer). Counts are totals across processes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::method::{Method, MethodKeys, RamKeys};
+use super::optimizer::Optimizer;
 use super::reward::RewardKeys;
 use crate::device::{DType, Precision, Wide};
 use crate::models::network::Checkpointing;
@@ -61,6 +62,9 @@ pub struct TrainConfig {
     /// Evaluation on held-out prompts.
     #[serde(default)]
     pub eval: Eval,
+    /// What ends the run before its last epoch.
+    #[serde(default)]
+    pub stop: Stop,
     /// Saved state.
     #[serde(default)]
     pub checkpoint: CheckpointKeys,
@@ -86,6 +90,7 @@ impl TrainConfig {
             optimizer: Optimizer::default(),
             ema: Ema::default(),
             eval: Eval::default(),
+            stop: Stop::default(),
             checkpoint: CheckpointKeys::default(),
         }
     }
@@ -259,30 +264,6 @@ impl Default for Lora {
     }
 }
 
-/// AdamW.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Optimizer {
-    /// Learning rate.
-    pub lr: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment; RAM's 0.99 is less than the usual 0.999.
-    pub beta2: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// The gradient is scaled down to this norm; 0 turns clipping off.
-    pub max_grad_norm: f64,
-}
-
-impl Default for Optimizer {
-    fn default() -> Self {
-        Self { lr: 3e-4, beta1: 0.9, beta2: 0.99, weight_decay: 1e-4, eps: 1e-8, max_grad_norm: 0.0 }
-    }
-}
-
 /// Moving average of the adapter.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -328,6 +309,18 @@ impl Default for Eval {
             grid: 16,
         }
     }
+}
+
+/// What ends a run before its last epoch, with its last evaluation made and everything saved. The same command again ends
+/// at once; a run goes on with other numbers here.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Stop {
+    /// Evaluations in a row without a new best mean held-out reward; 0: as many as there are.
+    pub patience: u32,
+    /// No epoch begins after the run has trained and evaluated for this many seconds, those before it was resumed included
+    /// and loading not; 0: no limit.
+    pub max_seconds: u32,
 }
 
 /// Saved state.

@@ -132,6 +132,7 @@ impl Resolved {
                 ),
             ),
             ("update", format!("{} batches of {} points, 1 optimiser step", self.points / t.batch_size, t.batch_size)),
+            ("learning rate", self.raw.optimizer.describe()),
             (
                 "evaluation",
                 format!(
@@ -165,6 +166,8 @@ impl TrainConfig {
         ] {
             at_least_one(key, value)?;
         }
+        let warmup = self.optimizer.warmup;
+        ensure!(warmup as usize <= MOST, "optimizer.warmup is {warmup}, expected at most {MOST}");
         check_steps("rollout.num_inference_steps", r.num_inference_steps)?;
         check_steps("eval.num_inference_steps", self.eval.num_inference_steps)?;
         let images_per_prompt = r.num_images_per_prompt;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// What the system says of memory, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct MachineMemory {
     /// What the machine has.
     pub total: u64,

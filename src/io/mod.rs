@@ -1,7 +1,9 @@
 //! Files: mapped safetensors with every tensor checked before use, and what is written back.
 
+pub mod built_in;
 mod damage;
 mod entry;
+pub mod folder;
 mod gguf;
 pub mod image;
 pub mod loader;

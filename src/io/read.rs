@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use super::built_in;
+
 /// How the file begins that Git leaves in the place of one that Git LFS has (github.com/git-lfs/git-lfs, docs/spec.md).
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
@@ -35,11 +37,14 @@ pub fn check_is_not_lfs_pointer(path: &Path, start: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The bytes of a regular file.
+/// The bytes of a regular file, or of one that is [built in](built_in).
 ///
 /// # Errors
-/// As [`open`]; also if it cannot be read, or is a Git LFS pointer.
+/// As [`open`] and [`built_in::text`]; also if it cannot be read, or is a Git LFS pointer.
 pub fn bytes(path: &Path) -> Result<Vec<u8>> {
+    if built_in::is_named(path) {
+        return Ok(built_in::text(path)?.as_bytes().to_vec());
+    }
     let mut bytes = Vec::new();
     open(path)?.read_to_end(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
     check_is_not_lfs_pointer(path, &bytes)?;

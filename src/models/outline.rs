@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::io::built_in;
+
 /// What the names of outlines end in.
 const ENDING: &str = ":shapes";
 /// Stands for Stable Diffusion 3.5 Medium.
@@ -26,7 +28,7 @@ pub fn is_outline(path: &Path) -> bool {
 
 /// An outline in the place of `path`, and a line about it, if nothing is there.
 pub fn stand_in(path: &mut PathBuf, what: &str, outline: &'static str) -> Option<String> {
-    if path.exists() || is_outline(path) {
+    if path.exists() || is_outline(path) || built_in::is_named(path) {
         return None;
     }
     let line = format!("{what}: there is no {}; planned with the shapes of {outline}", path.display());

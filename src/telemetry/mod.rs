@@ -6,6 +6,8 @@ mod metrics;
 mod progress;
 mod tensorboard;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 pub use clock::Clock;
 pub use metrics::Metrics;
 pub use progress::Progress;
@@ -28,10 +30,22 @@ pub fn si(value: f64) -> String {
     format!("{scaled:.digits$} {}", prefixes[power])
 }
 
-/// Prints a line to stdout. That nobody reads it (`| head`, a full disk) is no reason to end a run.
+/// Whether stdout is for an answer that a program reads.
+static STDOUT_IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`say`] prints to stderr: stdout is for an answer that a program reads.
+pub fn take_stdout() {
+    STDOUT_IS_TAKEN.store(true, Ordering::Relaxed);
+}
+
+/// Prints a line to stdout, or to stderr where stdout is [taken](take_stdout). That nobody reads it (`| head`, a full disk) is
+/// no reason to end a run.
 pub fn say(line: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = match STDOUT_IS_TAKEN.load(Ordering::Relaxed) {
+        true => writeln!(std::io::stderr(), "{line}"),
+        false => writeln!(std::io::stdout(), "{line}"),
+    };
 }
 
 /// Prints a warning to stderr.

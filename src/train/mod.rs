@@ -1,8 +1,10 @@
 //! Training. [`Setup::train_epoch`] reads top to bottom as the algorithm; [`run`] goes round.
 
+pub mod best;
 pub mod checkpoint;
 pub mod ema;
 pub mod guard;
+pub mod learning_rate;
 mod line;
 pub mod plan;
 mod prompts;
@@ -74,7 +76,9 @@ impl Setup {
         // The points of each optimiser step; loss, gradient, step.
         self.device.phase("update");
         let mut report = EpochReport::new(rollout.scores.clone(), advantages.clone());
-        for (i, points) in self.algorithm.updates(&scored).iter().enumerate() {
+        let updates = self.algorithm.updates(&scored);
+        assert_eq!(updates.len(), self.algorithm.updates_per_epoch());
+        for (i, points) in updates.iter().enumerate() {
             // Once a step is taken, the epoch is finished.
             let never = Interrupt::never();
             let _range = range("update");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
+use super::best::Standing;
 use super::line::{Line, columns, short};
 use super::scaler::LossScale;
 use super::setup::Setup;
@@ -30,6 +31,8 @@ pub struct EpochReport {
     pub advantages: Advantages,
     /// The training loss of the last optimiser step.
     pub loss: f64,
+    /// Its learning rate.
+    pub lr: f64,
     /// Norm of its gradient before clipping.
     pub grad_norm: f64,
     /// What was not finite, if a step was skipped for it.
@@ -52,6 +55,7 @@ impl EpochReport {
             scores,
             advantages,
             loss: 0.0,
+            lr: 0.0,
             grad_norm: 0.0,
             skipped: None,
             overflows: 0,
@@ -63,7 +67,7 @@ impl EpochReport {
 
     /// Takes in an optimiser step.
     pub fn add(&mut self, update: &UpdateReport) {
-        (self.loss, self.grad_norm) = (update.loss, update.grad_norm);
+        (self.loss, self.lr, self.grad_norm) = (update.loss, update.lr, update.grad_norm);
         self.skipped = self.skipped.take().or_else(|| update.skipped.clone());
         self.overflows += u32::from(update.overflowed);
         // Later steps of an epoch train what has moved since.
@@ -87,6 +91,8 @@ pub struct Reporter {
     /// Whether an epoch's line has all that is known, however long it gets.
     verbose: bool,
     started: Instant,
+    /// Seconds that earlier processes took for what is in the log.
+    before: f64,
     /// Epochs done by this process.
     done: u32,
     /// Mean held-out reward of the first and the last evaluation this process or an earlier one made.
@@ -124,7 +130,7 @@ pub fn clock(seconds: f64) -> String {
 /// Puts what a line of the log says of an epoch on the board.
 fn draw_epoch(board: &mut TensorBoard, line: &Value) -> Result<()> {
     let step = line["epoch"].as_u64().unwrap_or_default();
-    let keys = ["reward_std", "zero_variance_groups", "loss", "grad_norm"];
+    let keys = ["reward_std", "zero_variance_groups", "loss", "lr", "grad_norm"];
     let scaled = ["loss_scale", "overflows"].into_iter().filter(|_| line["loss_scale"].is_number());
     let plain = keys.into_iter().chain(scaled).map(|key| (format!("train/{key}"), &line[key]));
     let speeds = ["images_per_second", "model_flops_per_second", "mfu"].map(|key| (format!("time/{key}"), &line[key]));
@@ -151,6 +157,7 @@ impl Reporter {
         let metrics = Metrics::open(output, u64::from(epoch), unwritten)?;
         let eval = |line: &Value| Some((line["epoch"].as_u64()?, line["eval"]["reward"].as_f64()?));
         let evals: Vec<(u64, f64)> = metrics.earlier().iter().filter_map(eval).collect();
+        let before = metrics.earlier().iter().filter_map(|line| line["elapsed_seconds"].as_f64()).fold(0.0, f64::max);
         let samples = output.join("samples");
         std::fs::create_dir_all(&samples).with_context(|| format!("cannot create {}", samples.display()))?;
         let epoch = u64::from(epoch);
@@ -170,6 +177,7 @@ impl Reporter {
             metrics,
             verbose: false,
             started: Instant::now(),
+            before,
             done: 0,
             first_eval: evals.first().map(|(_, reward)| *reward),
             last_eval: evals.last().map(|(_, reward)| *reward),
@@ -181,6 +189,16 @@ impl Reporter {
     pub fn verbose(mut self, verbose: bool) -> Self {
         self.verbose = verbose;
         self
+    }
+
+    /// The lines of the log from before this process.
+    pub fn earlier(&self) -> &[Value] {
+        self.metrics.earlier()
+    }
+
+    /// Seconds that the run has taken, those of earlier processes included.
+    pub fn elapsed(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
     }
 
     /// Lines that the log lacks because they could not be written.
@@ -245,6 +263,7 @@ impl Reporter {
             "zero_variance_groups": e.advantages.zero_variance_groups,
             "groups": e.advantages.groups,
             "loss": e.loss,
+            "lr": e.lr,
             "grad_norm": e.grad_norm,
             "skipped": e.skipped,
             "loss_scale": scale,
@@ -260,17 +279,18 @@ impl Reporter {
             "mfu": mfu,
             "total_seconds": total,
             "seconds": seconds,
+            "elapsed_seconds": self.elapsed(),
         });
         draw_epoch(&mut self.board, &line)?;
         // The line in the log is what says that all of it happened: it comes last.
         self.metrics.write(&line)
     }
 
-    /// Reports an evaluation after `epoch` epochs and writes its sample grid.
+    /// Reports an evaluation after `epoch` epochs, which stands so among those before it, and writes its sample grid.
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn eval(&mut self, setup: &Setup, epoch: u32, eval: &EvalReport) -> Result<()> {
+    pub fn eval(&mut self, setup: &Setup, epoch: u32, eval: &EvalReport, standing: &Standing) -> Result<()> {
         let mean = means(&eval.scores);
         let reward = mean["reward"];
         let start = *self.first_eval.get_or_insert(reward);
@@ -292,13 +312,19 @@ impl Reporter {
             "eval after epoch {epoch}: held-out reward {reward:.4} (at the start {start:.4})  {}{picture}",
             rest.join("  ")
         ));
-        for (key, value) in &mean {
+        for (key, value) in mean.iter().chain([(&"best".to_string(), &standing.best_reward)]) {
             self.board.scalar(u64::from(epoch), &format!("eval/{key}"), *value as f32)?;
         }
         // The line in the log is what says that all of it happened: it comes last.
         self.board.flush()?;
         let values: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-        self.metrics.write(&json!({ "epoch": epoch, "eval": values }))
+        let mut line = standing.to_json();
+        line.extend([
+            ("epoch".to_string(), json!(epoch)),
+            ("eval".to_string(), Value::Object(values)),
+            ("elapsed_seconds".to_string(), json!(self.elapsed())),
+        ]);
+        self.metrics.write(&Value::Object(line))
     }
 
     /// Says where everything is.

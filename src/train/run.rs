@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use super::best::{self, Best, Evaluation};
 use super::checkpoint;
 use super::guard::{Interrupt, Interrupted, OutputLock};
 use super::report::Reporter;
@@ -34,7 +35,7 @@ pub enum Resume {
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All epochs are done.
+    /// All epochs are done, or a rule of `[stop]` has ended the run.
     Finished,
     /// A signal stopped it after this many epochs; everything is saved.
     Interrupted(u32, Interrupted),
@@ -58,6 +59,7 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume, verbose: bool, devi
     let lock = OutputLock::acquire(output)?;
     let interrupt = Interrupt::install()?;
     let checkpoints = output.join("checkpoints");
+    best::settle(output)?;
     for folder in ["", "checkpoints", "samples", "lora", "tensorboard"] {
         remove_leftovers(&output.join(folder));
     }
@@ -93,7 +95,12 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume, verbose: bool, devi
         speed = speed.measured(&setup);
         say(&speed.describe());
     }
-    let mut run = Run { setup, speed, state, report: &mut report, checkpoints, saved, lock: &lock };
+    let best = Best::of(report.earlier(), &setup);
+    if let Some(line) = best::stays(output, state.epoch) {
+        say(&line);
+    }
+    let mut run =
+        Run { setup, speed, state, best, stopped: None, report: &mut report, output, checkpoints, saved, lock: &lock };
     let ended = run.epochs(&interrupt);
     // However it ended: what was earned is kept.
     let kept = run.save();
@@ -112,9 +119,13 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume, verbose: bool, devi
             });
         }
     }
-    let Run { setup, state, .. } = run;
+    let Run { setup, state, best, stopped, .. } = run;
     let modules = setup.pipeline.network.modules();
     export_lora(modules, &state.bank, Slot::Average, &setup.config.raw.lora, &output.join("lora"))?;
+    best.results().iter().for_each(|line| say(line));
+    if stopped.is_some() {
+        say(&format!("RESULT stopped_after_epoch={}", state.epoch));
+    }
     report.finish(output, &setup.device);
     Ok(Outcome::Finished)
 }
@@ -135,7 +146,11 @@ struct Run<'a> {
     setup: Setup,
     speed: Speed,
     state: State,
+    best: Best,
+    /// Why the run ends before its last epoch.
+    stopped: Option<String>,
     report: &'a mut Reporter,
+    output: &'a Path,
     checkpoints: PathBuf,
     /// The epoch whose state is on disk.
     saved: Option<u32>,
@@ -146,11 +161,15 @@ impl Run<'_> {
     /// Evaluates, trains and saves until the last epoch is done and evaluated.
     fn epochs(&mut self, interrupt: &Interrupt) -> Result<()> {
         loop {
+            // Before the last evaluation is due, which a run that ends now is to have.
+            let rules = &self.setup.config.raw.stop;
+            let reason = self.best.out_of_patience(rules).or_else(|| best::time_is_up(rules, self.report.elapsed()));
+            self.stop(reason);
             // Also after a resume, if the run was stopped between saving and evaluating.
             if self.is_eval_due() && !self.report.has_eval(self.state.epoch) {
-                let eval = self.setup.evaluate(Some((&self.state.bank, Slot::Average)), interrupt)?;
-                self.lock.check()?;
-                self.report.eval(&self.setup, self.state.epoch, &eval)?;
+                self.evaluate(interrupt)?;
+                let reason = self.best.out_of_patience(&self.setup.config.raw.stop);
+                self.stop(reason);
             }
             if self.is_done() {
                 return Ok(());
@@ -165,8 +184,33 @@ impl Run<'_> {
         }
     }
 
+    /// Evaluates the average, keeps it if no evaluation was better, and reports.
+    fn evaluate(&mut self, interrupt: &Interrupt) -> Result<()> {
+        let (setup, epoch) = (&mut self.setup, self.state.epoch);
+        let eval = setup.evaluate(Some((&self.state.bank, Slot::Average)), interrupt)?;
+        self.lock.check()?;
+        let standing =
+            self.best.take(Evaluation::new(epoch, &eval.scores, setup.config.raw.eval.num_images_per_prompt));
+        if standing.is_best {
+            best::write(self.output, setup, &self.state.bank, &standing)?;
+        }
+        self.report.eval(setup, epoch, &eval, &standing)?;
+        if let Some(line) = standing.news(&setup.config.raw.optimizer, self.output) {
+            say(&line);
+        }
+        Ok(())
+    }
+
+    /// Ends the run early if there is a reason to.
+    fn stop(&mut self, reason: Option<String>) {
+        if let Some(reason) = reason.filter(|_| !self.is_done()) {
+            say(&format!("stopped after epoch {}: {reason}", self.state.epoch));
+            self.stopped = Some(reason);
+        }
+    }
+
     fn is_done(&self) -> bool {
-        self.state.epoch >= self.setup.config.raw.num_epochs
+        self.state.epoch >= self.setup.config.raw.num_epochs || self.stopped.is_some()
     }
 
     fn is_eval_due(&self) -> bool {
@@ -201,8 +245,25 @@ fn is_due(every: u32, epoch: u32) -> bool {
 /// If the file cannot be written, or what is read back is not what was written. Warns on stderr if the adapter
 /// changes nothing.
 pub fn export_lora(modules: &[Module], bank: &AdapterBank, slot: Slot, config: &LoraKeys, folder: &Path) -> Result<()> {
+    if !save_lora(modules, bank, slot, config, folder)? {
+        warn(&format!("{}: this LoRA does not change the model's output yet", folder.display()));
+    }
+    Ok(())
+}
+
+/// As [`export_lora`] but for the warning: says whether the adapter changes anything.
+///
+/// # Errors
+/// As that.
+pub(super) fn save_lora(
+    modules: &[Module],
+    bank: &AdapterBank,
+    slot: Slot,
+    config: &LoraKeys,
+    folder: &Path,
+) -> Result<bool> {
     file::save(folder, bank, slot, modules, config.rank, config.alpha, &config.targets)?;
-    let again = file::load(folder, modules, &bank.numbers(slot).device())?;
+    let again = file::load(folder, modules, &Device::Cpu)?;
     let same = bank.scale() == again.scale()
         && bank.layout() == again.layout()
         && bank.numbers(slot).to_host() == again.numbers(Slot::Theta).to_host();
@@ -210,8 +271,5 @@ pub fn export_lora(modules: &[Module], bank: &AdapterBank, slot: Slot, config: &
         bail!("{}: reading the LoRA back gave another one", folder.display());
     }
     let is_zero = |t: &Tensor| norm::sum_of_squares(t) == 0.0;
-    if (0..modules.len()).filter_map(|i| again.factor(Slot::Theta, i)).all(|f| is_zero(&f.a) || is_zero(&f.b)) {
-        warn(&format!("{}: this LoRA does not change the model's output yet", folder.display()));
-    }
-    Ok(())
+    Ok(!(0..modules.len()).filter_map(|i| again.factor(Slot::Theta, i)).all(|f| is_zero(&f.a) || is_zero(&f.b)))
 }

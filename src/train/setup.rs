@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::learning_rate::LearningRate;
 use super::prompts::PromptBank;
 use crate::algorithms::{self, Algorithm};
 use crate::config::raw::{Prompts, Weights};
@@ -55,6 +56,8 @@ pub struct Setup {
     pub sampler: Box<dyn Sampler>,
     /// The optimiser's settings.
     pub optimizer: AdamW,
+    /// Its learning rate over the run.
+    pub learning_rate: LearningRate,
     /// Which of the network's modules are adapted.
     pub layout: Arc<Layout>,
     /// Checksums of what the run learns from, by the key that names it: the same at another path is the same run.
@@ -249,6 +252,11 @@ impl Planned {
         let layout = Layout::selected(modules, &select(modules, &raw.lora.targets)?, raw.lora.rank);
         let (o, side) = (&raw.optimizer, self.config.latent);
         let tokens = pipeline.network.sizes().tokens(side, side);
+        let algorithm = algorithms::build(raw, &pipeline.schedule, tokens)?;
+        let learning_rate = LearningRate::new(o, u64::from(raw.num_epochs) * algorithm.updates_per_epoch() as u64);
+        if is_run && let Some(warning) = learning_rate.never_warm() {
+            warn(&warning);
+        }
         Ok(Setup {
             prompts: PromptBank::new(
                 encoders,
@@ -260,9 +268,10 @@ impl Planned {
             train: self.train,
             eval: self.eval,
             rewards,
-            algorithm: algorithms::build(raw, &pipeline.schedule, tokens)?,
+            algorithm,
             sampler: Box::new(Euler),
             optimizer: AdamW { lr: o.lr, beta1: o.beta1, beta2: o.beta2, weight_decay: o.weight_decay, eps: o.eps },
+            learning_rate,
             layout: Arc::new(layout),
             inputs,
             device: device.clone(),

@@ -154,8 +154,10 @@ pub fn checkpoint_config(checkpoint: &Checkpoint) -> Result<TrainConfig> {
     config::parse("the checkpoint's config", text)
 }
 
-/// Keys that may differ when a run is resumed: they change how long it goes, how fast, and what is reported.
-const FREE: [&str; 5] = ["num_epochs", "eval", "checkpoint", "rollout.batch_size", "train.activation_checkpointing"];
+/// Keys that may differ when a run is resumed: they change how long it goes, how fast, and what is reported. Where the
+/// learning rate falls, `num_epochs` says how fast.
+const FREE: [&str; 6] =
+    ["num_epochs", "eval", "stop", "checkpoint", "rollout.batch_size", "train.activation_checkpointing"];
 
 /// Fails if two configs differ in a key that decides what a run learns.
 ///

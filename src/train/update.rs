@@ -13,6 +13,7 @@ use crate::device::philox::Key;
 use crate::models::lora::{AdapterBank, Adapters, Rows, Slot, Trained};
 use crate::models::network::{Checkpointing, Network};
 use crate::models::text::PromptEmbeds;
+use crate::ops::adamw::AdamW;
 use crate::ops::{copy, noise, noising, norm};
 use crate::rollout::schedule::Schedule;
 use crate::telemetry::Progress;
@@ -120,6 +121,8 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
 pub struct UpdateReport {
     /// The training loss.
     pub loss: f64,
+    /// The learning rate.
+    pub lr: f64,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
     /// What was not finite, if the step was skipped for it.
@@ -153,7 +156,9 @@ impl Setup {
             loss_scale: state.loss_scale.as_ref().map_or(1.0, LossScale::scale),
         };
         let scaled = policies.loss_scale;
-        let mut report = UpdateReport { loss: 0.0, grad_norm: 0.0, skipped: None, overflowed: false, deviation: None };
+        let lr = self.learning_rate.after(state.moments.steps);
+        let mut report =
+            UpdateReport { loss: 0.0, lr, grad_norm: 0.0, skipped: None, overflowed: false, deviation: None };
         let progress = Progress::new("update", points.len() as u64);
         let chunks: Vec<&[Point]> = points.chunks(raw.train.batch_size).collect();
         for (i, points) in self.device.rehearse(&chunks).enumerate() {
@@ -195,7 +200,8 @@ impl Setup {
             (None, scale) => {
                 let factor = clip_factor(report.grad_norm, raw.optimizer.max_grad_norm) / scaled as f32;
                 scale.iter_mut().for_each(LossScale::grow);
-                self.device.region(|| state.step(&self.optimizer, &*self.algorithm, &grads, factor));
+                let optimizer = AdamW { lr, ..self.optimizer };
+                self.device.region(|| state.step(&optimizer, &*self.algorithm, &grads, factor));
             }
         }
         Ok(report)

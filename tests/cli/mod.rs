@@ -1,12 +1,15 @@
 //! The program as its users meet it: above all what it says about their mistakes.
 
 mod bench;
+mod configs;
 mod cuda;
 mod files;
 mod folders;
+mod json;
 mod plan;
 mod runs;
 mod sample;
+mod shell;
 mod single_file;
 mod untrusted;
 mod usage;
@@ -23,6 +26,19 @@ const LONGEST: usize = 1500;
 
 fn engine<A: AsRef<std::ffi::OsStr>>(args: &[A]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_engine")).args(args).output().unwrap()
+}
+
+/// Runs `engine` in `folder`.
+fn engine_in<A: AsRef<std::ffi::OsStr>>(folder: &std::path::Path, args: &[A]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_engine")).args(args).current_dir(folder).output().unwrap()
+}
+
+/// The names of all subcommands, as `engine --help` has them.
+fn subcommands() -> Vec<String> {
+    let help = says(&["--help"]);
+    let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
+    let names = commands.lines().filter(|l| l.starts_with("  ") && !l.starts_with("   "));
+    names.filter_map(|l| l.split_whitespace().next()).filter(|n| *n != "help").map(str::to_string).collect()
 }
 
 /// Runs `engine` and demands exit code 2 and exactly one line on stderr that holds all of `words`.

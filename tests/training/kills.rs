@@ -30,8 +30,16 @@ enum Moment {
 }
 
 /// What a run writes, by the beginnings of the names while it does.
-const WRITTEN: [&str; 7] =
-    ["checkpoints/.epoch-", "checkpoints/epoch-", "checkpoints/.latest", "lora/.", "samples/.", ".metrics", ".config"];
+const WRITTEN: [&str; 8] = [
+    ".best",
+    "checkpoints/.epoch-",
+    "checkpoints/epoch-",
+    "checkpoints/.latest",
+    "lora/.",
+    "samples/.",
+    ".metrics",
+    ".config",
+];
 const PRINTED: [&str; 4] = ["epoch ", "eval ", "resumed ", "RESULT "];
 
 impl Moment {
@@ -119,6 +127,8 @@ fn phase(output: &Path, before: &BTreeSet<(String, u64)>, log: &str) -> String {
         (newest > named, "between a checkpoint and its pointer"),
         (new("checkpoints/.epoch", ".replaced"), "replacing a checkpoint"),
         (new("checkpoints/.epoch", ".tmp"), "filling or removing a checkpoint"),
+        (new(".best", ".tmp"), "filling best/"),
+        (new(".best", ".replaced"), "replacing best/"),
         (new("lora/.", ".tmp"), "writing the LoRA"),
         (new("samples/.", ".tmp"), "writing a sample grid"),
         (new(".metrics", ".tmp"), "cutting metrics.jsonl"),
@@ -144,7 +154,10 @@ fn log(output: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
     let mut lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let speeds = ["images_per_second", "model_flops_per_second", "peak_flops_per_second", "mfu"];
-    for key in ["seconds", "total_seconds", "arena_peak_bytes", "peak_memory_bytes"].into_iter().chain(speeds) {
+    for key in ["seconds", "total_seconds", "elapsed_seconds", "arena_peak_bytes", "peak_memory_bytes"]
+        .into_iter()
+        .chain(speeds)
+    {
         lines.iter_mut().for_each(|l| _ = l.as_object_mut().unwrap().remove(key));
     }
     lines
@@ -167,14 +180,17 @@ fn names(output: &Path, folder: &str) -> Vec<String> {
 }
 
 fn assert_same(whole: &Path, killed: &Path) {
-    for folder in ["", "checkpoints", "lora", "samples"] {
+    for folder in ["", "best", "checkpoints", "lora", "samples"] {
         assert_eq!(names(whole, folder), names(killed, folder), "{folder}");
     }
     for epoch in [EPOCHS - 1, EPOCHS] {
         assert!(checkpoint_bytes(whole, epoch) == checkpoint_bytes(killed, epoch), "checkpoint of epoch {epoch}");
     }
     let bytes = |run: &Path, file: &str| std::fs::read(run.join(file)).unwrap();
-    for file in ["lora/pytorch_lora_weights.safetensors", "samples/epoch-000006.png", "config.toml"] {
+    let best = ["best/pytorch_lora_weights.safetensors", "best/best.json"];
+    for file in
+        ["lora/pytorch_lora_weights.safetensors", "samples/epoch-000006.png", "config.toml"].into_iter().chain(best)
+    {
         assert!(bytes(whole, file) == bytes(killed, file), "{file}");
     }
     assert_eq!(log(whole), log(killed));

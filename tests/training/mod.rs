@@ -15,6 +15,7 @@ mod resume;
 mod scaling;
 mod speed;
 mod step;
+mod stops;
 mod theory;
 #[cfg(unix)]
 mod vm;

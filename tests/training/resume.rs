@@ -2,7 +2,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{assert_success, checkpoint_bytes, train, train_command, write_config};
+use super::{assert_success, checkpoint_bytes, copy, train, train_command, write_config};
 
 /// T22: a run that was stopped and resumed ends in the same bytes as one that was not.
 #[test]
@@ -21,6 +21,36 @@ fn t22_resuming_gives_the_bytes_of_an_uninterrupted_run() {
     let metrics = std::fs::read_to_string(parts.join("metrics.jsonl")).unwrap();
     let epochs = metrics.lines().filter(|l| l.contains("\"loss\"")).count();
     assert_eq!(epochs, 3, "each epoch is logged once");
+}
+
+/// The position in the schedule follows from the updates that the checkpoint counts, its end from `num_epochs`.
+#[test]
+fn t22_a_learning_rate_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    let keys = ["--set", "optimizer.schedule=cosine", "optimizer.warmup=1", "optimizer.lr=0.01", "checkpoint.keep=4"];
+    let rates = |run: &std::path::Path| -> Vec<f64> {
+        let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let lines = log.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        lines.filter(|line| line.get("loss").is_some()).map(|line| line["lr"].as_f64().unwrap()).collect()
+    };
+    let close = |got: &[f64], want: &[f64]| {
+        assert!(
+            got.len() == want.len() && got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-15),
+            "{got:?} {want:?}"
+        );
+    };
+    assert_success(&train(&config, &whole, &keys));
+    close(&rates(&whole), &[0.0, 0.01, 0.005]);
+    copy(&whole, &parts);
+    let first = parts.join("checkpoints/epoch-000001");
+    let back = [&keys[..], &["--resume", first.to_str().unwrap()]].concat();
+    assert_success(&train(&config, &parts, &back));
+    assert_eq!(checkpoint_bytes(&whole, 3), checkpoint_bytes(&parts, 3));
+    assert_eq!(rates(&whole), rates(&parts));
+    assert_success(&train(&config, &parts, &[&keys[..], &["num_epochs=4"], &back[keys.len()..]].concat()));
+    close(&rates(&parts), &[0.0, 0.01, 0.0075, 0.0025]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::DType;
 pub type DevicePtr = u64;
 
 /// What a device is and has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Facts {
     /// As its maker calls it.
     pub name: String,

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::device::{Device, Tensor};
+use crate::io::folder::{REPLACED, TEMPORARY, hidden, replace, settle};
 use crate::io::safetensors::{TensorFile, save as save_tensors};
-use crate::io::write::{sync_folder, write_atomic};
+use crate::io::write::write_atomic;
 use crate::models::lora::{self, Layout, Module};
 use crate::ops::copy;
 
@@ -24,10 +25,6 @@ const FORMAT: u32 = 1;
 const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
 const LATEST: &str = "latest";
-/// Ends the name of a folder that is being filled or removed, and means nothing if it is left over.
-const TEMPORARY: &str = "tmp";
-/// Ends the name of a checkpoint that makes room for a new one of the same epoch.
-const REPLACED: &str = "replaced";
 
 /// All that a run needs to go on.
 #[derive(Clone, Default)]
@@ -115,11 +112,6 @@ fn epoch_of(name: &str) -> Option<u64> {
     name.strip_prefix("epoch-")?.parse().ok().filter(|epoch| folder_name(*epoch) == name)
 }
 
-/// `.epoch-000123.<end>`.
-fn hidden(name: &str, end: &str) -> String {
-    format!(".{name}.{end}")
-}
-
 /// The name of the checkpoint in `.epoch-000123.<end>`.
 fn unhidden<'a>(name: &'a str, end: &str) -> Option<&'a str> {
     name.strip_prefix('.')?.strip_suffix(end)?.strip_suffix('.').filter(|name| epoch_of(name).is_some())
@@ -132,15 +124,6 @@ fn names_in(folder: &Path) -> Result<Vec<String>> {
     list().with_context(|| format!("cannot read {}", folder.display()))
 }
 
-/// Makes the renames in `folder` survive a power failure.
-fn sync(folder: &Path) -> Result<()> {
-    sync_folder(folder).with_context(|| format!("cannot sync {}", folder.display()))
-}
-
-fn rename(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))
-}
-
 /// Writes `checkpoint` as that of `epoch` into `folder`, makes it the latest and removes all but the `keep` newest up
 /// to it (at least this one stays). Checkpoints of later epochs, which a run resumed from an earlier one may find,
 /// stay until their epoch comes again. Returns the path of the checkpoint. The caller holds the run's lock.
@@ -151,12 +134,7 @@ pub fn save(folder: &Path, epoch: u64, checkpoint: &Checkpoint, keep: usize) -> 
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     tidy(folder)?;
     let name = folder_name(epoch);
-    let (path, temporary) = (folder.join(&name), folder.join(hidden(&name, TEMPORARY)));
-    let written = fill(&temporary, checkpoint).and_then(|()| publish(folder, &temporary, &name));
-    if written.is_err() {
-        let _ = fs::remove_dir_all(&temporary);
-    }
-    written?;
+    let path = replace(folder, &name, |path| fill(path, checkpoint))?;
     write_atomic(&folder.join(LATEST), format!("{name}\n").as_bytes())?;
     prune(folder, epoch, keep)?;
     Ok(path)
@@ -189,49 +167,22 @@ pub fn make_latest(folder: &Path, path: &Path) -> Result<bool> {
 /// Removes what a crash or a full disk left behind, and puts back a checkpoint that was on its way to be replaced.
 fn tidy(folder: &Path) -> Result<()> {
     for name in names_in(folder)? {
-        if let Some(original) = unhidden(&name, REPLACED) {
-            if folder.join(original).exists() {
-                let _ = fs::remove_dir_all(folder.join(&name));
-            } else {
-                rename(&folder.join(&name), &folder.join(original))?;
-            }
-        } else if unhidden(&name, TEMPORARY).is_some() {
-            let _ = fs::remove_dir_all(folder.join(&name));
+        if let Some(original) = unhidden(&name, REPLACED).or_else(|| unhidden(&name, TEMPORARY)) {
+            settle(folder, original)?;
         }
     }
     Ok(())
 }
 
-/// Writes the files of a checkpoint into the new folder `path` and syncs them.
+/// Writes the files of a checkpoint into the new folder `path`.
 fn fill(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
-    fs::create_dir(path).with_context(|| format!("cannot create {}", path.display()))?;
     let tensors = path.join(TENSORS);
     save_tensors(&tensors, checkpoint.tensors.clone(), &BTreeMap::new())?;
     let files = BTreeMap::from([(TENSORS.to_string(), FileSum::of(&tensors)?)]);
     let manifest = Manifest { format: FORMAT, files, meta: checkpoint.meta.clone() };
     let text = serde_json::to_string_pretty(&manifest)?;
     let rest = format!("{}\n", text.strip_prefix("{\n").expect("an object with fields"));
-    write_atomic(&path.join(STATE), format!("{}\n{rest}", first_line(&rest)).as_bytes())?;
-    sync(path)
-}
-
-/// Gives the filled folder its name.
-fn publish(folder: &Path, temporary: &Path, name: &str) -> Result<()> {
-    let (path, replaced) = (folder.join(name), folder.join(hidden(name, REPLACED)));
-    // A folder cannot be renamed over another: the one that is there steps aside, and `latest` knows that name too.
-    let occupied = path.exists();
-    if occupied {
-        rename(&path, &replaced)?;
-    }
-    if let Err(e) = rename(temporary, &path) {
-        if occupied {
-            let _ = fs::rename(&replaced, &path);
-        }
-        return Err(e);
-    }
-    sync(folder)?;
-    let _ = fs::remove_dir_all(&replaced);
-    Ok(())
+    write_atomic(&path.join(STATE), format!("{}\n{rest}", first_line(&rest)).as_bytes())
 }
 
 /// Removes all checkpoints up to `epoch` but the `keep` newest.
