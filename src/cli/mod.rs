@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 2 a mistake of the user (one line on stderr), 101 a mistake of this program, 128 and the number of the
 //! signal that ended it.
 
+mod bench;
 mod complete;
 mod configs;
 mod cuda;
@@ -75,6 +76,7 @@ commands! {
     Step => step,
     Inspect => inspect,
     Doctor => doctor,
+    Bench => bench,
     Configs => configs,
     Completions => complete,
     Man => man,

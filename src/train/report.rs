@@ -8,8 +8,10 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::best::Standing;
+use super::line::{Line, columns, short};
 use super::scaler::LossScale;
 use super::setup::Setup;
+use super::speed::{Speed, peak_memory};
 use super::state::State;
 use super::update::UpdateReport;
 use crate::algorithms::advantage::Advantages;
@@ -18,7 +20,7 @@ use crate::device::Device;
 use crate::io::image::{self, RgbImage};
 use crate::report::{self, Shown, Shows};
 use crate::rewards::Scores;
-use crate::telemetry::{Metrics, TensorBoard, bytes, say, warn};
+use crate::telemetry::{Metrics, TensorBoard, bytes, say, si, warn};
 
 /// Images in a row of a sample grid.
 const GRID_COLUMNS: usize = 8;
@@ -90,6 +92,8 @@ pub struct Reporter {
     samples: PathBuf,
     metrics: Metrics,
     board: TensorBoard,
+    /// Whether an epoch's line has all that is known, however long it gets.
+    verbose: bool,
     started: Instant,
     /// Seconds that earlier processes took for what is in the log.
     before: f64,
@@ -148,7 +152,8 @@ fn standard_deviation(x: &[f64]) -> f64 {
     (x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64).sqrt()
 }
 
-fn clock(seconds: f64) -> String {
+/// Hours and minutes, or minutes and seconds.
+pub fn clock(seconds: f64) -> String {
     let s = Duration::from_secs_f64(seconds.max(0.0)).as_secs();
     if s >= 3600 { format!("{}h{:02}m", s / 3600, s / 60 % 60) } else { format!("{}m{:02}s", s / 60, s % 60) }
 }
@@ -159,11 +164,15 @@ fn draw_epoch(board: &mut TensorBoard, line: &Value) -> Result<()> {
     let keys = ["reward_std", "zero_variance_groups", "loss", "lr", "grad_norm"];
     let scaled = ["loss_scale", "overflows"].into_iter().filter(|_| line["loss_scale"].is_number());
     let plain = keys.into_iter().chain(scaled).map(|key| (format!("train/{key}"), &line[key]));
-    let speed = [("time/images_per_second".to_string(), &line["images_per_second"])];
+    let speeds = ["images_per_second", "model_flops_per_second", "mfu"].map(|key| (format!("time/{key}"), &line[key]));
+    let speeds = speeds.into_iter().filter(|(_, value)| value.is_number());
+    let memory = [("memory/peak_bytes".to_string(), &line["peak_memory_bytes"])];
     let table = |under: &'static str, key: &str| {
         line[key].as_object().into_iter().flatten().map(move |(k, v)| (format!("{under}/{k}"), v))
     };
-    for (tag, value) in plain.chain(speed).chain(table("train", "rewards")).chain(table("time", "seconds")) {
+    for (tag, value) in
+        plain.chain(speeds).chain(memory).chain(table("train", "rewards")).chain(table("time", "seconds"))
+    {
         // A number that is not finite is null in the log.
         board.scalar(step, &tag, value.as_f64().unwrap_or(f64::NAN) as f32)?;
     }
@@ -197,6 +206,7 @@ impl Reporter {
             samples,
             board,
             metrics,
+            verbose: false,
             started: Instant::now(),
             before,
             done: 0,
@@ -204,6 +214,12 @@ impl Reporter {
             last_eval: evals.last().map(|(_, reward)| *reward),
             last_eval_epoch: evals.last().map(|(epoch, _)| *epoch),
         })
+    }
+
+    /// From now on an epoch's line has all that is known, however long it gets.
+    pub fn verbose(mut self, verbose: bool) -> Self {
+        self.verbose = verbose;
+        self
     }
 
     /// The lines of the log from before this process.
@@ -230,35 +246,44 @@ impl Reporter {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn epoch(&mut self, setup: &Setup, state: &State, e: &EpochReport) -> Result<()> {
+    pub fn epoch(&mut self, setup: &Setup, speed: &Speed, state: &State, e: &EpochReport) -> Result<()> {
         self.done += 1;
         let (images, total) = (e.scores.weighted.len(), e.total);
         let (mean, std) = (means(&e.scores), standard_deviation(&e.scores.weighted));
         let left = setup.config.raw.num_epochs - state.epoch;
         let per_epoch = self.started.elapsed().as_secs_f64() / f64::from(self.done);
-        let phases: Vec<String> = e.seconds.iter().map(|(k, v)| format!("{k} {v:.1}s")).collect();
-        let skipped = e.skipped.as_ref().map(|t| format!("  STEP SKIPPED: {t}")).unwrap_or_default();
-        let fp8 = if setup.sampling.is_some() { " (fp8)" } else { "" };
         let scale = state.loss_scale.as_ref().map(LossScale::scale);
-        let scaled = scale.map(|s| format!("  loss x {s}")).unwrap_or_default();
-        let overflows = match e.overflows {
-            0 => String::new(),
-            n => format!(" ({n} steps overflowed at more and were skipped)"),
-        };
-        say(&format!(
-            "epoch {:>4}/{}  reward {:.4} ± {std:.3}  flat {}/{}  loss {:.4}  |grad| {:.3}  Δv {}{fp8}  {:.1} img/s  {}  ETA {}{scaled}{overflows}{skipped}",
-            state.epoch,
-            setup.config.raw.num_epochs,
-            mean["reward"],
-            e.advantages.zero_variance_groups,
-            e.advantages.groups,
-            e.loss,
-            e.grad_norm,
-            e.deviation.unwrap_or(f32::NAN),
-            images as f64 / total,
-            phases.join(" "),
-            clock(per_epoch * f64::from(left)),
-        ));
+        let memory = peak_memory(&setup.device);
+        let mfu = speed.utilisation(total);
+
+        let (all, flat) = (setup.config.raw.num_epochs.to_string(), e.advantages.zero_variance_groups);
+        let mut shown = Line::default();
+        shown.field(0, format!("epoch {:>w$}/{all}", state.epoch, w = all.len()));
+        shown.field(0, format!("reward {:.4}", mean["reward"]));
+        shown.field(6, format!("± {std:.3}"));
+        shown.field(1, format!("ETA {:>6}", clock(per_epoch * f64::from(left))));
+        shown.field(2, format!("{:>4} img/s", short(images as f64 / total, 3)));
+        shown.field(3, format!("loss {:>6}", short(e.loss, 4)));
+        shown.field(4, format!("|grad| {:.3}", e.grad_norm));
+        mfu.into_iter().for_each(|mfu| shown.field(5, format!("MFU {:>2.0} %", 100.0 * mfu)));
+        shown.field(7, format!("mem {:>9}", bytes(memory)));
+        shown.field(8, format!("flat {flat:>w$}/{groups}", groups = e.advantages.groups, w = 2));
+        scale.into_iter().for_each(|s| shown.field(9, format!("loss x {s}")));
+        shown.field(10, format!("{}FLOP/s", si(speed.rate(total))));
+        for (phase, seconds) in &e.seconds {
+            shown.field(11, format!("{phase} {seconds:.1}s"));
+        }
+        if let Some(deviation) = e.deviation.filter(|d| *d != 0.0) {
+            // It is 0 unless the rollout is in fp8.
+            let fp8 = if setup.sampling.is_some() { " (fp8)" } else { "" };
+            shown.alert(format!("Δv {deviation}{fp8}"));
+        }
+        if e.overflows > 0 {
+            shown.alert(format!("{} steps overflowed and were skipped", e.overflows));
+        }
+        e.skipped.iter().for_each(|what| shown.alert(format!("STEP SKIPPED: {what}")));
+        say(&shown.fit(if self.verbose { usize::MAX } else { columns() }));
+
         let seconds: Map<String, Value> = e.seconds.iter().map(|(k, v)| (k.to_string(), json!(v))).collect();
         let rewards: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         let line = json!({
@@ -277,7 +302,13 @@ impl Reporter {
             "rollout_train_deviation": e.deviation,
             "rollout_weights": setup.config.raw.rollout.weights,
             "arena_peak_bytes": setup.device.peak(),
+            "peak_memory_bytes": memory,
             "images_per_second": images as f64 / total,
+            "model_flops": speed.flops,
+            "model_flops_per_second": speed.rate(total),
+            "peak_flops_per_second": speed.peak.map(|peak| peak.rate),
+            "mfu": mfu,
+            "total_seconds": total,
             "seconds": seconds,
             "elapsed_seconds": self.elapsed(),
         });

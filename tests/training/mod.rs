@@ -14,6 +14,7 @@ mod memory;
 mod report;
 mod resume;
 mod scaling;
+mod speed;
 mod step;
 mod stops;
 mod theory;
