@@ -3,9 +3,10 @@
 //! Reading the modules in this order is following the data: a [`config`] names prompts ([`data`]) and a model, whose files
 //! come in through [`io`] and live on a [`device`]; [`ops`] transform them, [`models`] are built of ops; [`rollout`]
 //! samples images, [`rewards`] judge them, [`algorithms`] turn judgements into a gradient, and [`train`] goes round,
-//! while [`telemetry`] reports.
+//! while [`telemetry`] reports and [`report`] makes a page of it. How fast: [`predict`] without the machine, [`bench`] on it.
 
 pub mod algorithms;
+pub mod bench;
 pub mod config;
 pub mod data;
 pub mod device;
@@ -15,6 +16,7 @@ pub mod io;
 pub mod models;
 pub mod ops;
 pub mod predict;
+pub mod report;
 pub mod rewards;
 pub mod rollout;
 pub mod telemetry;

@@ -2,11 +2,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use engine::bench::peak;
 use engine::device::gpu::{self, Facts, Gpu};
-use engine::device::{DType, Device, Elems, MachineMemory, machine_memory};
-use engine::ops::cpu::gemm::{self, Epilogue, Mat, matmul};
+use engine::device::{DType, Device, MachineMemory, machine_memory};
+use engine::ops::cpu::gemm;
 use engine::telemetry::bytes;
-use half::bf16;
 use serde::Serialize;
 
 use super::DeviceArg;
@@ -230,20 +230,6 @@ fn disk() -> Option<Disk> {
 
 /// GFLOP/s of products with f32 and bf16 weights.
 fn speeds() -> Speeds {
-    const SHAPE: (usize, usize, usize) = (128, 1536, 1536);
-    let (m, n, k) = SHAPE;
-    let (a, b, b16) = (vec![0.5f32; m * k], vec![0.25f32; n * k], vec![bf16::from_f32(0.25); n * k]);
-    let mut c = vec![0.0f32; m * n];
-    let mut speed = |weight: Elems| {
-        let begin = Instant::now();
-        // The best of many: what else runs on the machine only ever makes one slower.
-        let mut best = f64::INFINITY;
-        while begin.elapsed() < MEASURED {
-            let start = Instant::now();
-            matmul(&mut c, n, Mat::new(&a, m, k), Mat::strided(weight, n, k, k).t(), Epilogue::default());
-            best = best.min(start.elapsed().as_secs_f64());
-        }
-        (2 * m * n * k) as f64 / best / 1e9
-    };
-    Speeds { f32: speed(Elems::F32(&b)), bf16: speed(Elems::Bf16(&b16)), threads: rayon::current_num_threads() }
+    let speed = |dtype| peak::products(&Device::Cpu, dtype, MEASURED).map_or(f64::NAN, |peak| peak.rate / 1e9);
+    Speeds { f32: speed(DType::F32), bf16: speed(DType::Bf16), threads: rayon::current_num_threads() }
 }

@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 2 a mistake of the user (one line on stderr), 101 a mistake of this program, 128 and the number of the
 //! signal that ended it.
 
+mod bench;
 mod complete;
 mod configs;
 mod cuda;
@@ -14,6 +15,7 @@ mod export;
 mod inspect;
 mod json;
 mod man;
+mod report;
 mod sample;
 mod score;
 mod step;
@@ -67,12 +69,14 @@ commands! {
     Sample => sample,
     Train => train,
     Eval => eval,
+    Report => report,
     Score => score,
     Export => export,
     Encode => encode,
     Step => step,
     Inspect => inspect,
     Doctor => doctor,
+    Bench => bench,
     Configs => configs,
     Completions => complete,
     Man => man,

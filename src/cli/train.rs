@@ -37,6 +37,10 @@ pub struct Args {
     /// Check the config, print the derived sizes and the memory plan, and stop.
     #[arg(long)]
     dry_run: bool,
+    /// Print all that is known of every epoch, such as the seconds of its phases; else what fits the terminal. The rest is in
+    /// metrics.jsonl.
+    #[arg(long)]
+    verbose: bool,
     /// What an hour of a GPU costs, for the prediction of --dry-run --device plan:CHIP.
     #[arg(long, default_value_t = 2.5, value_name = "USD", value_parser = price)]
     usd_per_hour: f64,
@@ -186,7 +190,7 @@ fn start(args: &Args, device: &Device) -> Result<()> {
     if args.dry_run {
         return args.json.answer(&DryRun::new(args, &place, &planned.config, &memory, device)?, String::new);
     }
-    if let Outcome::Interrupted(epoch, by) = train(planned, &output, &resume, device)? {
+    if let Outcome::Interrupted(epoch, by) = train(planned, &output, &resume, args.verbose, device)? {
         say(&format!("interrupted after epoch {epoch}; everything is saved, the same command resumes"));
         return Err(by.into());
     }

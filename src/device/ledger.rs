@@ -109,6 +109,12 @@ impl Ledger {
         self.books().log.begin(op, works);
     }
 
+    /// An op that launches nothing has done `works`.
+    pub(crate) fn did(&self, op: &'static str, works: Vec<Work>) {
+        self.begin_op(op, works);
+        self.end_op();
+    }
+
     pub(super) fn end_op(&self) {
         let books = &mut *self.books();
         books.log.end(books.phase());

@@ -18,6 +18,14 @@ pub fn machine_memory() -> Option<MachineMemory> {
     read(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
 }
 
+/// The most bytes of memory that this process had at once, files that were mapped included, if the system says: its peak
+/// resident set.
+pub fn process_peak() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
 /// As [`machine_memory`], with the folders where these file systems are mounted.
 fn read(proc: &Path, cgroup: &Path) -> Option<MachineMemory> {
     let text = std::fs::read_to_string(proc.join("meminfo")).ok()?;

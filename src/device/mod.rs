@@ -25,7 +25,7 @@ pub use gpu::Gpu;
 use gpu::cuda::{Cuda, Unusable};
 pub use ledger::{Ledger, Phase};
 pub use mapped::{MappedFile, check_mapped};
-pub use memory::{MachineMemory, bytes, machine_memory};
+pub use memory::{MachineMemory, bytes, machine_memory, process_peak};
 pub use nvtx::range;
 pub use precision::{Precision, Wide};
 pub use tensor::{MOST_AXES, Shape, Tensor};
@@ -174,6 +174,11 @@ impl Device {
         self.ledger().is_some()
     }
 
+    /// Whether this is a GPU that is interpreted, whose times mean nothing.
+    pub fn is_interpreted(&self) -> bool {
+        matches!(self, Self::Gpu(gpu) if gpu.ledger().is_none() && gpu.stream().is_none())
+    }
+
     /// The part of equal pieces of work that is worth doing here: all of it, but for a plan the first two pieces, because
     /// later ones take no more memory; the work of the second is counted for them.
     pub fn rehearse<'a, T>(&self, pieces: &'a [T]) -> Pieces<'a, T> {
@@ -227,7 +232,7 @@ impl Device {
         }
     }
 
-    /// What was computed since this was last called, if this is the plan of a GPU.
+    /// What was computed since this was last called, if this is a plan; of a CPU, matrix products alone.
     pub fn take_work(&self) -> work::Works {
         self.ledger().map(|ledger| ledger.take_work()).unwrap_or_default()
     }

@@ -10,7 +10,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use super::{read, write_atomic};
 
 /// Pixels between the images of a grid, and around them.
-const GAP: usize = 2;
+pub const GAP: usize = 2;
 
 /// An 8-bit RGB image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +138,17 @@ fn over_white(v: u8, alpha: u8) -> u8 {
     let share = alpha * 255 * 255 * (1 << BITS) / (255 * 255);
     let sum = v * share + 255 * (255 * (1 << BITS) - share) + (0x80 << BITS);
     ((((sum >> 8) + sum) >> 8) >> BITS) as u8
+}
+
+/// `image` with its longer side at most `longest` pixels, its proportions kept.
+pub fn within(image: &RgbImage, longest: u32) -> RgbImage {
+    let (width, height) = (image.width as u32, image.height as u32);
+    let most = width.max(height);
+    let buffer = image::RgbImage::from_raw(width, height, image.data.clone()).filter(|_| most > longest);
+    let Some(buffer) = buffer else { return image.clone() };
+    let side = |side: u32| ((u64::from(side) * u64::from(longest) / u64::from(most)) as u32).max(1);
+    let small = image::imageops::resize(&buffer, side(width), side(height), image::imageops::FilterType::Triangle);
+    RgbImage { width: small.width() as usize, height: small.height() as usize, data: small.into_raw() }
 }
 
 /// The images (all of the same size) in rows of `columns` on white.

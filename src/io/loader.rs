@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
-use half::f16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::damage::short;
@@ -52,6 +52,7 @@ impl<'a> Loader<'a> {
         match &self.device {
             Device::Gpu(_) if self.device.is_plan() => Tensor::scratch_of(&self.device, dtype, shape),
             Device::Plan(ledger) => Tensor::planned(ledger, dtype, shape),
+            device if self.file.is_random() => made_up(device, dtype, shape),
             _ => Tensor::planned(&Arc::default(), dtype, shape),
         }
     }
@@ -69,7 +70,8 @@ impl<'a> Loader<'a> {
     pub fn finish(self) -> Result<()> {
         if self.file.outlined().is_some() {
             let path = self.file.path().display();
-            ensure!(self.device.is_plan(), "{path}: there are only shapes, which are for --dry-run --device plan:CHIP");
+            let fits = self.device.is_plan() || self.file.is_random();
+            ensure!(fits, "{path}: there are only shapes, which are for --dry-run --device plan:CHIP");
             return Ok(());
         }
         let taken = self.taken.into_inner();
@@ -106,6 +108,16 @@ impl<'a> Loader<'a> {
         };
         bail!("{}: {}{more}", self.file.path().display(), lines.join("; "))
     }
+}
+
+/// Numbers small enough to stay in range through all layers of a network, in single precision or bf16.
+fn made_up(device: &Device, dtype: DType, shape: &[usize]) -> Tensor {
+    let values = (0..shape.iter().product::<usize>()).map(|i| (i % 251) as f32 * 2e-4 - 2.5e-2);
+    let bytes: Vec<u8> = match dtype {
+        DType::F32 => values.flat_map(f32::to_le_bytes).collect(),
+        _ => values.flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
+    };
+    Tensor::from_raw(device, dtype, 1.0, &bytes, shape)
 }
 
 /// The words for one problem. A misspelt name is sought among the names without a partner first: they differ by a

@@ -24,19 +24,31 @@ pub struct TensorFile {
     metadata: BTreeMap<String, String>,
     /// Where there are no tensors but whatever shapes are asked for, those that need not be there and are.
     outline: Option<&'static [&'static str]>,
+    /// Whether those have numbers.
+    random: bool,
 }
 
 impl TensorFile {
     /// A file without tensors.
     pub fn empty(path: &Path) -> Self {
         let (tensors, metadata) = (BTreeMap::new(), BTreeMap::new());
-        Self { path: path.to_path_buf(), files: 0, tensors, metadata, outline: None }
+        Self { path: path.to_path_buf(), files: 0, tensors, metadata, outline: None, random: false }
     }
 
     /// What stands for a file in a plan: every tensor that a model asks for, without content, and of those that it can do
     /// without, the ones named `with`.
     pub fn outline(path: &Path, with: &'static [&'static str]) -> Self {
         Self { outline: Some(with), ..Self::empty(path) }
+    }
+
+    /// As [`TensorFile::outline`], with numbers that mean nothing: for measurements.
+    pub fn random(path: &Path, with: &'static [&'static str]) -> Self {
+        Self { random: true, ..Self::outline(path, with) }
+    }
+
+    /// Whether its tensors are made up.
+    pub(super) fn is_random(&self) -> bool {
+        self.random
     }
 
     /// The tensors that an outline has beside those that must be there; `None` if it is a file.

@@ -38,9 +38,9 @@ pub mod testing;
 mod tests;
 pub mod timestep;
 
-/// Hands over to the room of a tensor's device. A plan has none: what the contract has allocated is all it wants to know. The
-/// plan of a GPU takes the last argument, if there is one, for the op's work ([`Work`](crate::device::work::Work)), else the
-/// bytes of what its launches get.
+/// Hands over to the room of a tensor's device. A plan has none: what the contract has allocated is all it wants to know,
+/// beside the last argument, if there is one: the op's work ([`Work`](crate::device::work::Work)). The plan of a GPU takes
+/// it too, else the bytes of what its launches get.
 macro_rules! dispatch {
     (@works) => { Vec::new() };
     (@works $works:expr) => { Vec::from($works) };
@@ -52,7 +52,10 @@ macro_rules! dispatch {
                 let _doing = gpu.doing(op, || $crate::ops::dispatch!(@works $($works)?));
                 cuda::$f($($arg),*)
             }
-            $crate::device::Device::Plan(_) => Default::default(),
+            $crate::device::Device::Plan(ledger) => {
+                ledger.did(concat!(module_path!(), "::", stringify!($f)), $crate::ops::dispatch!(@works $($works)?));
+                Default::default()
+            }
         }
     };
 }

@@ -97,6 +97,21 @@ pub fn flops(works: &Works) -> f64 {
     works.iter().map(|(done, times)| done.work.flops as f64 * *times as f64).sum()
 }
 
+/// FLOPs of products in those of `works` that are the model's: forward and backward of the phases `rollout` and `update`. What
+/// is done again is not: the scores that the gradient of attention starts from; nor are blocks that are recomputed, if
+/// `works` are those without [checkpointing](crate::models::network::Checkpointing).
+pub fn model_flops(works: &Works) -> u64 {
+    let of = |(done, times): (&Done, &u64)| {
+        let flops = match done.work.kind {
+            // One product of five.
+            Kind::AttentionGrad => done.work.flops / 5 * 4,
+            _ => done.work.flops,
+        };
+        flops * times
+    };
+    works.iter().filter(|(done, _)| ["rollout", "update"].contains(&done.phase)).map(of).sum()
+}
+
 /// Launches in `works`.
 pub fn launches(works: &Works) -> u64 {
     works.iter().map(|(done, times)| (done.direct + done.replayed) * times).sum()

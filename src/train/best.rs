@@ -237,7 +237,7 @@ pub fn write(output: &Path, setup: &Setup, bank: &AdapterBank, standing: &Standi
     Ok(())
 }
 
-/// Makes good what a process that was killed left of [`write`].
+/// Makes good what a process that was killed left of [`write()`].
 ///
 /// # Errors
 /// If the folder cannot be put back.

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod ema;
 pub mod guard;
 pub mod learning_rate;
+mod line;
 pub mod plan;
 mod prompts;
 pub mod report;
@@ -12,6 +13,7 @@ pub mod rollout;
 pub mod run;
 pub mod scaler;
 pub mod setup;
+pub mod speed;
 pub mod state;
 pub mod update;
 
@@ -115,6 +117,6 @@ impl Setup {
             keep_pictures: true,
         };
         let rollout = self.rollout(&order, &mut Clock::start(), interrupt)?;
-        Ok(EvalReport { scores: rollout.scores, images: rollout.pictures })
+        Ok(EvalReport { scores: rollout.scores, images: rollout.pictures, prompts: of_image })
     }
 }

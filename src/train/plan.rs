@@ -36,8 +36,10 @@ pub struct MemoryPlan {
     pub overhead: u64,
     /// The most bytes of tensors at once.
     pub tensors: u64,
-    /// What an epoch computes, if it is planned for a GPU.
+    /// What an epoch of training computes; on a CPU, its matrix products alone.
     pub epoch: Works,
+    /// The same of an evaluation.
+    pub evaluation: Works,
 }
 
 impl MemoryPlan {
@@ -86,9 +88,10 @@ impl MemoryPlan {
             let saved = state.to_checkpoint(&setup)?;
             // Written one after another.
             saved.tensors.values().for_each(|t| drop(t.to_host()));
+            ledger.take_work();
         }
         setup.evaluate(Some((&state.bank, Slot::Average)), &never)?;
-        Ok(Self { epoch, ..Self::from(&ledger, uploaded, held, on.overhead()) })
+        Ok(Self { epoch, evaluation: ledger.take_work(), ..Self::from(&ledger, uploaded, held, on.overhead()) })
     }
 
     /// What the books say of a run whose weights took `uploaded` bytes of tensors, and with all that stays `held`.
@@ -113,6 +116,7 @@ impl MemoryPlan {
             state: row("adapters, moments, embeddings", held - uploaded),
             overhead,
             epoch: Works::new(),
+            evaluation: Works::new(),
             tensors: phases.iter().map(|p| p.tensors).max().unwrap_or(0),
             phases: shown.map(|p| row(p.name, p.total - uploaded)).collect(),
         }

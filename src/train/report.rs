@@ -1,6 +1,6 @@
 //! What a run says of itself: lines on the terminal, `metrics.jsonl`, TensorBoard, sample grids.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,19 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::best::Standing;
+use super::line::{Line, columns, short};
 use super::scaler::LossScale;
 use super::setup::Setup;
+use super::speed::{Speed, peak_memory};
 use super::state::State;
 use super::update::UpdateReport;
 use crate::algorithms::advantage::Advantages;
+use crate::data::Prompt;
 use crate::device::Device;
 use crate::io::image::{self, RgbImage};
+use crate::report::{self, Shown, Shows};
 use crate::rewards::Scores;
-use crate::telemetry::{Metrics, TensorBoard, bytes, say};
+use crate::telemetry::{Metrics, TensorBoard, bytes, say, si, warn};
 
 /// Images in a row of a sample grid.
 const GRID_COLUMNS: usize = 8;
@@ -79,6 +83,8 @@ pub struct EvalReport {
     pub scores: Scores,
     /// The images, prompt by prompt.
     pub images: Vec<RgbImage>,
+    /// Each image's prompt.
+    pub prompts: Vec<Prompt>,
 }
 
 /// Writes a run's reports.
@@ -86,6 +92,8 @@ pub struct Reporter {
     samples: PathBuf,
     metrics: Metrics,
     board: TensorBoard,
+    /// Whether an epoch's line has all that is known, however long it gets.
+    verbose: bool,
     started: Instant,
     /// Seconds that earlier processes took for what is in the log.
     before: f64,
@@ -112,12 +120,40 @@ pub fn means(scores: &Scores) -> BTreeMap<String, f64> {
     out
 }
 
+/// As [`means`], over the images of each kind of prompt. What a reward reports of one kind alone is not repeated there.
+pub fn means_by_tag(scores: &Scores, prompts: &[Prompt]) -> BTreeMap<String, BTreeMap<String, f64>> {
+    let tags: BTreeSet<&String> = prompts.iter().filter_map(|p| p.tag.as_ref()).collect();
+    let of_tag = |tag: &String| {
+        let is_of = |i: &usize| prompts[*i].tag.as_ref() == Some(tag);
+        let images: Vec<usize> = (0..prompts.len()).filter(is_of).collect();
+        let part = Scores {
+            weighted: images.iter().map(|i| scores.weighted[*i]).collect(),
+            rewards: scores
+                .rewards
+                .iter()
+                .map(|(name, of_image)| (name.clone(), images.iter().map(|i| of_image[*i].clone()).collect()))
+                .collect(),
+        };
+        let mut mean = means(&part);
+        mean.retain(|key, _| !key.contains(&format!(".{tag}_")));
+        mean
+    };
+    tags.into_iter().map(|tag| (tag.clone(), of_tag(tag))).collect()
+}
+
+/// Writes the page about the run in `output` as far as it has come; gives its path. A run does not end because that fails.
+pub fn page(output: &Path) -> Option<PathBuf> {
+    let written = report::update(output);
+    written.inspect_err(|e| warn(&format!("the report could not be written: {e:#}"))).ok()
+}
+
 fn standard_deviation(x: &[f64]) -> f64 {
     let mean = x.iter().sum::<f64>() / x.len() as f64;
     (x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64).sqrt()
 }
 
-fn clock(seconds: f64) -> String {
+/// Hours and minutes, or minutes and seconds.
+pub fn clock(seconds: f64) -> String {
     let s = Duration::from_secs_f64(seconds.max(0.0)).as_secs();
     if s >= 3600 { format!("{}h{:02}m", s / 3600, s / 60 % 60) } else { format!("{}m{:02}s", s / 60, s % 60) }
 }
@@ -128,11 +164,15 @@ fn draw_epoch(board: &mut TensorBoard, line: &Value) -> Result<()> {
     let keys = ["reward_std", "zero_variance_groups", "loss", "lr", "grad_norm"];
     let scaled = ["loss_scale", "overflows"].into_iter().filter(|_| line["loss_scale"].is_number());
     let plain = keys.into_iter().chain(scaled).map(|key| (format!("train/{key}"), &line[key]));
-    let speed = [("time/images_per_second".to_string(), &line["images_per_second"])];
+    let speeds = ["images_per_second", "model_flops_per_second", "mfu"].map(|key| (format!("time/{key}"), &line[key]));
+    let speeds = speeds.into_iter().filter(|(_, value)| value.is_number());
+    let memory = [("memory/peak_bytes".to_string(), &line["peak_memory_bytes"])];
     let table = |under: &'static str, key: &str| {
         line[key].as_object().into_iter().flatten().map(move |(k, v)| (format!("{under}/{k}"), v))
     };
-    for (tag, value) in plain.chain(speed).chain(table("train", "rewards")).chain(table("time", "seconds")) {
+    for (tag, value) in
+        plain.chain(speeds).chain(memory).chain(table("train", "rewards")).chain(table("time", "seconds"))
+    {
         // A number that is not finite is null in the log.
         board.scalar(step, &tag, value.as_f64().unwrap_or(f64::NAN) as f32)?;
     }
@@ -166,6 +206,7 @@ impl Reporter {
             samples,
             board,
             metrics,
+            verbose: false,
             started: Instant::now(),
             before,
             done: 0,
@@ -173,6 +214,12 @@ impl Reporter {
             last_eval: evals.last().map(|(_, reward)| *reward),
             last_eval_epoch: evals.last().map(|(epoch, _)| *epoch),
         })
+    }
+
+    /// From now on an epoch's line has all that is known, however long it gets.
+    pub fn verbose(mut self, verbose: bool) -> Self {
+        self.verbose = verbose;
+        self
     }
 
     /// The lines of the log from before this process.
@@ -199,35 +246,44 @@ impl Reporter {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn epoch(&mut self, setup: &Setup, state: &State, e: &EpochReport) -> Result<()> {
+    pub fn epoch(&mut self, setup: &Setup, speed: &Speed, state: &State, e: &EpochReport) -> Result<()> {
         self.done += 1;
         let (images, total) = (e.scores.weighted.len(), e.total);
         let (mean, std) = (means(&e.scores), standard_deviation(&e.scores.weighted));
         let left = setup.config.raw.num_epochs - state.epoch;
         let per_epoch = self.started.elapsed().as_secs_f64() / f64::from(self.done);
-        let phases: Vec<String> = e.seconds.iter().map(|(k, v)| format!("{k} {v:.1}s")).collect();
-        let skipped = e.skipped.as_ref().map(|t| format!("  STEP SKIPPED: {t}")).unwrap_or_default();
-        let fp8 = if setup.sampling.is_some() { " (fp8)" } else { "" };
         let scale = state.loss_scale.as_ref().map(LossScale::scale);
-        let scaled = scale.map(|s| format!("  loss x {s}")).unwrap_or_default();
-        let overflows = match e.overflows {
-            0 => String::new(),
-            n => format!(" ({n} steps overflowed at more and were skipped)"),
-        };
-        say(&format!(
-            "epoch {:>4}/{}  reward {:.4} ± {std:.3}  flat {}/{}  loss {:.4}  |grad| {:.3}  Δv {}{fp8}  {:.1} img/s  {}  ETA {}{scaled}{overflows}{skipped}",
-            state.epoch,
-            setup.config.raw.num_epochs,
-            mean["reward"],
-            e.advantages.zero_variance_groups,
-            e.advantages.groups,
-            e.loss,
-            e.grad_norm,
-            e.deviation.unwrap_or(f32::NAN),
-            images as f64 / total,
-            phases.join(" "),
-            clock(per_epoch * f64::from(left)),
-        ));
+        let memory = peak_memory(&setup.device);
+        let mfu = speed.utilisation(total);
+
+        let (all, flat) = (setup.config.raw.num_epochs.to_string(), e.advantages.zero_variance_groups);
+        let mut shown = Line::default();
+        shown.field(0, format!("epoch {:>w$}/{all}", state.epoch, w = all.len()));
+        shown.field(0, format!("reward {:.4}", mean["reward"]));
+        shown.field(6, format!("± {std:.3}"));
+        shown.field(1, format!("ETA {:>6}", clock(per_epoch * f64::from(left))));
+        shown.field(2, format!("{:>4} img/s", short(images as f64 / total, 3)));
+        shown.field(3, format!("loss {:>6}", short(e.loss, 4)));
+        shown.field(4, format!("|grad| {:.3}", e.grad_norm));
+        mfu.into_iter().for_each(|mfu| shown.field(5, format!("MFU {:>2.0} %", 100.0 * mfu)));
+        shown.field(7, format!("mem {:>9}", bytes(memory)));
+        shown.field(8, format!("flat {flat:>w$}/{groups}", groups = e.advantages.groups, w = 2));
+        scale.into_iter().for_each(|s| shown.field(9, format!("loss x {s}")));
+        shown.field(10, format!("{}FLOP/s", si(speed.rate(total))));
+        for (phase, seconds) in &e.seconds {
+            shown.field(11, format!("{phase} {seconds:.1}s"));
+        }
+        if let Some(deviation) = e.deviation.filter(|d| *d != 0.0) {
+            // It is 0 unless the rollout is in fp8.
+            let fp8 = if setup.sampling.is_some() { " (fp8)" } else { "" };
+            shown.alert(format!("Δv {deviation}{fp8}"));
+        }
+        if e.overflows > 0 {
+            shown.alert(format!("{} steps overflowed and were skipped", e.overflows));
+        }
+        e.skipped.iter().for_each(|what| shown.alert(format!("STEP SKIPPED: {what}")));
+        say(&shown.fit(if self.verbose { usize::MAX } else { columns() }));
+
         let seconds: Map<String, Value> = e.seconds.iter().map(|(k, v)| (k.to_string(), json!(v))).collect();
         let rewards: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         let line = json!({
@@ -246,7 +302,13 @@ impl Reporter {
             "rollout_train_deviation": e.deviation,
             "rollout_weights": setup.config.raw.rollout.weights,
             "arena_peak_bytes": setup.device.peak(),
+            "peak_memory_bytes": memory,
             "images_per_second": images as f64 / total,
+            "model_flops": speed.flops,
+            "model_flops_per_second": speed.rate(total),
+            "peak_flops_per_second": speed.peak.map(|peak| peak.rate),
+            "mfu": mfu,
+            "total_seconds": total,
             "seconds": seconds,
             "elapsed_seconds": self.elapsed(),
         });
@@ -273,6 +335,7 @@ impl Reporter {
             let png = image::png(&grid)?;
             crate::io::write_atomic(&path, &png)?;
             self.board.image(u64::from(epoch), "eval/samples", &grid, &png)?;
+            self.say_what_is_shown(eval, shown)?;
             picture = format!("  {}", path.display());
         }
         let rest: Vec<String> =
@@ -284,6 +347,12 @@ impl Reporter {
         for (key, value) in mean.iter().chain([(&"best".to_string(), &standing.best_reward)]) {
             self.board.scalar(u64::from(epoch), &format!("eval/{key}"), *value as f32)?;
         }
+        let by_tag = means_by_tag(&eval.scores, &eval.prompts);
+        for (tag, mean) in &by_tag {
+            for (key, value) in mean {
+                self.board.scalar(u64::from(epoch), &format!("eval_by_tag/{tag}/{key}"), *value as f32)?;
+            }
+        }
         // The line in the log is what says that all of it happened: it comes last.
         self.board.flush()?;
         let values: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
@@ -291,9 +360,26 @@ impl Reporter {
         line.extend([
             ("epoch".to_string(), json!(epoch)),
             ("eval".to_string(), Value::Object(values)),
+            ("shown".to_string(), json!(eval.scores.weighted[..shown])),
             ("elapsed_seconds".to_string(), json!(self.elapsed())),
         ]);
+        line.extend((!by_tag.is_empty()).then(|| ("tags".to_string(), json!(by_tag))));
         self.metrics.write(&Value::Object(line))
+    }
+
+    /// Writes what the first `shown` images of `eval` were made for beside the grids, unless it is there.
+    fn say_what_is_shown(&self, eval: &EvalReport, shown: usize) -> Result<()> {
+        let of = |p: &Prompt| Shown { prompt: p.text.clone(), tag: p.tag.clone() };
+        let shows = Shows {
+            size: [eval.images[0].width, eval.images[0].height],
+            gap: image::GAP,
+            pictures: eval.prompts[..shown].iter().map(of).collect(),
+        };
+        let (path, text) = (self.samples.join(report::PROMPTS), serde_json::to_string_pretty(&shows)?);
+        if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        crate::io::write_atomic(&path, text.as_bytes())
     }
 
     /// Says where everything is.
@@ -308,5 +394,49 @@ impl Reporter {
             clock(self.started.elapsed().as_secs_f64()),
             output.display()
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rewards::Score;
+
+    #[test]
+    fn means_of_a_kind_of_prompt_are_over_its_images_alone() {
+        let prompt = |tag: Option<&str>| Prompt {
+            text: "a".into(),
+            tag: tag.map(String::from),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            line: 1,
+        };
+        let score = |value: f64, extra: &[(&str, f64)]| Score {
+            value,
+            extra: extra.iter().map(|(key, v)| (key.to_string(), *v)).collect(),
+        };
+        let scores = Scores {
+            weighted: vec![1.0, 2.0, 4.0, 8.0],
+            rewards: vec![(
+                "geneval".to_string(),
+                vec![
+                    score(0.5, &[("accuracy", 1.0), ("colors_accuracy", 1.0)]),
+                    score(0.25, &[("accuracy", 0.0), ("counting_accuracy", 0.0)]),
+                    score(1.0, &[("accuracy", 0.0), ("colors_accuracy", 0.0)]),
+                    score(0.0, &[]),
+                ],
+            )],
+        };
+        let prompts = [prompt(Some("colors")), prompt(Some("counting")), prompt(Some("colors")), prompt(None)];
+        let by_tag = means_by_tag(&scores, &prompts);
+        let of = |values: &[(&str, f64)]| -> BTreeMap<String, f64> {
+            values.iter().map(|(key, v)| (key.to_string(), *v)).collect()
+        };
+        let want = [
+            ("colors".to_string(), of(&[("reward", 2.5), ("geneval", 0.75), ("geneval.accuracy", 0.5)])),
+            ("counting".to_string(), of(&[("reward", 2.0), ("geneval", 0.25), ("geneval.accuracy", 0.0)])),
+        ];
+        assert_eq!(by_tag, BTreeMap::from(want));
+        assert!(means_by_tag(&scores, &prompts.each_ref().map(|p| Prompt { tag: None, ..p.clone() })).is_empty());
     }
 }

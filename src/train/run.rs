@@ -7,14 +7,16 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::best::{self, Best, Evaluation};
 use super::checkpoint;
 use super::guard::{Interrupt, Interrupted, OutputLock};
-use super::report::Reporter;
+use super::report::{Reporter, page};
 use super::setup::{Planned, Setup};
+use super::speed::Speed;
 use super::state::State;
 use crate::config::raw::Lora as LoraKeys;
 use crate::device::{Device, Tensor};
 use crate::io::write::{output_folder, remove_leftovers, write_atomic};
 use crate::models::lora::{AdapterBank, Module, Slot, file};
 use crate::ops::norm;
+use crate::report::{ABOUT, About};
 use crate::telemetry::{say, warn};
 
 /// The file of a checkpoint with lines that the log could not take: state and log are complete only together.
@@ -40,13 +42,15 @@ pub enum Outcome {
     Interrupted(u32, Interrupted),
 }
 
-/// Trains on `device` until the config's last epoch, saving everything under `output`.
+/// Trains on `device` until the config's last epoch, saving everything under `output`. An epoch prints a line; `verbose`, all
+/// that is known of it.
 ///
 /// # Errors
 /// If the output folder is in use or cannot be written, the checkpoint does not fit, or a model, prompt or reward fails.
 /// What was learnt before the failure is saved.
-pub fn run(planned: Planned, output: &Path, resume: &Resume, device: &Device) -> Result<Outcome> {
+pub fn run(planned: Planned, output: &Path, resume: &Resume, verbose: bool, device: &Device) -> Result<Outcome> {
     // What the inputs can be wrong about comes first: then nothing has been written yet.
+    let mut speed = Speed::of(&planned, device)?;
     let setup = planned.load(device)?;
     let given = match resume {
         Resume::From(path) => Some(restore(&setup, checkpoint::find(path)?)?),
@@ -80,20 +84,25 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume, device: &Device) ->
     };
 
     write_atomic(&output.join("config.toml"), toml::to_string(&setup.config.raw)?.as_bytes())?;
+    write_atomic(&output.join(ABOUT), &serde_json::to_vec_pretty(&About::here(device))?)?;
     let saved = start.as_ref().map(|(state, _)| state.epoch);
     let unwritten = start.as_ref().and_then(|(_, path)| std::fs::read_to_string(path.join(UNWRITTEN)).ok());
-    let mut report = Reporter::open(output, saved.unwrap_or(0), &unwritten.unwrap_or_default())?;
+    let mut report = Reporter::open(output, saved.unwrap_or(0), &unwritten.unwrap_or_default())?.verbose(verbose);
     if let Some((state, path)) = &start {
         say(&format!("resumed from {} after epoch {}", path.display(), state.epoch));
         checkpoint::finish(&checkpoints, u64::from(state.epoch), setup.config.raw.checkpoint.keep)?;
     }
     let state = start.map_or_else(|| State::new(&setup), |(state, _)| state);
+    if state.epoch < setup.config.raw.num_epochs {
+        speed = speed.measured(&setup);
+        say(&speed.describe());
+    }
     let best = Best::of(report.earlier(), &setup);
     if let Some(line) = best::stays(output, state.epoch) {
         say(&line);
     }
     let mut run =
-        Run { setup, state, best, stopped: None, report: &mut report, output, checkpoints, saved, lock: &lock };
+        Run { setup, speed, state, best, stopped: None, report: &mut report, output, checkpoints, saved, lock: &lock };
     let ended = run.epochs(&interrupt);
     // However it ended: what was earned is kept.
     let kept = run.save();
@@ -104,6 +113,7 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume, device: &Device) ->
             lock.check()?;
             if let Some(interrupted) = e.downcast_ref::<Interrupted>() {
                 kept?;
+                say_where_the_page_is(output);
                 return Ok(Outcome::Interrupted(run.state.epoch, *interrupted));
             }
             return Err(match kept {
@@ -120,7 +130,15 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume, device: &Device) ->
         say(&format!("RESULT stopped_after_epoch={}", state.epoch));
     }
     report.finish(output, &setup.device);
+    say_where_the_page_is(output);
     Ok(Outcome::Finished)
+}
+
+/// Writes the page about the run in `output` and says where it is.
+fn say_where_the_page_is(output: &Path) {
+    if let Some(page) = page(output) {
+        say(&format!("report: {}", page.display()));
+    }
 }
 
 /// The state in the checkpoint at `path`, and `path`.
@@ -137,6 +155,7 @@ fn restore(setup: &Setup, path: PathBuf) -> Result<(State, PathBuf)> {
 /// A run between its first and last epoch.
 struct Run<'a> {
     setup: Setup,
+    speed: Speed,
     state: State,
     best: Best,
     /// Why the run ends before its last epoch.
@@ -169,7 +188,7 @@ impl Run<'_> {
             interrupt.check()?;
             let epoch = self.setup.train_epoch(&mut self.state, interrupt)?;
             self.lock.check()?;
-            self.report.epoch(&self.setup, &self.state, &epoch)?;
+            self.report.epoch(&self.setup, &self.speed, &self.state, &epoch)?;
             if self.is_done() || is_due(self.setup.config.raw.checkpoint.every, self.state.epoch) {
                 self.save()?;
             }
@@ -190,6 +209,7 @@ impl Run<'_> {
         if let Some(line) = standing.news(&setup.config.raw.optimizer, self.output) {
             say(&line);
         }
+        page(self.output);
         Ok(())
     }
 

@@ -203,6 +203,11 @@ fn inputs(raw: &TrainConfig, model: &Model, terms: &[(String, Options, f64)]) ->
 }
 
 impl Planned {
+    /// Where the model's parts are.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
     /// For a plan: as [`Model::outline_missing`].
     ///
     /// # Errors

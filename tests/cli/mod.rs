@@ -1,5 +1,6 @@
 //! The program as its users meet it: above all what it says about their mistakes.
 
+mod bench;
 mod configs;
 mod cuda;
 mod files;

@@ -34,6 +34,31 @@ fn every_subcommand_explains_itself() {
 }
 
 #[test]
+fn a_report_of_what_is_no_run_says_what_may_have_been_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("geneval");
+    std::fs::create_dir(&run).unwrap();
+    let log = run.join("metrics.jsonl");
+    let path = |p: &std::path::Path| p.to_str().unwrap().to_string();
+    refuses(&["report".into(), path(&run)], &["geneval", "no metrics.jsonl in it"]);
+    std::fs::write(&log, "{\"epoch\":1,\"loss\":null}\n{\"epoch\":2,\"lo").unwrap();
+    refuses(&["report".into(), path(folder.path())], &["no metrics.jsonl in it", "geneval is one"]);
+    refuses(
+        &["report".into(), path(&folder.path().join("genevall"))],
+        &["no such run folder", "did you mean 'geneval'?"],
+    );
+    refuses(&["report".into(), path(&run), path(&run.join("."))], &["given twice"]);
+    refuses(&["report".into(), path(&run), "--output".into(), path(folder.path())], &["it is a folder"]);
+    refuses(&["report"], &["<RUN>"]);
+    let page = run.join("report.html");
+    assert_eq!(says(&["report".into(), path(&run)]), format!("wrote {}\n", page.display()));
+    std::fs::write(&log, "not a log\n").unwrap();
+    refuses(&["report".into(), path(&run)], &["metrics.jsonl", "no line of it is of an epoch or an evaluation"]);
+    std::fs::write(run.join("config.toml"), "seed = ").unwrap();
+    refuses(&["report".into(), path(&run)], &["config.toml"]);
+}
+
+#[test]
 fn doctor_reports_the_machine_and_why_there_is_no_cuda() {
     let out = says(&["doctor", "--threads", "1"]);
     for word in ["processor", "memory", "disk", "GFLOP/s", "1 threads", "libcuda", "libnvrtc", "libcublasLt"] {

@@ -153,16 +153,20 @@ fn phase(output: &Path, before: &BTreeSet<(String, u64)>, log: &str) -> String {
 fn log(output: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
     let mut lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    for key in ["seconds", "elapsed_seconds", "images_per_second", "arena_peak_bytes"] {
+    let speeds = ["images_per_second", "model_flops_per_second", "peak_flops_per_second", "mfu"];
+    for key in ["seconds", "total_seconds", "elapsed_seconds", "arena_peak_bytes", "peak_memory_bytes"]
+        .into_iter()
+        .chain(speeds)
+    {
         lines.iter_mut().for_each(|l| _ = l.as_object_mut().unwrap().remove(key));
     }
     lines
 }
 
-/// The board without times, in the order of steps.
+/// The board without times and memory, in the order of steps.
 fn values(output: &Path) -> Vec<Event> {
     let (mut events, _) = board(&output.join("tensorboard"));
-    events.retain(|e| !e.tag.starts_with("time/"));
+    events.retain(|e| ["time/", "memory/"].iter().all(|of| !e.tag.starts_with(of)));
     events.sort_by(|a, b| (a.step, &a.tag).cmp(&(b.step, &b.tag)));
     events
 }

@@ -11,8 +11,10 @@ pub mod identity;
 #[cfg(unix)]
 mod kills;
 mod memory;
+mod report;
 mod resume;
 mod scaling;
+mod speed;
 mod step;
 mod stops;
 mod theory;

@@ -138,7 +138,9 @@ fn a_full_disk_is_one_line_and_costs_nothing_that_was_saved() {
         let error = String::from_utf8_lossy(&out.stderr).into_owned();
         assert_eq!(out.status.code(), Some(2), "{error}");
         assert!(error.contains("cannot write") && error.contains("state.safetensors"), "{error}");
-        assert_eq!(error.lines().count(), 1, "{error}");
+        // That there is no room for the report either is a warning.
+        let is_warning = |l: &&str| l.starts_with("warning: the report could not be written: ");
+        assert_eq!(error.lines().filter(|l| !is_warning(l)).count(), 1, "{error}");
     }
     assert_eq!(before, checkpoint_bytes(&run, 1));
     // With room again, the same command goes on from there.

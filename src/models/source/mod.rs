@@ -118,6 +118,8 @@ enum Place {
     Tensors { file: TensorFile, settings: Value },
     /// Nothing but settings.
     Outline { settings: Value },
+    /// Settings, and numbers that mean nothing.
+    Random { settings: Value },
 }
 
 impl From<&Path> for Component {
@@ -147,6 +149,11 @@ impl Component {
         single::of_kind(path, Kind::Transformer)
     }
 
+    /// A part with these settings in the place of its own, and weights that mean nothing: to measure how fast such a part is.
+    pub fn random(&self, settings: Value) -> Self {
+        Self { path: self.path.clone(), place: Place::Random { settings } }
+    }
+
     /// The folder or file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -164,7 +171,9 @@ impl Component {
                 let settings = read_json(&path)?;
                 Ok((path, settings))
             }
-            Place::Tensors { settings, .. } | Place::Outline { settings } => Ok((self.path.clone(), settings.clone())),
+            Place::Tensors { settings, .. } | Place::Outline { settings } | Place::Random { settings } => {
+                Ok((self.path.clone(), settings.clone()))
+            }
         }
     }
 
@@ -177,6 +186,7 @@ impl Component {
             Place::Folder { variant } => TensorFile::open_component(&self.path, stem, variant.as_deref()),
             Place::Tensors { file, .. } => Ok(file.clone()),
             Place::Outline { .. } => Ok(TensorFile::outline(&self.path, outline::WITH)),
+            Place::Random { .. } => Ok(TensorFile::random(&self.path, outline::WITH)),
         }
     }
 
@@ -193,7 +203,7 @@ impl Component {
     /// Settings and tensors of a part that is no folder.
     pub(super) fn tensors(&self) -> Option<(&TensorFile, &Value)> {
         match &self.place {
-            Place::Folder { .. } | Place::Outline { .. } => None,
+            Place::Folder { .. } | Place::Outline { .. } | Place::Random { .. } => None,
             Place::Tensors { file, settings } => Some((file, settings)),
         }
     }
