@@ -297,7 +297,7 @@ def run(t, v, l, g, t5, rounding, halves=None):
         text_encoder_2=load(CLIPTextModelWithProjection(clip_config(G, G_PROJECTION, "gelu")), g),
         tokenizer_2=tokenizers[1], text_encoder_3=load(T5EncoderModel(t5_config()), t5), tokenizer_3=tokenizers[2])
     pipe.set_progress_bar_config(disable=True)
-    pipe.tokenizer_max_length = 16
+    pipe.tokenizer_max_length = tokenizers[0].model_max_length
     for name, dtype in (halves or {}).items():
         component = getattr(pipe, name).to(dtype)
         for part, module in component.named_modules():
