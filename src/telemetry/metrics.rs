@@ -69,7 +69,7 @@ impl Metrics {
     /// Names the file if it cannot be written; the line is then among the [unwritten](Metrics::unwritten) ones.
     pub fn write(&mut self, line: &Value) -> Result<()> {
         debug_assert!(line["epoch"].is_u64(), "{line}: Metrics::open will look for the epoch");
-        self.unwritten += &format!("{line}\n");
+        self.unwritten += &epoch_first(line);
         let length = self.file.metadata().map(|m| m.len());
         // One write per line: a reader that follows the file sees whole lines.
         let written = self.file.write_all(self.unwritten.as_bytes());
@@ -81,6 +81,15 @@ impl Metrics {
         }
         written.with_context(|| format!("cannot write {}", self.path.display()))
     }
+}
+
+/// `line` with its epoch and its evaluation before the rest, for who reads the file by eye or by grep.
+fn epoch_first(line: &Value) -> String {
+    let entries = line.as_object().into_iter().flatten();
+    let (first, rest): (Vec<_>, Vec<_>) = entries.partition(|(key, _)| ["epoch", "eval"].contains(&key.as_str()));
+    let text: Vec<String> =
+        first.into_iter().chain(rest).map(|(key, value)| format!("{}:{value}", Value::from(key.as_str()))).collect();
+    format!("{{{}}}\n", text.join(","))
 }
 
 #[cfg(test)]
