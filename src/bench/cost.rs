@@ -23,8 +23,8 @@ use crate::models::text::TextEncoders;
 use crate::models::{load_network, mmdit};
 use crate::ops::conv2d::{self, Window};
 use crate::rollout::schedule::Schedule;
+use crate::telemetry::clock;
 use crate::train::plan::MemoryPlan;
-use crate::train::report::clock;
 use crate::train::setup::{self, Planned};
 
 /// Networks with weights up to this many bytes are measured themselves, of others one block.

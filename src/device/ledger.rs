@@ -67,10 +67,16 @@ impl Ledger {
     /// `f` of every item, one after another, counted as if workers had as many at hand as there are.
     pub(super) fn side_by_side<I, T>(self: &Arc<Self>, items: Vec<I>, f: impl Fn(I) -> T) -> Vec<T> {
         let others = workers().min(items.len()).saturating_sub(1) as u64;
+        let mut most = 0;
         let mut held = None;
         let piece = |item| {
             let (value, beside) = self.beside(|| f(item));
-            held.get_or_insert_with(|| Reserved::exactly(self, others * beside));
+            // Not the first one's: pieces that keep little may have more at hand than those that come before them.
+            if beside > most {
+                most = beside;
+                held = None;
+                held.get_or_insert_with(|| Reserved::exactly(self, others * most));
+            }
             value
         };
         items.into_iter().map(piece).collect()
@@ -230,6 +236,15 @@ mod tests {
         assert_eq!(ledger.phases()[0].tensors, quarters(3) + 2 * quarters(3) + quarters(4));
         drop(kept);
         assert_eq!(ledger.live(), 0);
+    }
+
+    #[test]
+    fn the_largest_piece_is_what_others_may_have_at_hand_too() {
+        let (device, ledger) = Device::plan();
+        ledger.begin("pieces");
+        let piece = |scratch: usize| drop(Tensor::scratch(&device, &[scratch]));
+        with_threads(2, || device.side_by_side(vec![1 << 16, 1 << 18, 1 << 18], piece)).unwrap();
+        assert_eq!(ledger.phases()[0].tensors, 2 << 20);
     }
 
     #[test]

@@ -30,6 +30,12 @@ pub fn si(value: f64) -> String {
     format!("{scaled:.digits$} {}", prefixes[power])
 }
 
+/// Hours and minutes, or minutes and seconds.
+pub fn clock(seconds: f64) -> String {
+    let s = std::time::Duration::from_secs_f64(seconds.max(0.0)).as_secs();
+    if s >= 3600 { format!("{}h{:02}m", s / 3600, s / 60 % 60) } else { format!("{}m{:02}s", s / 60, s % 60) }
+}
+
 /// Whether stdout is for an answer that a program reads.
 static STDOUT_IS_TAKEN: AtomicBool = AtomicBool::new(false);
 

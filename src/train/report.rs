@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -20,7 +20,7 @@ use crate::device::Device;
 use crate::io::image::{self, RgbImage};
 use crate::report::{self, Shown, Shows};
 use crate::rewards::Scores;
-use crate::telemetry::{Metrics, TensorBoard, bytes, say, si, warn};
+use crate::telemetry::{Metrics, TensorBoard, bytes, clock, say, si, warn};
 
 /// Images in a row of a sample grid.
 const GRID_COLUMNS: usize = 8;
@@ -150,12 +150,6 @@ pub fn page(output: &Path) -> Option<PathBuf> {
 fn standard_deviation(x: &[f64]) -> f64 {
     let mean = x.iter().sum::<f64>() / x.len() as f64;
     (x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64).sqrt()
-}
-
-/// Hours and minutes, or minutes and seconds.
-pub fn clock(seconds: f64) -> String {
-    let s = Duration::from_secs_f64(seconds.max(0.0)).as_secs();
-    if s >= 3600 { format!("{}h{:02}m", s / 3600, s / 60 % 60) } else { format!("{}m{:02}s", s / 60, s % 60) }
 }
 
 /// Puts what a line of the log says of an epoch on the board.
