@@ -17,8 +17,9 @@ use super::json::{self, JsonArg};
 
 /// Train a LoRA so that rewards rise.
 ///
-/// Everything goes to the output folder: config.toml, metrics.jsonl, tensorboard/, samples/, checkpoints/, best/ with the
-/// LoRA of the best evaluation so far and, at the end, lora/ with the last one, both for diffusers. The same command again resumes where the last run stopped.
+/// Everything goes to the output folder: config.toml, metrics.jsonl, report.html (a page about the run), tensorboard/, samples/,
+/// checkpoints/, best/ with the LoRA of the best evaluation so far and, at the end, lora/ with the last one, both for
+/// diffusers. The same command again resumes where the last run stopped.
 #[derive(clap::Args)]
 #[command(after_long_help = json::keys(KEYS), mut_arg("json", |arg| arg.requires("dry_run")))]
 pub struct Args {
