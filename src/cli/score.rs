@@ -1,13 +1,13 @@
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use engine::data::{Prompt, PromptSet};
 use engine::device::Device;
-use engine::io::built_in;
 use engine::io::image::{RgbImage, read_rgb};
+use engine::io::{built_in, output_file, write_atomic};
 use engine::rewards::{self, Images, Options, Scoring, WeightedSum};
 use engine::telemetry::warn;
-use serde_json::json as object;
+use serde_json::{Map, Value, json as object};
 
 use super::{DeviceArg, json};
 
@@ -27,6 +27,9 @@ pub struct Args {
     /// Prompts, .txt or .jsonl: one for each image in their order, or a single one for all.
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
+    /// Also write what the reward saw in each image here, as JSON: {image: what was seen}.
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArg,
 }
@@ -46,6 +49,7 @@ pub fn run(mut args: Args) -> Result<()> {
 }
 
 fn score(args: &Args, device: &Device) -> Result<()> {
+    args.dump.as_deref().map(output_file).transpose()?;
     let reward = rewards::build(&args.reward, &Options { model: args.model.clone(), ..Options::default() }, device)?;
     let reward = WeightedSum::new(vec![(reward, 1.0)])?;
     let set = PromptSet::load(&args.prompts)?;
@@ -60,10 +64,21 @@ fn score(args: &Args, device: &Device) -> Result<()> {
     let pictures = args.images.iter().map(|p| read_rgb(p)).collect::<Result<Vec<_>>>()?;
     let size = |p: &RgbImage| (p.width, p.height);
     let (mut scoring, mut first) = (Scoring::new(&reward), 0);
+    let mut seen = Map::new();
     for alike in pictures.chunk_by(|a, b| size(a) == size(b)) {
-        let images = Images::from_pictures(alike.to_vec(), device);
-        scoring.batch(&images, &prompts[first..first + alike.len()])?;
-        first += alike.len();
+        let (images, batch) = (Images::from_pictures(alike.to_vec(), device), first..first + alike.len());
+        scoring.batch(&images, &prompts[batch.clone()])?;
+        if let Some(dump) = &args.dump {
+            let Some((_, values)) = reward.explain(&images, &prompts[batch.clone()])?.pop() else {
+                bail!("--dump {}: {} has nothing to show", dump.display(), args.reward);
+            };
+            let names = args.images[batch.clone()].iter().map(|p| p.display().to_string());
+            seen.extend(names.zip(values));
+        }
+        first = batch.end;
+    }
+    if let Some(dump) = &args.dump {
+        write_atomic(dump, format!("{:#}\n", Value::Object(seen)).as_bytes())?;
     }
     let scores = scoring.finish(needed);
     for (i, path) in args.images.iter().enumerate() {
