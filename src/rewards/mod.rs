@@ -1,10 +1,14 @@
 //! What a picture is worth: one file per reward, one trait.
 
+pub mod aesthetic;
+pub mod clipscore;
 pub mod geneval;
+pub mod hpsv2;
 mod images;
 pub mod jpeg;
 pub mod pickscore;
 pub mod preprocess;
+mod similarity;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +21,7 @@ use self::geneval::GenEval;
 use self::jpeg::Jpeg;
 use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
-use crate::device::{Device, Tensor};
+use crate::device::{DType, Device, Precision, Tensor, Wide};
 use crate::io::{did_you_mean, require_folder};
 use crate::models::outline::is_outline;
 
@@ -70,6 +74,26 @@ impl Score {
     /// A score with nothing beside it.
     pub fn of(value: f64) -> Self {
         Self { value, extra: BTreeMap::new() }
+    }
+}
+
+/// What the matrices of a reward's network are multiplied in; everything else is in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dtype {
+    /// f32, whatever they are stored in.
+    #[default]
+    F32,
+    /// bf16, to which those of other types are rounded.
+    Bf16,
+}
+
+impl Dtype {
+    /// The same for whoever loads a network.
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::F32 => Precision::Wide(Wide::F32),
+            Self::Bf16 => Precision::Half(DType::Bf16),
+        }
     }
 }
 
@@ -219,7 +243,7 @@ pub const TABLE: [Entry; 4] = [
         detectors: &[],
         build: |options, device| {
             let folder = options.model.as_deref().expect("checked: it has a model");
-            Ok(Box::new(PickScore::load(folder, device)?))
+            Ok(Box::new(PickScore::load(folder, Dtype::F32, device)?))
         },
     },
     Entry {
