@@ -9,8 +9,8 @@ use std::path::Path;
 use anyhow::{Result, bail, ensure};
 
 use super::preprocess::{Floats, Pixels, Preprocess};
-use super::similarity::{dot, embeddings, gradient, options};
-use super::{Differentiable, Dtype, Images, Reward, Score};
+use super::similarity::{OPENAI_CLIP, OPENAI_CLIP_PLACE, dot, embeddings, gradient, options};
+use super::{Differentiable, Dtype, Images, Key, Options, Reward, Score};
 use crate::data::Prompt;
 use crate::device::{Device, Tensor};
 use crate::io::TensorFile;
@@ -28,6 +28,18 @@ pub enum Resize {
     Rsm,
 }
 
+/// What its table can say.
+pub(super) const KEYS: &[Key] = &[
+    Key::path("model", OPENAI_CLIP, &[OPENAI_CLIP_PLACE]),
+    Key::path(
+        "head",
+        "the aesthetic head (github.com/christophschuhmann/improved-aesthetic-predictor)",
+        &["models/sac+logos+ava1-l14-linearMSE.pth"],
+    ),
+    Key::choice("preprocess", &["pil", "rsm"]),
+    Dtype::KEY,
+];
+
 /// The reward: `head(embedding of length 1)`. Its gradient is through [`Resize::Rsm`].
 pub struct Aesthetic {
     vision: ClipVision,
@@ -43,6 +55,16 @@ struct Head {
 }
 
 impl Aesthetic {
+    /// The reward for `options`.
+    ///
+    /// # Errors
+    /// As [`Aesthetic::load`].
+    pub(super) fn build(options: &Options, device: &Device) -> Result<Self> {
+        let path = |key| options.path(key).expect("resolved: it has a model and a head");
+        let resize = if options.choice("preprocess") == "rsm" { Resize::Rsm } else { Resize::Pil };
+        Self::load(path("model"), path("head"), resize, Dtype::of(options), device)
+    }
+
     /// The CLIP `model` in either layout, of which the half that sees pictures is read, and the file `head`.
     ///
     /// # Errors
@@ -72,7 +94,11 @@ impl Head {
         let file = TensorFile::open(path)?;
         let known = |name: &str| name.rsplit_once('.').is_some_and(|(layer, _)| LAYERS.contains(&layer));
         if let Some(other) = file.names().find(|name| !known(name)) {
-            bail!("{}: unexpected tensor '{other}', the aesthetic head has {} alone", path.display(), LAYERS.join(", "));
+            bail!(
+                "{}: unexpected tensor '{other}', the aesthetic head has {} alone",
+                path.display(),
+                LAYERS.join(", ")
+            );
         }
         let mut head = Self { weight: vec![1.0], bias: 0.0 };
         for layer in LAYERS.iter().rev() {

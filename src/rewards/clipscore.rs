@@ -1,15 +1,12 @@
 //! CLIPScore (Hessel et al. 2021) as the training programs have it: the plain cosine of picture and prompt by OpenAI's CLIP.
 
-#[cfg(test)]
-mod tests;
-
 use std::path::Path;
 
 use anyhow::Result;
 
 use super::preprocess::{Floats, Pixels, Preprocess};
-use super::similarity::{Maker, Similarity};
-use super::{Differentiable, Dtype, Images, Reward, Score};
+use super::similarity::{Maker, OPENAI_CLIP, OPENAI_CLIP_PLACE, Similarity};
+use super::{Differentiable, Dtype, Images, Key, Options, Reward, Score};
 use crate::data::Prompt;
 use crate::device::{Device, Tensor};
 
@@ -22,10 +19,26 @@ pub enum Resize {
     Pil,
 }
 
+/// What its table can say.
+pub(super) const KEYS: &[Key] = &[
+    Key::path("model", OPENAI_CLIP, &[OPENAI_CLIP_PLACE]),
+    Key::choice("preprocess", &["tensor_bilinear", "pil"]),
+    Dtype::KEY,
+];
+
 /// The reward: `cos(image, prompt)`. Its gradient is through [`Resize::TensorBilinear`].
 pub struct ClipScore(Similarity);
 
 impl ClipScore {
+    /// The reward for `options`.
+    ///
+    /// # Errors
+    /// As [`ClipScore::load`].
+    pub(super) fn build(options: &Options, device: &Device) -> Result<Self> {
+        let resize = if options.choice("preprocess") == "pil" { Resize::Pil } else { Resize::TensorBilinear };
+        Self::load(options.path("model").expect("resolved: it has a model"), resize, Dtype::of(options), device)
+    }
+
     /// The CLIP `model` in either layout.
     ///
     /// # Errors
@@ -38,6 +51,12 @@ impl ClipScore {
             })
         };
         Ok(Self(Similarity::load(model, Maker::Transformers, dtype, device, pixels)?))
+    }
+
+    /// What it compares with.
+    #[cfg(test)]
+    pub(super) fn similarity(&self) -> &Similarity {
+        &self.0
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 use super::preprocess::{Floats, Pixels, Preprocess};
 use super::similarity::{Maker, Similarity};
-use super::{Differentiable, Dtype, Images, Reward, Score};
+use super::{Differentiable, Dtype, Images, Key, Options, Reward, Score};
 use crate::data::Prompt;
 use crate::device::{Device, Tensor};
 
@@ -28,10 +28,30 @@ pub enum Resize {
     Pil,
 }
 
+/// What its table can say.
+pub(super) const KEYS: &[Key] = &[
+    Key::path(
+        "model",
+        "the weights of HPSv2 (hf download xswu/HPSv2 HPS_v2.1_compressed.pt --local-dir models)",
+        &["models/HPS_v2.1_compressed.pt", "models/HPS_v2_compressed.pt"],
+    ),
+    Key::choice("preprocess", &["tensor", "pil"]),
+    Dtype::KEY,
+];
+
 /// The reward: `cos(image, prompt)`. Its gradient is through [`Resize::Tensor`].
 pub struct Hpsv2(Similarity);
 
 impl Hpsv2 {
+    /// The reward for `options`.
+    ///
+    /// # Errors
+    /// As [`Hpsv2::load`].
+    pub(super) fn build(options: &Options, device: &Device) -> Result<Self> {
+        let resize = if options.choice("preprocess") == "pil" { Resize::Pil } else { Resize::Tensor };
+        Self::load(options.path("model").expect("resolved: it has a model"), resize, Dtype::of(options), device)
+    }
+
     /// The file of weights `model`, or the folder that holds it.
     ///
     /// # Errors
@@ -46,6 +66,18 @@ impl Hpsv2 {
             })
         };
         Ok(Self(Similarity::load(model, Maker::OpenClip, dtype, device, pixels)?))
+    }
+
+    /// What it compares with.
+    #[cfg(test)]
+    pub(super) fn similarity(&self) -> &Similarity {
+        &self.0
+    }
+
+    /// The reward by this.
+    #[cfg(test)]
+    pub(super) fn of(similarity: Similarity) -> Self {
+        Self(similarity)
     }
 }
 

@@ -2,10 +2,12 @@
 
 pub mod aesthetic;
 pub mod clipscore;
+mod dtype;
 pub mod geneval;
 pub mod hpsv2;
 mod images;
 pub mod jpeg;
+mod options;
 pub mod pickscore;
 pub mod preprocess;
 mod similarity;
@@ -13,19 +15,22 @@ mod similarity;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use self::aesthetic::Aesthetic;
+use self::clipscore::ClipScore;
 use self::geneval::GenEval;
+use self::hpsv2::Hpsv2;
 use self::jpeg::Jpeg;
 use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
-use crate::device::{DType, Device, Precision, Tensor, Wide};
-use crate::io::{did_you_mean, require_folder};
-use crate::models::outline::is_outline;
+use crate::device::{Device, Tensor};
+use crate::io::did_you_mean;
 
+pub use dtype::Dtype;
 pub use images::Images;
+pub use options::{Key, Kind, Options};
 
 /// Judges pictures. A picture's score never depends on what else is in the batch.
 pub trait Reward: Send + Sync {
@@ -74,26 +79,6 @@ impl Score {
     /// A score with nothing beside it.
     pub fn of(value: f64) -> Self {
         Self { value, extra: BTreeMap::new() }
-    }
-}
-
-/// What the matrices of a reward's network are multiplied in; everything else is in f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dtype {
-    /// f32, whatever they are stored in.
-    #[default]
-    F32,
-    /// bf16, to which those of other types are rounded.
-    Bf16,
-}
-
-impl Dtype {
-    /// The same for whoever loads a network.
-    pub fn precision(self) -> Precision {
-        match self {
-            Self::F32 => Precision::Wide(Wide::F32),
-            Self::Bf16 => Precision::Half(DType::Bf16),
-        }
     }
 }
 
@@ -209,55 +194,37 @@ impl<'a> Scoring<'a> {
     }
 }
 
-/// What a config says about one reward beside its weight.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Options {
-    /// The folder of its model.
-    pub model: Option<PathBuf>,
-    /// What finds the objects.
-    pub detector: Option<String>,
-}
-
 /// One reward there is.
 pub struct Entry {
     /// Its name in configs and logs.
     pub name: &'static str,
-    /// What its model is, if it has one.
-    model: Option<&'static str>,
-    /// The detectors it can use, the default first; empty if it uses none.
-    detectors: &'static [&'static str],
+    /// What its table can say beside `weight`.
+    pub keys: &'static [Key],
+    /// The reward for resolved options.
     build: fn(&Options, &Device) -> Result<Box<dyn Reward>>,
 }
 
 /// Every reward.
-pub const TABLE: [Entry; 4] = [
-    Entry {
-        name: "geneval",
-        model: None,
-        detectors: &geneval::DETECTORS,
-        build: |options, _| Ok(Box::new(GenEval::new(geneval::detector(options.detector.as_deref())))),
-    },
+pub const TABLE: [Entry; 7] = [
+    Entry { name: "geneval", keys: geneval::KEYS, build: |options, _| Ok(Box::new(GenEval::build(options))) },
     Entry {
         name: "pickscore",
-        model: Some("a CLIP model"),
-        detectors: &[],
-        build: |options, device| {
-            let folder = options.model.as_deref().expect("checked: it has a model");
-            Ok(Box::new(PickScore::load(folder, Dtype::F32, device)?))
-        },
+        keys: pickscore::KEYS,
+        build: |options, device| Ok(Box::new(PickScore::build(options, device)?)),
     },
     Entry {
-        name: "jpeg_compressibility",
-        model: None,
-        detectors: &[],
-        build: |_, _| Ok(Box::new(Jpeg::Compressibility)),
+        name: "clipscore",
+        keys: clipscore::KEYS,
+        build: |options, device| Ok(Box::new(ClipScore::build(options, device)?)),
     },
     Entry {
-        name: "jpeg_incompressibility",
-        model: None,
-        detectors: &[],
-        build: |_, _| Ok(Box::new(Jpeg::Incompressibility)),
+        name: "aesthetic",
+        keys: aesthetic::KEYS,
+        build: |options, device| Ok(Box::new(Aesthetic::build(options, device)?)),
     },
+    Entry { name: "hpsv2", keys: hpsv2::KEYS, build: |options, device| Ok(Box::new(Hpsv2::build(options, device)?)) },
+    Entry { name: "jpeg_compressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Compressibility)) },
+    Entry { name: "jpeg_incompressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Incompressibility)) },
 ];
 
 /// The names of all rewards.
@@ -265,40 +232,29 @@ pub fn names() -> Vec<&'static str> {
     TABLE.iter().map(|e| e.name).collect()
 }
 
-/// The reward called `name`, if there is one and the options are ones it takes. Reads no weights.
+/// The reward called `name`, if there is one.
 ///
 /// # Errors
-/// Lists the rewards there are, and the nearest; or names the option that is missing or wrong.
-pub fn check(name: &str, options: &Options) -> Result<&'static Entry> {
-    let Some(entry) = TABLE.iter().find(|e| e.name == name) else {
-        bail!("rewards: no reward '{name}', expected one of {}{}", names().join(", "), did_you_mean(name, names()));
-    };
-    match (&options.model, entry.model) {
-        (Some(folder), Some(_)) if is_outline(folder) => {}
-        (Some(folder), Some(_)) => require_folder(folder, &format!("rewards.{name}.model"))?,
-        (Some(folder), None) => {
-            bail!("rewards.{name}.model: {} is not wanted, {name} takes no model", folder.display())
-        }
-        (None, Some(what)) => bail!("rewards.{name}.model: missing, expected the folder of {what}"),
-        (None, None) => {}
-    }
-    if let Some(detector) = &options.detector {
-        let known = entry.detectors;
-        if known.is_empty() {
-            bail!("rewards.{name}.detector: {name} uses no detector");
-        }
-        if !known.contains(&detector.as_str()) {
-            let hint = did_you_mean(detector, known.iter().copied());
-            bail!("rewards.{name}.detector: no detector '{detector}', expected {}{hint}", known.join(", "));
-        }
-    }
-    Ok(entry)
+/// Lists the rewards there are, and the nearest.
+pub fn entry(name: &str) -> Result<&'static Entry> {
+    let found = TABLE.iter().find(|e| e.name == name);
+    found.with_context(|| {
+        format!("rewards: no reward '{name}', expected one of {}{}", names().join(", "), did_you_mean(name, names()))
+    })
+}
+
+/// The options of the reward called `name`, with its defaults. Reads no weights.
+///
+/// # Errors
+/// As [`entry`] and [`Options::resolve`].
+pub fn resolve(name: &str, options: Options) -> Result<Options> {
+    options.resolve(name, entry(name)?.keys)
 }
 
 /// The reward called `name`, its model on `device`.
 ///
 /// # Errors
-/// As [`check`], or if its model cannot be read.
-pub fn build(name: &str, options: &Options, device: &Device) -> Result<Box<dyn Reward>> {
-    (check(name, options)?.build)(options, device)
+/// As [`resolve`], or if its model cannot be read.
+pub fn build(name: &str, options: Options, device: &Device) -> Result<Box<dyn Reward>> {
+    (entry(name)?.build)(&resolve(name, options)?, device)
 }

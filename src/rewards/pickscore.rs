@@ -10,13 +10,23 @@ use anyhow::Result;
 
 use super::preprocess::{Floats, Pixels, Preprocess};
 use super::similarity::{Maker, Similarity, folder};
-use super::{Differentiable, Dtype, Images, Reward, Score};
+use super::{Differentiable, Dtype, Images, Key, Options, Reward, Score};
 use crate::data::Prompt;
 use crate::device::{Device, Tensor};
 use crate::models::outline;
 
 /// What flow_grpo, AWM and NFT divide the score by, to bring it near 1. Papers print it undivided.
 const SCALE: f64 = 26.0;
+
+/// What its table can say.
+pub(super) const KEYS: &[Key] = &[
+    Key::path(
+        "model",
+        "a CLIP model (hf download yuvalkirstain/PickScore_v1 --local-dir models/PickScore_v1)",
+        &["models/PickScore_v1"],
+    ),
+    Dtype::KEY,
+];
 
 /// The reward: `exp(logit_scale) · cos(image, prompt) / 26`.
 ///
@@ -25,6 +35,14 @@ const SCALE: f64 = 26.0;
 pub struct PickScore(Similarity);
 
 impl PickScore {
+    /// The reward for `options`.
+    ///
+    /// # Errors
+    /// As [`PickScore::load`].
+    pub(super) fn build(options: &Options, device: &Device) -> Result<Self> {
+        Self::load(options.path("model").expect("resolved: it has a model"), Dtype::of(options), device)
+    }
+
     /// The CLIP `model` in either layout, with tokenizer and preprocessing from its folder where they are there.
     ///
     /// # Errors
@@ -36,6 +54,12 @@ impl PickScore {
             Ok(Pixels::Bytes(steps))
         };
         Ok(Self(Similarity::load(model, Maker::Transformers, dtype, device, pixels)?))
+    }
+
+    /// What it compares with.
+    #[cfg(test)]
+    pub(super) fn similarity(&self) -> &Similarity {
+        &self.0
     }
 }
 

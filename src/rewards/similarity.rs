@@ -1,6 +1,9 @@
 //! What the rewards have in common that look at pictures, and mostly at prompts, through a CLIP: embeddings of length 1, their
 //! cosines, and the gradient of those to the pictures.
 
+#[cfg(test)]
+pub(super) mod tests;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Mutex;
@@ -19,6 +22,10 @@ use crate::ops::copy;
 
 /// Images that go through a model at a time; what they give does not depend on it.
 const BATCH: usize = 16;
+/// OpenAI's ViT-L/14 for messages, and where it is looked for.
+pub(super) const OPENAI_CLIP: &str =
+    "a CLIP model (hf download openai/clip-vit-large-patch14 --local-dir models/clip-vit-large-patch14)";
+pub(super) const OPENAI_CLIP_PLACE: &str = "models/clip-vit-large-patch14";
 /// Where the tokenizer is that PickScore was trained with.
 const LAION: &str = "models/CLIP-ViT-H-14-laion2B-s32B-b79K";
 /// How many tokens the built-in tokenizer has.
@@ -167,6 +174,23 @@ impl Similarity {
     /// Height and width of the pixels that the model takes.
     pub fn image_size(&self) -> usize {
         self.clip.vision().image_size()
+    }
+
+    /// Takes `embedding` for that of `prompt`: the models of tests have no words.
+    #[cfg(test)]
+    pub fn know(&self, prompt: &str, embedding: &[f32]) {
+        self.prompts.lock().unwrap().insert(prompt.into(), Unit::of(embedding).direction);
+    }
+
+    #[cfg(test)]
+    pub fn clip(&self) -> &Clip {
+        &self.clip
+    }
+
+    /// How many prompts it has seen.
+    #[cfg(test)]
+    pub fn known(&self) -> usize {
+        self.prompts.lock().unwrap().len()
     }
 
     /// Embeds the prompts that are new, one at a time: what one gives must not depend on the others.

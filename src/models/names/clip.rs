@@ -48,7 +48,10 @@ pub(crate) fn is_original<'a>(mut names: impl Iterator<Item = &'a str>) -> bool 
 /// The tensors under the names that transformers has for them. What has no counterpart, or not the shape of one, keeps its
 /// name.
 pub(crate) fn to_transformers(original: BTreeMap<String, Entry>) -> BTreeMap<String, Entry> {
-    original.into_iter().flat_map(|(name, entry)| convert(&name, &entry).unwrap_or_else(|| vec![(name, entry)])).collect()
+    original
+        .into_iter()
+        .flat_map(|(name, entry)| convert(&name, &entry).unwrap_or_else(|| vec![(name, entry)]))
+        .collect()
 }
 
 fn convert(name: &str, entry: &Entry) -> Option<Vec<(String, Entry)>> {

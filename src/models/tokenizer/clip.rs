@@ -19,7 +19,8 @@ pub(super) fn model(begin: &str, end: &str) -> Value {
     let mut words: Vec<String> = alone.clone().chain(alone.map(|s| s + "</w>")).collect();
     let mut merges = Vec::with_capacity(MERGES.len() / 4);
     for pair in MERGES.as_chunks::<4>().0 {
-        let [left, right] = [[pair[0], pair[1]], [pair[2], pair[3]]].map(|id| &words[usize::from(u16::from_le_bytes(id))]);
+        let [left, right] =
+            [[pair[0], pair[1]], [pair[2], pair[3]]].map(|id| &words[usize::from(u16::from_le_bytes(id))]);
         merges.push(json!([left, right]));
         words.push(format!("{left}{right}"));
     }

@@ -63,7 +63,12 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
 /// CLIP's own vocabulary with these two special tokens.
 pub(super) fn built_in(begin: &str, end: &str) -> Tokenizer {
     let token = |text| AddedToken::from(text, true);
-    let named = vec![("bos_token", token(begin)), ("eos_token", token(end)), ("unk_token", token(end)), ("pad_token", token(end))];
+    let named = vec![
+        ("bos_token", token(begin)),
+        ("eos_token", token(end)),
+        ("unk_token", token(end)),
+        ("pad_token", token(end)),
+    ];
     let settings = Settings { named, added: vec![token(begin), token(end)], max_length: Some(77) };
     let (name, kind) = (Path::new("the built-in CLIP tokenizer"), Kind::Clip);
     let assembled = assemble(name, name, kind, &clip::model(begin, end), normalizer(kind, &Value::Null), settings);

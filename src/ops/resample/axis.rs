@@ -33,10 +33,9 @@ impl Axis {
             Filter::Cubic => antialiased(from, to, 2.0, |x| cubic(x, -0.5)),
             Filter::SharpCubic => sharp(from, to),
         };
-        let taps = runs.into_iter().map(|(first, weights)| Taps {
-            first,
-            weights: weights.into_iter().map(|w| w as f32).collect(),
-        });
+        let taps = runs
+            .into_iter()
+            .map(|(first, weights)| Taps { first, weights: weights.into_iter().map(|w| w as f32).collect() });
         Self { from, taps: taps.collect() }
     }
 

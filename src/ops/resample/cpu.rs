@@ -5,14 +5,7 @@ use crate::device::Tensor;
 use crate::ops::cpu::scratch;
 use crate::ops::math::wide;
 
-pub(super) fn forward(
-    out: &mut Tensor,
-    planes: &Tensor,
-    rows: &Axis,
-    columns: &Axis,
-    mean: [f64; 3],
-    std: [f64; 3],
-) {
+pub(super) fn forward(out: &mut Tensor, planes: &Tensor, rows: &Axis, columns: &Axis, mean: [f64; 3], std: [f64; 3]) {
     let (h, w, width) = (rows.from(), columns.from(), columns.to());
     let size = (rows.to() * width).max(1);
     let planes = out.host_mut().par_chunks_exact_mut(size).zip(planes.host().par_chunks_exact((h * w).max(1)));

@@ -58,14 +58,15 @@ fn the_gradient_is_that_of_finite_differences() {
         let dx = forward(&dy, &rows.transposed(), &columns.transposed(), NONE[0], std);
         let (m, n) = (dense(rows), dense(columns));
         let y = |x: &[f64]| -> Vec<f64> {
-            let at = |c: usize, i: usize, j: usize| -> f64 {
-                let sum = |(h, row): (usize, &f64)| -> f64 {
-                    let x = &x[(c * rows.from() + h) * columns.from()..][..columns.from()];
-                    row * n[j].iter().zip(x).map(|(w, x)| w * x).sum::<f64>()
-                };
-                (m[i].iter().enumerate().map(sum).sum::<f64>() - 0.3) / std[c]
-            };
-            (0..3).flat_map(|c| (0..m.len()).flat_map(move |i| (0..n.len()).map(move |j| (c, i, j)))).map(|(c, i, j)| at(c, i, j)).collect()
+            let mut y = Vec::new();
+            for (plane, std) in x.chunks_exact(rows.from() * columns.from()).zip(std) {
+                for (of_rows, of_columns) in m.iter().flat_map(|r| n.iter().map(move |c| (r, c))) {
+                    let along = |row: &[f64]| row.iter().zip(of_columns).map(|(x, w)| x * w).sum::<f64>();
+                    let lines = plane.chunks_exact(columns.from()).zip(of_rows);
+                    y.push((lines.map(|(row, w)| along(row) * w).sum::<f64>() - 0.3) / std);
+                }
+            }
+            y
         };
         check_gradient(&dx, &wide(&x), &dy, y);
     }

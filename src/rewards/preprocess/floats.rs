@@ -48,9 +48,7 @@ impl Floats {
             Fit::Stretched => sides.map(|side| Axis::resized(side, size, filter)),
             Fit::Cropped => {
                 let to = shortest_edge(sides, size);
-                [0, 1].map(|i| {
-                    Axis::resized(sides[i], to[i], filter).cropped(middle(to[i], size))
-                })
+                [0, 1].map(|i| Axis::resized(sides[i], to[i], filter).cropped(middle(to[i], size)))
             }
             Fit::Padded => {
                 let to = longest_edge(sides, size);
