@@ -11,6 +11,7 @@ pub mod pickle;
 pub mod read;
 pub mod safetensors;
 mod scaled;
+mod torch;
 pub mod write;
 
 use std::path::Path;
