@@ -125,6 +125,11 @@ impl TensorFile {
         Ok(file)
     }
 
+    /// Whether PyTorch saved the weights `stem` in `folder`.
+    pub fn is_of_torch(folder: &Path, stem: &str) -> bool {
+        Weights::of_torch(stem).are_in(folder)
+    }
+
     /// The variants of the weights `stem` in `folder`, sorted.
     pub fn variants(folder: &Path, stem: &str) -> Vec<String> {
         let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
