@@ -83,6 +83,11 @@ impl Entry {
         Self { bytes: Bytes::Own(bytes), stored: Stored::Plain(Dtype::F32), scale: 1.0, shape: shape.to_vec() }
     }
 
+    /// Bytes that are in no file, as many as the others say.
+    pub(super) fn of_bytes(bytes: Vec<u8>, stored: Stored, shape: &[usize]) -> Self {
+        Self { bytes: Bytes::Own(bytes.into()), stored, scale: 1.0, shape: shape.to_vec() }
+    }
+
     /// The sizes of the axes, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.shape

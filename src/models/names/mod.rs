@@ -2,5 +2,6 @@
 
 pub(crate) mod autoencoder;
 pub(crate) mod clip;
+pub(crate) mod mask2former;
 pub(crate) mod t5;
 pub(crate) mod transformer;

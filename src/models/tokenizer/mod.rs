@@ -1,4 +1,4 @@
-//! Text to token ids: the byte-level BPE of CLIP and the unigram model of T5, as transformers 5 builds them.
+//! Text to token ids: the byte-level BPE of CLIP, the unigram model of T5 and the pieces of BERT, as transformers 5 builds them.
 
 mod charsmap;
 mod clean;
@@ -6,12 +6,15 @@ mod clip;
 mod folder;
 #[cfg(test)]
 mod tests;
+mod wordpiece;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, ensure};
 
 use crate::models::source::Component;
+
+pub use wordpiece::WordPiece;
 
 /// The tokenizer of one `tokenizer*` folder of a pipeline.
 pub struct Tokenizer {
