@@ -124,7 +124,8 @@ impl Decoder {
         ]);
         // What a query sees of a level is its mask in the level's size: a sum of products, so that it does not matter whether
         // these or the embeddings are resized, but for the work.
-        let coarse: Vec<Tensor> = features.sizes.iter().map(|[h, w]| resize::bilinear(&features.masks, *h, *w)).collect();
+        let coarse: Vec<Tensor> =
+            features.sizes.iter().map(|[h, w]| resize::bilinear(&features.masks, *h, *w)).collect();
         for (i, layer) in self.layers.iter().enumerate() {
             let [level, placed] = &levels[i % LEVELS];
             let sees = self.masks(&self.norm.forward(&x), &coarse[i % LEVELS]);

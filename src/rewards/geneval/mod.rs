@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use self::mask2former::Photographs;
 use self::rules::Verdict;
 use super::options::Kind;
-use super::{Images, Key, Options, Reward, Score};
+use super::{Dtype, Images, Key, Options, Reward, Score};
 use crate::data::{Color, Prompt, PromptSet};
 use crate::device::Device;
 use crate::io::did_you_mean;
@@ -91,7 +91,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::choice("channels", &["rgb", "bgr"]),
     Key::choice("color_activation", &["quick_gelu", "gelu"]),
     Key { name: "jpeg_quality", kind: Kind::Whole { default: 0, least: 0, most: 100 } },
-    Key::choice("dtype", &["f32", "bf16"]),
+    Dtype::KEY,
 ];
 
 /// The reward: how nearly the picture shows what the prompt's record asks for.

@@ -6,17 +6,18 @@ mod masks;
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use self::colors::Colors;
 use self::input::{Channels, Ready, ready};
 use self::masks::{Object, Sizes, objects};
 use super::{Detection, Detector, Look};
-use crate::device::{Device, Precision};
+use crate::device::Device;
 use crate::io::TensorFile;
 use crate::io::image::RgbImage;
+use crate::models::clip::HiddenAct;
 use crate::models::mask2former::Mask2Former;
-use crate::rewards::{Options, jpeg};
+use crate::rewards::{Dtype, Options, jpeg};
 
 /// What the key `model` names.
 pub const MODEL: &str = "the weights of Mask2Former with Swin-S trained on COCO instances, as download.openmmlab.com has them \
@@ -158,7 +159,12 @@ impl Photographs {
             "bgr" => Channels::Bgr,
             _ => Channels::Rgb,
         };
-        let network = Mask2Former::load(&weights(&model)?, Precision::Stored)?;
+        let activation = match options.choice("color_activation") {
+            "gelu" => HiddenAct::Gelu,
+            _ => HiddenAct::QuickGelu,
+        };
+        let dtype = Dtype::of(options);
+        let network = Mask2Former::load(&weights(&model)?, dtype.precision())?;
         let classes = network.config().classes;
         let (path, count) = (model.display(), CLASSES.len());
         ensure!(classes == count, "{path}: tells {classes} classes apart, expected the {count} of COCO");
@@ -166,7 +172,7 @@ impl Photographs {
         Ok(Self {
             eyes: Some(Eyes {
                 network,
-                colors: Colors::load(&clip, device)?,
+                colors: Colors::load(&clip, activation, dtype, device)?,
                 channels,
                 jpeg: (quality > 0).then_some(quality as f32),
             }),
@@ -179,10 +185,9 @@ fn weights(path: &Path) -> Result<TensorFile> {
     if !path.is_dir() {
         return TensorFile::open(path);
     }
-    let inside = |name: &str| path.join(name).exists();
-    match FILES.iter().chain(&["pytorch_model.bin"]).find(|name| inside(name)) {
-        Some(name) if !inside("model.safetensors") => TensorFile::open(&path.join(name)),
-        _ => TensorFile::open_component(path, "model", None),
+    match FILES.iter().map(|name| path.join(name)).find(|file| file.exists()) {
+        Some(file) => TensorFile::open(&file),
+        None => TensorFile::open_component(path, "model", None),
     }
 }
 
@@ -222,22 +227,5 @@ impl Eyes {
             color: wanted(&o).then(|| told.next().expect("one for each that was asked")),
         };
         Ok(found.iter().map(detection).collect())
-    }
-}
-
-impl Colors {
-    /// The classifier over the model at `path`.
-    ///
-    /// # Errors
-    /// Names the file that is missing or not what was expected.
-    fn load(path: &Path, device: &Device) -> Result<Self> {
-        use crate::models::clip::Clip;
-        use crate::models::tokenizer::Tokenizer;
-        use crate::rewards::preprocess::Preprocess;
-        let clip = Clip::load(path, device)?;
-        let tokenizer =
-            Tokenizer::load(path).context("rewards.geneval.clip: its tokenizer belongs beside the weights")?;
-        let preprocess = Preprocess::openai(clip.config().vision.image_size);
-        Ok(Self::new(clip, tokenizer, preprocess))
     }
 }
