@@ -123,13 +123,15 @@ const CLASSES: [&str; 80] = [
 ];
 
 /// The detector.
-pub struct Photographs {
-    /// Nothing in a plan: the network is no part of what is planned for, and sees nothing there.
-    eyes: Option<Eyes>,
+pub enum Photographs {
+    /// With its networks.
+    Seeing(Box<Eyes>),
+    /// In a plan, whose device only what tells colours is on, if that is there: as if there were one object in every picture.
+    Planned(Option<Box<Colors>>),
 }
 
 /// The networks, and how pictures come to them.
-struct Eyes {
+pub struct Eyes {
     network: Mask2Former,
     colors: Colors,
     channels: Channels,
@@ -143,8 +145,14 @@ impl Photographs {
     /// # Errors
     /// Names what is missing, where it was looked for, and where it comes from; or the file that is not as expected.
     pub fn build(options: &Options, device: &Device) -> Result<Self> {
+        let activation = match options.choice("color_activation") {
+            "gelu" => HiddenAct::Gelu,
+            _ => HiddenAct::QuickGelu,
+        };
+        let dtype = Dtype::of(options);
+        let colors = |clip: &Path| Colors::load(clip, activation, dtype, device);
         if device.is_plan() {
-            return Ok(Self { eyes: None });
+            return Ok(Self::Planned(options.path("clip").map(colors).transpose()?.map(Box::new)));
         }
         let needed = |key: &str, places: &[&str], what: &str| match options.path(key) {
             Some(path) => Ok(path.to_path_buf()),
@@ -159,24 +167,13 @@ impl Photographs {
             "bgr" => Channels::Bgr,
             _ => Channels::Rgb,
         };
-        let activation = match options.choice("color_activation") {
-            "gelu" => HiddenAct::Gelu,
-            _ => HiddenAct::QuickGelu,
-        };
-        let dtype = Dtype::of(options);
         let network = Mask2Former::load(&weights(&model)?, dtype.precision())?;
         let classes = network.config().classes;
         let (path, count) = (model.display(), CLASSES.len());
         ensure!(classes == count, "{path}: tells {classes} classes apart, expected the {count} of COCO");
         let quality = options.whole("jpeg_quality");
-        Ok(Self {
-            eyes: Some(Eyes {
-                network,
-                colors: Colors::load(&clip, activation, dtype, device)?,
-                channels,
-                jpeg: (quality > 0).then_some(quality as f32),
-            }),
-        })
+        let jpeg = (quality > 0).then_some(quality as f32);
+        Ok(Self::Seeing(Box::new(Eyes { network, colors: colors(&clip)?, channels, jpeg })))
     }
 }
 
@@ -198,8 +195,17 @@ impl Detector for Photographs {
 
     /// One picture after another, so that one is the same alone and among others; each has all threads.
     fn detect(&self, images: &[RgbImage], looks: &[Look]) -> Result<Vec<Vec<Detection>>> {
-        let Some(eyes) = &self.eyes else { return Ok(vec![Vec::new(); images.len()]) };
-        images.iter().zip(looks).map(|(image, look)| eyes.detect(image, look)).collect()
+        match self {
+            Self::Seeing(eyes) => images.iter().zip(looks).map(|(image, look)| eyes.detect(image, look)).collect(),
+            Self::Planned(colors) => {
+                for (image, colors) in images.iter().zip(colors.iter().cycle()) {
+                    let bounds = [0, 0, image.width, image.height];
+                    let mask = vec![true; image.width * image.height];
+                    colors.tell(image, &[(&Object { class: 0, score: 1.0, bounds, mask }, CLASSES[0])])?;
+                }
+                Ok(vec![Vec::new(); images.len()])
+            }
+        }
     }
 }
 
