@@ -117,3 +117,31 @@ fn photographs_are_looked_at_one_by_one_and_every_switch_counts() {
     }
     seen(&[&first], &[&set("color_activation", "gelu")]);
 }
+
+#[test]
+fn an_evaluation_says_what_its_rewards_need_as_a_config_does() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let (model, prompts) = (format!("{root}/models/tiny-sd3"), format!("{root}/configs/tiny/prompts_test.jsonl"));
+    let args = [
+        "eval",
+        "--device",
+        "cpu",
+        "--model",
+        &model,
+        "--prompts",
+        &prompts,
+        "--rewards",
+        "geneval",
+        "--num-prompts",
+        "1",
+    ];
+    let few = ["--images-per-prompt", "1", "--steps", "1", "--guidance", "1", "--max-sequence-length", "8"];
+    let with = |set: &'static str| [&args[..], &few[..], &["--set", set]].concat();
+    assert!(says(&with("reward_models.geneval.detector=shapes")).contains("RESULT geneval="));
+    refuses(&with("reward_models.geneval.detector=shape"), &["rewards.geneval.detector: found \"shape\""]);
+    refuses(
+        &with("reward_models.pickscore.model=x"),
+        &["--set reward_models.pickscore.model=x: pickscore is not among"],
+    );
+    refuses(&with("detector=shapes"), &["expected reward_models.NAME.KEY=VALUE"]);
+}

@@ -4,6 +4,7 @@ mod colors;
 mod input;
 mod masks;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
@@ -12,7 +13,7 @@ use self::colors::Colors;
 use self::input::{Channels, Ready, ready};
 use self::masks::{Object, Sizes, objects};
 use super::{Detection, Detector, Look};
-use crate::device::Device;
+use crate::device::{Device, workers};
 use crate::io::TensorFile;
 use crate::io::image::RgbImage;
 use crate::models::clip::HiddenAct;
@@ -37,6 +38,9 @@ pub const PLACES: [&str; 3] = [
 pub const CLIP: &str = "CLIP ViT-L/14, which tells colours (huggingface.co, openai/clip-vit-large-patch14)";
 /// Where it is looked for.
 pub const CLIP_PLACE: &str = "models/clip-vit-large-patch14";
+
+/// Most pictures that are looked at side by side: each takes about half a gigabyte.
+const TOGETHER: usize = 8;
 
 /// The classes of COCO in the words of the benchmark.
 const CLASSES: [&str; 80] = [
@@ -193,10 +197,14 @@ impl Detector for Photographs {
         &CLASSES
     }
 
-    /// One picture after another, so that one is the same alone and among others; each has all threads.
+    /// As many pictures at a time as there are threads for, at most [`TOGETHER`]; one is the same alone and among others.
     fn detect(&self, images: &[RgbImage], looks: &[Look]) -> Result<Vec<Vec<Detection>>> {
         match self {
-            Self::Seeing(eyes) => images.iter().zip(looks).map(|(image, look)| eyes.detect(image, look)).collect(),
+            Self::Seeing(eyes) => {
+                let together = workers().min(TOGETHER);
+                let some = images.chunks(together).zip(looks.chunks(together));
+                Ok(some.map(|(images, looks)| eyes.detect(images, looks)).collect::<Result<Vec<_>>>()?.concat())
+            }
             Self::Planned(colors) => {
                 for (image, colors) in images.iter().zip(colors.iter().cycle()) {
                     let bounds = [0, 0, image.width, image.height];
@@ -210,21 +218,31 @@ impl Detector for Photographs {
 }
 
 impl Eyes {
-    fn detect(&self, image: &RgbImage, look: &Look) -> Result<Vec<Detection>> {
-        let sent;
+    /// What is in some pictures, which are looked at together.
+    fn detect(&self, images: &[RgbImage], looks: &[Look]) -> Result<Vec<Vec<Detection>>> {
+        let pictures = images.iter().zip(looks).collect();
+        let seen = Device::Cpu.side_by_side(pictures, |(image, look)| self.find(image, look));
+        let seen: Vec<(Cow<RgbImage>, Vec<Object>)> = seen.into_iter().collect::<Result<_>>()?;
+        seen.iter().zip(looks).map(|((image, objects), look)| self.describe(image, objects, look)).collect()
+    }
+
+    /// The picture as it is judged, and the objects in it.
+    fn find<'a>(&self, image: &'a RgbImage, look: &Look) -> Result<(Cow<'a, RgbImage>, Vec<Object>)> {
         let image = match self.jpeg {
-            Some(quality) => {
-                sent = jpeg::sent(image, quality)?;
-                &sent
-            }
-            None => image,
+            Some(quality) => Cow::Owned(jpeg::sent(image, quality)?),
+            None => Cow::Borrowed(image),
         };
-        let Ready { pixels, size } = ready(image, self.network.layout(), self.channels);
+        let Ready { pixels, size } = ready(&image, self.network.layout(), self.channels);
         let padded = [pixels.dim(2), pixels.dim(3)];
         let sizes = Sizes { original: [image.height, image.width], resized: size, padded };
         let found = objects(&self.network.forward(&pixels), sizes, look.least);
+        Ok((image, found))
+    }
+
+    /// The objects by name, with the colours that are asked for.
+    fn describe(&self, image: &RgbImage, objects: &[Object], look: &Look) -> Result<Vec<Detection>> {
         let wanted = |o: &&Object| look.wants_color(CLASSES[o.class], o.score);
-        let asked: Vec<(&Object, &str)> = found.iter().filter(wanted).map(|o| (o, CLASSES[o.class])).collect();
+        let asked: Vec<(&Object, &str)> = objects.iter().filter(wanted).map(|o| (o, CLASSES[o.class])).collect();
         let mut told = self.colors.tell(image, &asked)?.into_iter();
         let detection = |o: &Object| Detection {
             class: CLASSES[o.class].to_string(),
@@ -232,6 +250,6 @@ impl Eyes {
             bounds: o.bounds.map(|v| v as f64),
             color: wanted(&o).then(|| told.next().expect("one for each that was asked")),
         };
-        Ok(found.iter().map(detection).collect())
+        Ok(objects.iter().map(detection).collect())
     }
 }
