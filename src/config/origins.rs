@@ -10,14 +10,20 @@ use crate::models::outline::is_outline;
 use crate::rewards;
 
 /// How paths in published configs begin, and where one gets what belongs there.
-const ORIGINS: [(&str, &str); 6] = [
+const ORIGINS: [(&str, &str); 9] = [
     (
         "models/stable-diffusion-3.5-medium",
         "hf download stabilityai/stable-diffusion-3.5-medium --local-dir models/stable-diffusion-3.5-medium, once its licence is accepted at huggingface.co",
     ),
+    ("models/PickScore_v1", "hf download yuvalkirstain/PickScore_v1 --local-dir models/PickScore_v1"),
     (
-        "models/PickScore_v1",
-        "hf download yuvalkirstain/PickScore_v1 --local-dir models/PickScore_v1, with the tokenizer files of laion/CLIP-ViT-H-14-laion2B-s32B-b79K in it",
+        "models/clip-vit-large-patch14",
+        "hf download openai/clip-vit-large-patch14 --local-dir models/clip-vit-large-patch14",
+    ),
+    ("models/HPS_v2", "hf download xswu/HPSv2 HPS_v2.1_compressed.pt HPS_v2_compressed.pt --local-dir models"),
+    (
+        "models/sac+logos+ava1-l14-linearMSE.pth",
+        "the file of that name in github.com/christophschuhmann/improved-aesthetic-predictor",
     ),
     ("models/tiny-", "part of engine's repository: run in a clone of it, or name the folder there"),
     ("data/geneval/", "the folder dataset/geneval of github.com/yifan123/flow_grpo"),

@@ -31,6 +31,7 @@ pub mod patchify;
 pub mod position;
 pub mod products;
 pub mod quantise;
+pub mod resample;
 pub mod resize;
 pub mod rms_norm;
 pub mod step;

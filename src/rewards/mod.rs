@@ -1,11 +1,16 @@
 //! What a picture is worth: one file per reward, one trait.
 
+pub mod aesthetic;
+pub mod clipscore;
+mod dtype;
 pub mod geneval;
+pub mod hpsv2;
 mod images;
 pub mod jpeg;
 mod options;
 pub mod pickscore;
 pub mod preprocess;
+mod similarity;
 #[cfg(test)]
 mod tests;
 
@@ -14,13 +19,17 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use self::aesthetic::Aesthetic;
+use self::clipscore::ClipScore;
 use self::geneval::GenEval;
+use self::hpsv2::Hpsv2;
 use self::jpeg::Jpeg;
 use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
 use crate::device::{Device, Tensor};
 use crate::io::did_you_mean;
 
+pub use dtype::Dtype;
 pub use images::Images;
 pub use options::{Key, Kind, Options};
 
@@ -222,13 +231,24 @@ pub struct Entry {
 }
 
 /// Every reward.
-pub const TABLE: [Entry; 4] = [
+pub const TABLE: [Entry; 7] = [
     Entry { name: "geneval", keys: geneval::KEYS, build: |options, _| Ok(Box::new(GenEval::build(options))) },
     Entry {
         name: "pickscore",
         keys: pickscore::KEYS,
         build: |options, device| Ok(Box::new(PickScore::build(options, device)?)),
     },
+    Entry {
+        name: "clipscore",
+        keys: clipscore::KEYS,
+        build: |options, device| Ok(Box::new(ClipScore::build(options, device)?)),
+    },
+    Entry {
+        name: "aesthetic",
+        keys: aesthetic::KEYS,
+        build: |options, device| Ok(Box::new(Aesthetic::build(options, device)?)),
+    },
+    Entry { name: "hpsv2", keys: hpsv2::KEYS, build: |options, device| Ok(Box::new(Hpsv2::build(options, device)?)) },
     Entry { name: "jpeg_compressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Compressibility)) },
     Entry { name: "jpeg_incompressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Incompressibility)) },
 ];

@@ -35,6 +35,13 @@ pub fn gelu_tanh_backward(d: &mut Tensor, x: &Tensor) {
     dispatch!(d, gelu_tanh_backward(d, x), [Work::stream(2 * d.bytes(), d.bytes())]);
 }
 
+/// The gradient of any activation, in place, as [`gelu_tanh_backward`]. Only rewards that are differentiated use it: there is
+/// no kernel but for [`Activation::GeluTanh`], and a GPU is refused.
+pub fn backward(d: &mut Tensor, x: &Tensor, activation: Activation) {
+    assert_eq!(d.shape(), x.shape(), "{activation:?} backward");
+    dispatch!(d, backward(d, x, activation), [Work::stream(2 * d.bytes(), d.bytes())]);
+}
+
 /// `x·y` elementwise, into `x`.
 pub fn multiply(x: &mut Tensor, y: &Tensor) {
     assert_eq!(x.shape(), y.shape(), "multiply");

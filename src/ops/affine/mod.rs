@@ -33,3 +33,10 @@ pub fn forward(x: &Tensor, map: Affine) -> Tensor {
     dispatch!(x, forward(&mut y, x, map));
     y
 }
+
+/// The gradient to `x`, in place: `d` holds that to the result. Only rewards that are differentiated use it: there is no
+/// kernel, and a GPU is refused.
+pub fn backward(d: &mut Tensor, x: &Tensor, map: Affine) {
+    assert_eq!(d.shape(), x.shape(), "affine backward");
+    dispatch!(x, backward(d, x, map));
+}

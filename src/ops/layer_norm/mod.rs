@@ -18,3 +18,11 @@ pub fn forward(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Tensor {
     dispatch!(x, forward(&mut y, x, weight, bias, eps));
     y
 }
+
+/// Adds the gradient to `x` to `dx`; weight and bias are frozen and get none. `dx`, `dy`, `x` `[.., d]`. Only rewards that are
+/// differentiated use it: there is no kernel, and a GPU is refused.
+pub fn backward(dx: &mut Tensor, dy: &Tensor, x: &Tensor, weight: &Tensor, eps: f32) {
+    let fits = dx.shape() == x.shape() && dy.shape() == x.shape() && weight.shape() == [x.width()];
+    assert!(fits, "layer norm backward: dx {dx:?}, dy {dy:?}, x {x:?}, weight {weight:?}");
+    dispatch!(x, backward(dx, dy, x, weight, eps));
+}
