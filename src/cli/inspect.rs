@@ -237,7 +237,10 @@ fn folder(path: &Path) -> Result<Vec<Component>> {
         }
     }
     if parts.is_empty() {
-        bail!("{}: nothing to inspect: looked for model_index.json, *.safetensors, pytorch_model.bin and *.json", path.display());
+        bail!(
+            "{}: nothing to inspect: looked for model_index.json, *.safetensors, pytorch_model.bin and *.json",
+            path.display()
+        );
     }
     Ok(parts)
 }

@@ -10,7 +10,7 @@ use crate::models::outline::is_outline;
 use crate::rewards;
 
 /// How paths in published configs begin, and where one gets what belongs there.
-const ORIGINS: [(&str, &str); 9] = [
+const ORIGINS: [(&str, &str); 10] = [
     (
         "models/stable-diffusion-3.5-medium",
         "hf download stabilityai/stable-diffusion-3.5-medium --local-dir models/stable-diffusion-3.5-medium, once its licence is accepted at huggingface.co",
@@ -25,6 +25,7 @@ const ORIGINS: [(&str, &str); 9] = [
         "models/sac+logos+ava1-l14-linearMSE.pth",
         "the file of that name in github.com/christophschuhmann/improved-aesthetic-predictor",
     ),
+    ("models/ImageReward", "hf download THUDM/ImageReward --local-dir models/ImageReward"),
     ("models/tiny-", "part of engine's repository: run in a clone of it, or name the folder there"),
     ("data/geneval/", "the folder dataset/geneval of github.com/yifan123/flow_grpo"),
     ("data/ocr/", "the folder dataset/ocr of github.com/yifan123/flow_grpo"),

@@ -31,7 +31,7 @@ impl LayerNorm {
 
 /// What both towers' blocks are built from.
 #[derive(Clone, Copy)]
-pub(super) struct Shape {
+pub(in crate::models) struct Shape {
     pub width: usize,
     pub inner: usize,
     pub heads: usize,
@@ -42,13 +42,13 @@ pub(super) struct Shape {
 }
 
 /// The pre-norm transformer that text and images share.
-pub(super) struct Tower {
+pub(in crate::models) struct Tower {
     blocks: Vec<Block>,
     shape: Shape,
 }
 
 /// The residual stream at the end of a [`Tower`], `[b, n, width]` each.
-pub(super) struct Hidden {
+pub(in crate::models) struct Hidden {
     /// Before the last block.
     pub penultimate: Tensor,
     /// After the last block.

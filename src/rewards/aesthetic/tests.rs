@@ -1,4 +1,7 @@
 use super::*;
+use crate::io::TensorFile;
+use crate::rewards::head::LAYERS;
+use crate::rewards::similarity::dot;
 use crate::rewards::similarity::tests::{fixture, folder};
 
 /// The head as it is published (improved-aesthetic-predictor, Apache-2.0), which is too large for the repository.
