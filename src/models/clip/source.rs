@@ -1,6 +1,6 @@
 //! Finds a CLIP model at a path, whoever wrote it, and brings it under the names of transformers.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -13,8 +13,6 @@ use crate::models::{names, outline};
 
 /// What open_clip calls its weights in a folder.
 const OPEN_CLIP: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
-/// What transformers calls the weights of old models.
-const OLD: &str = "pytorch_model.bin";
 /// What open_clip writes about a model beside its weights.
 const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
 /// What precedes all names in files written by several processes.
@@ -85,12 +83,19 @@ fn weights(path: &Path) -> Result<TensorFile> {
     if !path.is_dir() {
         return TensorFile::open(path);
     }
-    let found = TensorFile::open_component(path, "model", None);
-    let others: Vec<PathBuf> = OPEN_CLIP.into_iter().chain([OLD]).map(|name| path.join(name)).collect();
-    match (found, others.iter().find(|path| path.exists())) {
-        (Err(_), Some(other)) if !path.join("model.safetensors").exists() => TensorFile::open(other),
-        (found, _) => found.with_context(|| format!("no {} either", OPEN_CLIP.join(" or "))),
+    let original = OPEN_CLIP.map(|name| path.join(name)).into_iter().find(|path| path.exists());
+    match (TensorFile::open_component(path, "model", None), original) {
+        // What is there of transformers but damaged is not passed over.
+        (Err(_), Some(original)) if !has_transformers(path) => TensorFile::open(&original),
+        (found, _) => found,
     }
+}
+
+/// Whether `folder` has weights under a name of transformers.
+fn has_transformers(folder: &Path) -> bool {
+    folder.join("model.safetensors.index.json").exists()
+        || folder.join("model.safetensors").exists()
+        || TensorFile::is_of_torch(folder, "model")
 }
 
 /// The tensors without what several processes put before each name.

@@ -1,33 +1,11 @@
 use crate::device::Tensor;
 use crate::io::Scope;
-use crate::models::Linear;
 use crate::models::clip::config::HiddenAct;
+use crate::models::{LayerNorm, Linear};
 use crate::ops;
 use crate::ops::activation::Activation;
 use crate::ops::attention::{Attention, Heads, Mask, OutputGrad, Part};
 use crate::ops::linear::{self, Backward, Branch, InputGrad, Then};
-
-/// Layer normalisation with scale and shift.
-pub(super) struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    eps: f32,
-}
-
-impl LayerNorm {
-    pub fn load(scope: &Scope, width: usize, eps: f32) -> Self {
-        Self { weight: scope.tensor("weight", &[width]), bias: scope.tensor("bias", &[width]), eps }
-    }
-
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        ops::layer_norm::forward(x, &self.weight, &self.bias, self.eps)
-    }
-
-    /// Adds the gradient to `x` to `dx`.
-    pub fn backward(&self, dx: &mut Tensor, dy: &Tensor, x: &Tensor) {
-        ops::layer_norm::backward(dx, dy, x, &self.weight, self.eps);
-    }
-}
 
 /// What both towers' blocks are built from.
 #[derive(Clone, Copy)]

@@ -1,8 +1,8 @@
 use super::config::VisionConfig;
-use super::tower::{LayerNorm, Shape, Tower};
+use super::tower::{Shape, Tower};
 use crate::device::Tensor;
 use crate::io::Scope;
-use crate::models::Linear;
+use crate::models::{LayerNorm, Linear};
 use crate::ops::linear::{self, InputGrad};
 use crate::ops::patchify::{self, Order, Patches};
 use crate::ops::{copy, embedding, position};

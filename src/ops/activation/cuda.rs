@@ -17,13 +17,6 @@ pub(super) fn gelu_tanh_backward(d: &mut Tensor, x: &Tensor) {
     launch(d, "gelu_tanh_backward", Some(x), x.len());
 }
 
-pub(super) fn backward(d: &mut Tensor, x: &Tensor, activation: Activation) {
-    match activation {
-        Activation::GeluTanh => gelu_tanh_backward(d, x),
-        other => panic!("{other:?} backward: there is no kernel, only the CPU does it"),
-    }
-}
-
 pub(super) fn multiply(x: &mut Tensor, y: &Tensor) {
     launch(x, "multiply", Some(y), y.len());
 }

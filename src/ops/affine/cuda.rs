@@ -8,7 +8,3 @@ pub(super) fn forward(y: &mut Tensor, x: &Tensor, map: Affine) {
     let args = [y.arg_mut(), x.arg(), Arg::of(&[before, scale, after, low, high]), (n as u64).into()];
     x.gpu().launch("affine", &format!("affine_forward_{}", suffix(dtype)), Grid::packs(n, dtype), args);
 }
-
-pub(super) fn backward(_: &mut Tensor, _: &Tensor, _: Affine) {
-    panic!("affine backward: there is no kernel, only the CPU does it");
-}

@@ -5,7 +5,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-use super::dispatch;
+use super::{dispatch, on_cpu};
 use crate::device::Tensor;
 
 /// What is done to every element.
@@ -34,9 +34,9 @@ pub fn forward(x: &Tensor, map: Affine) -> Tensor {
     y
 }
 
-/// The gradient to `x`, in place: `d` holds that to the result. Only rewards that are differentiated use it: there is no
-/// kernel, and a GPU is refused.
+/// The gradient to `x`, in place: `d` holds that to the result. Only rewards that are differentiated use it: on
+/// the processor only.
 pub fn backward(d: &mut Tensor, x: &Tensor, map: Affine) {
     assert_eq!(d.shape(), x.shape(), "affine backward");
-    dispatch!(x, backward(d, x, map));
+    on_cpu!(x, backward(d, x, map));
 }

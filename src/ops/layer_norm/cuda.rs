@@ -9,7 +9,3 @@ pub(super) fn forward(y: &mut Tensor, x: &Tensor, weight: &Tensor, bias: &Tensor
     let sizes = [(rows as u32).into(), (width as u32).into(), lanes.into(), eps.into()];
     gpu.launch("layer_norm", &entry, grid, [y.arg_mut(), x.arg(), weight.arg(), bias.arg()].into_iter().chain(sizes));
 }
-
-pub(super) fn backward(_: &mut Tensor, _: &Tensor, _: &Tensor, _: &Tensor, _: f32) {
-    panic!("layer norm backward: there is no kernel, only the CPU does it");
-}
