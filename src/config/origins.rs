@@ -10,7 +10,7 @@ use crate::models::outline::is_outline;
 use crate::rewards;
 
 /// How paths in published configs begin, and where one gets what belongs there.
-const ORIGINS: [(&str, &str); 9] = [
+const ORIGINS: [(&str, &str); 10] = [
     (
         "models/stable-diffusion-3.5-medium",
         "hf download stabilityai/stable-diffusion-3.5-medium --local-dir models/stable-diffusion-3.5-medium, once its licence is accepted at huggingface.co",
@@ -24,6 +24,10 @@ const ORIGINS: [(&str, &str); 9] = [
     (
         "models/sac+logos+ava1-l14-linearMSE.pth",
         "the file of that name in github.com/christophschuhmann/improved-aesthetic-predictor",
+    ),
+    (
+        "models/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco",
+        "curl --output-dir models -O https://download.openmmlab.com/mmdetection/v3.0/mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth",
     ),
     ("models/tiny-", "part of engine's repository: run in a clone of it, or name the folder there"),
     ("data/geneval/", "the folder dataset/geneval of github.com/yifan123/flow_grpo"),

@@ -232,7 +232,11 @@ pub struct Entry {
 
 /// Every reward.
 pub const TABLE: [Entry; 7] = [
-    Entry { name: "geneval", keys: geneval::KEYS, build: |options, _| Ok(Box::new(GenEval::build(options))) },
+    Entry {
+        name: "geneval",
+        keys: geneval::KEYS,
+        build: |options, device| Ok(Box::new(GenEval::build(options, device)?)),
+    },
     Entry {
         name: "pickscore",
         keys: pickscore::KEYS,

@@ -209,7 +209,8 @@ impl Similarity {
     }
 }
 
-fn tokenizer(model: &Path, maker: Maker, clip: &Clip) -> Result<Tokenizer> {
+/// The tokenizer of the CLIP `model`: see [`Maker`].
+pub(super) fn tokenizer(model: &Path, maker: Maker, clip: &Clip) -> Result<Tokenizer> {
     let text = &clip.config().text;
     if outline::is_outline(model) {
         return Ok(Tokenizer::blank(text.max_position_embeddings));
