@@ -7,7 +7,7 @@ mod clip;
 mod half_prompts;
 mod lora;
 mod lora_kinds;
-mod mask2former;
+pub mod mask2former;
 mod mmdit;
 mod pictures;
 mod pipeline;
