@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use engine::config::reward::RewardKeys;
-use engine::config::{Job, TrainConfig};
+use engine::config::{self, Job, TrainConfig};
 use engine::device::Device;
 use engine::io::{built_in, image, output_folder, write_atomic};
 use engine::models::lora::file::{LoraFile, TRANSFORMER};
@@ -50,6 +50,9 @@ pub struct Args {
     /// Folder of a reward's model.
     #[arg(long, value_name = "NAME=DIR")]
     reward_model: Vec<String>,
+    /// Another key of a reward, as a config's table [rewards.NAME] has it: reward_models.NAME.KEY=VALUE.
+    #[arg(long = "set", value_name = "KEY=VALUE", num_args = 1..)]
+    overrides: Vec<String>,
     /// Use only the first prompts.
     #[arg(long, value_name = "N")]
     num_prompts: Option<usize>,
@@ -167,7 +170,7 @@ fn prepare(args: &Args, device: &Device) -> Result<(Setup, Option<(AdapterBank, 
     }
 }
 
-/// What `--rewards` and `--reward-model` say.
+/// What `--rewards`, `--reward-model` and `--set` say.
 fn rewards(args: &Args) -> Result<BTreeMap<String, RewardKeys>> {
     let weights = pairs(&args.rewards, "--rewards", |v| match v {
         None => Ok(1.0),
@@ -180,6 +183,12 @@ fn rewards(args: &Args) -> Result<BTreeMap<String, RewardKeys>> {
     {
         let reward = rewards.get_mut(&name).with_context(|| format!("--reward-model {name}: not among --rewards"))?;
         reward.options.set_path("model", &model);
+    }
+    for one in &args.overrides {
+        let name = one.strip_prefix("reward_models.").and_then(|rest| rest.split(['.', '=']).next());
+        let name = name.with_context(|| format!("--set {one}: expected reward_models.NAME.KEY=VALUE"))?;
+        let reward = rewards.get_mut(name).with_context(|| format!("--set {one}: {name} is not among --rewards"))?;
+        reward.options.fill(config::reward_options(name, std::slice::from_ref(one))?);
     }
     Ok(rewards)
 }

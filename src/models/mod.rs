@@ -14,6 +14,7 @@ mod names;
 pub mod network;
 mod norm;
 pub mod outline;
+mod sizes;
 pub mod source;
 pub mod swin;
 pub mod t5;

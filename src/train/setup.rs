@@ -23,7 +23,7 @@ use crate::models::text::{TextEncoders, describe_truncated};
 use crate::models::{autoencoder, identity, mmdit, outline};
 use crate::ops::adamw::AdamW;
 use crate::ops::fp8;
-use crate::rewards::{self, Options, WeightedSum};
+use crate::rewards::{self, Key, Kind, Options, WeightedSum};
 use crate::rollout::Pipeline;
 use crate::rollout::sampler::{Euler, Sampler};
 use crate::rollout::schedule::Schedule;
@@ -92,7 +92,16 @@ pub fn stand_in(raw: &mut TrainConfig) -> Vec<String> {
         reward.options.fill_places(entry.keys);
         let paths: Vec<_> = reward.options.paths(entry.keys).map(|(key, path)| (key, path.to_path_buf())).collect();
         for (key, mut path) in paths {
-            lines.push(outline::stand_in(&mut path, &format!("rewards.{name}.{key}"), outline::CLIP_H));
+            let full = format!("rewards.{name}.{key}");
+            let is_optional = |k: &Key| k.name == key && matches!(k.kind, Kind::Path { optional: true, .. });
+            if entry.keys.iter().any(is_optional) {
+                if !path.exists() && !outline::is_outline(&path) {
+                    lines.push(Some(format!("{full}: there is no {}; planned without", path.display())));
+                    reward.options.forget(key);
+                }
+                continue;
+            }
+            lines.push(outline::stand_in(&mut path, &full, outline::CLIP_H));
             reward.options.set_path(key, &path);
         }
     }

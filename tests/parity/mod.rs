@@ -8,7 +8,7 @@ mod half_prompts;
 mod imagereward;
 mod lora;
 mod lora_kinds;
-mod mask2former;
+pub mod mask2former;
 mod mmdit;
 mod pictures;
 mod pipeline;
