@@ -25,6 +25,7 @@ const ORIGINS: &[(&str, &str)] = &[
         "models/sac+logos+ava1-l14-linearMSE.pth",
         "the file of that name in github.com/christophschuhmann/improved-aesthetic-predictor",
     ),
+    ("models/ImageReward", "hf download THUDM/ImageReward --local-dir models/ImageReward"),
     (
         "models/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco",
         "curl --output-dir models -O https://download.openmmlab.com/mmdetection/v3.0/mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth",

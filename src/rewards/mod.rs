@@ -4,7 +4,9 @@ pub mod aesthetic;
 pub mod clipscore;
 mod dtype;
 pub mod geneval;
+mod head;
 pub mod hpsv2;
+pub mod imagereward;
 mod images;
 pub mod jpeg;
 mod options;
@@ -23,6 +25,7 @@ use self::aesthetic::Aesthetic;
 use self::clipscore::ClipScore;
 use self::geneval::GenEval;
 use self::hpsv2::Hpsv2;
+use self::imagereward::ImageReward;
 use self::jpeg::Jpeg;
 use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
@@ -231,7 +234,7 @@ pub struct Entry {
 }
 
 /// Every reward.
-pub const TABLE: [Entry; 7] = [
+pub const TABLE: [Entry; 8] = [
     Entry {
         name: "geneval",
         keys: geneval::KEYS,
@@ -253,6 +256,11 @@ pub const TABLE: [Entry; 7] = [
         build: |options, device| Ok(Box::new(Aesthetic::build(options, device)?)),
     },
     Entry { name: "hpsv2", keys: hpsv2::KEYS, build: |options, device| Ok(Box::new(Hpsv2::build(options, device)?)) },
+    Entry {
+        name: "imagereward",
+        keys: imagereward::KEYS,
+        build: |options, device| Ok(Box::new(ImageReward::build(options, device)?)),
+    },
     Entry { name: "jpeg_compressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Compressibility)) },
     Entry { name: "jpeg_incompressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Incompressibility)) },
 ];

@@ -5,6 +5,7 @@ mod autoencoder;
 mod bf16;
 mod clip;
 mod half_prompts;
+mod imagereward;
 mod lora;
 mod lora_kinds;
 pub mod mask2former;
