@@ -11,6 +11,7 @@ pub mod mmdit;
 mod names;
 pub mod network;
 pub mod outline;
+pub mod ppocr;
 pub mod source;
 pub mod t5;
 pub mod text;

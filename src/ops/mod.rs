@@ -12,8 +12,10 @@ pub mod combine;
 pub mod conv2d;
 pub mod copy;
 pub mod cpu;
+pub mod depthwise;
 pub mod dequantise;
 pub mod embedding;
+pub mod enlarge;
 pub mod fp8;
 pub mod gate;
 pub mod group_norm;
@@ -26,11 +28,14 @@ pub mod noising;
 pub mod norm;
 pub mod normalise;
 pub mod patchify;
+pub mod pointwise;
+pub mod pool;
 pub mod position;
 pub mod products;
 pub mod quantise;
 pub mod resize;
 pub mod rms_norm;
+pub mod squeeze;
 pub mod step;
 #[cfg(test)]
 pub mod testing;
@@ -60,3 +65,20 @@ macro_rules! dispatch {
     };
 }
 use dispatch;
+
+/// As [`dispatch`], of ops without kernels: only rewards use them, and keep such networks on the CPU.
+macro_rules! on_cpu {
+    ($on:expr, $f:ident($($arg:expr),* $(,)?)) => {
+        match $on.device() {
+            $crate::device::Device::Cpu => cpu::$f($($arg),*),
+            $crate::device::Device::Gpu(_) => {
+                panic!("{}::{} has no kernels: its network belongs on the CPU", module_path!(), stringify!($f))
+            }
+            $crate::device::Device::Plan(ledger) => {
+                ledger.did(concat!(module_path!(), "::", stringify!($f)), Vec::new());
+                Default::default()
+            }
+        }
+    };
+}
+use on_cpu;

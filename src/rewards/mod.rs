@@ -3,6 +3,7 @@
 pub mod geneval;
 mod images;
 pub mod jpeg;
+pub mod ocr;
 mod options;
 pub mod pickscore;
 pub mod preprocess;
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use self::geneval::GenEval;
 use self::jpeg::Jpeg;
+use self::ocr::Ocr;
 use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
 use crate::device::{Device, Tensor};
@@ -196,13 +198,14 @@ pub struct Entry {
 }
 
 /// Every reward.
-pub const TABLE: [Entry; 4] = [
+pub const TABLE: [Entry; 5] = [
     Entry { name: "geneval", keys: geneval::KEYS, build: |options, _| Ok(Box::new(GenEval::build(options))) },
     Entry {
         name: "pickscore",
         keys: pickscore::KEYS,
         build: |options, device| Ok(Box::new(PickScore::build(options, device)?)),
     },
+    Entry { name: "ocr", keys: ocr::KEYS, build: |options, _| Ok(Box::new(Ocr::build(options)?)) },
     Entry { name: "jpeg_compressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Compressibility)) },
     Entry { name: "jpeg_incompressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Incompressibility)) },
 ];
