@@ -7,12 +7,15 @@ pub mod identity;
 pub mod index;
 mod linear;
 pub mod lora;
+pub mod mask2former;
 pub mod mmdit;
 mod names;
 pub mod network;
+mod norm;
 pub mod outline;
 pub mod ppocr;
 pub mod source;
+pub mod swin;
 pub mod t5;
 pub mod text;
 pub mod tokenizer;
@@ -24,6 +27,7 @@ use self::source::Component;
 use crate::device::{Device, Precision};
 
 pub use linear::Linear;
+pub use norm::LayerNorm;
 
 /// Maps the network `component` (`transformer/` of a pipeline), whose matrices are multiplied in `precision`.
 ///

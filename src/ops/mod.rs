@@ -12,6 +12,8 @@ pub mod combine;
 pub mod conv2d;
 pub mod copy;
 pub mod cpu;
+pub mod cross_attention;
+pub mod deformable;
 pub mod depthwise;
 pub mod dequantise;
 pub mod embedding;
@@ -42,6 +44,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod timestep;
+pub mod windows;
 
 /// Hands over to the room of a tensor's device. A plan has none: what the contract has allocated is all it wants to know,
 /// beside the last argument, if there is one: the op's work ([`Work`](crate::device::work::Work)). The plan of a GPU takes
@@ -66,13 +69,14 @@ macro_rules! dispatch {
 }
 use dispatch;
 
-/// As [`dispatch`], of ops without kernels: only rewards use them, and keep such networks on the CPU.
+/// [`dispatch`] of an op that has only the processor's room: a network that uses it is kept there.
 macro_rules! on_cpu {
     ($on:expr, $f:ident($($arg:expr),* $(,)?)) => {
         match $on.device() {
             $crate::device::Device::Cpu => cpu::$f($($arg),*),
             $crate::device::Device::Gpu(_) => {
-                panic!("{}::{} has no kernels: its network belongs on the CPU", module_path!(), stringify!($f))
+                let op = module_path!().rsplit("::").next().unwrap_or_default();
+                panic!("{op}: there is no kernel for it, its network belongs on the CPU")
             }
             $crate::device::Device::Plan(ledger) => {
                 ledger.did(concat!(module_path!(), "::", stringify!($f)), Vec::new());

@@ -13,6 +13,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use self::geneval::GenEval;
 use self::jpeg::Jpeg;
@@ -43,6 +44,15 @@ pub trait Reward: Send + Sync {
     /// # Errors
     /// If an image cannot be judged at all. A bad picture is no error, it has a low score.
     fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<Score>>;
+
+    /// Why each image has its score, for whoever asks: what was seen in it, as `engine score --dump` writes it. None of a
+    /// reward that has nothing to show.
+    ///
+    /// # Errors
+    /// As [`Reward::score`].
+    fn explain(&self, _images: &Images, _prompts: &[&Prompt]) -> Result<Option<Vec<Value>>> {
+        Ok(None)
+    }
 
     /// The reward as a function of pixels, if it can be differentiated.
     fn gradient(&self) -> Option<&dyn Differentiable> {
@@ -116,6 +126,22 @@ impl WeightedSum {
     /// The first reward's that cannot judge some prompt.
     pub fn check(&self, prompts: &PromptSet) -> Result<()> {
         self.terms.iter().try_for_each(|(r, _)| r.check(prompts).with_context(|| format!("rewards.{}", r.name())))
+    }
+
+    /// What each reward that has anything to show saw in the images, by name.
+    ///
+    /// # Errors
+    /// Names the reward that failed.
+    pub fn explain(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<(&'static str, Vec<Value>)>> {
+        let mut shown = Vec::new();
+        for (reward, _) in &self.terms {
+            let name = reward.name();
+            if let Some(values) = reward.explain(images, prompts).with_context(|| format!("reward {name}"))? {
+                assert_eq!(values.len(), images.len(), "one explanation for each image");
+                shown.push((name, values));
+            }
+        }
+        Ok(shown)
     }
 
     /// Scores each image for the prompt it was made for.

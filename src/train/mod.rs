@@ -8,6 +8,7 @@ pub mod learning_rate;
 mod line;
 pub mod plan;
 mod prompts;
+pub mod rehearse;
 pub mod report;
 pub mod rollout;
 pub mod run;

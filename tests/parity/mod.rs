@@ -7,6 +7,7 @@ mod clip;
 mod half_prompts;
 mod lora;
 mod lora_kinds;
+mod mask2former;
 mod mmdit;
 mod pictures;
 mod pipeline;
@@ -43,6 +44,15 @@ pub fn devices() -> [Device; 3] {
 /// Tensor `name` of `file`.
 pub fn read(file: &TensorFile, name: &str) -> Tensor {
     file.tensor(name, &Device::Cpu).unwrap()
+}
+
+/// Number `i` of those that follow from a name (`tools/oracle/common.py`): the finaliser of MurmurHash3 over a Weyl sequence
+/// that begins at the name's checksum.
+pub fn hashed(name: &str, i: usize) -> u32 {
+    let mut x = (i as u32).wrapping_mul(0x9E37_79B1).wrapping_add(crc32fast::hash(name.as_bytes()));
+    x = (x ^ x >> 16).wrapping_mul(0x85EB_CA6B);
+    x = (x ^ x >> 13).wrapping_mul(0xC2B2_AE35);
+    x ^ x >> 16
 }
 
 /// A tensor of standard normal numbers.

@@ -1,6 +1,8 @@
 use rayon::prelude::*;
 
 use crate::device::Tensor;
+use crate::ops::cpu::at_least;
+use crate::ops::math::wide;
 
 /// Bits after the point of Pillow's 8-bit resampling weights.
 const PRECISION: u32 = 32 - 8 - 2;
@@ -93,5 +95,35 @@ fn cubic(x: f64) -> f64 {
         (((x - 5.0) * x + 8.0) * x - 4.0) * A
     } else {
         0.0
+    }
+}
+
+pub(super) fn bilinear(out: &mut Tensor, x: &Tensor) {
+    let &[_, h, w, c] = x.shape() else { unreachable!("checked") };
+    let (height, width) = (out.dim(1), out.dim(2));
+    let (down, across) = (super::between(h, height), super::between(w, width));
+    let x = x.host();
+    let lines = out.host_mut().par_chunks_exact_mut(width * c).enumerate();
+    lines.with_min_len(at_least(1)).for_each(|(line, out)| {
+        let (above, below, share) = down[line % height];
+        let row = |row: usize| &x[(line / height * h + row) * w * c..][..w * c];
+        mix(out, [row(above), row(below)], share, &across);
+    });
+}
+
+wide! {
+    /// One line of pixels between two.
+    fn mix(out: &mut [f32], rows: [&[f32]; 2], down: f32, across: &[(usize, usize, f32)]) {
+        let [above, below] = rows;
+        let c = out.len() / across.len();
+        for (out, (left, right, share)) in out.chunks_exact_mut(c).zip(across) {
+            let corners = [(above, left), (above, right), (below, left), (below, right)];
+            let [a, b, d, e] = corners.map(|(line, at)| &line[at * c..][..c]);
+            for (i, out) in out.iter_mut().enumerate() {
+                let upper = (1.0 - share) * a[i] + share * b[i];
+                let lower = (1.0 - share) * d[i] + share * e[i];
+                *out = (1.0 - down) * upper + down * lower;
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ mod tests;
 
 use anyhow::{Result, bail};
 use rayon::prelude::*;
+use serde_json::{Value, json};
 
 use super::{Images, Key, Options, Reward, Score};
 use crate::data::{Color, Prompt, PromptSet};
@@ -27,6 +28,12 @@ pub struct Detection {
     pub bounds: [f64; 4],
     /// Its colour, if it is clearly one of GenEval's.
     pub color: Option<Color>,
+}
+
+impl Detection {
+    fn to_json(&self) -> Value {
+        json!({"class": self.class, "score": self.score, "box": self.bounds, "color": self.color.map(Color::name)})
+    }
 }
 
 /// Finds objects and tells their colours.
@@ -102,5 +109,15 @@ impl Reward for GenEval {
             Ok(score)
         };
         images.pictures().par_iter().zip(prompts).map(judge).collect()
+    }
+
+    /// What the detector saw, the surest first: `[{class, score, box, color}]`.
+    fn explain(&self, images: &Images, _: &[&Prompt]) -> Result<Option<Vec<Value>>> {
+        let seen = images.pictures().par_iter().map(|image| {
+            let mut seen = self.detector.detect(image);
+            seen.sort_by(|a, b| b.score.total_cmp(&a.score));
+            seen.iter().map(Detection::to_json).collect::<Value>()
+        });
+        Ok(Some(seen.collect()))
     }
 }
