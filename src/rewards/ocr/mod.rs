@@ -19,6 +19,7 @@ use super::{Images, Key, Options, Reward, Score};
 use crate::data::{Prompt, PromptSet};
 use crate::device::Device;
 use crate::io::image::RgbImage;
+use crate::models::outline::is_outline;
 use crate::models::ppocr::{Detector, Recogniser};
 
 /// What its table can say.
@@ -49,10 +50,15 @@ pub struct Line {
 
 /// The reward: 1 less the share of the quoted text that would have to be changed to find it.
 pub struct Ocr {
+    /// None in plans of runs whose weights are not at hand.
+    networks: Option<Networks>,
+    channels: Channels,
+}
+
+struct Networks {
     detector: Detector,
     recogniser: Recogniser,
     alphabet: Alphabet,
-    channels: Channels,
 }
 
 impl Ocr {
@@ -70,6 +76,9 @@ impl Ocr {
     /// # Errors
     /// Names the file that is missing or not what was expected.
     pub fn load(folder: &Path, channels: Channels) -> Result<Self> {
+        if is_outline(folder) {
+            return Ok(Self { networks: None, channels });
+        }
         let folder = if folder.is_file() { folder.parent().expect("a file is in a folder") } else { folder };
         let file = |name: &str| {
             let path = folder.join(name);
@@ -79,19 +88,26 @@ impl Ocr {
             Ok(path)
         };
         let [detector, recogniser, alphabet] = ["det.safetensors", "rec.safetensors", "dict.txt"].map(file);
-        let recogniser = Recogniser::load(&recogniser?, &Device::Cpu)?;
-        Ok(Self {
-            detector: Detector::load(&detector?, &Device::Cpu)?,
-            alphabet: Alphabet::load(&alphabet?, recogniser.classes())?,
-            recogniser,
-            channels,
-        })
+        let (detector, recogniser) = (Detector::load(&detector?, &Device::Cpu)?, Recogniser::load(&recogniser?, &Device::Cpu)?);
+        let alphabet = Alphabet::load(&alphabet?, recogniser.classes())?;
+        Ok(Self { networks: Some(Networks { detector, recogniser, alphabet }), channels })
+    }
+
+    /// How nearly `image` shows the words that `prompt` quotes.
+    ///
+    /// # Errors
+    /// If it quotes none.
+    pub fn value(&self, image: &RgbImage, prompt: &str) -> Result<f64> {
+        let target = target(prompt)?;
+        let shown: String = self.read(image).into_iter().map(|line| line.text).collect();
+        Ok(likeness(&shown, &target))
     }
 
     /// The lines of text in `image`, in reading order.
     pub fn read(&self, image: &RgbImage) -> Vec<Line> {
-        let quads = detect::detect(&self.detector, image, self.channels);
-        recognise::recognise(&self.recogniser, &self.alphabet, image, &quads, self.channels)
+        let Some(Networks { detector, recogniser, alphabet }) = &self.networks else { return Vec::new() };
+        let quads = detect::detect(detector, image, self.channels);
+        recognise::recognise(recogniser, alphabet, image, &quads, self.channels)
     }
 }
 
@@ -109,11 +125,7 @@ impl Reward for Ocr {
         if images.bytes().device().is_plan() {
             return Ok(vec![Score::default(); pictures.len()]);
         }
-        let judge = |(image, prompt): (&RgbImage, &&Prompt)| {
-            let lines = self.read(image);
-            let shown: String = lines.iter().map(|line| line.text.as_str()).collect();
-            Ok(Score::of(likeness(&shown, &target(&prompt.text)?)))
-        };
+        let judge = |(image, prompt): (&RgbImage, &&Prompt)| Ok(Score::of(self.value(image, &prompt.text)?));
         pictures.par_iter().zip(prompts).map(judge).collect()
     }
 

@@ -81,7 +81,7 @@ pub(super) fn recognise(
 }
 
 /// What lies in `quad`, upright text turned to the left.
-fn crop(image: &RgbImage, quad: &Quad) -> RgbImage {
+pub(super) fn crop(image: &RgbImage, quad: &Quad) -> RgbImage {
     let side = |a: usize, b: usize, c: usize, d: usize| {
         (distance(quad[a], quad[b]).max(distance(quad[c], quad[d])) as usize).max(1)
     };

@@ -5,8 +5,6 @@ mod contours;
 mod fill;
 mod rectangle;
 mod resize;
-#[cfg(test)]
-mod tests;
 mod warp;
 
 pub use contours::{Bitmap, contours};
