@@ -121,7 +121,7 @@ mod tests {
         raw.prompts.train = "built-in:tiny/prompts_train.jsonl".into();
         check(&raw).unwrap();
         let mut raw = parse("c", config.text).unwrap();
-        raw.rewards.insert("nothing".into(), crate::config::RewardKeys::weight(1.0));
+        raw.rewards.insert("nothing".into(), crate::config::reward::RewardKeys::weight(1.0));
         check(&raw).unwrap();
     }
 }

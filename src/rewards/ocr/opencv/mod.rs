@@ -9,6 +9,6 @@ mod warp;
 
 pub use contours::{Bitmap, contours};
 pub use fill::mean_inside;
-pub use rectangle::{Rectangle, min_area_rectangle};
+pub use rectangle::min_area_rectangle;
 pub use resize::bilinear;
 pub use warp::straightened;
