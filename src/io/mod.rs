@@ -1,4 +1,4 @@
-//! Files: mapped safetensors with every tensor checked before use, and what is written back.
+//! Files: mapped tensors, each checked before use, and what is written back.
 
 pub mod built_in;
 mod damage;
@@ -7,9 +7,11 @@ pub mod folder;
 mod gguf;
 pub mod image;
 pub mod loader;
+pub mod pickle;
 pub mod read;
 pub mod safetensors;
 mod scaled;
+mod torch;
 pub mod write;
 
 use std::path::Path;

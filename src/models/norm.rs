@@ -19,4 +19,9 @@ impl LayerNorm {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         ops::layer_norm::forward(x, &self.weight, &self.bias, self.eps)
     }
+
+    /// Adds the gradient to `x` to `dx`, if `dy` is that to the result. On the processor only.
+    pub fn backward(&self, dx: &mut Tensor, dy: &Tensor, x: &Tensor) {
+        ops::layer_norm::backward(dx, dy, x, &self.weight, self.eps);
+    }
 }

@@ -35,6 +35,7 @@ pub mod pool;
 pub mod position;
 pub mod products;
 pub mod quantise;
+pub mod resample;
 pub mod resize;
 pub mod rms_norm;
 pub mod squeeze;

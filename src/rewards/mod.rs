@@ -1,12 +1,17 @@
 //! What a picture is worth: one file per reward, one trait.
 
+pub mod aesthetic;
+pub mod clipscore;
+mod dtype;
 pub mod geneval;
+pub mod hpsv2;
 mod images;
 pub mod jpeg;
 pub mod ocr;
 mod options;
 pub mod pickscore;
 pub mod preprocess;
+mod similarity;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +20,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use self::aesthetic::Aesthetic;
+use self::clipscore::ClipScore;
 use self::geneval::GenEval;
+use self::hpsv2::Hpsv2;
 use self::jpeg::Jpeg;
 use self::ocr::Ocr;
 use self::pickscore::PickScore;
@@ -23,6 +31,7 @@ use crate::data::{Prompt, PromptSet};
 use crate::device::{Device, Tensor};
 use crate::io::did_you_mean;
 
+pub use dtype::Dtype;
 pub use images::Images;
 pub use options::{Key, Kind, Options};
 
@@ -224,14 +233,29 @@ pub struct Entry {
 }
 
 /// Every reward.
-pub const TABLE: [Entry; 5] = [
-    Entry { name: "geneval", keys: geneval::KEYS, build: |options, _| Ok(Box::new(GenEval::build(options))) },
+pub const TABLE: [Entry; 8] = [
+    Entry {
+        name: "geneval",
+        keys: geneval::KEYS,
+        build: |options, device| Ok(Box::new(GenEval::build(options, device)?)),
+    },
     Entry {
         name: "pickscore",
         keys: pickscore::KEYS,
         build: |options, device| Ok(Box::new(PickScore::build(options, device)?)),
     },
     Entry { name: "ocr", keys: ocr::KEYS, build: |options, _| Ok(Box::new(Ocr::build(options)?)) },
+    Entry {
+        name: "clipscore",
+        keys: clipscore::KEYS,
+        build: |options, device| Ok(Box::new(ClipScore::build(options, device)?)),
+    },
+    Entry {
+        name: "aesthetic",
+        keys: aesthetic::KEYS,
+        build: |options, device| Ok(Box::new(Aesthetic::build(options, device)?)),
+    },
+    Entry { name: "hpsv2", keys: hpsv2::KEYS, build: |options, device| Ok(Box::new(Hpsv2::build(options, device)?)) },
     Entry { name: "jpeg_compressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Compressibility)) },
     Entry { name: "jpeg_incompressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Incompressibility)) },
 ];

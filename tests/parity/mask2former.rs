@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use engine::device::{Device, Tensor};
+use engine::device::{Device, Precision, Tensor};
 use engine::io::{TensorFile, read_json, safetensors};
 use engine::models::mask2former::{Layout, Mask2Former};
 
@@ -68,9 +68,14 @@ impl Listing {
 fn written(tensors: &Tensors) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
-    let named = tensors.iter().map(|(name, (shape, numbers))| (name.clone(), Tensor::from_slice(&Device::Cpu, numbers, shape)));
+    let named =
+        tensors.iter().map(|(name, (shape, numbers))| (name.clone(), Tensor::from_slice(&Device::Cpu, numbers, shape)));
     safetensors::save(&path, named, &Default::default()).unwrap();
     (folder, path)
+}
+
+fn open(path: &Path) -> anyhow::Result<Mask2Former> {
+    Mask2Former::load(&TensorFile::open(path)?, Precision::Stored)
 }
 
 fn io() -> TensorFile {
@@ -104,7 +109,7 @@ fn it_finds_what_transformers_finds_in_every_layout_and_at_sizes_that_need_paddi
     ];
     for (layout, tensors) in layouts {
         let (_folder, path) = written(&tensors);
-        let model = Mask2Former::open(&path).unwrap();
+        let model = open(&path).unwrap();
         assert_eq!(model.layout(), layout);
         for size in ["even", "odd"] {
             let pixels = read(&io, &format!("{size}.pixels"));
@@ -125,7 +130,7 @@ fn it_finds_what_transformers_finds_in_every_layout_and_at_sizes_that_need_paddi
 #[test]
 fn an_image_alone_and_in_a_batch_gives_the_same_bits() {
     let (_folder, path) = written(&Listing::read().transformers());
-    let model = Mask2Former::open(&path).unwrap();
+    let model = open(&path).unwrap();
     let pixels = read(&io(), "odd.pixels");
     let both = model.forward(&pixels);
     for i in 0..2 {
@@ -143,7 +148,7 @@ fn names_may_begin_with_module_and_buffers_of_real_files_are_ignored() {
     let buffer = "module.backbone.stages.0.blocks.0.attn.w_msa.relative_position_index";
     tensors.insert(buffer.into(), (vec![2], vec![0.0; 2]));
     let (_folder, path) = written(&tensors);
-    assert_eq!(Mask2Former::open(&path).unwrap().layout(), Layout::Mmdet2);
+    assert_eq!(open(&path).unwrap().layout(), Layout::Mmdet2);
 }
 
 #[test]
@@ -153,11 +158,14 @@ fn a_file_that_is_not_whole_or_another_network_is_refused_by_name() {
         let mut tensors = listing.mmdet(&listing.mmdet3);
         change(&mut tensors);
         let (_folder, path) = written(&tensors);
-        format!("{:#}", Mask2Former::open(&path).err().unwrap())
+        format!("{:#}", open(&path).err().unwrap())
     };
     let without = |name: &'static str| refused(&|t| assert!(t.remove(name).is_some()));
     let message = without("panoptic_head.mask_embed.4.bias");
-    assert!(message.contains("missing tensor 'model.transformer_module.decoder.mask_predictor.mask_embedder.2.0.bias'"), "{message}");
+    assert!(
+        message.contains("missing tensor 'model.transformer_module.decoder.mask_predictor.mask_embedder.2.0.bias'"),
+        "{message}"
+    );
     let message = without("panoptic_head.cls_embed.weight");
     assert!(message.contains("weights.safetensors: missing tensor 'class_predictor.weight'"), "{message}");
     let message = refused(&|t| {

@@ -2,7 +2,8 @@
 
 `input.json`: pictures made ready as both generations of mmdetection do it, by OpenCV (opencv-python-headless) and numpy:
 `mmcv.imrescale`, `imnormalize` and `impad`; `DetDataPreprocessor`. `objects.*`: `MaskFormerFusionHead.instance_postprocess`
-with `rescale=True`, its lines transcribed, over random logits.
+with `rescale=True`, its lines transcribed, over random logits. `colors.json`: the benchmark's colour classifier with
+`models/tiny-clip`: `ImageCrops`, open_clip's transform and clip-benchmark's `zero_shot_classifier`.
 """
 
 import json
@@ -13,7 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common import case_dir, generator, randn, save_io
+from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+from transformers import AutoTokenizer, CLIPModel
+
+from common import ROOT, case_dir, generator, randn, save_io
 
 STEP = 9973  # of the floats, one in so many is kept
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
@@ -96,6 +101,46 @@ def objects(d):
     save_io(d / "objects.safetensors", io)
 
 
+COLORS = ["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"]
+
+
+@torch.no_grad()
+def colors(d):
+    folder = ROOT / "models" / "tiny-clip"
+    clip, tokenizer = CLIPModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    size = clip.config.vision_config.image_size
+    openai = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    transform = Compose([Resize(size, InterpolationMode.BICUBIC), CenterCrop(size), ToTensor(), Normalize(*openai)])
+    height, width = 90, 140
+    y, x = np.mgrid[:height, :width]
+    image = Image.fromarray(np.stack([x * 3, y * 5, x * y // 7], -1).astype(np.uint8))
+
+    def text(sentence):
+        ids = tokenizer(sentence, return_tensors="pt", padding="max_length", truncation=True)
+        return F.normalize(clip.get_text_features(input_ids=ids.input_ids).pooler_output, dim=-1)
+
+    cases = []
+    # Boxes whose crop has a margin of 3 pixels among them, where torchvision and transformers cut otherwise.
+    for cls, box in [("circle", (10, 5, 50, 45)), ("square", (20, 10, 20 + 40, 10 + 42)), ("stop sign", (0, 0, 140, 90)),
+                     ("triangle", (100, 30, 107, 80))]:
+        weights = []
+        for c in COLORS:
+            mean = torch.cat([text(t) for t in (f"a photo of a {c} {cls}", f"a photo of a {c}-colored {cls}",
+                                                 f"a photo of a {c} object")]).mean(0)
+            weights.append(mean / mean.norm())
+        left, top, right, bottom = box
+        mask = ((x - (left + right - 1) / 2) / (right - left)) ** 2 + ((y - (top + bottom - 1) / 2) / (bottom - top)) ** 2 <= 0.25
+        mask &= (x >= left) & (x < right) & (y >= top) & (y < bottom)
+        alone = Image.composite(image, Image.new("RGB", image.size, color="#999"), Image.fromarray(mask)).crop([float(v) for v in box])
+        pixels = transform(alone)[None]
+        features = F.normalize(clip.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+        logits = 100 * (features @ torch.stack(weights).T)[0]
+        cases.append({"class": cls, "box": box, "logits": logits.tolist(), "color": COLORS[int(logits.argmax())]})
+        print(cls, box, cases[-1]["color"], [round(v, 2) for v in logits.tolist()])
+    (d / "colors.json").write_text(json.dumps({"size": [height, width], "objects": cases}))
+
+
 d = case_dir("geneval")
+colors(d)
 inputs(d)
 objects(d)

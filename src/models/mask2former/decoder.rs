@@ -117,29 +117,36 @@ impl Decoder {
             [level, placed]
         };
         let levels: Vec<[Tensor; 2]> = (0..LEVELS).map(level).collect();
-        let mut x = repeated(&self.queries.clone().reshape(&[1, self.queries.len()]), b)
-            .reshape(&[b, self.queries.dim(0), width]);
-        let mut masks = self.masks(&self.norm.forward(&x), features);
+        let mut x = repeated(&self.queries.clone().reshape(&[1, self.queries.len()]), b).reshape(&[
+            b,
+            self.queries.dim(0),
+            width,
+        ]);
+        // What a query sees of a level is its mask in the level's size: a sum of products, so that it does not matter whether
+        // these or the embeddings are resized, but for the work.
+        let coarse: Vec<Tensor> =
+            features.sizes.iter().map(|[h, w]| resize::bilinear(&features.masks, *h, *w)).collect();
         for (i, layer) in self.layers.iter().enumerate() {
-            let ([level, placed], [h, w]) = (&levels[i % LEVELS], features.sizes[i % LEVELS]);
-            let sees = resize::bilinear(&masks, h, w);
-            let queries = sees.width();
-            x = layer.forward(&x, &self.places, [level, placed], &sees.reshape(&[b, h * w, queries]));
-            masks = self.masks(&self.norm.forward(&x), features);
+            let [level, placed] = &levels[i % LEVELS];
+            let sees = self.masks(&self.norm.forward(&x), &coarse[i % LEVELS]);
+            let sees = sees.clone().reshape(&[b, level.dim(1), sees.width()]);
+            x = layer.forward(&x, &self.places, [level, placed], &sees);
         }
-        Found { classes: self.classes.forward(&self.norm.forward(&x)), masks }
+        let normed = self.norm.forward(&x);
+        Found { classes: self.classes.forward(&normed), masks: self.masks(&normed, &features.masks) }
     }
 
-    /// For every pixel, how much it is of each query, `[b, h, w, queries]`: the products of their embeddings.
-    fn masks(&self, normed: &Tensor, features: &Features) -> Tensor {
+    /// For every pixel, of which the embeddings are `[b, h, w, mask]`, how much it is of each query, `[b, h, w, queries]`: the
+    /// products of their embeddings.
+    fn masks(&self, normed: &Tensor, pixels: &Tensor) -> Tensor {
         let [first, second, third] = &self.masks;
         let embeddings = third.forward(&relu(&second.forward(&relu(&first.forward(normed)))));
-        let &[b, h, w, _] = features.masks.shape() else { unreachable!("an image") };
+        let &[b, h, w, width] = pixels.shape() else { unreachable!("images") };
         let queries = embeddings.dim(1);
-        let mut masks = features.masks.scratch_like(&[b, h * w, queries]);
+        let mut masks = pixels.scratch_like(&[b, h * w, queries]);
         for i in 0..b {
-            let weight = embeddings.slice(i..i + 1).reshape(&[queries, embeddings.dim(2)]);
-            let of_image = features.masks.slice(i..i + 1).reshape(&[h * w, features.masks.dim(3)]);
+            let weight = embeddings.slice(i..i + 1).reshape(&[queries, width]);
+            let of_image = pixels.slice(i..i + 1).reshape(&[h * w, width]);
             let product = linear::forward(&of_image, Weights { weight: &weight, bias: None }, Then::Nothing);
             copy::flat_into(&mut masks, i * h * w * queries, &product);
         }

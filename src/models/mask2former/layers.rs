@@ -29,7 +29,8 @@ impl Normed {
             Conv::One(pixelwise(&conv, inputs, outputs, has_bias))
         } else {
             let weight = conv2d::arranged(&conv.tensor("weight", &[outputs, inputs, kernel, kernel]));
-            let bias = if has_bias { conv.tensor("bias", &[outputs]) } else { Tensor::zeros(&weight.device(), &[outputs]) };
+            let bias =
+                if has_bias { conv.tensor("bias", &[outputs]) } else { Tensor::zeros(&weight.device(), &[outputs]) };
             Conv::Three(weight, bias)
         };
         Self { conv, weight: norm.tensor("weight", &[outputs]), bias: norm.tensor("bias", &[outputs]) }

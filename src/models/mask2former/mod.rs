@@ -8,8 +8,6 @@ mod pixels;
 mod position;
 pub(super) mod sizes;
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
 
 use self::decoder::Decoder;
@@ -17,7 +15,7 @@ use self::pixels::PixelDecoder;
 use self::sizes::Sizes;
 use super::names::mask2former as names;
 use super::swin::{self, Swin};
-use crate::device::{Device, Tensor};
+use crate::device::{Device, Precision, Tensor};
 use crate::io::{Loader, TensorFile};
 
 pub use super::names::mask2former::Layout;
@@ -106,14 +104,14 @@ pub struct Mask2Former {
 }
 
 impl Mask2Former {
-    /// The network in `file`, in whichever layout.
+    /// The network in `file`, in whichever layout, with its matrices multiplied in `precision`.
     ///
     /// # Errors
     /// Names the file and the tensor that is missing or not as expected, or says that it is another network.
-    pub fn load(file: &TensorFile) -> Result<Self> {
+    pub fn load(file: &TensorFile, precision: Precision) -> Result<Self> {
         let (layout, file) = in_transformers(file)?;
         let config = Config::of(&file)?;
-        let loader = Loader::new(&file, IGNORED, &Device::Cpu);
+        let loader = Loader::new(&file, IGNORED, &Device::Cpu).precision(precision);
         let root = loader.root().sub("model");
         let queries = root.sub("transformer_module");
         let under = root.sub("pixel_level_module");
@@ -126,14 +124,6 @@ impl Mask2Former {
         };
         loader.finish()?;
         Ok(found)
-    }
-
-    /// The network of a file at `path`.
-    ///
-    /// # Errors
-    /// As [`Mask2Former::load`], or if there is no such file.
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::load(&TensorFile::open(path)?)
     }
 
     /// Whose file it was.

@@ -59,9 +59,8 @@ impl PixelDecoder {
                 norm2: LayerNorm::load(&under.sub("final_layer_norm"), width, EPS),
             }
         };
-        let input = |i: usize| {
-            Normed::load(&scope.sub("input_projections").sub(i), [stages[LEVELS - i], width], 1, true)
-        };
+        let input =
+            |i: usize| Normed::load(&scope.sub("input_projections").sub(i), [stages[LEVELS - i], width], 1, true);
         Self {
             inputs: (0..LEVELS).map(input).collect(),
             levels: scope.tensor("level_embed", &[LEVELS, width]),
@@ -97,7 +96,9 @@ impl PixelDecoder {
         let mut first = 0;
         let level = |[h, w]: &[usize; 2]| {
             let mut level = x.scratch_like(&[b, h * w, width]);
-            (0..b).for_each(|i| copy::flat_into(&mut level, i * h * w * width, &x.view((i * n + first) * width, &[h * w, width])));
+            (0..b).for_each(|i| {
+                copy::flat_into(&mut level, i * h * w * width, &x.view((i * n + first) * width, &[h * w, width]))
+            });
             first += h * w;
             level
         };

@@ -20,7 +20,8 @@ impl Sizes<'_> {
 
     /// How many modules there are under `prefix`, which are numbered from 0 on.
     pub fn count(&self, prefix: &str) -> usize {
-        let number = |name: &str| name.strip_prefix(prefix)?.strip_prefix('.')?.split_once('.')?.0.parse::<usize>().ok();
+        let number =
+            |name: &str| name.strip_prefix(prefix)?.strip_prefix('.')?.split_once('.')?.0.parse::<usize>().ok();
         let found: std::collections::BTreeSet<usize> = self.0.names().filter_map(number).collect();
         // No more than are there, whatever numbers the names hold.
         found.iter().enumerate().take_while(|(i, n)| i == *n).count()
@@ -31,7 +32,8 @@ impl Sizes<'_> {
     /// # Errors
     /// Names the file, the tensor and its shape.
     pub fn ensure(&self, holds: bool, name: &str, expected: &str) -> Result<()> {
-        let (path, shape) = (self.0.path().display(), self.0.entry(name).map(|e| e.shape().to_vec()).unwrap_or_default());
+        let (path, shape) =
+            (self.0.path().display(), self.0.entry(name).map(|e| e.shape().to_vec()).unwrap_or_default());
         ensure!(holds, "{path}: tensor '{}' has shape {shape:?}, expected {expected}", short(name));
         Ok(())
     }

@@ -37,8 +37,8 @@ const BEGINNINGS: [(&str, &str); 15] = [
     ("backbone.norm", "model.pixel_level_module.encoder.hidden_states_norms.stage"),
     ("panoptic_head.pixel_decoder.input_convs.", "model.pixel_level_module.decoder.input_projections."),
     ("panoptic_head.pixel_decoder.level_encoding.weight", "model.pixel_level_module.decoder.level_embed"),
-    ("panoptic_head.pixel_decoder.lateral_convs.0.", "model.pixel_level_module.decoder.adapter_1."),
-    ("panoptic_head.pixel_decoder.output_convs.0.", "model.pixel_level_module.decoder.layer_1."),
+    ("panoptic_head.pixel_decoder.lateral_convs.0", "model.pixel_level_module.decoder.adapter_1"),
+    ("panoptic_head.pixel_decoder.output_convs.0", "model.pixel_level_module.decoder.layer_1"),
     ("panoptic_head.pixel_decoder.mask_feature.", "model.pixel_level_module.decoder.mask_projection."),
     ("panoptic_head.pixel_decoder.", "model.pixel_level_module.decoder."),
     ("panoptic_head.transformer_decoder.post_norm.", "model.transformer_module.decoder.layernorm."),
@@ -140,8 +140,7 @@ fn renamed(name: &str) -> String {
     for (there, here) in attentions.iter().chain(norms).chain(&ANYWHERE) {
         rest = rest.replacen(there, here, 1);
     }
-    let (first, second) =
-        if is_of("backbone.") { ("intermediate.dense", "output.dense") } else { ("fc1", "fc2") };
+    let (first, second) = if is_of("backbone.") { ("intermediate.dense", "output.dense") } else { ("fc1", "fc2") };
     rest = rest.replacen("ffn.layers.0.0", first, 1).replacen("ffn.layers.1", second, 1);
     format!("{here}{rest}")
 }

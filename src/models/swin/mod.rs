@@ -55,7 +55,11 @@ impl Config {
             let [inner, width] = sizes.of(&format!("{first}.intermediate.dense.weight"))?;
             let side = rows.isqrt();
             sizes.ensure(side * side == rows && side % 2 == 1, &table, "the square of an odd number of rows")?;
-            sizes.ensure(width == embed << s, &format!("{first}.intermediate.dense.weight"), "twice the stage before")?;
+            sizes.ensure(
+                width == embed << s,
+                &format!("{first}.intermediate.dense.weight"),
+                "twice the stage before",
+            )?;
             sizes.ensure(width.is_multiple_of(heads), &table, "heads that divide the width")?;
             Ok(StageConfig { width, depth: sizes.count(&blocks), heads, inner, window: side.div_ceil(2) })
         };

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
-use super::{Tokenizer, charsmap};
+use super::{Tokenizer, charsmap, clip};
 use crate::io::{read, read_json, require_folder};
 
 /// Lengths beyond this mean "no limit": transformers writes 1e30 where none is known.
@@ -57,6 +57,33 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
         map.and_then(charsmap::check).with_context(|| format!("{}: precompiled_charsmap", file.display()))?;
     }
 
+    assemble(folder, &file, kind, &whole["model"], normalizer, settings)
+}
+
+/// CLIP's own vocabulary with these two special tokens.
+pub(super) fn built_in(begin: &str, end: &str) -> Tokenizer {
+    let token = |text| AddedToken::from(text, true);
+    let named = vec![
+        ("bos_token", token(begin)),
+        ("eos_token", token(end)),
+        ("unk_token", token(end)),
+        ("pad_token", token(end)),
+    ];
+    let settings = Settings { named, added: vec![token(begin), token(end)], max_length: Some(77) };
+    let (name, kind) = (Path::new("the built-in CLIP tokenizer"), Kind::Clip);
+    let assembled = assemble(name, name, kind, &clip::model(begin, end), normalizer(kind, &Value::Null), settings);
+    assembled.expect("the vocabulary is whole")
+}
+
+/// A tokenizer of the parts that `file` in `folder` has.
+fn assemble(
+    folder: &Path,
+    file: &Path,
+    kind: Kind,
+    stored: &Value,
+    normalizer: Value,
+    settings: Settings,
+) -> Result<Tokenizer> {
     let mut inner: tokenizers::Tokenizer = serde_json::from_value(json!({
         "version": "1.0",
         "truncation": null,
@@ -66,7 +93,7 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
         "pre_tokenizer": pre_tokenizer(kind),
         "post_processor": null,
         "decoder": null,
-        "model": model(kind, &whole["model"], &settings),
+        "model": model(kind, stored, &settings),
     }))
     .with_context(|| format!("{}: not a tokenizer of CLIP or T5", file.display()))?;
     inner.add_tokens(&settings.added);
@@ -77,7 +104,7 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
     };
     let bos = if kind == Kind::Clip { Some(id("bos_token")?) } else { None };
     let (eos, pad) = (id("eos_token")?, id("pad_token")?);
-    Ok(Tokenizer { bos, eos, pad, max_length: settings.max_length, inner, folder: folder.to_path_buf() })
+    Ok(Tokenizer { bos, eos, pad, max_length: settings.max_length, inner, folder: folder.to_path_buf(), clean: None })
 }
 
 /// `tokenizer.json`, or the same made of `vocab.json` and `merges.txt`; with the name for error messages.

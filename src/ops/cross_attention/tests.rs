@@ -11,8 +11,11 @@ fn reference([q, k, v]: [&Tensor; 3], seen: impl Fn(usize, usize, usize) -> bool
     let mut out = vec![0.0; b * m * width];
     for (b, i, c) in (0..b).flat_map(|b| (0..m).flat_map(move |i| (0..width).map(move |c| (b, i, c)))) {
         let of_head = c / d * d;
-        let dot = |j: usize| (0..d).map(|e| q[(b * m + i) * width + of_head + e] * k[(b * n + j) * width + of_head + e]).sum::<f64>();
-        let e: Vec<f64> = (0..n).map(|j| if seen(b, i, j) { (f64::from(HEADS.scale) * dot(j)).exp() } else { 0.0 }).collect();
+        let dot = |j: usize| {
+            (0..d).map(|e| q[(b * m + i) * width + of_head + e] * k[(b * n + j) * width + of_head + e]).sum::<f64>()
+        };
+        let e: Vec<f64> =
+            (0..n).map(|j| if seen(b, i, j) { (f64::from(HEADS.scale) * dot(j)).exp() } else { 0.0 }).collect();
         let total: f64 = e.iter().sum();
         out[(b * m + i) * width + c] = (0..n).map(|j| e[j] / total * v[(b * n + j) * width + c]).sum();
     }
@@ -47,7 +50,8 @@ fn a_query_sees_only_what_it_may_and_everything_if_that_is_nothing() {
 
 #[test]
 fn a_sample_gives_the_same_bits_alone_and_in_a_batch() {
-    let [q, k, v, sees] = [(70, 8, 1), (90, 8, 2), (90, 8, 3), (90, 70, 4)].map(|(n, w, seed)| random(&[9, n, w], seed));
+    let [q, k, v, sees] =
+        [(70, 8, 1), (90, 8, 2), (90, 8, 3), (90, 70, 4)].map(|(n, w, seed)| random(&[9, n, w], seed));
     check_batch_invariance("cross attention", |samples| {
         let [q, k, v, sees] = [&q, &k, &v, &sees].map(|t| t.slice(samples.clone()));
         forward(&q, &k, &v, HEADS, Some(&sees))

@@ -54,7 +54,9 @@ pub(super) fn forward(
 fn centres(levels: &[Level]) -> Vec<[f32; 2]> {
     let of = |level: &Level| {
         let [h, w] = level.size;
-        (0..h * w).map(move |i| [(i % w) as f32 + 0.5, (i / w) as f32 + 0.5]).map(move |[x, y]| [x / w as f32, y / h as f32])
+        (0..h * w)
+            .map(move |i| [(i % w) as f32 + 0.5, (i / w) as f32 + 0.5])
+            .map(move |[x, y]| [x / w as f32, y / h as f32])
     };
     levels.iter().flat_map(of).collect()
 }

@@ -26,7 +26,8 @@ impl Pyramid<'_> {
 /// the token lies in its own; `weights` `[b, n, heads·levels·points]`, before the softmax. Returns the shape of `values`.
 pub fn forward(values: &Tensor, offsets: &Tensor, weights: &Tensor, pyramid: Pyramid, heads: usize) -> Tensor {
     let (&[b, n, width], per_token) = (values.shape(), weights.width()) else { panic!("deformable: {values:?}") };
-    let fits = n == pyramid.tokens() && width.is_multiple_of(heads) && per_token.is_multiple_of(heads * pyramid.0.len());
+    let fits =
+        n == pyramid.tokens() && width.is_multiple_of(heads) && per_token.is_multiple_of(heads * pyramid.0.len());
     let alike = weights.shape() == [b, n, per_token] && offsets.shape() == [b, n, 2 * per_token];
     assert!(fits && alike, "deformable: {heads} heads of {values:?}, offsets {offsets:?}, weights {weights:?}");
     let mut out = values.scratch_like(values.shape());

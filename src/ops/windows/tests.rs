@@ -27,7 +27,8 @@ fn windows_of_a_kind_lie_together_and_what_came_from_the_other_side_is_not_seen(
     let windows = Windows { image: [6, 9], size: 3, shift: 1 };
     assert_eq!(windows.of_kinds(2), [0..4, 4..6, 6..10, 10..12]);
     assert_eq!(Windows { shift: 0, ..windows }.of_kinds(2), [0..12, 12..12, 12..12, 12..12]);
-    let [inner, right, bottom, corner] = KINDS.map(|kind| (0..9).filter(|p| windows.sees(kind, 0, *p)).collect::<Vec<_>>());
+    let [inner, right, bottom, corner] =
+        KINDS.map(|kind| (0..9).filter(|p| windows.sees(kind, 0, *p)).collect::<Vec<_>>());
     assert_eq!(inner.len(), 9);
     assert_eq!(right, [0, 1, 3, 4, 6, 7]);
     assert_eq!(bottom, [0, 1, 2, 3, 4, 5]);

@@ -2,6 +2,7 @@
 //! classification by CLIP ViT-L/14, as the benchmark does it).
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
@@ -10,10 +11,12 @@ use super::masks::Object;
 use crate::data::Color;
 use crate::device::{Device, Tensor};
 use crate::io::image::RgbImage;
-use crate::models::clip::Clip;
+use crate::models::clip::{Clip, HiddenAct, Options};
 use crate::models::tokenizer::Tokenizer;
 use crate::ops::copy;
+use crate::rewards::Dtype;
 use crate::rewards::preprocess::Preprocess;
+use crate::rewards::similarity::{self, Maker};
 
 /// What stands for everything that is not the object: #999.
 const AROUND: u8 = 0x99;
@@ -30,9 +33,17 @@ pub struct Colors {
 }
 
 impl Colors {
-    /// The classifier over a model.
-    pub fn new(clip: Clip, tokenizer: Tokenizer, preprocess: Preprocess) -> Self {
-        Self { clip, tokenizer, preprocess, known: Mutex::default() }
+    /// The classifier over the model at `path`, in the layout of transformers or of open_clip, whose non-linearity is `activation`
+    /// whatever the model says.
+    ///
+    /// # Errors
+    /// Names the file that is missing or not what was expected.
+    pub fn load(path: &Path, activation: HiddenAct, dtype: Dtype, device: &Device) -> Result<Self> {
+        let options = Options { activation: Some(activation), ..similarity::options(path, dtype) };
+        let clip = Clip::open(path, options, device)?;
+        let preprocess = Preprocess::open_clip(clip.config().vision.image_size);
+        let tokenizer = similarity::tokenizer(path, Maker::Transformers, &clip)?;
+        Ok(Self { clip, tokenizer, preprocess, known: Mutex::default() })
     }
 
     /// The colour of each of the objects in `image`, which are each of the class named with it.
@@ -40,16 +51,21 @@ impl Colors {
     /// # Errors
     /// If a class's name cannot be made into tokens.
     pub fn tell(&self, image: &RgbImage, objects: &[(&Object, &str)]) -> Result<Vec<Color>> {
-        let mut colors = Vec::with_capacity(objects.len());
+        Ok(self.likenesses(image, objects)?.iter().map(|likeness| likest(likeness)).collect())
+    }
+
+    /// How like each of [`Color::ALL`] each object is.
+    fn likenesses(&self, image: &RgbImage, objects: &[(&Object, &str)]) -> Result<Vec<Vec<f64>>> {
+        let mut all = Vec::with_capacity(objects.len());
         for some in objects.chunks(BATCH) {
             let pixels: Vec<Tensor> = some.iter().map(|(object, _)| self.ready(image, object)).collect();
             let embeds = self.clip.image_embeds(&copy::concat(&pixels.iter().collect::<Vec<_>>()));
             let rows = embeds.to_host();
             for (row, (_, class)) in rows.chunks_exact(embeds.width()).zip(some) {
-                colors.push(nearest(row, &*self.directions(class)?));
+                all.push(likeness(row, &self.directions(class)?));
             }
         }
-        Ok(colors)
+        Ok(all)
     }
 
     /// The object alone, as the model takes it.
@@ -81,11 +97,6 @@ impl Colors {
         self.known.lock().expect("no panic while it is held").insert(class.into(), all.clone());
         Ok(all)
     }
-
-    /// Where the model is.
-    pub fn device(&self) -> Device {
-        self.clip.device()
-    }
 }
 
 /// What people would say of an object of that colour.
@@ -97,17 +108,21 @@ fn sentences(color: &str, class: &str) -> [String; 3] {
     ]
 }
 
-/// The colour whose direction is nearest; the first of equals.
-fn nearest(embedding: &[f32], directions: &[Vec<f64>]) -> Color {
-    let cosine = |direction: &Vec<f64>| embedding.iter().zip(direction).map(|(e, d)| f64::from(*e) * d).sum::<f64>();
-    let mut best = (f64::NEG_INFINITY, Color::ALL[0]);
-    for (color, direction) in Color::ALL.iter().zip(directions) {
-        let like = cosine(direction);
-        if like > best.0 {
-            best = (like, *color);
+/// How near the embedding of a picture is to each direction: a hundred times the cosine.
+fn likeness(embedding: &[f32], directions: &[Vec<f64>]) -> Vec<f64> {
+    let embedding = unit(embedding.iter().map(|v| f64::from(*v)).collect());
+    directions.iter().map(|d| 100.0 * d.iter().zip(&embedding).map(|(d, e)| d * e).sum::<f64>()).collect()
+}
+
+/// The colour that is likest; the first of equals.
+fn likest(likeness: &[f64]) -> Color {
+    let mut best = 0;
+    for (i, like) in likeness.iter().enumerate() {
+        if *like > likeness[best] {
+            best = i;
         }
     }
-    best.1
+    Color::ALL[best]
 }
 
 fn unit(v: Vec<f64>) -> Vec<f64> {
@@ -126,6 +141,8 @@ fn alone(image: &RgbImage, object: &Object) -> RgbImage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::read_json;
+    use crate::ops::testing::fixture;
 
     #[test]
     fn an_object_is_cut_out_with_grey_around_it() {
@@ -138,12 +155,65 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_direction_is_the_colour_and_of_equals_the_first() {
+    fn the_likest_is_the_colour_and_of_equals_the_first() {
         let mut directions = vec![vec![0.0, 1.0]; 10];
-        assert_eq!(nearest(&[0.3, 0.9], &directions), Color::Red);
-        directions[7] = vec![0.6, 0.8];
-        assert_eq!(nearest(&[0.3, 0.9], &directions), Color::Red);
-        assert_eq!(nearest(&[0.5, 0.5], &directions), Color::Brown);
+        assert_eq!(likest(&likeness(&[0.3, 0.9], &directions)), Color::Red);
+        directions[7] = vec![0.8, 0.6];
+        assert_eq!(likest(&likeness(&[0.3, 0.9], &directions)), Color::Red);
+        assert_eq!(likest(&likeness(&[0.5, 0.5], &directions)), Color::Brown);
         assert_eq!(sentences("red", "stop sign")[1], "a photo of a red-colored stop sign");
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Case {
+        class: String,
+        #[serde(rename = "box")]
+        bounds: [usize; 4],
+        logits: Vec<f64>,
+        color: String,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Cases {
+        size: [usize; 2],
+        objects: Vec<Case>,
+    }
+
+    /// The fixture is the work of Pillow, torchvision and transformers.
+    #[test]
+    fn colours_are_told_as_the_benchmark_tells_them() {
+        let Cases { size: [height, width], objects } = read_json(&fixture("geneval/colors.json")).unwrap();
+        let pixel = |y: usize, x: usize| [x * 3, y * 5, x * y / 7].map(|v| v as u8);
+        let data = (0..height * width).flat_map(|i| pixel(i / width, i % width)).collect();
+        let image = RgbImage { width, height, data };
+        let ellipse = |[left, top, right, bottom]: [usize; 4]| {
+            let inside = |i: usize| {
+                let (x, y) = (i % width, i / width);
+                let off =
+                    |at: usize, from: usize, to: usize| (at as f64 - (from + to - 1) as f64 / 2.0) / (to - from) as f64;
+                let within = (left..right).contains(&x) && (top..bottom).contains(&y);
+                within && off(x, left, right).powi(2) + off(y, top, bottom).powi(2) <= 0.25
+            };
+            (0..height * width).map(inside).collect()
+        };
+        let object = |case: &Case| Object { class: 0, score: 1.0, bounds: case.bounds, mask: ellipse(case.bounds) };
+        let colors = Colors::load(&built_in(), HiddenAct::QuickGelu, Dtype::F32, &Device::Cpu).unwrap();
+        let seen: Vec<Object> = objects.iter().map(object).collect();
+        let asked: Vec<(&Object, &str)> = seen.iter().zip(&objects).map(|(o, case)| (o, case.class.as_str())).collect();
+        let told = colors.tell(&image, &asked).unwrap();
+        for ((got, color), case) in colors.likenesses(&image, &asked).unwrap().iter().zip(told).zip(&objects) {
+            let apart = got.iter().zip(&case.logits).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max);
+            assert!(apart < 2e-3, "{}: off by {apart:e}", case.class);
+            assert_eq!(color.name(), case.color, "{}", case.class);
+        }
+        // The switch changes what is told, and one object alone is told as among others.
+        let other = Colors::load(&built_in(), HiddenAct::Gelu, Dtype::F32, &Device::Cpu).unwrap();
+        let (a, b) = (colors.likenesses(&image, &asked).unwrap(), other.likenesses(&image, &asked).unwrap());
+        assert!(a.iter().flatten().zip(b.iter().flatten()).any(|(a, b)| (a - b).abs() > 1e-3));
+        assert_eq!(colors.likenesses(&image, &asked[2..3]).unwrap()[0], a[2]);
+    }
+
+    fn built_in() -> std::path::PathBuf {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny-clip")
     }
 }

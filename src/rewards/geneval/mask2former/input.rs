@@ -107,7 +107,8 @@ fn resize_bytes(image: &RgbImage, [h, w]: [usize; 2]) -> Vec<u8> {
     let fixed = |shares: [f32; 2]| shares.map(|s| (s * ONE).round_ties_even() as i32);
     // Places are in single precision here.
     let rounded = |at: f64| f64::from(at as f32);
-    let columns: Vec<Between<i32>> = columns(image.width, w, rounded).into_iter().map(|(at, shares)| (at, fixed(shares))).collect();
+    let columns: Vec<Between<i32>> =
+        columns(image.width, w, rounded).into_iter().map(|(at, shares)| (at, fixed(shares))).collect();
     let across = |y: usize| -> Vec<i32> {
         let row = &image.data[y * image.width * 3..][..image.width * 3];
         let pixel = |([a, b], [first, second]): &Between<i32>| {
@@ -208,7 +209,8 @@ mod tests {
     fn each_generation_makes_pictures_ready_in_its_own_way() {
         let Fixture { ready: cases, step, .. } = fixture_of();
         for Whole { from, size, shape, mmdet2, mmdet3 } in cases {
-            for (layout, want) in [(Layout::Mmdet2, &mmdet2), (Layout::HuggingFace, &mmdet2), (Layout::Mmdet3, &mmdet3)] {
+            for (layout, want) in [(Layout::Mmdet2, &mmdet2), (Layout::HuggingFace, &mmdet2), (Layout::Mmdet3, &mmdet3)]
+            {
                 let Ready { pixels, size: got } = ready(&picture(from[0], from[1]), layout, Channels::Rgb);
                 assert_eq!((got, pixels.shape()), (size, &[1, 3, shape[0], shape[1]][..]));
                 check(&format!("{layout:?} {from:?}"), &pixels.to_host(), want, step, 2e-6);

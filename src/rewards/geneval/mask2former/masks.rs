@@ -164,7 +164,10 @@ mod tests {
         };
         let sizes = Sizes { original: [3, 5], resized: [8, 8], padded: [8, 8] };
         let all = objects(&found, sizes, -1.0);
-        assert_eq!(all.iter().map(|o| (o.class, o.score, o.bounds)).collect::<Vec<_>>(), [(0, 0.0, [0; 4]), (1, 0.0, [0; 4])]);
+        assert_eq!(
+            all.iter().map(|o| (o.class, o.score, o.bounds)).collect::<Vec<_>>(),
+            [(0, 0.0, [0; 4]), (1, 0.0, [0; 4])]
+        );
         assert!(objects(&found, sizes, 0.0).is_empty());
     }
 }
