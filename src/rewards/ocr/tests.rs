@@ -85,7 +85,7 @@ fn a_folder_that_lacks_something_is_refused_by_name() {
     let error = |folder: &Path| format!("{:#}", Ocr::load(folder, Channels::Rgb).err().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let e = error(folder.path());
-    assert!(e.contains("det.safetensors: missing") && e.contains("tools/convert_ppocr.py"), "{e}");
+    assert!(e.contains("det.safetensors: missing") && e.contains("tools/fetch_ppocr.sh"), "{e}");
     let tiny = fixture("ocr/tiny");
     for name in ["det.safetensors", "rec.safetensors"] {
         std::fs::copy(tiny.join(name), folder.path().join(name)).unwrap();
