@@ -72,7 +72,10 @@ fn pad(image: &RgbImage, width: usize, height: usize) -> RgbImage {
 fn normalised(image: &RgbImage, channels: Channels) -> Tensor {
     let of = |c: usize| move |v: usize| (v as f32 * (1.0 / 255.0f32) - MEAN[c]) / STD[c];
     let table: [Vec<f32>; 3] = [0, 1, 2].map(|c| (0..256).map(of(c)).collect());
-    let values: Vec<f32> = channels.of(image).map(|pixel| [0, 1, 2].map(|c| table[c][usize::from(pixel[c])])).flatten().collect();
+    let mut values = vec![0.0; image.data.len()];
+    for (to, pixel) in values.as_chunks_mut::<3>().0.iter_mut().zip(channels.of(image)) {
+        *to = [0, 1, 2].map(|c| table[c][usize::from(pixel[c])]);
+    }
     Tensor::from_slice(&Device::Cpu, &values, &[1, image.height, image.width, 3])
 }
 

@@ -2,6 +2,8 @@ use rayon::prelude::*;
 
 use crate::io::image::RgbImage;
 
+/// Rows per task.
+const BAND: usize = 32;
 /// What weights are multiplied with.
 const ONE: f32 = 2048.0;
 
@@ -15,24 +17,39 @@ pub fn bilinear(image: &RgbImage, width: usize, height: usize) -> RgbImage {
     }
     let (columns, rows) = (taps(image.width, width, true), taps(image.height, height, false));
     let mut data = vec![0; width * height * 3];
-    data.par_chunks_exact_mut((width * 3).max(1)).zip(&rows).with_min_len(16).for_each(|(out, row)| {
-        let lines = [row.first, row.first + 1].map(|y| {
-            let y = y.clamp(0, image.height as i64 - 1) as usize;
-            &image.data[y * image.width * 3..][..image.width * 3]
-        });
-        let [above, below] = row.weights;
-        for (pixel, tap) in out.as_chunks_mut::<3>().0.iter_mut().zip(&columns) {
-            let (left, [a, b]) = (tap.first as usize * 3, tap.weights);
-            // At the right rim the second pixel is not there, and its weight is 0.
-            let right = if b == 0 { left } else { left + 3 };
-            for (c, v) in pixel.iter_mut().enumerate() {
-                let [upper, lower] = lines.map(|line| i32::from(line[left + c]) * a + i32::from(line[right + c]) * b);
+    data.par_chunks_mut(BAND * width * 3).zip(rows.par_chunks(BAND)).for_each(|(out, rows)| {
+        // Neighbouring rows come from the same two lines, or share one.
+        let mut lines: [(Option<usize>, Vec<i32>); 2] = std::array::from_fn(|_| (None, vec![0; width * 3]));
+        for (out, row) in out.chunks_exact_mut(width * 3).zip(rows) {
+            let wanted = [row.first, row.first + 1].map(|y| y.clamp(0, image.height as i64 - 1) as usize);
+            if lines[1].0 == Some(wanted[0]) {
+                lines.swap(0, 1);
+            }
+            for ((has, line), y) in lines.iter_mut().zip(wanted) {
+                if *has != Some(y) {
+                    across(line, &image.data[y * image.width * 3..][..image.width * 3], &columns);
+                    *has = Some(y);
+                }
+            }
+            let [above, below] = row.weights;
+            for ((v, upper), lower) in out.iter_mut().zip(&lines[0].1).zip(&lines[1].1) {
                 let sum = ((above * (upper >> 4)) >> 16) + ((below * (lower >> 4)) >> 16);
                 *v = ((sum + 2) >> 2) as u8;
             }
         }
     });
     RgbImage { width, height, data }
+}
+
+/// A row of pixels at another width, in 11 bits more.
+fn across(out: &mut [i32], line: &[u8], columns: &[Taps]) {
+    for (pixel, tap) in out.as_chunks_mut::<3>().0.iter_mut().zip(columns) {
+        let (left, [a, b]) = (tap.first as usize * 3, tap.weights);
+        // At the right rim the second pixel is not there, and its weight is 0.
+        let right = if b == 0 { left } else { left + 3 };
+        let (left, right) = (&line[left..left + 3], &line[right..right + 3]);
+        *pixel = [0, 1, 2].map(|c| i32::from(left[c]) * a + i32::from(right[c]) * b);
+    }
 }
 
 /// Two neighbours and their weights.

@@ -1,5 +1,7 @@
 use std::sync::LazyLock;
 
+use rayon::prelude::*;
+
 use crate::io::image::RgbImage;
 
 /// Positions between two pixels that are told apart.
@@ -16,17 +18,18 @@ pub fn straightened(image: &RgbImage, quad: &[[f32; 2]; 4], width: usize, height
     let mut data = vec![0; width * height * 3];
     let rows = (BLOCK / 2).min(height).max(1);
     let columns = (BLOCK * BLOCK / rows).min(width).max(1);
-    for (i, pixel) in data.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-        let (x, y) = (i % width, (i / width) as f64);
-        let (first, along) = ((x / columns * columns) as f64, (x % columns) as f64);
-        let from = |row: usize| m[row][0] * first + m[row][1] * y + m[row][2] + m[row][0] * along;
-        let w = from(2);
-        let scale = if w == 0.0 { 0.0 } else { POSITIONS as f64 / w };
-        let [at_x, at_y] = [0, 1].map(|row| {
-            (from(row) * scale).clamp(f64::from(i32::MIN), f64::from(i32::MAX)).round_ties_even() as i32
-        });
-        *pixel = cubic(image, at_x, at_y);
-    }
+    data.par_chunks_exact_mut((width * 3).max(1)).with_min_len(8).enumerate().for_each(|(y, line)| {
+        for (x, pixel) in line.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+            let (first, along) = ((x / columns * columns) as f64, (x % columns) as f64);
+            let from = |row: usize| m[row][0] * first + m[row][1] * y as f64 + m[row][2] + m[row][0] * along;
+            let w = from(2);
+            let scale = if w == 0.0 { 0.0 } else { POSITIONS as f64 / w };
+            let [at_x, at_y] = [0, 1].map(|row| {
+                (from(row) * scale).clamp(f64::from(i32::MIN), f64::from(i32::MAX)).round_ties_even() as i32
+            });
+            *pixel = cubic(image, at_x, at_y);
+        }
+    });
     RgbImage { width, height, data }
 }
 
@@ -35,12 +38,22 @@ fn cubic(image: &RgbImage, x: i32, y: i32) -> [u8; 3] {
     let part = |v: i32| v.rem_euclid(POSITIONS as i32) as usize;
     let whole = |v: i32| i64::from(v.div_euclid(POSITIONS as i32).clamp(i32::from(i16::MIN), i32::from(i16::MAX)));
     let weights = &WEIGHTS[part(y) * POSITIONS + part(x)];
+    let (left, top) = (whole(x) - 1, whole(y) - 1);
+    let is_inside = (0..image.width as i64 - 3).contains(&left) && (0..image.height as i64 - 3).contains(&top);
     let mut sums = [1i32 << (BITS - 1); 3];
     for (k, weights) in weights.as_chunks::<4>().0.iter().enumerate() {
-        let row = (whole(y) - 1 + k as i64).clamp(0, image.height as i64 - 1) as usize * image.width;
-        for (j, weight) in weights.iter().enumerate() {
-            let column = (whole(x) - 1 + j as i64).clamp(0, image.width as i64 - 1) as usize;
-            let pixel = &image.data[(row + column) * 3..][..3];
+        let row = (top + k as i64).clamp(0, image.height as i64 - 1) as usize * image.width;
+        let mut pixels = [[0; 3]; 4];
+        if is_inside {
+            let line = &image.data[(row + left as usize) * 3..][..12];
+            pixels.copy_from_slice(line.as_chunks::<3>().0);
+        } else {
+            for (j, pixel) in pixels.iter_mut().enumerate() {
+                let column = (left + j as i64).clamp(0, image.width as i64 - 1) as usize;
+                pixel.copy_from_slice(&image.data[(row + column) * 3..][..3]);
+            }
+        }
+        for (pixel, weight) in pixels.iter().zip(weights) {
             sums.iter_mut().zip(pixel).for_each(|(sum, v)| *sum += i32::from(*v) * i32::from(*weight));
         }
     }
