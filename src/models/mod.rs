@@ -15,6 +15,7 @@ pub mod network;
 mod norm;
 pub mod outline;
 mod sizes;
+pub mod ppocr;
 pub mod source;
 pub mod swin;
 pub mod t5;

@@ -9,6 +9,7 @@ pub mod hpsv2;
 pub mod imagereward;
 mod images;
 pub mod jpeg;
+pub mod ocr;
 mod options;
 pub mod pickscore;
 pub mod preprocess;
@@ -27,6 +28,7 @@ use self::geneval::GenEval;
 use self::hpsv2::Hpsv2;
 use self::imagereward::ImageReward;
 use self::jpeg::Jpeg;
+use self::ocr::Ocr;
 use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
 use crate::device::{Device, Tensor};
@@ -245,6 +247,7 @@ pub const TABLE: [Entry; 8] = [
         keys: pickscore::KEYS,
         build: |options, device| Ok(Box::new(PickScore::build(options, device)?)),
     },
+    Entry { name: "ocr", keys: ocr::KEYS, build: |options, _| Ok(Box::new(Ocr::build(options)?)) },
     Entry {
         name: "clipscore",
         keys: clipscore::KEYS,

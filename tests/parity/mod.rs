@@ -10,6 +10,7 @@ mod lora;
 mod lora_kinds;
 pub mod mask2former;
 mod mmdit;
+mod ocr;
 mod pictures;
 mod pipeline;
 pub mod single_file;
