@@ -1,5 +1,4 @@
-//! Files: mapped safetensors with every tensor checked before use, and what is written back. [`http`] is the way to other
-//! machines.
+//! Files: mapped tensors, each checked before use, and what is written back. [`http`] is the way to other machines.
 
 pub mod built_in;
 mod damage;
@@ -9,6 +8,7 @@ mod gguf;
 pub mod http;
 pub mod image;
 pub mod loader;
+pub mod pickle;
 pub mod read;
 pub mod safetensors;
 mod scaled;
