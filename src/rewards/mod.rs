@@ -1,6 +1,7 @@
 //! What a picture is worth: one file per reward, one trait.
 
 pub mod geneval;
+pub mod http;
 mod images;
 pub mod jpeg;
 pub mod pickscore;
@@ -73,6 +74,21 @@ impl Score {
     }
 }
 
+/// A reward has no answer and nothing goes on without it: what a [`Reward`] fails with when what judges in its place stays away.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub String);
+
+/// Some pictures have no score and a run may go on without them: what a [`Reward`] fails with whose config says so.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Absent {
+    /// The scores that there are.
+    pub scores: Vec<Option<Score>>,
+    /// Why the others are not.
+    pub why: String,
+}
+
 /// Several rewards added up.
 pub struct WeightedSum {
     terms: Vec<(Box<dyn Reward>, f64)>,
@@ -85,6 +101,8 @@ pub struct Scores {
     pub weighted: Vec<f64>,
     /// Each reward's own scores, unweighted, in the order of the config.
     pub rewards: Vec<(String, Vec<Score>)>,
+    /// Images that a reward of some weight did not judge, and why. Their scores, and the sum, are NaN.
+    pub missing: BTreeMap<usize, String>,
 }
 
 impl WeightedSum {
@@ -116,27 +134,42 @@ impl WeightedSum {
         self.terms.iter().try_for_each(|(r, _)| r.check(prompts).with_context(|| format!("rewards.{}", r.name())))
     }
 
-    /// Scores each image for the prompt it was made for.
+    /// Scores each image for the prompt it was made for. What is [`Absent`] is [missing](Scores::missing).
     ///
     /// # Errors
     /// Names the reward that failed, or that gave a value which is not finite.
     pub fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Scores> {
         assert_eq!(images.len(), prompts.len(), "one prompt for each image");
         let mut weighted = vec![0.0; images.len()];
-        let mut rewards = Vec::new();
+        let (mut rewards, mut missing) = (Vec::new(), BTreeMap::new());
         for (reward, weight) in &self.terms {
             let name = reward.name();
-            let scores = reward.score(images, prompts).with_context(|| format!("reward {name}"))?;
+            let (scores, why) = match reward.score(images, prompts) {
+                Ok(scores) => (scores.into_iter().map(Some).collect(), String::new()),
+                Err(e) => match e.downcast::<Absent>() {
+                    Ok(Absent { scores, why }) => (scores, format!("reward {name}: {why}")),
+                    Err(e) => return Err(e.context(format!("reward {name}"))),
+                },
+            };
             assert_eq!(scores.len(), images.len(), "one score for each image");
-            for ((sum, score), prompt) in weighted.iter_mut().zip(&scores).zip(prompts) {
-                if !score.value.is_finite() {
-                    bail!("reward {name}: {} for the prompt '{}'", score.value, prompt.text);
+            for (i, score) in scores.iter().enumerate() {
+                match score {
+                    Some(score) if !score.value.is_finite() => {
+                        bail!("reward {name}: {} for the prompt '{}'", score.value, prompts[i].text)
+                    }
+                    Some(score) => weighted[i] += weight * score.value,
+                    // What is only watched holds nothing up.
+                    None if *weight == 0.0 => {}
+                    None => {
+                        weighted[i] = f64::NAN;
+                        missing.entry(i).or_insert_with(|| why.clone());
+                    }
                 }
-                *sum += weight * score.value;
             }
-            rewards.push((name.to_string(), scores));
+            let or_none = |score: Option<Score>| score.unwrap_or_else(|| Score::of(f64::NAN));
+            rewards.push((name.to_string(), scores.into_iter().map(or_none).collect()));
         }
-        Ok(Scores { weighted, rewards })
+        Ok(Scores { weighted, rewards, missing })
     }
 }
 
@@ -144,11 +177,26 @@ impl Scores {
     /// No scores yet, of the rewards of `sum`.
     fn empty(sum: &WeightedSum) -> Self {
         let rewards = sum.terms.iter().map(|(r, _)| (r.name().to_string(), Vec::new())).collect();
-        Self { weighted: Vec::new(), rewards }
+        Self { weighted: Vec::new(), rewards, missing: BTreeMap::new() }
+    }
+
+    /// Those of `images` alone, in that order.
+    pub fn of(&self, images: &[usize]) -> Self {
+        let pick = |(name, scores): &(String, Vec<Score>)| {
+            (name.clone(), images.iter().map(|i| scores[*i].clone()).collect())
+        };
+        let missing = images.iter().enumerate().filter_map(|(at, i)| Some((at, self.missing.get(i)?.clone())));
+        Self {
+            weighted: images.iter().map(|i| self.weighted[*i]).collect(),
+            rewards: self.rewards.iter().map(pick).collect(),
+            missing: missing.collect(),
+        }
     }
 
     /// Adds those of further images.
     fn extend(&mut self, more: Self) {
+        let before = self.weighted.len();
+        self.missing.extend(more.missing.into_iter().map(|(i, why)| (before + i, why)));
         self.weighted.extend(more.weighted);
         for ((_, all), (_, more)) in self.rewards.iter_mut().zip(more.rewards) {
             all.extend(more);
