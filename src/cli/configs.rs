@@ -75,7 +75,7 @@ fn named(name: &str) -> Result<Published> {
 fn row(one: Published, raw: &TrainConfig) -> Row {
     let rewards = raw.rewards.iter().map(|(name, keys)| Reward {
         name: name.clone(),
-        model: keys.options.model.as_ref().map(|path| path.display().to_string()),
+        model: keys.options.text("model").map(str::to_string),
         available: rewards::names().contains(&name.as_str()),
     });
     Row {

@@ -179,7 +179,7 @@ fn rewards(args: &Args) -> Result<BTreeMap<String, RewardKeys>> {
         pairs(&args.reward_model, "--reward-model", |v| v.map(PathBuf::from).context("expected NAME=DIR"))?
     {
         let reward = rewards.get_mut(&name).with_context(|| format!("--reward-model {name}: not among --rewards"))?;
-        reward.options.model = Some(model);
+        reward.options.set_path("model", &model);
     }
     Ok(rewards)
 }

@@ -1,11 +1,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
+use engine::config;
 use engine::data::{Prompt, PromptSet};
 use engine::device::Device;
 use engine::io::built_in;
 use engine::io::image::{RgbImage, read_rgb};
-use engine::rewards::{self, Images, Options, Scoring, WeightedSum};
+use engine::rewards::{self, Images, Scoring, WeightedSum};
 use engine::telemetry::warn;
 use serde_json::json as object;
 
@@ -18,9 +19,12 @@ pub struct Args {
     /// Reward.
     #[arg(long, value_name = "NAME")]
     reward: String,
-    /// Folder of the reward's model, for rewards that have one.
-    #[arg(long, value_name = "DIR")]
+    /// The reward's model, for rewards that have one: --set reward_models.NAME.model=PATH.
+    #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
+    /// Another key of the reward, as a config's table [rewards.NAME] has it: reward_models.NAME.KEY=VALUE.
+    #[arg(long = "set", value_name = "KEY=VALUE", num_args = 1..)]
+    overrides: Vec<String>,
     /// Image files.
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     images: Vec<PathBuf>,
@@ -46,7 +50,11 @@ pub fn run(mut args: Args) -> Result<()> {
 }
 
 fn score(args: &Args, device: &Device) -> Result<()> {
-    let reward = rewards::build(&args.reward, &Options { model: args.model.clone(), ..Options::default() }, device)?;
+    let mut options = config::reward_options(&args.reward, &args.overrides)?;
+    if let Some(model) = &args.model {
+        options.set_path("model", model);
+    }
+    let reward = rewards::build(&args.reward, options, device)?;
     let reward = WeightedSum::new(vec![(reward, 1.0)])?;
     let set = PromptSet::load(&args.prompts)?;
     reward.check(&set)?;

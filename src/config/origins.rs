@@ -35,9 +35,13 @@ fn origin(path: &Path) -> Option<&'static str> {
 fn inputs(raw: &TrainConfig) -> Vec<(String, PathBuf)> {
     let mut inputs = vec![("model".to_string(), raw.model.clone())];
     for (name, keys) in &raw.rewards {
-        inputs.extend(keys.options.model.clone().map(|path| (format!("rewards.{name}.model"), path)));
+        let said = (format!("rewards.{name}"), keys.options.clone());
+        let beside = raw.reward_models.get(name).map(|model| (format!("reward_models.{name}"), model.options()));
+        for (place, options) in [Some(said), beside].into_iter().flatten() {
+            let Ok(entry) = rewards::entry(name) else { continue };
+            inputs.extend(options.paths(entry.keys).map(|(key, path)| (format!("{place}.{key}"), path.to_path_buf())));
+        }
     }
-    inputs.extend(raw.reward_models.iter().map(|(name, path)| (format!("reward_models.{name}"), path.clone())));
     inputs.push(("prompts.train".into(), raw.prompts.train.clone()));
     inputs.push(("prompts.eval".into(), raw.prompts.eval.clone()));
     inputs

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::method::{Method, MethodKeys, RamKeys};
 use super::optimizer::Optimizer;
-use super::reward::RewardKeys;
+use super::reward::{RewardKeys, RewardModel};
 use crate::device::{DType, Precision, Wide};
 use crate::models::network::Checkpointing;
 use crate::models::source::{Parts, Source};
@@ -41,9 +41,9 @@ pub struct TrainConfig {
     /// The rewards, as `name = weight` or as a table `[rewards.name]`; the weighted sum is trained on. A reward of weight 0
     /// is only logged.
     pub rewards: BTreeMap<String, RewardKeys>,
-    /// Folders of reward models by the reward's name: another place for `rewards.name.model`.
+    /// Models of rewards by the reward's name, or tables of what else they need: another place for `rewards.name.model` and so on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub reward_models: BTreeMap<String, PathBuf>,
+    pub reward_models: BTreeMap<String, RewardModel>,
     /// Reinforce Adjoint Matching, if that is the algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ram: Option<RamKeys>,

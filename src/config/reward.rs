@@ -24,14 +24,11 @@ impl RewardKeys {
 
 /// The table form.
 #[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
 struct RewardTable {
     #[serde(default = "RewardTable::weight")]
     weight: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    model: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detector: Option<String>,
+    #[serde(flatten)]
+    options: Options,
 }
 
 impl RewardTable {
@@ -61,8 +58,7 @@ impl<'de> Deserialize<'de> for RewardKeys {
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<RewardKeys, A::Error> {
                 let table = RewardTable::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                let RewardTable { weight, model, detector } = table;
-                Ok(RewardKeys { weight, options: Options { model, detector } })
+                Ok(RewardKeys { weight: table.weight, options: table.options })
             }
         }
 
@@ -72,10 +68,29 @@ impl<'de> Deserialize<'de> for RewardKeys {
 
 impl Serialize for RewardKeys {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Options { model, detector } = self.options.clone();
-        if model.is_none() && detector.is_none() {
-            return self.weight.serialize(serializer);
+        match self.options.is_empty() {
+            true => self.weight.serialize(serializer),
+            false => RewardTable { weight: self.weight, options: self.options.clone() }.serialize(serializer),
         }
-        RewardTable { weight: self.weight, model, detector }.serialize(serializer)
+    }
+}
+
+/// What `[reward_models]` says of one reward.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(untagged, expecting = "expected the path of a model or a table of the reward's keys")]
+pub enum RewardModel {
+    /// Its key `model`.
+    Model(PathBuf),
+    /// Any of its keys.
+    Keys(Options),
+}
+
+impl RewardModel {
+    /// As keys.
+    pub fn options(&self) -> Options {
+        match self {
+            Self::Model(path) => Options::of_path("model", path),
+            Self::Keys(options) => options.clone(),
+        }
     }
 }

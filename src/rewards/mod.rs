@@ -4,13 +4,13 @@ pub mod geneval;
 pub mod http;
 mod images;
 pub mod jpeg;
+mod options;
 pub mod pickscore;
 pub mod preprocess;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
@@ -19,10 +19,10 @@ use self::jpeg::Jpeg;
 use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
 use crate::device::{Device, Tensor};
-use crate::io::{did_you_mean, require_folder};
-use crate::models::outline::is_outline;
+use crate::io::did_you_mean;
 
 pub use images::Images;
+pub use options::{Key, Kind, Options};
 
 /// Judges pictures. A picture's score never depends on what else is in the batch.
 pub trait Reward: Send + Sync {
@@ -233,55 +233,26 @@ impl<'a> Scoring<'a> {
     }
 }
 
-/// What a config says about one reward beside its weight.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Options {
-    /// The folder of its model.
-    pub model: Option<PathBuf>,
-    /// What finds the objects.
-    pub detector: Option<String>,
-}
-
 /// One reward there is.
 pub struct Entry {
     /// Its name in configs and logs.
     pub name: &'static str,
-    /// What its model is, if it has one.
-    model: Option<&'static str>,
-    /// The detectors it can use, the default first; empty if it uses none.
-    detectors: &'static [&'static str],
+    /// What its table can say beside `weight`.
+    pub keys: &'static [Key],
+    /// The reward for resolved options.
     build: fn(&Options, &Device) -> Result<Box<dyn Reward>>,
 }
 
 /// Every reward.
 pub const TABLE: [Entry; 4] = [
-    Entry {
-        name: "geneval",
-        model: None,
-        detectors: &geneval::DETECTORS,
-        build: |options, _| Ok(Box::new(GenEval::new(geneval::detector(options.detector.as_deref())))),
-    },
+    Entry { name: "geneval", keys: geneval::KEYS, build: |options, _| Ok(Box::new(GenEval::build(options))) },
     Entry {
         name: "pickscore",
-        model: Some("a CLIP model"),
-        detectors: &[],
-        build: |options, device| {
-            let folder = options.model.as_deref().expect("checked: it has a model");
-            Ok(Box::new(PickScore::load(folder, device)?))
-        },
+        keys: pickscore::KEYS,
+        build: |options, device| Ok(Box::new(PickScore::build(options, device)?)),
     },
-    Entry {
-        name: "jpeg_compressibility",
-        model: None,
-        detectors: &[],
-        build: |_, _| Ok(Box::new(Jpeg::Compressibility)),
-    },
-    Entry {
-        name: "jpeg_incompressibility",
-        model: None,
-        detectors: &[],
-        build: |_, _| Ok(Box::new(Jpeg::Incompressibility)),
-    },
+    Entry { name: "jpeg_compressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Compressibility)) },
+    Entry { name: "jpeg_incompressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Incompressibility)) },
 ];
 
 /// The names of all rewards.
@@ -289,40 +260,29 @@ pub fn names() -> Vec<&'static str> {
     TABLE.iter().map(|e| e.name).collect()
 }
 
-/// The reward called `name`, if there is one and the options are ones it takes. Reads no weights.
+/// The reward called `name`, if there is one.
 ///
 /// # Errors
-/// Lists the rewards there are, and the nearest; or names the option that is missing or wrong.
-pub fn check(name: &str, options: &Options) -> Result<&'static Entry> {
-    let Some(entry) = TABLE.iter().find(|e| e.name == name) else {
-        bail!("rewards: no reward '{name}', expected one of {}{}", names().join(", "), did_you_mean(name, names()));
-    };
-    match (&options.model, entry.model) {
-        (Some(folder), Some(_)) if is_outline(folder) => {}
-        (Some(folder), Some(_)) => require_folder(folder, &format!("rewards.{name}.model"))?,
-        (Some(folder), None) => {
-            bail!("rewards.{name}.model: {} is not wanted, {name} takes no model", folder.display())
-        }
-        (None, Some(what)) => bail!("rewards.{name}.model: missing, expected the folder of {what}"),
-        (None, None) => {}
-    }
-    if let Some(detector) = &options.detector {
-        let known = entry.detectors;
-        if known.is_empty() {
-            bail!("rewards.{name}.detector: {name} uses no detector");
-        }
-        if !known.contains(&detector.as_str()) {
-            let hint = did_you_mean(detector, known.iter().copied());
-            bail!("rewards.{name}.detector: no detector '{detector}', expected {}{hint}", known.join(", "));
-        }
-    }
-    Ok(entry)
+/// Lists the rewards there are, and the nearest.
+pub fn entry(name: &str) -> Result<&'static Entry> {
+    let found = TABLE.iter().find(|e| e.name == name);
+    found.with_context(|| {
+        format!("rewards: no reward '{name}', expected one of {}{}", names().join(", "), did_you_mean(name, names()))
+    })
+}
+
+/// The options of the reward called `name`, with its defaults. Reads no weights.
+///
+/// # Errors
+/// As [`entry`] and [`Options::resolve`].
+pub fn resolve(name: &str, options: Options) -> Result<Options> {
+    options.resolve(name, entry(name)?.keys)
 }
 
 /// The reward called `name`, its model on `device`.
 ///
 /// # Errors
-/// As [`check`], or if its model cannot be read.
-pub fn build(name: &str, options: &Options, device: &Device) -> Result<Box<dyn Reward>> {
-    (check(name, options)?.build)(options, device)
+/// As [`resolve`], or if its model cannot be read.
+pub fn build(name: &str, options: Options, device: &Device) -> Result<Box<dyn Reward>> {
+    (entry(name)?.build)(&resolve(name, options)?, device)
 }

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result};
 
 use super::preprocess::Preprocess;
-use super::{Images, Reward, Score};
+use super::{Images, Key, Options, Reward, Score};
 use crate::data::Prompt;
 use crate::device::{Device, Tensor};
 use crate::models::clip::Clip;
@@ -23,6 +23,9 @@ const SCALE: f64 = 26.0;
 /// Images that go through the model at a time; what they give does not depend on it.
 const BATCH: usize = 16;
 
+/// What its table can say.
+pub(super) const KEYS: &[Key] = &[Key::path("model", "the folder of a CLIP model", &["models/PickScore_v1"])];
+
 /// The reward: `exp(logit_scale) · cos(image, prompt) / 26`.
 pub struct PickScore {
     clip: Clip,
@@ -33,6 +36,14 @@ pub struct PickScore {
 }
 
 impl PickScore {
+    /// The reward for `options`.
+    ///
+    /// # Errors
+    /// As [`PickScore::load`].
+    pub(super) fn build(options: &Options, device: &Device) -> Result<Self> {
+        Self::load(options.path("model").expect("resolved: it has a model"), device)
+    }
+
     /// The model, tokenizer and preprocessing in `folder`.
     ///
     /// # Errors

@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use super::*;
 use crate::data::Prompt;
 use crate::io::image::RgbImage;
@@ -42,25 +44,25 @@ fn mistakes_are_named() {
     assert!(error(sum(&[])).contains("expected at least one of geneval,"));
     assert!(error(sum(&[("a", 0.0, f64::INFINITY)])).contains("rewards.a: weight is inf"));
     assert!(error(sum(&[("a", 0.0, 1.0), ("a", 0.0, 1.0)])).contains("rewards.a: given twice"));
-    let error = |name, model: Option<&str>, detector: Option<&str>| {
-        let options = Options { model: model.map(Into::into), detector: detector.map(Into::into) };
-        check(name, &options).err().unwrap().to_string()
+    let error = |name, key: &str, value: &str| {
+        let options = Options::of_path(key, Path::new(value));
+        resolve(name, options).err().unwrap().to_string()
     };
-    assert!(error("genval", None, None).ends_with("did you mean 'geneval'?"));
-    assert!(error("geneval", None, Some("shape")).ends_with("did you mean 'shapes'?"));
-    assert!(error("geneval", Some("x"), None).contains("rewards.geneval.model: x is not wanted"));
+    assert!(error("genval", "detector", "shapes").ends_with("did you mean 'geneval'?"));
+    assert!(error("geneval", "detector", "shape").ends_with("did you mean 'shapes'?"));
+    assert!(error("geneval", "modle", "x").starts_with("rewards.geneval.modle: geneval has no such key"));
     assert!(
-        error("jpeg_compressibility", None, Some("shapes"))
-            .contains("rewards.jpeg_compressibility.detector: jpeg_compressibility uses no detector")
+        error("jpeg_compressibility", "detector", "shapes")
+            .contains("rewards.jpeg_compressibility.detector: jpeg_compressibility has no keys but weight")
     );
-    assert!(error("pickscore", None, None).contains("rewards.pickscore.model: missing"));
-    assert!(error("pickscore", Some("/nowhere"), None).contains("no such folder: /nowhere"));
+    assert!(error("pickscore", "model", "/nowhere").contains("rewards.pickscore.model: there is no /nowhere"));
 }
 
 #[test]
 fn every_name_builds_the_reward_of_that_name() {
-    for entry in TABLE.iter().filter(|e| e.model.is_none()) {
-        assert_eq!(build(entry.name, &Options::default(), &Device::Cpu).unwrap().name(), entry.name);
+    let needs = |key: &Key| matches!(key.kind, Kind::Path { optional: false, .. } | Kind::Text { optional: false, .. });
+    for entry in TABLE.iter().filter(|e| !e.keys.iter().any(needs)) {
+        assert_eq!(build(entry.name, Options::default(), &Device::Cpu).unwrap().name(), entry.name);
     }
 }
 

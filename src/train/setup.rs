@@ -11,7 +11,7 @@ use super::prompts::PromptBank;
 use crate::algorithms::{self, Algorithm};
 use crate::config::raw::{Prompts, Weights};
 use crate::config::resolved::ModelSizes;
-use crate::config::reward::RewardKeys;
+use crate::config::reward::{RewardKeys, RewardModel};
 use crate::config::{Job, Resolved, TrainConfig};
 use crate::data::PromptSet;
 use crate::device::{DType, Device};
@@ -83,10 +83,18 @@ pub fn stand_in(raw: &mut TrainConfig) -> Vec<String> {
         outline::stand_in(&mut raw.prompts.train, "prompts.train", outline::PROMPTS),
         outline::stand_in(&mut raw.prompts.eval, "prompts.eval", outline::PROMPTS),
     ];
-    let of_rewards = raw.rewards.iter_mut().map(|(name, keys)| (name, &mut keys.options.model));
-    for (name, model) in of_rewards {
-        let key = format!("rewards.{name}.model");
-        lines.push(model.as_mut().and_then(|model| outline::stand_in(model, &key, outline::CLIP_H)));
+    for (name, reward) in &mut raw.rewards {
+        // Mistakes in names are for whoever checks the config.
+        let Ok(entry) = rewards::entry(name) else { continue };
+        if let Some(beside) = raw.reward_models.remove(name) {
+            reward.options.fill(beside.options());
+        }
+        reward.options.fill_places(entry.keys);
+        let paths: Vec<_> = reward.options.paths(entry.keys).map(|(key, path)| (key, path.to_path_buf())).collect();
+        for (key, mut path) in paths {
+            lines.push(outline::stand_in(&mut path, &format!("rewards.{name}.{key}"), outline::CLIP_H));
+            reward.options.set_path(key, &path);
+        }
     }
     lines.into_iter().flatten().collect()
 }
@@ -104,9 +112,7 @@ fn prompts(path: &Path) -> Result<PromptSet> {
 /// # Errors
 /// One line naming the key or file, what was found, and the nearest that works.
 pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
-    for (name, options, _) in terms(&raw)? {
-        rewards::check(&name, &options)?;
-    }
+    terms(&raw)?;
     let model = Model::open(&raw.source())?;
     // A snapshot of the hub's cache by its own name: `main` may move on.
     raw.model = model.path().to_path_buf();
@@ -149,10 +155,9 @@ pub fn evaluation_config(
     let paths = |max_sequence_length| Prompts { train: prompts.into(), eval: prompts.into(), max_sequence_length };
     let mut config = match trained {
         Some(trained) => {
-            for (name, options, _) in terms(trained)? {
-                if let Some(reward) = rewards.get_mut(&name) {
-                    reward.options.model = reward.options.model.take().or(options.model);
-                    reward.options.detector = reward.options.detector.take().or(options.detector);
+            for (name, reward) in &mut rewards {
+                if trained.rewards.contains_key(name) {
+                    reward.options.fill(said(trained, name)?);
                 }
             }
             TrainConfig { reward_models: BTreeMap::new(), rewards, ..trained.clone() }
@@ -164,26 +169,33 @@ pub fn evaluation_config(
     Ok(config)
 }
 
-/// The rewards a config names, with what it says about each.
+/// What `raw` says about the reward `name` in both places.
 ///
 /// # Errors
-/// If a model is given for a reward that is not there, or twice.
-fn terms(raw: &TrainConfig) -> Result<Vec<(String, Options, f64)>> {
-    for name in raw.reward_models.keys() {
-        match raw.rewards.get(name) {
-            None => bail!("reward_models.{name}: there is no reward of that name under [rewards]"),
-            Some(keys) if keys.options.model.is_some() => {
-                bail!("reward_models.{name}: rewards.{name}.model says it too; remove one of the two")
-            }
-            Some(_) => {}
+/// If both say the same key.
+fn said(raw: &TrainConfig, name: &str) -> Result<Options> {
+    let mut options = raw.rewards[name].options.clone();
+    if let Some(beside) = raw.reward_models.get(name).map(RewardModel::options) {
+        if let Some(twice) = beside.names().find(|key| options.names().any(|other| other == *key)) {
+            bail!("reward_models.{name}: rewards.{name}.{twice} says it too; remove one of the two");
         }
+        options.fill(beside);
+    }
+    Ok(options)
+}
+
+/// The rewards a config names, with everything that is said about each, and its weight.
+///
+/// # Errors
+/// If a reward or one of its options is not as it should be, or a model is given for a reward that is not there.
+fn terms(raw: &TrainConfig) -> Result<Vec<(String, Options, f64)>> {
+    if let Some(name) = raw.reward_models.keys().find(|name| !raw.rewards.contains_key(*name)) {
+        bail!("reward_models.{name}: there is no reward of that name under [rewards]");
     }
     let term = |(name, keys): (&String, &RewardKeys)| {
-        let mut options = keys.options.clone();
-        options.model = options.model.or_else(|| raw.reward_models.get(name).cloned());
-        (name.clone(), options, keys.weight)
+        Ok((name.clone(), rewards::resolve(name, said(raw, name)?)?, keys.weight))
     };
-    Ok(raw.rewards.iter().map(term).collect())
+    raw.rewards.iter().map(term).collect()
 }
 
 /// What identifies the inputs of a run.
@@ -195,8 +207,8 @@ fn inputs(raw: &TrainConfig, model: &Model, terms: &[(String, Options, f64)]) ->
         ("prompts.eval".to_string(), of_file(&raw.prompts.eval)?),
     ]);
     for (name, options, _) in terms {
-        if let Some(model) = &options.model {
-            inputs.insert(format!("rewards.{name}.model"), identity::of_component(model)?);
+        for (key, path) in options.paths(rewards::entry(name)?.keys) {
+            inputs.insert(format!("rewards.{name}.{key}"), identity::of_component(path)?);
         }
     }
     Ok(inputs)
@@ -235,7 +247,7 @@ impl Planned {
         let terms = terms(raw)?;
         let is_run = self.config.job == Job::Train && !device.is_plan();
         let inputs = if is_run { inputs(raw, &self.model, &terms)? } else { BTreeMap::new() };
-        let rewards = terms.iter().map(|(name, o, weight)| Ok((rewards::build(name, o, device)?, *weight)));
+        let rewards = terms.iter().map(|(name, o, weight)| Ok((rewards::build(name, o.clone(), device)?, *weight)));
         let rewards = WeightedSum::new(rewards.collect::<Result<_>>()?)?;
         device.phase("load model");
         let pipeline = Pipeline::load(&self.model, device, raw.train.compute.precision())?;

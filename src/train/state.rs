@@ -16,6 +16,7 @@ use crate::device::{DType, Device, Tensor};
 use crate::models::lora::{AdapterBank, Layout, Module, Slot, select};
 use crate::models::source::Source;
 use crate::ops::adamw::{self, AdamW, Moments};
+use crate::rewards;
 
 /// A run's state between two epochs.
 pub struct State {
@@ -179,7 +180,11 @@ fn without_paths(config: &TrainConfig) -> TrainConfig {
     config.set_source(Source::default());
     (config.prompts.train, config.prompts.eval) = Default::default();
     config.reward_models.clear();
-    config.rewards.values_mut().for_each(|reward| reward.options.model = None);
+    for (name, reward) in &mut config.rewards {
+        if let Ok(entry) = rewards::entry(name) {
+            reward.options.forget_paths(entry.keys);
+        }
+    }
     config
 }
 

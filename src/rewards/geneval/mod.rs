@@ -9,7 +9,7 @@ mod tests;
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 
-use super::{Images, Reward, Score};
+use super::{Images, Key, Options, Reward, Score};
 use crate::data::{Color, Prompt, PromptSet};
 use crate::io::did_you_mean;
 use crate::io::image::RgbImage;
@@ -38,16 +38,8 @@ pub trait Detector: Send + Sync {
     fn detect(&self, image: &RgbImage) -> Vec<Detection>;
 }
 
-/// The names of all detectors, the default first.
-pub const DETECTORS: [&str; 1] = ["shapes"];
-
-/// The detector called `name`, one of [`DETECTORS`]; the first if none is named.
-pub(super) fn detector(name: Option<&str>) -> Box<dyn Detector> {
-    match name.unwrap_or(DETECTORS[0]) {
-        "shapes" => Box::new(Shapes),
-        other => unreachable!("'{other}' was checked against the names"),
-    }
-}
+/// What its table can say.
+pub(super) const KEYS: &[Key] = &[Key::choice("detector", &["shapes"])];
 
 /// The reward: how nearly the picture shows what the prompt's record asks for.
 pub struct GenEval {
@@ -58,6 +50,14 @@ impl GenEval {
     /// The reward over what `detector` sees.
     pub fn new(detector: Box<dyn Detector>) -> Self {
         Self { detector }
+    }
+
+    /// The reward for `options`.
+    pub(super) fn build(options: &Options) -> Self {
+        match options.choice("detector") {
+            "shapes" => Self::new(Box::new(Shapes)),
+            other => unreachable!("'{other}' was checked against the choices"),
+        }
     }
 
     fn judgeable(&self, prompt: &Prompt) -> Result<()> {
