@@ -12,6 +12,7 @@ mod doctor;
 mod encode;
 mod eval;
 mod export;
+mod fetch;
 mod inspect;
 mod json;
 mod man;
@@ -81,6 +82,7 @@ commands! {
     Inspect => inspect,
     Doctor => doctor,
     Bench => bench,
+    Fetch => fetch,
     Configs => configs,
     Completions => complete,
     Man => man,

@@ -6,7 +6,7 @@ use engine::data::{Prompt, PromptSet};
 use engine::device::Device;
 use engine::io::built_in;
 use engine::io::image::{RgbImage, read_rgb};
-use engine::rewards::{self, Images, Scoring, WeightedSum};
+use engine::rewards::{self, Images, Scoring, Unavailable, WeightedSum};
 use engine::telemetry::warn;
 use serde_json::json as object;
 
@@ -39,7 +39,7 @@ const KEYS: &[(&str, &str)] = &[
     ("image", "the file"),
     ("prompt", "what it was judged by"),
     ("reward", "the reward's name"),
-    ("score", "what it gives the image"),
+    ("score", "what it gives the image; null if its server does not"),
     ("extra", "what it reports besides, by name"),
 ];
 
@@ -85,5 +85,8 @@ fn score(args: &Args, device: &Device) -> Result<()> {
         });
         println!("{line}");
     }
-    Ok(())
+    match scores.missing.into_values().next() {
+        Some(why) => Err(Unavailable(why).into()),
+        None => Ok(()),
+    }
 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use ureq::config::{ConfigBuilder, RedirectAuthHeaders};
 use ureq::http::{HeaderMap, Response, Uri};
-use ureq::config::ConfigBuilder;
 use ureq::typestate::AgentScope;
 use ureq::{Agent, Body, Error, RequestBuilder};
 
@@ -23,14 +23,25 @@ const QUOTED: usize = 200;
 pub struct Failure {
     /// What happened.
     pub what: String,
-    /// Whether the same request may have better luck later.
-    pub may_pass: bool,
+    /// What that means for asking again.
+    pub kind: FailureKind,
+}
+
+/// What a failure means for asking again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The server is not there or not well: it may be later.
+    Away,
+    /// The server does not take the request: it will not later either.
+    Refused,
+    /// What the server answers cannot be used; another answer may be.
+    Unusable,
 }
 
 impl Failure {
-    /// One that may pass.
-    pub fn passing(what: impl Into<String>) -> Self {
-        Self { what: what.into(), may_pass: true }
+    /// The server is not there or not well.
+    fn away(what: String) -> Self {
+        Self { what, kind: FailureKind::Away }
     }
 }
 
@@ -60,7 +71,8 @@ impl Client {
     }
 
     fn with(url: &str, timeout: Duration, key: Option<String>, limit: impl FnOnce(Config) -> Config) -> Self {
-        let config = Agent::config_builder().http_status_as_error(false);
+        let config =
+            Agent::config_builder().http_status_as_error(false).redirect_auth_headers(RedirectAuthHeaders::SameHost);
         let mut config = limit(config.user_agent(concat!("engine/", env!("CARGO_PKG_VERSION"))));
         if is_this_machine(url) {
             config = config.proxy(None);
@@ -74,15 +86,6 @@ impl Client {
     /// If it does not answer in time.
     pub fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<Response<Body>, Failure> {
         let request = headers.iter().fold(self.agent.get(url), |request, (name, value)| request.header(*name, *value));
-        self.keyed(request).call().map_err(|e| self.failure(e))
-    }
-
-    /// What `url` answers to HEAD, redirects not followed.
-    ///
-    /// # Errors
-    /// As [`Client::get`].
-    pub fn head(&self, url: &str) -> Result<Response<Body>, Failure> {
-        let request = self.agent.head(url).config().max_redirects(0).max_redirects_will_error(false).build();
         self.keyed(request).call().map_err(|e| self.failure(e))
     }
 
@@ -115,7 +118,9 @@ impl Client {
         let quote = body.ok().map(|body| reason(&body)).filter(|why| !why.is_empty());
         let why = quote.map(|why| format!(": {why}")).unwrap_or_default();
         let code = status.as_u16();
-        Err(Failure { what: format!("answered {status}{why}"), may_pass: code >= 500 || [408, 425, 429].contains(&code) })
+        let may_pass = code >= 500 || [408, 425, 429].contains(&code);
+        let kind = if may_pass { FailureKind::Away } else { FailureKind::Refused };
+        Err(Failure { what: format!("answered {status}{why}"), kind })
     }
 
     /// `error` in words.
@@ -134,7 +139,7 @@ impl Client {
             Error::Protocol(e) => format!("answered what is not HTTP ({e})"),
             other => other.to_string(),
         };
-        Failure::passing(what)
+        Failure::away(what)
     }
 }
 

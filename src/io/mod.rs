@@ -6,6 +6,7 @@ mod entry;
 pub mod folder;
 mod gguf;
 pub mod http;
+pub mod hub;
 pub mod image;
 pub mod loader;
 pub mod pickle;

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 
 use self::geneval::GenEval;
+use self::http::Http;
+use self::http::vlm::{self, Vlm};
 use self::jpeg::Jpeg;
 use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
@@ -182,9 +184,8 @@ impl Scores {
 
     /// Those of `images` alone, in that order.
     pub fn of(&self, images: &[usize]) -> Self {
-        let pick = |(name, scores): &(String, Vec<Score>)| {
-            (name.clone(), images.iter().map(|i| scores[*i].clone()).collect())
-        };
+        let pick =
+            |(name, scores): &(String, Vec<Score>)| (name.clone(), images.iter().map(|i| scores[*i].clone()).collect());
         let missing = images.iter().enumerate().filter_map(|(at, i)| Some((at, self.missing.get(i)?.clone())));
         Self {
             weighted: images.iter().map(|i| self.weighted[*i]).collect(),
@@ -244,7 +245,7 @@ pub struct Entry {
 }
 
 /// Every reward.
-pub const TABLE: [Entry; 4] = [
+pub const TABLE: [Entry; 8] = [
     Entry { name: "geneval", keys: geneval::KEYS, build: |options, _| Ok(Box::new(GenEval::build(options))) },
     Entry {
         name: "pickscore",
@@ -253,6 +254,22 @@ pub const TABLE: [Entry; 4] = [
     },
     Entry { name: "jpeg_compressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Compressibility)) },
     Entry { name: "jpeg_incompressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Incompressibility)) },
+    Entry {
+        name: "unifiedreward",
+        keys: vlm::KEYS,
+        build: |options, device| Ok(Box::new(Vlm::build("unifiedreward", options, device)?)),
+    },
+    Entry {
+        name: "qwenvl",
+        keys: vlm::KEYS,
+        build: |options, device| Ok(Box::new(Vlm::build("qwenvl", options, device)?)),
+    },
+    Entry {
+        name: "vlm",
+        keys: vlm::KEYS_OF_ANY,
+        build: |options, device| Ok(Box::new(Vlm::build("vlm", options, device)?)),
+    },
+    Entry { name: "http", keys: http::KEYS, build: |options, device| Ok(Box::new(Http::build(options, device)?)) },
 ];
 
 /// The names of all rewards.

@@ -90,6 +90,13 @@ pub struct EvalReport {
     pub prompts: Vec<Prompt>,
 }
 
+impl EvalReport {
+    /// How many images have no score, if any, and why the first has none.
+    pub fn missing(&self) -> Option<(usize, &str)> {
+        Some((self.scores.missing.len(), self.scores.missing.values().next()?))
+    }
+}
+
 /// Writes a run's reports.
 pub struct Reporter {
     samples: PathBuf,
@@ -337,8 +344,9 @@ impl Reporter {
         }
         let rest: Vec<String> =
             mean.iter().filter(|(k, _)| *k != "reward").map(|(k, v)| format!("{k} {v:.4}")).collect();
+        let missing = eval.missing().map(|(n, why)| format!("  {n} pictures have no score: {why}")).unwrap_or_default();
         say(&format!(
-            "eval after epoch {epoch}: held-out reward {reward:.4} (at the start {start:.4})  {}{picture}",
+            "eval after epoch {epoch}: held-out reward {reward:.4} (at the start {start:.4})  {}{picture}{missing}",
             rest.join("  ")
         ));
         for (key, value) in mean.iter().chain([(&"best".to_string(), &standing.best_reward)]) {
@@ -360,6 +368,7 @@ impl Reporter {
             ("shown".to_string(), json!(eval.scores.weighted[..shown])),
             ("elapsed_seconds".to_string(), json!(self.elapsed())),
         ]);
+        line.extend(eval.missing().map(|(n, _)| ("missing".to_string(), json!(n))));
         line.extend((!by_tag.is_empty()).then(|| ("tags".to_string(), json!(by_tag))));
         self.metrics.write(&Value::Object(line))
     }

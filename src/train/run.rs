@@ -207,8 +207,15 @@ impl Run<'_> {
         let (setup, epoch) = (&mut self.setup, self.state.epoch);
         let eval = setup.evaluate(Some((&self.state.bank, Slot::Average)), interrupt)?;
         self.lock.check()?;
-        let standing =
-            self.best.take(Evaluation::new(epoch, &eval.scores, setup.config.raw.eval.num_images_per_prompt));
+        let each = setup.config.raw.eval.num_images_per_prompt;
+        let Some(evaluation) = Evaluation::new(epoch, &eval.scores, each) else {
+            let (missing, why) = eval.missing().expect("only what is missing makes it incomplete");
+            warn(&format!(
+                "the evaluation after epoch {epoch} does not count: {missing} pictures have no score; {why}"
+            ));
+            return Ok(());
+        };
+        let standing = self.best.take(evaluation);
         if standing.is_best {
             best::write(self.output, setup, &self.state.bank, &standing)?;
         }

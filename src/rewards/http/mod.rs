@@ -9,15 +9,16 @@ pub mod pickle;
 mod server;
 pub mod vlm;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::{Images, Reward, Score};
+use super::{Images, Key, Kind, Options, Reward, Score};
 use crate::data::Prompt;
 use crate::device::Device;
+use crate::io::http::check_url;
 use crate::io::short;
 
-pub use server::Server;
+pub use server::{Server, check};
 
 /// What happens to pictures that have no score after all tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +29,8 @@ pub enum OnFailure {
     SkipGroup,
 }
 
-/// The names of [`OnFailure`], in its order.
-pub const ON_FAILURE: [&str; 2] = ["abort", "skip_group"];
+const ABORT: &str = "abort";
+const SKIP_GROUP: &str = "skip_group";
 
 /// Where a server is and how it is asked.
 #[derive(Clone, Debug)]
@@ -46,6 +47,40 @@ pub struct Settings {
     pub on_failure: OnFailure,
 }
 
+/// The keys that say where a server is and how patiently it is asked: a run that is resumed may say otherwise.
+pub const FREE: [&str; 5] = ["url", "timeout", "retries", "concurrency", "on_failure"];
+
+const TIMEOUT: Key = Key { name: "timeout", kind: Kind::Number { default: 120.0, least: 0.01, most: 86400.0 } };
+const RETRIES: Key = Key { name: "retries", kind: Kind::Whole { default: 5, least: 0, most: 1000 } };
+
+/// The key `concurrency`.
+const fn concurrency(default: usize) -> Key {
+    Key { name: "concurrency", kind: Kind::Whole { default, least: 1, most: 1024 } }
+}
+
+/// A key that holds a text.
+const fn text(name: &'static str, what: &'static str, optional: bool) -> Key {
+    Key { name, kind: Kind::Text { what, optional } }
+}
+
+impl Settings {
+    /// What resolved `options` of the reward `reward` say.
+    ///
+    /// # Errors
+    /// If the address is none.
+    fn of(options: &Options, reward: &str, default_url: &str) -> Result<Self> {
+        let url = options.text("url").unwrap_or(default_url).to_string();
+        check_url(&url).with_context(|| format!("rewards.{reward}.url"))?;
+        Ok(Self {
+            url,
+            timeout: options.number("timeout"),
+            retries: options.whole("retries") as u32,
+            concurrency: options.whole("concurrency"),
+            on_failure: if options.choice("on_failure") == ABORT { OnFailure::Abort } else { OnFailure::SkipGroup },
+        })
+    }
+}
+
 /// How pictures are asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -57,8 +92,16 @@ pub enum Protocol {
     Pickle,
 }
 
-/// The names of [`Protocol`], in its order.
-pub const PROTOCOLS: [&str; 3] = ["json", "flow_factory", "pickle"];
+/// What `[rewards.http]` can say.
+pub const KEYS: &[Key] = &[
+    text("url", "where the reward's server begins, such as http://127.0.0.1:8000", false),
+    Key::choice("protocol", &["json", "flow_factory", "pickle"]),
+    text("model", "what the server is told of a model", true),
+    TIMEOUT,
+    RETRIES,
+    concurrency(1),
+    Key::choice("on_failure", &[ABORT, SKIP_GROUP]),
+];
 
 /// A reward that a server of one's own judges.
 pub struct Http {
@@ -70,6 +113,19 @@ pub struct Http {
 }
 
 impl Http {
+    /// The reward that resolved options describe.
+    ///
+    /// # Errors
+    /// As [`Http::new`]; also if the address is none.
+    pub(super) fn build(options: &Options, device: &Device) -> Result<Self> {
+        let protocol = match options.choice("protocol") {
+            "json" => Protocol::Json,
+            "flow_factory" => Protocol::FlowFactory,
+            _ => Protocol::Pickle,
+        };
+        Self::new(Settings::of(options, "http", "")?, protocol, options.text("model").map(str::to_string), device)
+    }
+
     /// The reward of the server that `settings` name, which must be there unless `device` is only planned for.
     ///
     /// # Errors

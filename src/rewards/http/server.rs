@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 
 use super::{OnFailure, Settings};
-use crate::io::http::{Client, Failure, quote};
+use crate::io::http::{Client, Failure, FailureKind, quote};
 use crate::rewards::{Absent, Score, Unavailable};
 use crate::telemetry::warn;
 
@@ -38,7 +38,7 @@ pub trait Question: Sync {
 pub struct Server {
     settings: Settings,
     client: Client,
-    /// Whether the last request to come to an end had no answer: then one try is enough, until there is one again.
+    /// Whether all tries of a request have found the server away: then one try is enough, until there is an answer again.
     is_away: AtomicBool,
 }
 
@@ -127,7 +127,7 @@ impl Server {
             scores.map_err(|e| {
                 let quoted = quote(&answer);
                 let of = if quoted.is_empty() { quoted } else { format!(": {quoted}") };
-                Failure::passing(format!("{e:#}{of}"))
+                Failure { what: format!("{e:#}{of}"), kind: FailureKind::Unusable }
             })
         })
     }
@@ -151,17 +151,19 @@ impl Server {
                 Err(failure) => failure,
             };
             let in_vain = given_up.load(Ordering::Relaxed) && self.settings.on_failure == OnFailure::Abort;
-            if !failure.may_pass || tries >= most || in_vain {
+            if failure.kind == FailureKind::Refused || tries >= most || in_vain {
                 given_up.store(true, Ordering::Relaxed);
-                self.is_away.store(true, Ordering::Relaxed);
+                self.is_away.store(failure.kind == FailureKind::Away, Ordering::Relaxed);
                 let times = if tries > 1 { format!(" ({tries} tries)") } else { String::new() };
                 return Err(format!("{url}: {failure}{times}"));
             }
-            let wait = FIRST_WAIT.saturating_mul(1 << (tries - 1).min(16)).min(LONGEST_WAIT);
-            if tries == 1 {
-                warn(&format!("{url}: {failure}; trying again, {} times at most", most - 1));
+            // Who answers has no need of time.
+            if failure.kind == FailureKind::Away {
+                if tries == 1 {
+                    warn(&format!("{url}: {failure}; trying again, {} times at most", most - 1));
+                }
+                std::thread::sleep(FIRST_WAIT.saturating_mul(1 << (tries - 1).min(16)).min(LONGEST_WAIT));
             }
-            std::thread::sleep(wait);
         }
     }
 }
@@ -169,7 +171,10 @@ impl Server {
 type Answer = Result<Vec<Score>, String>;
 
 /// `scores`, if there are `count` and all are numbers.
-fn check(scores: Vec<Score>, count: usize) -> Result<Vec<Score>> {
+///
+/// # Errors
+/// Says how many there are, or which is none.
+pub fn check(scores: Vec<Score>, count: usize) -> Result<Vec<Score>> {
     if scores.len() != count {
         return Err(anyhow!("answered with {} scores for {count} pictures", scores.len()));
     }

@@ -7,13 +7,13 @@ use base64::engine::general_purpose::STANDARD;
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Value, json};
 
-use super::{Server, Settings, parse};
+use super::{ABORT, RETRIES, SKIP_GROUP, Server, Settings, TIMEOUT, concurrency, parse, text};
 use crate::data::Prompt;
 use crate::device::Device;
 use crate::io::image::{RgbImage, png};
 use crate::ops::resize;
 use crate::rewards::images::pictures_of;
-use crate::rewards::{Images, Reward, Score};
+use crate::rewards::{Images, Key, Kind, Options, Reward, Score};
 use crate::telemetry::warn;
 
 /// What stands in a question for the prompt.
@@ -42,7 +42,75 @@ pub struct Asking {
     pub max_tokens: Option<u32>,
 }
 
+/// What `[rewards.unifiedreward]` and `[rewards.qwenvl]` can say; what is asked and how it is understood has their own defaults.
+pub const KEYS: &[Key] = &[
+    text("url", URL, true),
+    text("model", MODEL, true),
+    text("prompt", QUESTION, true),
+    text("pattern", PATTERN, true),
+    Key { name: "divisor", kind: Kind::Number { default: 5.0, least: 1e-6, most: 1e6 } },
+    TIMEOUT,
+    RETRIES,
+    concurrency(16),
+    // A picture that such a model has no score for gets none however often it is asked: a run that stops would stop there again.
+    Key::choice("on_failure", &[SKIP_GROUP, ABORT]),
+];
+
+/// What `[rewards.vlm]` can say, which has no defaults for what is asked and how it is understood.
+pub const KEYS_OF_ANY: &[Key] = &[
+    text("url", URL, false),
+    text("model", MODEL, false),
+    text("prompt", QUESTION, false),
+    text("pattern", PATTERN, false),
+    Key { name: "divisor", kind: Kind::Number { default: 1.0, least: 1e-6, most: 1e6 } },
+    // Height and width that pictures are resized to; 0 leaves them as they are.
+    Key { name: "size", kind: Kind::Whole { default: 0, least: 0, most: 4096 } },
+    // -1 and 0 leave these to the server.
+    Key { name: "temperature", kind: Kind::Number { default: 0.0, least: -1.0, most: 2.0 } },
+    Key { name: "max_tokens", kind: Kind::Whole { default: 0, least: 0, most: 1 << 20 } },
+    TIMEOUT,
+    RETRIES,
+    concurrency(16),
+    Key::choice("on_failure", &[SKIP_GROUP, ABORT]),
+];
+
+const URL: &str = "where an endpoint like OpenAI's begins, such as http://127.0.0.1:8000/v1";
+const MODEL: &str = "the model's name at the server";
+const QUESTION: &str = "what is asked about a picture, with {prompt} where the prompt belongs";
+const PATTERN: &str = "a regular expression whose first group is the score";
+
+/// Where flow_grpo has UnifiedReward.
+const UNIFIED_REWARD_URL: &str = "http://127.0.0.1:17140/v1";
+/// Where vLLM listens if it is not told otherwise.
+const VLLM_URL: &str = "http://127.0.0.1:8000/v1";
+
 impl Asking {
+    /// As resolved options of `[rewards.vlm]` say.
+    fn of_any(options: &Options) -> Self {
+        let text = |name| options.text(name).expect("resolved: it must be said").to_string();
+        Self {
+            model: text("model"),
+            question: text("prompt"),
+            pattern: text("pattern"),
+            divisor: options.number("divisor"),
+            size: options.whole("size"),
+            temperature: Some(options.number("temperature")).filter(|t| *t >= 0.0),
+            max_tokens: Some(options.whole("max_tokens") as u32).filter(|most| *most > 0),
+        }
+    }
+
+    /// This with what resolved options say otherwise.
+    fn but(self, options: &Options) -> Self {
+        let text = |name, default| options.text(name).map_or(default, str::to_string);
+        Self {
+            model: text("model", self.model),
+            question: text("prompt", self.question),
+            pattern: text("pattern", self.pattern),
+            divisor: options.number("divisor"),
+            ..self
+        }
+    }
+
     /// UnifiedReward as flow_grpo asks it (`rewards.py`, `unifiedreward_score_sglang`): 1 to 5, over 5.
     pub fn unified_reward() -> Self {
         Self {
@@ -117,14 +185,29 @@ pub struct Vlm {
 }
 
 impl Vlm {
+    /// The reward `name` that resolved options describe.
+    ///
+    /// # Errors
+    /// As [`Vlm::new`]; also if address or pattern are none.
+    pub(in crate::rewards) fn build(name: &'static str, options: &Options, device: &Device) -> Result<Self> {
+        let (asking, url) = match name {
+            "unifiedreward" => (Asking::unified_reward().but(options), UNIFIED_REWARD_URL),
+            "qwenvl" => (Asking::qwen_vl().but(options), VLLM_URL),
+            _ => (Asking::of_any(options), ""),
+        };
+        Self::new(name, Settings::of(options, name, url)?, asking, device)
+    }
+
     /// The reward `name` of the model that `asking` names at the server that `settings` name, which must be there unless `device`
     /// is only planned for.
     ///
     /// # Errors
-    /// [`Unavailable`](crate::rewards::Unavailable) if it is not there, or wants another key than it gets.
+    /// [`Unavailable`](crate::rewards::Unavailable) if it is not there, or wants another key than it gets; or if the pattern is
+    /// none.
     pub fn new(name: &'static str, settings: Settings, asking: Asking, device: &Device) -> Result<Self> {
         let key = std::env::var(API_KEY).ok().filter(|key| !key.is_empty()).unwrap_or_else(|| PUBLISHED_KEY.into());
-        let (regex, url) = (asking.regex()?, settings.url.clone());
+        let regex = asking.regex().with_context(|| format!("rewards.{name}.pattern"))?;
+        let url = settings.url.clone();
         let this = Self { name, server: Server::new(settings, Some(key)), asking, regex, is_plan: device.is_plan() };
         if !this.is_plan {
             // Some servers do not list their models.
@@ -214,7 +297,8 @@ impl super::server::Question for Question<'_> {
 /// Says what is missing.
 pub fn read(answer: &[u8], pattern: &Regex) -> Result<f64> {
     let answer = parse(answer)?;
-    let text = answer["choices"][0]["message"]["content"].as_str().context("answered without choices[0].message.content")?;
+    let text =
+        answer["choices"][0]["message"]["content"].as_str().context("answered without choices[0].message.content")?;
     let Some(found) = pattern.captures(text.as_bytes()) else {
         bail!("answered with a text in which '{pattern}' finds no score");
     };
