@@ -128,6 +128,12 @@ impl WeightedSum {
         Ok(Self { terms })
     }
 
+    /// What each reward that counts gave, with its weight.
+    pub fn weighed(&self, scores: &Scores) -> Vec<(f64, Vec<f64>)> {
+        let terms = self.terms.iter().zip(&scores.rewards).filter(|((_, weight), _)| *weight != 0.0);
+        terms.map(|((_, weight), (_, scores))| (*weight, scores.iter().map(|s| s.value).collect())).collect()
+    }
+
     /// As [`Reward::check`], for all.
     ///
     /// # Errors

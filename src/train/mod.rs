@@ -26,6 +26,8 @@ use self::rollout::{Job, Order};
 use self::setup::Setup;
 use self::state::State;
 use crate::algorithms::Scored;
+use crate::algorithms::advantage::group_normalised_sum;
+use crate::config::raw::Aggregation;
 use crate::data::Prompt;
 use crate::data::sampler::{Sample, groups};
 use crate::device::philox::Purpose;
@@ -77,7 +79,11 @@ impl Setup {
         let texts: Vec<&str> = judged.images.iter().map(|i| texts[*i]).collect();
 
         // How much better an image is than the others of its prompt.
-        let advantages = self.algorithm.advantages(&rollout.scores.weighted, &texts);
+        let rewards = match raw.reward_aggregation {
+            Aggregation::Sum => rollout.scores.weighted.clone(),
+            Aggregation::Gdpo => group_normalised_sum(&self.rewards.weighed(&rollout.scores), &texts),
+        };
+        let advantages = self.algorithm.advantages(&rewards, &texts);
         let scored =
             Scored { advantages: &advantages.values, key: &|purpose, image, draw| key(&samples, purpose, image, draw) };
 

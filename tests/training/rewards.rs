@@ -207,3 +207,30 @@ fn mistakes_in_the_keys_of_a_server_are_named() {
         assert!(stderr.lines().count() == 1 && stderr.contains(want), "{stderr}");
     }
 }
+
+/// Compressible pictures are rewarded four times as much as incompressible ones, but on a scale of a five-hundredth: only where each
+/// reward is normalised do they win.
+#[test]
+fn rewards_of_different_scales_count_by_their_weights_where_each_is_normalised() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write_config(dir.path(), "");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let both = "rewards = { jpeg_compressibility = 1.0, jpeg_incompressibility = 0.25 }";
+    std::fs::write(&path, text.replace("rewards = { jpeg_compressibility = 1.0 }", both)).unwrap();
+    let log = |name: &str, args: &[&str]| {
+        let run = dir.path().join(name);
+        assert_success(&train(&path, &run, &[&["--set", "num_epochs=1"], args].concat()));
+        epochs(&run).remove(0)
+    };
+    let (sum, gdpo) = (log("sum", &[]), log("gdpo", &["reward_aggregation=gdpo"]));
+    assert_eq!((&sum["rewards"], &sum["reward_mean"]), (&gdpo["rewards"], &gdpo["reward_mean"]));
+    assert_ne!(sum["loss"], gdpo["loss"]);
+    // Alone, the two give advantages of opposite signs.
+    let alone = |name: &str, which: &str| log(name, &[&format!("rewards={{{which}=1}}")])["loss"].as_f64().unwrap();
+    let [compressible, incompressible] = [alone("c", "jpeg_compressibility"), alone("i", "jpeg_incompressibility")];
+    let distance = |line: &Value, to: f64| (line["loss"].as_f64().unwrap() - to).abs();
+    assert!(distance(&sum, incompressible) < distance(&sum, compressible));
+    assert!(distance(&gdpo, compressible) < distance(&gdpo, incompressible));
+    let output = train(&path, &dir.path().join("x"), &["--set", "reward_aggregation=gpdo"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("unknown value 'gpdo'; did you mean 'gdpo'?"));
+}

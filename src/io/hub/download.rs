@@ -188,7 +188,7 @@ impl Download<'_> {
         let reply = self.client.get(self.url, if have > 0 { &headers } else { &headers[1..] })?;
         let status = reply.status().as_u16();
         let starts = header(reply.headers(), "content-range")
-            .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
+            .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse::<u64>().ok());
         let begin = match (status, starts) {
             (200, _) => 0,
             (206, Some(start)) if start == have => have,

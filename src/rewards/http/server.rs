@@ -49,19 +49,14 @@ impl Server {
         Self { settings, client, is_away: AtomicBool::new(false) }
     }
 
-    /// The address of `path` there.
-    fn at(&self, path: &str) -> String {
-        format!("{}{path}", self.settings.url.trim_end_matches('/'))
-    }
-
     /// Fails unless the server is there: what it answers to GET at `path`, or nothing if that is a failure whose status `will_do`.
     ///
     /// # Errors
     /// [`Unavailable`], which names the server and says why, once all tries have failed.
     pub fn check(&self, path: &str, will_do: impl Fn(u16) -> bool) -> Result<Option<Vec<u8>>> {
-        let url = self.at(path);
-        let answer = self.patiently(&url, &AtomicBool::new(false), || {
-            let reply = self.client.get(&url, &[])?;
+        let call = Call::new(self, path);
+        let answer = call.patiently(|| {
+            let reply = self.client.get(&call.url, &[])?;
             if !reply.status().is_success() && will_do(reply.status().as_u16()) {
                 return Ok(None);
             }
@@ -76,18 +71,15 @@ impl Server {
     /// # Errors
     /// [`Unavailable`] or [`Absent`], as the settings say, if some have no score after all tries.
     pub fn score<Q: Question>(&self, path: &str, count: usize, most: usize, question: &Q) -> Result<Vec<Score>> {
-        let url = self.at(path);
+        let call = Call::new(self, path);
         let requests = parts(count, most.min(count.div_ceil(self.settings.concurrency)).max(1));
-        let (next, given_up) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let answers: Mutex<Vec<Option<Answer>>> = Mutex::new(vec![None; requests.len()]);
+        let (next, answers) = (AtomicUsize::new(0), Mutex::new(vec![None; requests.len()]));
         let work = || {
-            while let Some(&(first, count)) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
-                // Nobody waits for the rest of what has failed.
-                if given_up.load(Ordering::Relaxed) && self.settings.on_failure == OnFailure::Abort {
-                    return;
-                }
-                let answer = self.ask(&url, question, first, count, &given_up);
-                let at = requests.partition_point(|(other, _)| *other < first);
+            // Nobody waits for the rest of what has failed.
+            while !call.is_in_vain() {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(&(first, count)) = requests.get(at) else { return };
+                let answer = call.ask(question, first, count);
                 answers.lock().expect("nothing panics while holding it")[at] = Some(answer);
             }
         };
@@ -96,33 +88,53 @@ impl Server {
             (1..self.settings.concurrency.min(requests.len())).for_each(|_| _ = scope.spawn(work));
             work();
         });
-        self.judge(requests, answers.into_inner().expect("nothing panicked while holding it"))
+        self.judge(&requests, answers.into_inner().expect("nothing panicked while holding it"))
     }
 
     /// The scores in `answers` to `requests`, or what the settings say about those that are missing.
-    fn judge(&self, requests: Vec<(usize, usize)>, answers: Vec<Option<Answer>>) -> Result<Vec<Score>> {
-        let (mut scores, mut first_failure) = (Vec::new(), None);
-        for ((_, count), answer) in requests.into_iter().zip(answers) {
+    fn judge(&self, requests: &[(usize, usize)], answers: Vec<Option<Answer>>) -> Result<Vec<Score>> {
+        let (mut scores, mut failure) = (Vec::new(), None);
+        for ((_, count), answer) in requests.iter().zip(answers) {
             match answer {
                 Some(Ok(of_request)) => scores.extend(of_request.into_iter().map(Some)),
-                Some(Err(why)) => {
+                without => {
                     scores.resize(scores.len() + count, None);
-                    first_failure.get_or_insert(why);
+                    failure = failure.or(without.and_then(Result::err));
                 }
-                None => scores.resize(scores.len() + count, None),
             }
         }
-        match (first_failure, self.settings.on_failure) {
+        match (failure, self.settings.on_failure) {
             (None, _) => Ok(scores.into_iter().map(|s| s.expect("every request was answered")).collect()),
             (Some(why), OnFailure::Abort) => Err(Unavailable(why).into()),
             (Some(why), OnFailure::SkipGroup) => Err(Absent { scores, why }.into()),
         }
     }
+}
 
-    fn ask<Q: Question>(&self, url: &str, question: &Q, first: usize, count: usize, given_up: &AtomicBool) -> Answer {
-        let body = question.body(first, count).map_err(|e| format!("{url}: {e:#}"))?;
-        self.patiently(url, given_up, || {
-            let answer = self.client.success(self.client.post(url, Q::CONTENT_TYPE, &body)?)?;
+/// Requests to one address that belong together.
+struct Call<'a> {
+    server: &'a Server,
+    url: String,
+    /// Whether one of them has failed for good.
+    has_failed: AtomicBool,
+}
+
+impl<'a> Call<'a> {
+    fn new(server: &'a Server, path: &str) -> Self {
+        let url = format!("{}{path}", server.settings.url.trim_end_matches('/'));
+        Self { server, url, has_failed: AtomicBool::new(false) }
+    }
+
+    /// Whether the rest can be spared.
+    fn is_in_vain(&self) -> bool {
+        self.server.settings.on_failure == OnFailure::Abort && self.has_failed.load(Ordering::Relaxed)
+    }
+
+    fn ask<Q: Question>(&self, question: &Q, first: usize, count: usize) -> Answer {
+        let body = question.body(first, count).map_err(|e| format!("{}: {e:#}", self.url))?;
+        let client = &self.server.client;
+        self.patiently(|| {
+            let answer = client.success(client.post(&self.url, Q::CONTENT_TYPE, &body)?)?;
             let scores = question.read(&answer, count).and_then(|scores| check(scores, count));
             scores.map_err(|e| {
                 let quoted = quote(&answer);
@@ -132,37 +144,32 @@ impl Server {
         })
     }
 
-    /// What `try_once` comes to, tried again after longer and longer waits where that may help; `url` and why if it does not.
-    fn patiently<T>(
-        &self,
-        url: &str,
-        given_up: &AtomicBool,
-        mut try_once: impl FnMut() -> Result<T, Failure>,
-    ) -> Result<T, String> {
-        let most = if self.is_away.load(Ordering::Relaxed) { 1 } else { self.settings.retries.saturating_add(1) };
-        let mut tries = 0;
+    /// What `try_once` comes to, tried again after longer and longer waits where that may help; the address and why if it does not.
+    fn patiently<T>(&self, mut try_once: impl FnMut() -> Result<T, Failure>) -> Result<T, String> {
+        let (url, is_away) = (&self.url, &self.server.is_away);
+        let retries = if is_away.load(Ordering::Relaxed) { 0 } else { self.server.settings.retries };
+        let mut failures = 0;
         loop {
-            tries += 1;
             let failure = match try_once() {
                 Ok(answer) => {
-                    self.is_away.store(false, Ordering::Relaxed);
+                    is_away.store(false, Ordering::Relaxed);
                     return Ok(answer);
                 }
                 Err(failure) => failure,
             };
-            let in_vain = given_up.load(Ordering::Relaxed) && self.settings.on_failure == OnFailure::Abort;
-            if failure.kind == FailureKind::Refused || tries >= most || in_vain {
-                given_up.store(true, Ordering::Relaxed);
-                self.is_away.store(failure.kind == FailureKind::Away, Ordering::Relaxed);
-                let times = if tries > 1 { format!(" ({tries} tries)") } else { String::new() };
-                return Err(format!("{url}: {failure}{times}"));
+            failures += 1;
+            if failure.kind == FailureKind::Refused || failures > retries || self.is_in_vain() {
+                self.has_failed.store(true, Ordering::Relaxed);
+                is_away.store(failure.kind == FailureKind::Away, Ordering::Relaxed);
+                let tries = if failures > 1 { format!(" ({failures} tries)") } else { String::new() };
+                return Err(format!("{url}: {failure}{tries}"));
             }
             // Who answers has no need of time.
             if failure.kind == FailureKind::Away {
-                if tries == 1 {
-                    warn(&format!("{url}: {failure}; trying again, {} times at most", most - 1));
+                if failures == 1 {
+                    warn(&format!("{url}: {failure}; trying again, {retries} times at most"));
                 }
-                std::thread::sleep(FIRST_WAIT.saturating_mul(1 << (tries - 1).min(16)).min(LONGEST_WAIT));
+                std::thread::sleep(FIRST_WAIT.saturating_mul(1 << (failures - 1).min(16)).min(LONGEST_WAIT));
             }
         }
     }
