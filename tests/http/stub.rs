@@ -129,8 +129,9 @@ fn serve(
     reader.read_exact(&mut body)?;
     let request = {
         let mut seen = seen.lock().unwrap();
-        seen.push(Request { method, path, headers, body, number: seen.len() });
-        seen.last().unwrap().clone()
+        let request = Request { method, path, headers, body, number: seen.len() };
+        seen.push(request.clone());
+        request
     };
     let (code, headers, body, until) = match handler(&request) {
         Reply::Whole(code, headers, body) => {

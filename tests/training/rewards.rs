@@ -222,7 +222,7 @@ fn rewards_of_different_scales_count_by_their_weights_where_each_is_normalised()
         assert_success(&train(&path, &run, &[&["--set", "num_epochs=1"], args].concat()));
         epochs(&run).remove(0)
     };
-    let (sum, gdpo) = (log("sum", &[]), log("gdpo", &["reward_aggregation=gdpo"]));
+    let (sum, gdpo) = (log("sum", &[]), log("gdpo", &["reward_aggregation=gpdo"]));
     assert_eq!((&sum["rewards"], &sum["reward_mean"]), (&gdpo["rewards"], &gdpo["reward_mean"]));
     assert_ne!(sum["loss"], gdpo["loss"]);
     // Alone, the two give advantages of opposite signs.
