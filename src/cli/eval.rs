@@ -9,7 +9,7 @@ use engine::device::Device;
 use engine::io::{built_in, image, output_folder, write_atomic};
 use engine::models::lora::file::{LoraFile, TRANSFORMER};
 use engine::models::lora::{AdapterBank, Slot};
-use engine::telemetry::say;
+use engine::telemetry::{say, warn};
 use engine::train::checkpoint;
 use engine::train::guard::Interrupt;
 use engine::train::plan::MemoryPlan;
@@ -91,6 +91,7 @@ pub struct Args {
 
 const KEYS: &[(&str, &str)] = &[
     ("images", "how many"),
+    ("missing", "of these, how many a reward gave no score, if any; the means are over the others"),
     ("results.reward", "mean of the weighted sum of rewards"),
     ("results.reward_stderr", "its standard error over prompts"),
     ("results.*", "mean of each reward, and after a dot of what it reports besides"),
@@ -101,6 +102,8 @@ const KEYS: &[(&str, &str)] = &[
 #[derive(Serialize)]
 struct Answer<'a> {
     images: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<usize>,
     results: &'a BTreeMap<String, f64>,
     out: Option<&'a Path>,
 }
@@ -138,17 +141,24 @@ fn evaluate(args: &Args, device: &Device) -> Result<()> {
         }
         write_atomic(&out.join("results.json"), format!("{:#}\n", json!(results)).as_bytes())?;
     }
-    let answer = Answer { images: report.images.len(), results: &results, out: args.out.as_deref() };
+    let missing = report.missing().map(|(missing, why)| {
+        warn(&format!("{missing} of {} pictures have no score: {why}", report.images.len()));
+        missing
+    });
+    let answer = Answer { images: report.images.len(), missing, results: &results, out: args.out.as_deref() };
     args.json.answer(&answer, || {
         let lines = results.iter().map(|(key, value)| format!("RESULT {key}={value:.6}\n"));
-        format!("RESULT images={}\n", report.images.len()) + &lines.collect::<String>()
+        let missing = missing.map(|missing| format!("RESULT missing={missing}\n")).unwrap_or_default();
+        format!("RESULT images={}\n{missing}", report.images.len()) + &lines.collect::<String>()
     })
 }
 
 /// Standard error of the mean reward over prompts; images come prompt by prompt.
 fn standard_error(rewards: &[f64], images_per_prompt: usize) -> f64 {
     let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
-    let prompts: Vec<f64> = rewards.chunks(images_per_prompt).map(mean).collect();
+    // A prompt with an image that was not judged counts for nothing.
+    let prompts = rewards.chunks(images_per_prompt).map(mean).filter(|mean| mean.is_finite());
+    let prompts: Vec<f64> = prompts.collect();
     let (n, centre) = (prompts.len() as f64, mean(&prompts));
     let variance = prompts.iter().map(|p| (p - centre).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
     (variance / n).sqrt()

@@ -41,6 +41,10 @@ pub struct TrainConfig {
     /// The rewards, as `name = weight` or as a table `[rewards.name]`; the weighted sum is trained on. A reward of weight 0
     /// is only logged.
     pub rewards: BTreeMap<String, RewardKeys>,
+    /// How several rewards become one: `sum`, weighted; or `gdpo`, for which each is first centred and scaled in the group of a
+    /// prompt's images (arXiv 2601.05242), so that it counts by its weight and not by its scale. Evaluations report the sum.
+    #[serde(default, skip_serializing_if = "Aggregation::is_default")]
+    pub reward_aggregation: Aggregation,
     /// Models of rewards by the reward's name, or tables of what else they need: another place for `rewards.name.model` and so on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reward_models: BTreeMap<String, RewardModel>,
@@ -83,6 +87,7 @@ impl TrainConfig {
             prompts,
             rollout: Rollout::default(),
             rewards,
+            reward_aggregation: Aggregation::default(),
             reward_models: BTreeMap::new(),
             ram: Some(RamKeys::published(1.0)),
             train: Train::default(),
@@ -116,6 +121,23 @@ impl TrainConfig {
         .with_context(|| {
             format!("algorithm is '{0}', but there is no table [{0}] with its settings", self.algorithm.name())
         })
+    }
+}
+
+/// How several rewards become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Aggregation {
+    /// The weighted sum.
+    #[default]
+    Sum,
+    /// The weighted sum of rewards that are normalised in each group.
+    Gdpo,
+}
+
+impl Aggregation {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

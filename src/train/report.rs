@@ -37,6 +37,8 @@ pub struct EpochReport {
     pub lr: f64,
     /// Norm of its gradient before clipping.
     pub grad_norm: f64,
+    /// How many groups were left out because a reward did not judge them as a whole, and why the first was not.
+    pub skipped_groups: Option<(usize, String)>,
     /// What was not finite, if a step was skipped for it.
     pub skipped: Option<String>,
     /// Steps that were skipped because the loss had been scaled too much.
@@ -59,6 +61,7 @@ impl EpochReport {
             loss: 0.0,
             lr: 0.0,
             grad_norm: 0.0,
+            skipped_groups: None,
             skipped: None,
             overflows: 0,
             deviation: None,
@@ -87,6 +90,13 @@ pub struct EvalReport {
     pub prompts: Vec<Prompt>,
 }
 
+impl EvalReport {
+    /// How many images have no score, if any, and why the first has none.
+    pub fn missing(&self) -> Option<(usize, &str)> {
+        Some((self.scores.missing.len(), self.scores.missing.values().next()?))
+    }
+}
+
 /// Writes a run's reports.
 pub struct Reporter {
     samples: PathBuf,
@@ -105,9 +115,12 @@ pub struct Reporter {
     last_eval_epoch: Option<u64>,
 }
 
-/// Means of everything in `scores`, by name.
+/// Means of everything in `scores`, by name, over the images that were judged; NaN if none was.
 pub fn means(scores: &Scores) -> BTreeMap<String, f64> {
-    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len().max(1) as f64;
+    let mean = |x: &[f64]| {
+        let judged = || x.iter().filter(|v| v.is_finite());
+        judged().sum::<f64>() / judged().count() as f64
+    };
     let mut out = BTreeMap::from([("reward".to_string(), mean(&scores.weighted))]);
     for (name, scores) in &scores.rewards {
         out.insert(name.clone(), mean(&scores.iter().map(|s| s.value).collect::<Vec<_>>()));
@@ -126,15 +139,7 @@ pub fn means_by_tag(scores: &Scores, prompts: &[Prompt]) -> BTreeMap<String, BTr
     let of_tag = |tag: &String| {
         let is_of = |i: &usize| prompts[*i].tag.as_ref() == Some(tag);
         let images: Vec<usize> = (0..prompts.len()).filter(is_of).collect();
-        let part = Scores {
-            weighted: images.iter().map(|i| scores.weighted[*i]).collect(),
-            rewards: scores
-                .rewards
-                .iter()
-                .map(|(name, of_image)| (name.clone(), images.iter().map(|i| of_image[*i].clone()).collect()))
-                .collect(),
-        };
-        let mut mean = means(&part);
+        let mut mean = means(&scores.of(&images));
         mean.retain(|key, _| !key.contains(&format!(".{tag}_")));
         mean
     };
@@ -242,7 +247,7 @@ impl Reporter {
     /// If a file cannot be written.
     pub fn epoch(&mut self, setup: &Setup, speed: &Speed, state: &State, e: &EpochReport) -> Result<()> {
         self.done += 1;
-        let (images, total) = (e.scores.weighted.len(), e.total);
+        let (images, total) = (setup.config.images, e.total);
         let (mean, std) = (means(&e.scores), standard_deviation(&e.scores.weighted));
         let left = setup.config.raw.num_epochs - state.epoch;
         let per_epoch = self.started.elapsed().as_secs_f64() / f64::from(self.done);
@@ -275,6 +280,10 @@ impl Reporter {
         if e.overflows > 0 {
             shown.alert(format!("{} steps overflowed and were skipped", e.overflows));
         }
+        let skipped_groups = e.skipped_groups.as_ref().map_or(0, |(groups, _)| *groups);
+        if let Some((_, why)) = &e.skipped_groups {
+            shown.alert(format!("{skipped_groups} of {} groups skipped: {why}", skipped_groups + e.advantages.groups));
+        }
         e.skipped.iter().for_each(|what| shown.alert(format!("STEP SKIPPED: {what}")));
         say(&shown.fit(if self.verbose { usize::MAX } else { columns() }));
 
@@ -287,6 +296,7 @@ impl Reporter {
             "rewards": rewards,
             "zero_variance_groups": e.advantages.zero_variance_groups,
             "groups": e.advantages.groups,
+            "skipped_groups": skipped_groups,
             "loss": e.loss,
             "lr": e.lr,
             "grad_norm": e.grad_norm,
@@ -334,8 +344,9 @@ impl Reporter {
         }
         let rest: Vec<String> =
             mean.iter().filter(|(k, _)| *k != "reward").map(|(k, v)| format!("{k} {v:.4}")).collect();
+        let missing = eval.missing().map(|(n, why)| format!("  {n} pictures have no score: {why}")).unwrap_or_default();
         say(&format!(
-            "eval after epoch {epoch}: held-out reward {reward:.4} (at the start {start:.4})  {}{picture}",
+            "eval after epoch {epoch}: held-out reward {reward:.4} (at the start {start:.4})  {}{picture}{missing}",
             rest.join("  ")
         ));
         for (key, value) in mean.iter().chain([(&"best".to_string(), &standing.best_reward)]) {
@@ -357,6 +368,7 @@ impl Reporter {
             ("shown".to_string(), json!(eval.scores.weighted[..shown])),
             ("elapsed_seconds".to_string(), json!(self.elapsed())),
         ]);
+        line.extend(eval.missing().map(|(n, _)| ("missing".to_string(), json!(n))));
         line.extend((!by_tag.is_empty()).then(|| ("tags".to_string(), json!(by_tag))));
         self.metrics.write(&Value::Object(line))
     }
@@ -420,6 +432,7 @@ mod tests {
                     score(0.0, &[]),
                 ],
             )],
+            missing: BTreeMap::new(),
         };
         let prompts = [prompt(Some("colors")), prompt(Some("counting")), prompt(Some("colors")), prompt(None)];
         let by_tag = means_by_tag(&scores, &prompts);

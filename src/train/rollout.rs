@@ -75,6 +75,14 @@ pub struct Rollout {
     pub probe: Option<Probe>,
 }
 
+impl Rollout {
+    /// Of `images` alone, in that order, without pictures.
+    pub fn of(self, images: &[usize]) -> Self {
+        let (x0, scores) = (copy::gather(&self.x0, images), self.scores.of(images));
+        Self { x0, scores, pictures: Vec::new(), probe: self.probe }
+    }
+}
+
 impl Sample {
     /// The stream of a draw for this image.
     pub fn key(&self, seed: u64, purpose: Purpose, epoch: u32, draw: u32) -> Key {
