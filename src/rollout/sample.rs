@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use super::sampler::Step;
 use super::schedule::Schedule;
 use crate::device::Tensor;
+use crate::device::philox::Key;
 use crate::models::lora::{AdapterBank, Adapters, Rows, Slot};
 use crate::models::network::Network;
 use crate::models::text::PromptEmbeds;
@@ -29,12 +30,20 @@ pub struct Path<'a> {
     pub steps: &'a [Step],
     /// Classifier-free guidance scale (Ho and Salimans 2022); up to 1 the unconditional branch is left out.
     pub guidance: f32,
+    /// The stream of each sample's noise, for steps that have some; the number of the step is added to its draw.
+    pub noise: &'a [Key],
 }
 
 impl Path<'_> {
     /// Whether the unconditional branch is needed.
     pub fn is_guided(&self) -> bool {
         self.guidance > 1.0
+    }
+
+    /// The stream of each sample's noise in step `i`.
+    fn keys(&self, i: usize) -> Vec<Key> {
+        let drawn = if self.steps[i].s == 0.0 { &[] } else { self.noise };
+        drawn.iter().map(|key| Key { step: i as u32, ..*key }).collect()
     }
 }
 
@@ -76,6 +85,8 @@ pub fn sample(
 ) -> Result<Tensor> {
     let batch = noise.dim(0);
     assert_eq!(prompts.prompt_embeds.dim(0), batch, "one prompt per sample");
+    let draws = path.steps.iter().any(|s| s.s != 0.0);
+    assert!(!draws || path.noise.len() == batch, "one stream of noise per sample");
     let guided = path.is_guided();
     // One batch, unconditional half first, as diffusers runs it.
     let both = guided.then(|| {
@@ -91,6 +102,7 @@ pub fn sample(
     let mut x = noise;
     for (i, at) in x.device().rehearse(path.steps).enumerate() {
         let timestep = vec![policy.schedule.timestep(at.sigma); count];
+        let keys = path.keys(i);
         let (velocity, next, clean) = x.device().region(|| {
             let doubled = guided.then(|| copy::concat(&[&x, &x]));
             let input = doubled.as_ref().unwrap_or(&x);
@@ -101,7 +113,7 @@ pub fn sample(
                 velocity: &velocity,
                 guidance: guided.then_some(path.guidance),
                 history: history.each_ref().map(Option::as_ref),
-                noise: &[],
+                noise: &keys,
             };
             let next = step::forward(inputs, at.row());
             let clean = keeps_history.then(|| step::clean(inputs, at.sigma));

@@ -93,7 +93,7 @@ impl Setup {
         let (sizes, count, side) = (pipeline.network.sizes(), order.samples.len(), config.latent);
         let mut x0 = Tensor::scratch(device, &[count, sizes.channels, side, side]);
         let steps = sampler.steps(&pipeline.schedule.sigmas(order.job.steps, sizes.tokens(side, side))?);
-        let path = Path { steps: &steps, guidance: order.job.guidance };
+        let path = Path { steps: &steps, guidance: order.job.guidance, noise: &[] };
         let batches: Vec<Range<usize>> = ranges(0..count, config.raw.rollout.batch_size);
         let texts_of =
             |batch: &Range<usize>| order.prompts[batch.clone()].iter().map(|p| p.text.as_str()).collect::<Vec<_>>();
@@ -120,6 +120,9 @@ impl Setup {
             let embeds = prompts.encode(&texts)?;
             let draw = |s: &Sample| s.key(config.raw.seed, Purpose::InitialLatent, order.epoch, 0);
             let keys: Vec<Key> = order.samples[batch.clone()].iter().map(draw).collect();
+            let draws = |s: &Sample| s.key(config.raw.seed, Purpose::SamplerNoise, order.epoch, 0);
+            let streams: Vec<Key> = order.samples[batch.clone()].iter().map(draws).collect();
+            let path = Path { noise: &streams, ..path };
             let start = noise::normal(device, &keys, &[batch.len(), sizes.channels, side, side]);
             let policy = Policy { network, schedule: &pipeline.schedule, adapter: order.adapter };
             let on_step = |visit: Visit| {
