@@ -3,7 +3,10 @@
 //! forward and backward, optimiser) is shared.
 
 pub mod advantage;
+pub mod awm;
+pub mod nft;
 pub mod ram;
+mod surrogate;
 #[cfg(test)]
 mod testing;
 pub mod time;
@@ -21,6 +24,8 @@ use crate::ops::combine;
 use crate::ops::products::{self, Products, Weights};
 use crate::rollout::schedule::Schedule;
 
+pub use awm::Awm;
+pub use nft::Nft;
 pub use ram::Ram;
 
 /// One place that is trained at.
@@ -34,6 +39,15 @@ pub struct Point {
     pub noise: Key,
     /// The image's advantage.
     pub advantage: f64,
+    /// How likely the policy that sampled it found it, for methods that compare; none if that is the trained one as it is.
+    pub log_prob_old: Option<f64>,
+}
+
+impl Point {
+    /// A point whose noise is not drawn yet.
+    pub fn new(image: usize, t: f32, advantage: f64) -> Self {
+        Self { image, t, noise: Key::new(0, Purpose::ForwardNoise), advantage, log_prob_old: None }
+    }
 }
 
 /// A tensor of a batch of points, one row per point.
@@ -140,6 +154,11 @@ pub trait Algorithm: Send + Sync {
     /// The points of each optimiser step of an epoch.
     fn updates(&self, epoch: &Scored) -> Vec<Vec<Point>>;
 
+    /// How many points that follow each other must be seen together: parts of an update are multiples of it.
+    fn together(&self) -> usize {
+        1
+    }
+
     /// The differences whose products the loss of `points` is made of.
     fn differences(&self, points: &[Point]) -> Vec<Difference>;
 
@@ -155,8 +174,11 @@ pub trait Algorithm: Send + Sync {
 /// # Errors
 /// If the config has no settings for it, or the schedule no such rollout.
 pub fn build(config: &TrainConfig, schedule: &Schedule, tokens: usize) -> Result<Box<dyn Algorithm>> {
+    let steps = config.rollout.num_inference_steps;
     Ok(match config.method()? {
-        MethodKeys::Ram(keys) => Box::new(Ram::new(keys, schedule, config.rollout.num_inference_steps, tokens)?),
+        MethodKeys::Ram(keys) => Box::new(Ram::new(&keys, schedule, steps, tokens)?),
+        MethodKeys::Awm(keys) => Box::new(Awm::new(&keys, schedule, steps, tokens)?),
+        MethodKeys::Nft(keys) => Box::new(Nft::new(&keys, schedule, steps, tokens)?),
     })
 }
 

@@ -75,7 +75,7 @@ impl Algorithm for Ram {
         let point = |image: usize, draw: u32| {
             let key = |purpose| (epoch.key)(purpose, image, draw);
             let t = self.times.draw(&mut key(Purpose::Timestep).stream());
-            Point { image, t, noise: key(Purpose::ForwardNoise), advantage: epoch.advantages[image] }
+            Point { noise: key(Purpose::ForwardNoise), ..Point::new(image, t, epoch.advantages[image]) }
         };
         let draws = self.keys.num_noisings as u32;
         let images = 0..epoch.advantages.len();

@@ -1,7 +1,6 @@
 //! What the tests of all algorithms share: points, tensors for their operands, and the specification's golden ones.
 
 use super::{Algorithm, Operand, Point, evaluate};
-use crate::device::philox::{Key, Purpose};
 use crate::device::{Device, Tensor};
 use crate::ops::testing::random;
 
@@ -54,9 +53,8 @@ impl Operands {
 
 /// Points of these times and advantages.
 pub fn points(times: &[f32], advantages: &[f64]) -> Vec<Point> {
-    let noise = Key::new(0, Purpose::ForwardNoise);
     let pairs = times.iter().zip(advantages).enumerate();
-    pairs.map(|(image, (t, advantage))| Point { image, t: *t, noise, advantage: *advantage }).collect()
+    pairs.map(|(image, (t, advantage))| Point::new(image, *t, *advantage)).collect()
 }
 
 /// Holds loss and gradient against a line of the specification's table: the loss and the gradient at (0,0), (1,0), (3,7).

@@ -4,15 +4,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::method::{Method, MethodKeys, RamKeys};
+use super::method::{AwmKeys, Method, MethodKeys, NftKeys, RamKeys};
 use super::optimizer::Optimizer;
 use super::reward::{RewardKeys, RewardModel};
 use crate::device::{DType, Precision, Wide};
 use crate::models::network::Checkpointing;
 use crate::models::source::{Parts, Source};
+use crate::rollout::sampler::Kind;
 
 /// A training run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -47,6 +48,12 @@ pub struct TrainConfig {
     /// Reinforce Adjoint Matching, if that is the algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ram: Option<RamKeys>,
+    /// Advantage-Weighted Matching, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awm: Option<AwmKeys>,
+    /// DiffusionNFT, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nft: Option<NftKeys>,
     /// How the update is computed.
     #[serde(default)]
     pub train: Train,
@@ -85,6 +92,8 @@ impl TrainConfig {
             rewards,
             reward_models: BTreeMap::new(),
             ram: Some(RamKeys::published(1.0)),
+            awm: None,
+            nft: None,
             train: Train::default(),
             lora: Lora::default(),
             optimizer: Optimizer::default(),
@@ -109,12 +118,22 @@ impl TrainConfig {
     ///
     /// # Errors
     /// If there is no such table.
-    pub fn method(&self) -> Result<MethodKeys<'_>> {
-        match self.algorithm {
-            Method::Ram => self.ram.as_ref().map(MethodKeys::Ram),
+    pub fn method(&self) -> Result<MethodKeys> {
+        let name = self.algorithm.name();
+        let tables =
+            [(Method::Ram, self.ram.is_some()), (Method::Awm, self.awm.is_some()), (Method::Nft, self.nft.is_some())];
+        if let Some((other, _)) = tables.iter().find(|(method, given)| *given && *method != self.algorithm) {
+            bail!("algorithm is '{name}', but there is a table [{}] of another", other.name());
         }
-        .with_context(|| {
-            format!("algorithm is '{0}', but there is no table [{0}] with its settings", self.algorithm.name())
+        Ok(match self.algorithm {
+            // A multiplier that suits every reward there is not.
+            Method::Ram => {
+                MethodKeys::Ram(self.ram.clone().with_context(|| {
+                    format!("algorithm is '{name}', but there is no table [{name}] with its settings")
+                })?)
+            }
+            Method::Awm => MethodKeys::Awm(self.awm.clone().unwrap_or_default()),
+            Method::Nft => MethodKeys::Nft(self.nft.clone().unwrap_or_default()),
         })
     }
 }
@@ -154,8 +173,13 @@ pub struct Rollout {
     pub num_prompts_per_epoch: usize,
     /// Images of each prompt; their mean reward is what an image is compared with.
     pub num_images_per_prompt: usize,
-    /// Euler steps.
+    /// Steps.
     pub num_inference_steps: usize,
+    /// How steps are taken: `euler`, `flow`, `cps`, `dance`, `ddim`, `dpm2` or `sa`. Evaluations take Euler steps.
+    #[serde(alias = "sde_type")]
+    pub sampler: Kind,
+    /// The sampler's η: how much noise it adds.
+    pub noise_level: f64,
     /// Classifier-free guidance; 1 turns it off and halves the work.
     pub guidance_scale: f32,
     /// Height and width in pixels; 0 takes the model's own.
@@ -185,6 +209,8 @@ impl Default for Rollout {
             num_prompts_per_epoch: 48,
             num_images_per_prompt: 24,
             num_inference_steps: 20,
+            sampler: Kind::default(),
+            noise_level: 0.0,
             guidance_scale: 2.0,
             resolution: 0,
             batch_size: 16,

@@ -15,6 +15,7 @@ use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::{copy, noise};
 use crate::rewards::{Images, Scores, Scoring};
 use crate::rollout::sample::{self, Path, Policy, Visit};
+use crate::rollout::sampler::{Euler, Sampler};
 use crate::telemetry::{Clock, Progress, range};
 
 /// Images that are decoded and scored together; changes memory, not results.
@@ -92,6 +93,7 @@ impl Setup {
         let network = sampling.as_deref().filter(|_| order.job.trains).unwrap_or(&*pipeline.network);
         let (sizes, count, side) = (pipeline.network.sizes(), order.samples.len(), config.latent);
         let mut x0 = Tensor::scratch(device, &[count, sizes.channels, side, side]);
+        let sampler: &dyn Sampler = if order.job.trains { &**sampler } else { &Euler };
         let steps = sampler.steps(&pipeline.schedule.sigmas(order.job.steps, sizes.tokens(side, side))?);
         let path = Path { steps: &steps, guidance: order.job.guidance, noise: &[] };
         let batches: Vec<Range<usize>> = ranges(0..count, config.raw.rollout.batch_size);
