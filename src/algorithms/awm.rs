@@ -87,7 +87,7 @@ impl Algorithm for Awm {
     }
 
     fn needs(&self) -> Needs {
-        Needs { reference: self.keys.kl_weight > 0.0, old: self.keys.ema_kl_weight > 0.0 }
+        Needs { reference: self.keys.kl_weight > 0.0, old: self.keys.ema_kl_weight > 0.0, ..Needs::default() }
     }
 
     fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
@@ -125,7 +125,7 @@ impl Algorithm for Awm {
     fn differences(&self, _: &[Point]) -> Vec<Difference> {
         let matched = Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Noise), (1.0, Operand::X0)]);
         let from = |other| Difference::signed(&[(1.0, Operand::Theta), (-1.0, other)]);
-        let Needs { reference, old } = self.needs();
+        let Needs { reference, old, .. } = self.needs();
         let anchors = [reference.then(|| from(Operand::Reference)), old.then(|| from(Operand::Old))];
         std::iter::once(matched).chain(anchors.into_iter().flatten()).collect()
     }
@@ -144,13 +144,13 @@ impl Algorithm for Awm {
                 image.iter().sum::<f64>() / image.len() as f64
             }
         };
-        let Needs { reference, old } = self.needs();
+        let Needs { reference, old, .. } = self.needs();
         let (kl, ema) = (
             reference.then_some((self.keys.kl_weight, self.keys.kl_form)),
             old.then_some((self.keys.ema_kl_weight, self.keys.ema_kl_form)),
         );
         let anchors: Vec<(f64, KlForm)> = [kl, ema].into_iter().flatten().collect();
-        let mut loss = Loss { value: 0.0, coefficients: vec![Vec::new(); 1 + anchors.len()] };
+        let mut loss = Loss { coefficients: vec![Vec::new(); 1 + anchors.len()], ..Loss::default() };
         for (i, (point, Products { gram, .. })) in points.iter().zip(products).enumerate() {
             let Surrogate { value, slope } = self.clip().surrogate(self.clamped(point.advantage), ratio_of(i));
             loss.value += share * value;

@@ -80,7 +80,7 @@ impl Algorithm for Nft {
     }
 
     fn needs(&self) -> Needs {
-        Needs { reference: true, old: true }
+        Needs { reference: true, old: true, ..Needs::default() }
     }
 
     fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
@@ -127,8 +127,10 @@ impl Algorithm for Nft {
     fn loss(&self, points: &[Point], products: &[Products], total: usize) -> Loss {
         let (share, m) = (1.0 / total as f64, self.keys.advantage_clip);
         let (beta, kl) = (self.keys.beta, self.keys.kl_weight);
-        let mut loss =
-            Loss { value: 0.0, coefficients: vec![Vec::new(), Vec::new(), vec![2.0 * kl * share; points.len()]] };
+        let mut loss = Loss {
+            coefficients: vec![Vec::new(), Vec::new(), vec![2.0 * kl * share; points.len()]],
+            ..Loss::default()
+        };
         for (point, Products { gram, l1 }) in points.iter().zip(products) {
             let (t, r) = (f64::from(point.t), self.optimality(point.advantage));
             for (i, (chance, sign)) in [(r, 1.0), (1.0 - r, -1.0)].into_iter().enumerate() {

@@ -56,7 +56,7 @@ impl Algorithm for Ram {
     }
 
     fn needs(&self) -> Needs {
-        Needs { reference: true, old: self.keys.form == Form::Released }
+        Needs { reference: true, old: self.keys.form == Form::Released, ..Needs::default() }
     }
 
     fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
@@ -98,7 +98,7 @@ impl Algorithm for Ram {
     fn loss(&self, points: &[Point], products: &[Products], total: usize) -> Loss {
         let share = 1.0 / total as f64;
         let strengths = points.iter().map(|p| f64::from(self.keys.reward_multiplier) * p.advantage);
-        let mut loss = Loss { value: 0.0, coefficients: vec![vec![2.0 * share; points.len()], Vec::new()] };
+        let mut loss = Loss { coefficients: vec![vec![2.0 * share; points.len()], Vec::new()], ..Loss::default() };
         for (s, Products { gram: g, .. }) in strengths.zip(products) {
             loss.value += share * (g[0][0] - 2.0 * s * g[0][1] + s * s * g[1][1]);
             loss.coefficients[1].push(-2.0 * s * share);

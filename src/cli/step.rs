@@ -13,7 +13,7 @@ use engine::models::source::Model;
 use engine::models::text::PromptEmbeds;
 use engine::ops::copy;
 use engine::rollout::schedule::Schedule;
-use engine::train::update::{Batch, Policies, accumulate};
+use engine::train::update::{Batch, Inputs, Policies, accumulate};
 
 use super::DeviceArg;
 
@@ -93,7 +93,7 @@ fn step(args: &Args, device: &Device) -> Result<()> {
     let point = |i: usize| Point::new(i, t[i], f64::from(advantage[i]));
     let points: Vec<Point> = (0..n).map(point).collect();
     let mut grads = Tensor::zeros(device, &[layout.len()]);
-    let batch = Batch { points: &points, x0, noise, prompts, probe: None };
+    let batch = Batch { points: &points, inputs: Inputs::Noised { x0, noise }, prompts, negative: None, probe: None };
     let done = accumulate(policies, &*algorithm, &batch, n, &mut grads);
 
     let loss = Tensor::from_slice(device, &[done.loss as f32], &[1]);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::method::{AwmKeys, Method, MethodKeys, NftKeys, RamKeys};
+use super::method::{AwmKeys, GrpoKeys, Method, MethodKeys, NftKeys, RamKeys};
 use super::optimizer::Optimizer;
 use super::reward::{RewardKeys, RewardModel};
 use crate::device::{DType, Precision, Wide};
@@ -54,6 +54,18 @@ pub struct TrainConfig {
     /// DiffusionNFT, if that is the algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nft: Option<NftKeys>,
+    /// Flow-GRPO, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_grpo: Option<GrpoKeys>,
+    /// Flow-GRPO-Fast, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_grpo_fast: Option<GrpoKeys>,
+    /// CPS, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cps: Option<GrpoKeys>,
+    /// GRPO-Guard, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpo_guard: Option<GrpoKeys>,
     /// How the update is computed.
     #[serde(default)]
     pub train: Train,
@@ -94,6 +106,10 @@ impl TrainConfig {
             ram: Some(RamKeys::published(1.0)),
             awm: None,
             nft: None,
+            flow_grpo: None,
+            flow_grpo_fast: None,
+            cps: None,
+            grpo_guard: None,
             train: Train::default(),
             lora: Lora::default(),
             optimizer: Optimizer::default(),
@@ -120,9 +136,20 @@ impl TrainConfig {
     /// If there is no such table.
     pub fn method(&self) -> Result<MethodKeys> {
         let name = self.algorithm.name();
-        let tables =
-            [(Method::Ram, self.ram.is_some()), (Method::Awm, self.awm.is_some()), (Method::Nft, self.nft.is_some())];
-        if let Some((other, _)) = tables.iter().find(|(method, given)| *given && *method != self.algorithm) {
+        let grpo = |method| match method {
+            Method::FlowGrpo => self.flow_grpo.as_ref(),
+            Method::FlowGrpoFast => self.flow_grpo_fast.as_ref(),
+            Method::Cps => self.cps.as_ref(),
+            Method::GrpoGuard => self.grpo_guard.as_ref(),
+            Method::Ram | Method::Awm | Method::Nft => None,
+        };
+        let is_given = |method: Method| match method {
+            Method::Ram => self.ram.is_some(),
+            Method::Awm => self.awm.is_some(),
+            Method::Nft => self.nft.is_some(),
+            method => grpo(method).is_some(),
+        };
+        if let Some(other) = Method::ALL.into_iter().find(|method| is_given(*method) && *method != self.algorithm) {
             bail!("algorithm is '{name}', but there is a table [{}] of another", other.name());
         }
         Ok(match self.algorithm {
@@ -134,6 +161,7 @@ impl TrainConfig {
             }
             Method::Awm => MethodKeys::Awm(self.awm.clone().unwrap_or_default()),
             Method::Nft => MethodKeys::Nft(self.nft.clone().unwrap_or_default()),
+            method => MethodKeys::Grpo(grpo(method).cloned().unwrap_or_default()),
         })
     }
 }

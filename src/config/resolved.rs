@@ -195,7 +195,7 @@ impl TrainConfig {
         ] {
             within(key, value, range)?;
         }
-        self.method()?.check()?;
+        self.method()?.check(self.algorithm)?;
         ensure!(!self.rewards.is_empty(), "[rewards] is empty, expected at least one name = weight");
         ensure!(!self.lora.targets.is_empty(), "lora.targets is empty, expected at least one layer name");
         Ok(())

@@ -9,7 +9,8 @@ use crate::device::philox::Key;
 use crate::models::lora::{AdapterBank, Adapters, Rows, Slot};
 use crate::models::network::Network;
 use crate::models::text::PromptEmbeds;
-use crate::ops::step::{self, Inputs};
+use crate::ops::products::{self, Weights};
+use crate::ops::step::{self, Inputs, Row};
 use crate::ops::{copy, norm};
 
 /// Who samples: a network, perhaps with an adapter.
@@ -53,8 +54,33 @@ pub struct Visit<'a> {
     pub step: usize,
     /// The sample before it.
     pub x: &'a Tensor,
+    /// The sample after it.
+    pub next: &'a Tensor,
     /// The conditional velocity there.
     pub velocity: Tensor,
+    /// What the step was made from.
+    pub inputs: Inputs<'a>,
+}
+
+impl Visit<'_> {
+    /// The velocity with guidance, rounded as the step rounds it.
+    pub fn guided(&self) -> Tensor {
+        guided(self.inputs)
+    }
+}
+
+/// The velocity of `inputs` with guidance, rounded as a step rounds it.
+pub fn guided(inputs: Inputs) -> Tensor {
+    step::forward(inputs, Row { b: 1.0, ..Row::default() })
+}
+
+/// How probable each of `next` is after `step` from `x` with `velocity`, by the order of operations that the step itself takes:
+/// a policy that has not changed says the same of it bit for bit.
+pub fn log_probs(x: &Tensor, velocity: &Tensor, next: &Tensor, step: &Step) -> Vec<f64> {
+    let log_prob = step.log_prob.expect("a step with noise");
+    let terms = [(step.a, x), (step.b, velocity), (-1.0, next)];
+    let terms = terms.map(|(w, of)| (Weights::All(w as f32), of)).to_vec();
+    products::forward(&[products::Difference { terms }]).iter().map(|p| log_prob.of(p.gram[0][0])).collect()
 }
 
 /// Fails if one of `latents` `[b, ..]` holds what is not a number, which would be decoded to a black picture; `prompt` gives
@@ -87,14 +113,14 @@ pub fn sample(
     assert_eq!(prompts.prompt_embeds.dim(0), batch, "one prompt per sample");
     let draws = path.steps.iter().any(|s| s.s != 0.0);
     assert!(!draws || path.noise.len() == batch, "one stream of noise per sample");
-    let guided = path.is_guided();
+    let is_guided = path.is_guided();
     // One batch, unconditional half first, as diffusers runs it.
-    let both = guided.then(|| {
+    let both = is_guided.then(|| {
         let negative = negative.expect("guidance needs a negative prompt");
         PromptEmbeds::concat(&[&negative.rows(&vec![0; batch]), prompts])
     });
     let condition = both.as_ref().unwrap_or(prompts);
-    let count = if guided { 2 * batch } else { batch };
+    let count = if is_guided { 2 * batch } else { batch };
     let rows = Rows::all(policy.adapter.map(|(_, slot)| slot), count);
     let adapters = Adapters { bank: policy.adapter.map(|(bank, _)| bank), rows: &rows };
     let keeps_history = path.steps.iter().any(|s| s.history != [0.0; 2]);
@@ -104,14 +130,14 @@ pub fn sample(
         let timestep = vec![policy.schedule.timestep(at.sigma); count];
         let keys = path.keys(i);
         let (velocity, next, clean) = x.device().region(|| {
-            let doubled = guided.then(|| copy::concat(&[&x, &x]));
+            let doubled = is_guided.then(|| copy::concat(&[&x, &x]));
             let input = doubled.as_ref().unwrap_or(&x);
             let velocity = policy.network.forward(input, condition.condition(&timestep), &adapters);
             drop(doubled);
             let inputs = Inputs {
                 x: &x,
                 velocity: &velocity,
-                guidance: guided.then_some(path.guidance),
+                guidance: is_guided.then_some(path.guidance),
                 history: history.each_ref().map(Option::as_ref),
                 noise: &keys,
             };
@@ -119,7 +145,14 @@ pub fn sample(
             let clean = keeps_history.then(|| step::clean(inputs, at.sigma));
             (velocity, next, clean)
         });
-        on_step(Visit { step: i, x: &x, velocity: velocity.slice(count - batch..count) })?;
+        let inputs = Inputs {
+            x: &x,
+            velocity: &velocity,
+            guidance: is_guided.then_some(path.guidance),
+            history: [None; 2],
+            noise: &[],
+        };
+        on_step(Visit { step: i, x: &x, next: &next, velocity: velocity.slice(count - batch..count), inputs })?;
         x = next;
         if clean.is_some() {
             let [last, _] = history;

@@ -65,14 +65,20 @@ impl Setup {
                 trains: true,
             },
             keep_pictures: false,
+            window: self.algorithm.window(raw.seed, epoch + 1),
         };
         let rollout = self.rollout(&order, &mut clock, interrupt)?;
 
         // How much better an image is than the others of its prompt; prompts that a set holds twice are one group.
         let texts: Vec<&str> = of_image.iter().map(|p| p.text.as_str()).collect();
         let advantages = self.algorithm.advantages(&rollout.scores.weighted, &texts);
-        let scored =
-            Scored { advantages: &advantages.values, key: &|purpose, image, draw| key(&samples, purpose, image, draw) };
+        let recorded = rollout.recorded.as_ref();
+        let scored = Scored {
+            advantages: &advantages.values,
+            key: &|purpose, image, draw| key(&samples, purpose, image, draw),
+            steps: recorded.map_or(0..0, |r| r.steps.clone()),
+            log_probs: recorded.map_or(&[], |r| &r.log_probs),
+        };
 
         // The points of each optimiser step; loss, gradient, step.
         self.device.phase("update");
@@ -116,6 +122,7 @@ impl Setup {
                 trains: false,
             },
             keep_pictures: true,
+            window: None,
         };
         let rollout = self.rollout(&order, &mut Clock::start(), interrupt)?;
         Ok(EvalReport { scores: rollout.scores, images: rollout.pictures, prompts: of_image })

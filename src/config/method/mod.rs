@@ -1,6 +1,7 @@
 //! Which training method, and the keys of each: one table per method, named like it.
 
 mod awm;
+mod grpo;
 mod nft;
 mod ram;
 
@@ -8,6 +9,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 pub use awm::{AwmKeys, KlForm, LossType, TimeType, Weighting};
+pub use grpo::{GrpoKeys, GuardGradBalance, KlDenominator, KlType};
 pub use nft::{AdvantageMode, Decay, NftKeys};
 pub use ram::{Form, Grid, RamKeys};
 
@@ -21,11 +23,20 @@ pub enum Method {
     Awm,
     /// DiffusionNFT.
     Nft,
+    /// Flow-GRPO.
+    FlowGrpo,
+    /// Flow-GRPO-Fast and MixGRPO: a window of the steps.
+    FlowGrpoFast,
+    /// Flow-GRPO with coefficients-preserving sampling.
+    Cps,
+    /// GRPO-Guard: Flow-GRPO with normalised ratios.
+    GrpoGuard,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Ram, Self::Awm, Self::Nft];
+    pub const ALL: [Self; 7] =
+        [Self::Ram, Self::Awm, Self::Nft, Self::FlowGrpo, Self::FlowGrpoFast, Self::Cps, Self::GrpoGuard];
 
     /// Its name, also that of its table.
     pub fn name(self) -> &'static str {
@@ -33,6 +44,10 @@ impl Method {
             Self::Ram => "ram",
             Self::Awm => "awm",
             Self::Nft => "nft",
+            Self::FlowGrpo => "flow_grpo",
+            Self::FlowGrpoFast => "flow_grpo_fast",
+            Self::Cps => "cps",
+            Self::GrpoGuard => "grpo_guard",
         }
     }
 }
@@ -46,6 +61,8 @@ pub enum MethodKeys {
     Awm(AwmKeys),
     /// DiffusionNFT.
     Nft(NftKeys),
+    /// Flow-GRPO and its variants.
+    Grpo(GrpoKeys),
 }
 
 impl MethodKeys {
@@ -53,8 +70,9 @@ impl MethodKeys {
     ///
     /// # Errors
     /// Names the key, what was found, and what is expected.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self, method: Method) -> Result<()> {
         match self {
+            Self::Grpo(keys) => keys.check(method),
             Self::Ram(keys) => keys.check(),
             Self::Awm(keys) => keys.check(),
             Self::Nft(keys) => keys.check(),
