@@ -25,7 +25,7 @@ use crate::ops::adamw::AdamW;
 use crate::ops::fp8;
 use crate::rewards::{self, Key, Kind, Options, WeightedSum};
 use crate::rollout::Pipeline;
-use crate::rollout::sampler::{Euler, Sampler};
+use crate::rollout::sampler::Sampler;
 use crate::rollout::schedule::Schedule;
 use crate::telemetry::warn;
 
@@ -143,6 +143,12 @@ pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
     }
     let algorithm = algorithms::build(&raw, &schedule, tokens)?;
     algorithms::check_rollout(&*algorithm, raw.rollout.weights)?;
+    let (batch, together) = (raw.train.batch_size, algorithm.together());
+    ensure!(
+        batch.is_multiple_of(together),
+        "train.batch_size is {batch}, and '{}' with these settings looks at {together} points at once; expected a multiple of that",
+        algorithm.name()
+    );
     let points_per_image = algorithm.points_per_image();
     let counts = [train.prompts.len(), eval.prompts.len()];
     Ok(Planned {
@@ -290,7 +296,7 @@ impl Planned {
             eval: self.eval,
             rewards,
             algorithm,
-            sampler: Box::new(Euler),
+            sampler: raw.rollout.sampler.at(raw.rollout.noise_level),
             optimizer: AdamW { lr: o.lr, beta1: o.beta1, beta2: o.beta2, weight_decay: o.weight_decay, eps: o.eps },
             learning_rate,
             layout: Arc::new(layout),
