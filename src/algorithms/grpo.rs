@@ -219,6 +219,7 @@ impl Algorithm for Grpo {
             let log_ratio = self.log_ratio(point, gram);
             let surrogate = clip.surrogate(point.advantage.clamp(-most, most), log_ratio);
             loss.ratios.push(log_ratio.exp());
+            loss.clipped += usize::from(surrogate.slope == 0.0 && point.advantage != 0.0);
             if self.is_guard() {
                 let balance = match self.keys.guard_grad_balance {
                     GuardGradBalance::InverseDt => 1.0 / self.lengths[point.step],

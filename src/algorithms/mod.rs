@@ -130,6 +130,8 @@ pub struct Loss {
     pub coefficients: Vec<Vec<f64>>,
     /// How much likelier the trained policy makes each point than the one that sampled it, of methods that compare.
     pub ratios: Vec<f64>,
+    /// How many of these were clipped.
+    pub clipped: usize,
 }
 
 /// Which steps of an epoch's rollouts a method is trained on.
@@ -272,7 +274,7 @@ pub fn evaluate<'a>(
             copy::concat(&[&times(unconditional), &times(g.into())])
         }
     };
-    Gradient { loss: loss.value, ratios: loss.ratios, dv }
+    Gradient { loss: loss.value, ratios: loss.ratios, clipped: loss.clipped, dv }
 }
 
 /// What a loss says of some points.
@@ -281,6 +283,8 @@ pub struct Gradient {
     pub loss: f64,
     /// As [`Loss::ratios`].
     pub ratios: Vec<f64>,
+    /// As [`Loss::clipped`].
+    pub clipped: usize,
     /// The gradient to the trained policy's velocities.
     pub dv: Tensor,
 }

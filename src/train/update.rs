@@ -80,6 +80,8 @@ pub struct Evaluated {
     pub old: Option<Tensor>,
     /// As [`algorithms::Loss::ratios`].
     pub ratios: Vec<f64>,
+    /// As [`algorithms::Loss::clipped`].
+    pub clipped: usize,
     /// The largest difference between the rollout's velocity and the same here, if there was a probe.
     pub deviation: Option<f32>,
 }
@@ -159,7 +161,7 @@ pub fn accumulate(
     let found = algorithms::evaluate(algorithm, batch.points, operand, total, p.loss_scale);
     let mut trained = Trained { bank: p.bank, slot: Slot::Theta, grads };
     p.network.backward(&found.dv, saved, &mut trained, false);
-    Evaluated { loss: found.loss, theta, reference, old, ratios: found.ratios, deviation }
+    Evaluated { loss: found.loss, theta, reference, old, ratios: found.ratios, clipped: found.clipped, deviation }
 }
 
 /// The largest element of `|a − b|`; NaN if there is one.
@@ -185,6 +187,8 @@ pub struct UpdateReport {
     pub deviation: Option<f32>,
     /// As [`algorithms::Loss::ratios`], of all points.
     pub ratios: Vec<f64>,
+    /// As [`algorithms::Loss::clipped`].
+    pub clipped: usize,
 }
 
 impl Setup {
@@ -249,6 +253,7 @@ impl Setup {
             let done = self.device.region(|| accumulate(policies, &*self.algorithm, &batch, total, &mut grads));
             report.loss += done.loss;
             report.ratios.extend(done.ratios);
+            report.clipped += done.clipped;
             report.deviation = report.deviation.or(done.deviation);
             progress.step(points.len() as u64);
             interrupt.check()?;
