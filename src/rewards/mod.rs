@@ -6,8 +6,8 @@ mod dtype;
 pub mod geneval;
 mod head;
 pub mod hpsv2;
-pub mod imagereward;
 pub mod http;
+pub mod imagereward;
 mod images;
 pub mod jpeg;
 pub mod ocr;
@@ -27,9 +27,9 @@ use self::aesthetic::Aesthetic;
 use self::clipscore::ClipScore;
 use self::geneval::GenEval;
 use self::hpsv2::Hpsv2;
-use self::imagereward::ImageReward;
 use self::http::Http;
 use self::http::vlm::{self, Vlm};
+use self::imagereward::ImageReward;
 use self::jpeg::Jpeg;
 use self::ocr::Ocr;
 use self::pickscore::PickScore;
@@ -291,7 +291,7 @@ pub struct Entry {
 }
 
 /// Every reward.
-pub const TABLE: [Entry; 8] = [
+pub const TABLE: [Entry; 13] = [
     Entry {
         name: "geneval",
         keys: geneval::KEYS,

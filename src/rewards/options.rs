@@ -118,11 +118,6 @@ impl Options {
         }
     }
 
-    /// Removes the key `name`.
-    pub fn forget(&mut self, name: &str) {
-        self.0.remove(name);
-    }
-
     /// Removes the paths among `keys`.
     pub fn forget_paths(&mut self, keys: &[Key]) {
         for key in keys.iter().filter(|key| matches!(key.kind, Kind::Path { .. })) {

@@ -108,8 +108,12 @@ impl Recorded {
 
     /// The same of some of the images.
     fn of(self, images: &[usize]) -> Self {
-        let rows: Vec<usize> =
-            self.steps.clone().flat_map(|step| images.iter().map(move |i| (step, *i))).map(|(s, i)| self.row(s, i)).collect();
+        let rows: Vec<usize> = self
+            .steps
+            .clone()
+            .flat_map(|step| images.iter().map(move |i| (step, *i)))
+            .map(|(s, i)| self.row(s, i))
+            .collect();
         let cut = |t: &Tensor| copy::gather(t, &rows);
         Self {
             x: cut(&self.x),

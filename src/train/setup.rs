@@ -97,7 +97,7 @@ pub fn stand_in(raw: &mut TrainConfig) -> Vec<String> {
             if entry.keys.iter().any(is_optional) {
                 if !path.exists() && !outline::is_outline(&path) {
                     lines.push(Some(format!("{full}: there is no {}; planned without", path.display())));
-                    reward.options.forget(key);
+                    reward.options.forget(&[key]);
                 }
                 continue;
             }
