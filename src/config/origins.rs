@@ -10,7 +10,7 @@ use crate::models::outline::is_outline;
 use crate::rewards;
 
 /// How paths in published configs begin, and where one gets what belongs there.
-const ORIGINS: [(&str, &str); 12] = [
+const ORIGINS: [(&str, &str); 13] = [
     (
         "models/stable-diffusion-3.5-medium",
         "hf download stabilityai/stable-diffusion-3.5-medium --local-dir models/stable-diffusion-3.5-medium, once its licence is accepted at huggingface.co",
@@ -25,6 +25,7 @@ const ORIGINS: [(&str, &str); 12] = [
         "models/sac+logos+ava1-l14-linearMSE.pth",
         "the file of that name in github.com/christophschuhmann/improved-aesthetic-predictor",
     ),
+    ("models/DeQA-Score-Mix3", "hf download zhiyuanyou/DeQA-Score-Mix3 --local-dir models/DeQA-Score-Mix3"),
     ("models/ImageReward", "hf download THUDM/ImageReward --local-dir models/ImageReward"),
     (
         "models/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco",

@@ -34,6 +34,7 @@ pub mod quantise;
 pub mod resample;
 pub mod resize;
 pub mod rms_norm;
+pub mod rope;
 pub mod step;
 #[cfg(test)]
 pub mod testing;

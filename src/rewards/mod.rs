@@ -2,6 +2,7 @@
 
 pub mod aesthetic;
 pub mod clipscore;
+pub mod deqa;
 mod dtype;
 pub mod geneval;
 mod head;
@@ -23,6 +24,7 @@ use serde_json::Value;
 
 use self::aesthetic::Aesthetic;
 use self::clipscore::ClipScore;
+use self::deqa::Deqa;
 use self::geneval::GenEval;
 use self::hpsv2::Hpsv2;
 use self::imagereward::ImageReward;
@@ -234,7 +236,7 @@ pub struct Entry {
 }
 
 /// Every reward.
-pub const TABLE: [Entry; 8] = [
+pub const TABLE: [Entry; 9] = [
     Entry {
         name: "geneval",
         keys: geneval::KEYS,
@@ -261,6 +263,7 @@ pub const TABLE: [Entry; 8] = [
         keys: imagereward::KEYS,
         build: |options, device| Ok(Box::new(ImageReward::build(options, device)?)),
     },
+    Entry { name: "deqa", keys: deqa::KEYS, build: |options, device| Ok(Box::new(Deqa::build(options, device)?)) },
     Entry { name: "jpeg_compressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Compressibility)) },
     Entry { name: "jpeg_incompressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Incompressibility)) },
 ];

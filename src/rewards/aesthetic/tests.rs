@@ -51,10 +51,7 @@ fn a_head_of_another_shape_or_width_is_refused_by_file_and_tensor() {
     let error = load(Path::new("nowhere.pth")).to_string();
     assert_eq!(error, "nowhere.pth: no such file");
     let error = load(&folder.path().join("model.safetensors")).to_string();
-    assert!(
-        error.contains("model.safetensors: unexpected tensor 'logit_scale', the head has layers.0"),
-        "{error}"
-    );
+    assert!(error.contains("model.safetensors: unexpected tensor 'logit_scale', the head has layers.0"), "{error}");
 
     let path = folder.path().join("head.safetensors");
     let written = |change: &dyn Fn(&str, Tensor) -> Option<Tensor>| {
