@@ -15,6 +15,8 @@ pub mod network;
 mod norm;
 pub mod outline;
 pub mod ppocr;
+pub mod owl;
+mod patches;
 mod sizes;
 pub mod source;
 pub mod swin;

@@ -39,6 +39,7 @@ pub mod resample;
 pub mod resize;
 pub mod rms_norm;
 pub mod squeeze;
+pub mod rope;
 pub mod step;
 #[cfg(test)]
 pub mod testing;
