@@ -47,7 +47,9 @@ fn layers_match_the_definition_in_f64_for_every_curve() {
             let bend = Bend { curve, scale: 0.7, shift: -0.3 };
             for (bias, add) in [(Some(&bias), None), (None, Some(&add)), (Some(&bias), Some(&add))] {
                 let error = max_error(&forward(&x, &w, bias, bend, add), &reference(&x, &w, bias, bend, add));
-                assert!(error < 2e-6, "{inputs} to {outputs}, {curve:?}: {error:e}");
+                // Curves that saturate leave little of sums as large as these.
+                let bound = 1e-6 * (inputs as f64).sqrt();
+                assert!(error < bound, "{inputs} to {outputs}, {curve:?}: {error:e}");
             }
         }
     }
