@@ -2,6 +2,7 @@
 
 mod cli;
 mod gguf;
+mod http;
 mod kernels;
 mod parity;
 mod protobuf;

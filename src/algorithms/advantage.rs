@@ -19,27 +19,67 @@ pub struct Advantages {
 /// Statistics are population statistics in f64. If all rewards are equal, every advantage is exactly zero.
 pub fn group_centered<G: Ord>(rewards: &[f64], group: &[G], eps: f64) -> Advantages {
     assert_eq!(rewards.len(), group.len());
-    let mut members: BTreeMap<&G, Vec<usize>> = BTreeMap::new();
-    for (i, g) in group.iter().enumerate() {
-        members.entry(g).or_default().push(i);
-    }
-    let mean = |x: &mut dyn Iterator<Item = f64>, n: usize| x.sum::<f64>() / n as f64;
-    let all = mean(&mut rewards.iter().copied(), rewards.len());
-    let std = mean(&mut rewards.iter().map(|r| (r - all).powi(2)), rewards.len()).sqrt();
+    let (_, std) = statistics(rewards);
     let mut values = vec![0.0; rewards.len()];
     let mut zero_variance_groups = 0;
-    for images in members.values() {
-        let first = rewards[images[0]];
-        if images.iter().all(|i| rewards[*i] == first) {
+    let members = members(group);
+    for images in &members {
+        let of_group: Vec<f64> = images.iter().map(|i| rewards[*i]).collect();
+        if are_equal(&of_group) {
             zero_variance_groups += 1;
             continue;
         }
-        let centre = mean(&mut images.iter().map(|i| rewards[*i]), images.len());
+        let (centre, _) = statistics(&of_group);
         for i in images {
             values[*i] = (rewards[*i] - centre) / (std + eps);
         }
     }
     Advantages { values, std, zero_variance_groups, groups: members.len() }
+}
+
+/// The least that rewards are divided by where each is normalised.
+const STD_FLOOR: f64 = 1e-6;
+
+/// `Σ_k w_k·(r_k − mean of its group) / max(std of its group, 1e-6)` of rewards `r_k` with weights `w_k`: each counts by its
+/// weight, whatever its scale. With [`group_centered`] after it this is GDPO (arXiv 2601.05242), as Flow-Factory has it. A
+/// reward that is equal in a group says nothing there.
+pub fn group_normalised_sum<G: Ord>(rewards: &[(f64, Vec<f64>)], group: &[G]) -> Vec<f64> {
+    let mut sum = vec![0.0; group.len()];
+    let members = members(group);
+    for (weight, rewards) in rewards {
+        assert_eq!(rewards.len(), group.len());
+        for images in &members {
+            let of_group: Vec<f64> = images.iter().map(|i| rewards[*i]).collect();
+            if are_equal(&of_group) {
+                continue;
+            }
+            let (centre, std) = statistics(&of_group);
+            for i in images {
+                sum[*i] += weight * (rewards[*i] - centre) / std.max(STD_FLOOR);
+            }
+        }
+    }
+    sum
+}
+
+/// The members of each group.
+fn members<G: Ord>(group: &[G]) -> Vec<Vec<usize>> {
+    let mut members: BTreeMap<&G, Vec<usize>> = BTreeMap::new();
+    for (i, g) in group.iter().enumerate() {
+        members.entry(g).or_default().push(i);
+    }
+    members.into_values().collect()
+}
+
+/// Mean and population standard deviation.
+fn statistics(x: &[f64]) -> (f64, f64) {
+    let n = x.len() as f64;
+    let mean = x.iter().sum::<f64>() / n;
+    (mean, (x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt())
+}
+
+fn are_equal(x: &[f64]) -> bool {
+    x.windows(2).all(|w| w[0] == w[1])
 }
 
 #[cfg(test)]
@@ -71,5 +111,31 @@ mod tests {
         let a = group_centered(&[0.1; 6], &[0, 0, 0, 1, 1, 1], 1e-4);
         assert!(a.values.iter().all(|v| *v == 0.0));
         assert_eq!(a.zero_variance_groups, 2);
+    }
+
+    #[test]
+    fn rewards_that_are_normalised_one_by_one_give_what_numpy_does() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gdpo.json");
+        let fixture: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let list = |value: &serde_json::Value| -> Vec<f64> {
+            value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+        };
+        let group: Vec<i64> = list(&fixture["group"]).into_iter().map(|g| g as i64).collect();
+        let rewards = fixture["rewards"].as_array().unwrap().iter().map(list);
+        let rewards: Vec<(f64, Vec<f64>)> = list(&fixture["weights"]).into_iter().zip(rewards).collect();
+        let close = |got: &[f64], want: &[f64]| {
+            let worst = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max);
+            assert!(got.len() == want.len() && worst < 1e-9, "{worst}");
+        };
+        let sum = group_normalised_sum(&rewards, &group);
+        close(&sum, &list(&fixture["sum"]));
+        let advantages = group_centered(&sum, &group, 0.0);
+        close(&advantages.values, &list(&fixture["advantages"]));
+        // One group that no reward can tell apart.
+        assert_eq!(advantages.zero_variance_groups, 1);
+        // A reward on another scale counts the same, as a sum that is not normalised would not have it.
+        let scaled: Vec<_> = rewards.iter().map(|(w, r)| (*w, r.iter().map(|x| 1000.0 * x).collect())).collect();
+        let other = group_normalised_sum(&scaled[..1], &group);
+        close(&other, &group_normalised_sum(&rewards[..1], &group));
     }
 }

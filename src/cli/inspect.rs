@@ -219,8 +219,7 @@ fn folder(path: &Path) -> Result<Vec<Component>> {
     }
     if parts.is_empty() && !names.iter().any(|n| n.ends_with(".safetensors")) {
         // What transformers wrote before; other files of PyTorch may hold anything.
-        let stem = STEMS.into_iter().find(|stem| TensorFile::is_of_torch(path, stem));
-        for stem in stem {
+        if let Some(stem) = STEMS.into_iter().find(|stem| TensorFile::is_of_torch(path, stem)) {
             parts.push(Component::new(stem.to_string(), &TensorFile::open_component(path, stem, None)?, true));
         }
     }

@@ -1,8 +1,8 @@
 //! The command line. A subcommand is one file with `pub struct Args` (its doc comment is the help text) and
 //! `pub fn run(Args) -> Result<()>`; it parses, calls the library and prints.
 //!
-//! Exit codes: 0 done, 2 a mistake of the user (one line on stderr), 101 a mistake of this program, 128 and the number of the
-//! signal that ended it.
+//! Exit codes: 0 done, 2 a mistake of the user (one line on stderr), 75 a server that judges pictures stays away (one line too: the
+//! same command may work later), 101 a mistake of this program, 128 and the number of the signal that ended it.
 
 mod bench;
 mod complete;
@@ -12,6 +12,7 @@ mod doctor;
 mod encode;
 mod eval;
 mod export;
+mod fetch;
 mod inspect;
 mod json;
 mod man;
@@ -33,11 +34,15 @@ use engine::io::did_you_mean;
 use engine::models::index;
 use engine::models::source::{Model, Parts, Source};
 use engine::models::text::{LONGEST_SEQUENCE, PromptEmbeds, TextEncoders, describe_truncated};
+use engine::rewards::Unavailable;
 use engine::telemetry::{Progress, say, warn};
 use engine::train::guard::Interrupted;
 
 /// Exit code for whatever a user can mend; the same as clap's.
 const USER_MISTAKE: u8 = 2;
+
+/// Exit code for what may pass: EX_TEMPFAIL of sysexits.h.
+const TRY_LATER: u8 = 75;
 
 /// Runs SD3.5-format text-to-image models and post-trains them with reinforcement learning.
 #[derive(Parser)]
@@ -77,6 +82,7 @@ commands! {
     Inspect => inspect,
     Doctor => doctor,
     Bench => bench,
+    Fetch => fetch,
     Configs => configs,
     Completions => complete,
     Man => man,
@@ -266,7 +272,7 @@ pub fn main() -> ExitCode {
         Err(e) if is_closed_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => match e.downcast_ref::<Interrupted>() {
             Some(Interrupted(code)) => ExitCode::from(*code),
-            None => fail(&format!("{e:#}")),
+            None => fail(&format!("{e:#}"), if e.is::<Unavailable>() { TRY_LATER } else { USER_MISTAKE }),
         },
     }
 }
@@ -309,9 +315,9 @@ fn with_dashes(args: impl Iterator<Item = OsString>, cli: &clap::Command) -> Vec
     out
 }
 
-fn fail(message: &str) -> ExitCode {
+fn fail(message: &str, code: u8) -> ExitCode {
     complain(&format!("error: {}", one_line(message)));
-    ExitCode::from(USER_MISTAKE)
+    ExitCode::from(code)
 }
 
 /// A line on stderr, if it can be written: a full disk there changes no exit code.
@@ -346,7 +352,7 @@ fn on_usage(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
     let text = text.trim_start_matches("error: ");
     let text = text.split("\nUsage:").next().unwrap_or(text).split("\nFor more information").next().unwrap_or(text);
-    fail(&text.replace("\n\n  tip: ", "; "))
+    fail(&text.replace("\n\n  tip: ", "; "), USER_MISTAKE)
 }
 
 /// One line for a mistake of this program. `println!` panics where it cannot write: that is no mistake of ours.
@@ -354,7 +360,7 @@ fn on_panic(panic: &str) {
     if let Some((_, why)) = panic.split_once("failed printing to stdout: ") {
         let broken = why.contains("Broken pipe");
         if !broken {
-            fail(&format!("cannot write to standard output: {why}"));
+            fail(&format!("cannot write to standard output: {why}"), USER_MISTAKE);
         }
         std::process::exit(if broken { 0 } else { USER_MISTAKE.into() });
     }

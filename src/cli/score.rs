@@ -7,7 +7,7 @@ use engine::device::Device;
 use engine::io::image::{RgbImage, read_rgb};
 use engine::io::{built_in, output_file, write_atomic};
 use engine::rewards::geneval::given;
-use engine::rewards::{self, Images, Score, Scoring, WeightedSum};
+use engine::rewards::{self, Images, Score, Scoring, Unavailable, WeightedSum};
 use engine::telemetry::warn;
 use serde_json::{Map, Value, json as object};
 
@@ -47,7 +47,7 @@ const KEYS: &[(&str, &str)] = &[
     ("image", "the file; null where detections are judged"),
     ("prompt", "what it was judged by"),
     ("reward", "the reward's name"),
-    ("score", "what it gives the image"),
+    ("score", "what it gives the image; null if its server does not"),
     ("extra", "what it reports besides, by name"),
 ];
 
@@ -124,5 +124,8 @@ fn score(args: &Args, device: &Device) -> Result<()> {
     for ((path, prompt), score) in args.images.iter().zip(&prompts).zip(&scores.rewards[0].1) {
         print(args, Some(path), prompt, score);
     }
-    Ok(())
+    match scores.missing.into_values().next() {
+        Some(why) => Err(Unavailable(why).into()),
+        None => Ok(()),
+    }
 }

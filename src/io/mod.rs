@@ -1,10 +1,12 @@
-//! Files: mapped tensors, each checked before use, and what is written back.
+//! Files: mapped tensors, each checked before use, and what is written back. [`http`] is the way to other machines.
 
 pub mod built_in;
 mod damage;
 mod entry;
 pub mod folder;
 mod gguf;
+pub mod http;
+pub mod hub;
 pub mod image;
 pub mod loader;
 pub mod pickle;

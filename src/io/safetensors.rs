@@ -15,6 +15,9 @@ use crate::io::damage::{explain, short};
 use crate::io::write::write_atomic_with;
 use crate::io::{did_you_mean, read, read_json};
 
+/// What precedes all names in files that several processes have written.
+const WRAPPER: &str = "module.";
+
 /// The tensors of one file, of all shards of one model component, or some of them under other names.
 #[derive(Clone)]
 pub struct TensorFile {
@@ -215,6 +218,15 @@ impl TensorFile {
     /// The names of all tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// The file without the [`WRAPPER`] of its names, if all have it.
+    pub fn unwrapped(self) -> Self {
+        if self.tensors.is_empty() || !self.names().all(|name| name.starts_with(WRAPPER)) {
+            return self;
+        }
+        let bare = |(name, entry): (&str, &Entry)| (name[WRAPPER.len()..].to_string(), entry.clone());
+        self.with(self.entries().map(bare).collect())
     }
 
     /// The file with `tensors` in the place of its own.

@@ -1,6 +1,7 @@
 //! The networks, written once against [`crate::ops`]: forward and, where training needs it, backward by hand.
 
 pub mod autoencoder;
+pub mod blip;
 pub mod clip;
 mod config;
 pub mod identity;
@@ -14,6 +15,7 @@ pub mod network;
 mod norm;
 pub mod outline;
 pub mod ppocr;
+mod sizes;
 pub mod source;
 pub mod swin;
 pub mod t5;

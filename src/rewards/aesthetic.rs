@@ -6,18 +6,15 @@ mod tests;
 
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
+use super::head::Head;
 use super::preprocess::{Floats, Pixels, Preprocess};
-use super::similarity::{OPENAI_CLIP, OPENAI_CLIP_PLACE, dot, embeddings, gradient, options};
+use super::similarity::{OPENAI_CLIP, OPENAI_CLIP_PLACE, embeddings, gradient, options};
 use super::{Differentiable, Dtype, Images, Key, Options, Reward, Score};
 use crate::data::Prompt;
 use crate::device::{Device, Tensor};
-use crate::io::TensorFile;
 use crate::models::clip::ClipVision;
-
-/// The layers of the head, first to last; between them was dropout while it was trained.
-const LAYERS: [&str; 5] = ["layers.0", "layers.2", "layers.4", "layers.6", "layers.7"];
 
 /// How a picture is brought to the model's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +42,6 @@ pub struct Aesthetic {
     vision: ClipVision,
     head: Head,
     pixels: Pixels,
-}
-
-/// As there is nothing but linear layers in it, what they amount to: `weight · embedding + bias`.
-#[derive(Debug)]
-struct Head {
-    weight: Vec<f64>,
-    bias: f64,
 }
 
 impl Aesthetic {
@@ -85,54 +75,6 @@ impl Aesthetic {
             Resize::Rsm => Pixels::Floats(Floats::stretched(vision.image_size())),
         };
         Ok(Self { vision, head: weights, pixels })
-    }
-}
-
-impl Head {
-    fn load(path: &Path) -> Result<Self> {
-        ensure!(path.is_file(), "{}: no such file", path.display());
-        let file = TensorFile::open(path)?;
-        let known = |name: &str| name.rsplit_once('.').is_some_and(|(layer, _)| LAYERS.contains(&layer));
-        if let Some(other) = file.names().find(|name| !known(name)) {
-            bail!(
-                "{}: unexpected tensor '{other}', the aesthetic head has {} alone",
-                path.display(),
-                LAYERS.join(", ")
-            );
-        }
-        let mut head = Self { weight: vec![1.0], bias: 0.0 };
-        for layer in LAYERS.iter().rev() {
-            let weight = file.tensor(&format!("{layer}.weight"), &Device::Cpu)?;
-            let &[outputs, inputs] = weight.shape() else {
-                bail!("{}: tensor '{layer}.weight' has shape {:?}, expected two axes", path.display(), weight.shape());
-            };
-            ensure!(
-                outputs == head.weight.len() && inputs > 0,
-                "{}: tensor '{layer}.weight' has shape {:?}, expected [{}, ..]",
-                path.display(),
-                weight.shape(),
-                head.weight.len()
-            );
-            let bias = file.tensor_of(&format!("{layer}.bias"), &[outputs], &Device::Cpu)?;
-            head = head.after(&weight.to_host(), &bias.to_host());
-        }
-        let is_finite = head.weight.iter().chain([&head.bias]).all(|v| v.is_finite());
-        ensure!(is_finite, "{}: holds numbers that are not finite", path.display());
-        Ok(head)
-    }
-
-    /// What it amounts to after a layer of `weight` `[outputs, inputs]` and `bias`.
-    fn after(&self, weight: &[f32], bias: &[f32]) -> Self {
-        let mut of_inputs = vec![0.0; weight.len() / self.weight.len()];
-        for (row, by) in weight.chunks_exact(of_inputs.len()).zip(&self.weight) {
-            of_inputs.iter_mut().zip(row).for_each(|(sum, w)| *sum += by * f64::from(*w));
-        }
-        let bias: f64 = self.weight.iter().zip(bias).map(|(by, b)| by * f64::from(*b)).sum();
-        Self { weight: of_inputs, bias: self.bias + bias }
-    }
-
-    fn score(&self, embedding: &[f64]) -> f64 {
-        dot(&self.weight, embedding) + self.bias
     }
 }
 

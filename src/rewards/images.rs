@@ -64,14 +64,7 @@ impl Images {
 
     /// The pictures in 8 bits, in this process's memory.
     pub fn pictures(&self) -> &[RgbImage] {
-        self.pictures.get_or_init(|| {
-            let bytes = self.bytes();
-            debug_assert_eq!(bytes.dtype(), DType::U8);
-            let (height, width) = (bytes.dim(1), bytes.dim(2));
-            let all = bytes.to_raw();
-            let pictures = all.chunks_exact((3 * height * width).max(1));
-            pictures.map(|data| RgbImage { width, height, data: data.to_vec() }).collect()
-        })
+        self.pictures.get_or_init(|| pictures_of(self.bytes()))
     }
 
     /// As [`Images::pictures`], for whoever keeps them.
@@ -99,4 +92,13 @@ pub(super) fn planes_backward(decoded: &Tensor, d: &Tensor) -> Tensor {
 /// One patch a pixel.
 fn pixels(height: usize, width: usize) -> Patches {
     Patches { channels: 3, size: 1, grid: (height, width) }
+}
+
+/// Pictures `[b, h, w, 3]` of bytes in this process's memory.
+pub(super) fn pictures_of(bytes: &Tensor) -> Vec<RgbImage> {
+    debug_assert_eq!(bytes.dtype(), DType::U8);
+    let (height, width) = (bytes.dim(1), bytes.dim(2));
+    let all = bytes.to_raw();
+    let pictures = all.chunks_exact((3 * height * width).max(1));
+    pictures.map(|data| RgbImage { width, height, data: data.to_vec() }).collect()
 }

@@ -4,7 +4,10 @@ pub mod aesthetic;
 pub mod clipscore;
 mod dtype;
 pub mod geneval;
+mod head;
 pub mod hpsv2;
+pub mod http;
+pub mod imagereward;
 mod images;
 pub mod jpeg;
 pub mod ocr;
@@ -24,6 +27,9 @@ use self::aesthetic::Aesthetic;
 use self::clipscore::ClipScore;
 use self::geneval::GenEval;
 use self::hpsv2::Hpsv2;
+use self::http::Http;
+use self::http::vlm::{self, Vlm};
+use self::imagereward::ImageReward;
 use self::jpeg::Jpeg;
 use self::ocr::Ocr;
 use self::pickscore::PickScore;
@@ -94,6 +100,21 @@ impl Score {
     }
 }
 
+/// A reward has no answer and nothing goes on without it: what a [`Reward`] fails with when what judges in its place stays away.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub String);
+
+/// Some pictures have no score and a run may go on without them: what a [`Reward`] fails with whose config says so.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Absent {
+    /// The scores that there are.
+    pub scores: Vec<Option<Score>>,
+    /// Why the others are not.
+    pub why: String,
+}
+
 /// Several rewards added up.
 pub struct WeightedSum {
     terms: Vec<(Box<dyn Reward>, f64)>,
@@ -106,6 +127,8 @@ pub struct Scores {
     pub weighted: Vec<f64>,
     /// Each reward's own scores, unweighted, in the order of the config.
     pub rewards: Vec<(String, Vec<Score>)>,
+    /// Images that a reward of some weight did not judge, and why. Their scores, and the sum, are NaN.
+    pub missing: BTreeMap<usize, String>,
 }
 
 impl WeightedSum {
@@ -127,6 +150,12 @@ impl WeightedSum {
             }
         }
         Ok(Self { terms })
+    }
+
+    /// What each reward that counts gave, with its weight.
+    pub fn weighed(&self, scores: &Scores) -> Vec<(f64, Vec<f64>)> {
+        let terms = self.terms.iter().zip(&scores.rewards).filter(|((_, weight), _)| *weight != 0.0);
+        terms.map(|((_, weight), (_, scores))| (*weight, scores.iter().map(|s| s.value).collect())).collect()
     }
 
     /// As [`Reward::check`], for all.
@@ -153,27 +182,42 @@ impl WeightedSum {
         Ok(shown)
     }
 
-    /// Scores each image for the prompt it was made for.
+    /// Scores each image for the prompt it was made for. What is [`Absent`] is [missing](Scores::missing).
     ///
     /// # Errors
     /// Names the reward that failed, or that gave a value which is not finite.
     pub fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Scores> {
         assert_eq!(images.len(), prompts.len(), "one prompt for each image");
         let mut weighted = vec![0.0; images.len()];
-        let mut rewards = Vec::new();
+        let (mut rewards, mut missing) = (Vec::new(), BTreeMap::new());
         for (reward, weight) in &self.terms {
             let name = reward.name();
-            let scores = reward.score(images, prompts).with_context(|| format!("reward {name}"))?;
+            let (scores, why) = match reward.score(images, prompts) {
+                Ok(scores) => (scores.into_iter().map(Some).collect(), String::new()),
+                Err(e) => match e.downcast::<Absent>() {
+                    Ok(Absent { scores, why }) => (scores, format!("reward {name}: {why}")),
+                    Err(e) => return Err(e.context(format!("reward {name}"))),
+                },
+            };
             assert_eq!(scores.len(), images.len(), "one score for each image");
-            for ((sum, score), prompt) in weighted.iter_mut().zip(&scores).zip(prompts) {
-                if !score.value.is_finite() {
-                    bail!("reward {name}: {} for the prompt '{}'", score.value, prompt.text);
+            for (i, score) in scores.iter().enumerate() {
+                match score {
+                    Some(score) if !score.value.is_finite() => {
+                        bail!("reward {name}: {} for the prompt '{}'", score.value, prompts[i].text)
+                    }
+                    Some(score) => weighted[i] += weight * score.value,
+                    // What is only watched holds nothing up.
+                    None if *weight == 0.0 => {}
+                    None => {
+                        weighted[i] = f64::NAN;
+                        missing.entry(i).or_insert_with(|| why.clone());
+                    }
                 }
-                *sum += weight * score.value;
             }
-            rewards.push((name.to_string(), scores));
+            let or_none = |score: Option<Score>| score.unwrap_or_else(|| Score::of(f64::NAN));
+            rewards.push((name.to_string(), scores.into_iter().map(or_none).collect()));
         }
-        Ok(Scores { weighted, rewards })
+        Ok(Scores { weighted, rewards, missing })
     }
 }
 
@@ -181,11 +225,25 @@ impl Scores {
     /// No scores yet, of the rewards of `sum`.
     fn empty(sum: &WeightedSum) -> Self {
         let rewards = sum.terms.iter().map(|(r, _)| (r.name().to_string(), Vec::new())).collect();
-        Self { weighted: Vec::new(), rewards }
+        Self { weighted: Vec::new(), rewards, missing: BTreeMap::new() }
+    }
+
+    /// Those of `images` alone, in that order.
+    pub fn of(&self, images: &[usize]) -> Self {
+        let pick =
+            |(name, scores): &(String, Vec<Score>)| (name.clone(), images.iter().map(|i| scores[*i].clone()).collect());
+        let missing = images.iter().enumerate().filter_map(|(at, i)| Some((at, self.missing.get(i)?.clone())));
+        Self {
+            weighted: images.iter().map(|i| self.weighted[*i]).collect(),
+            rewards: self.rewards.iter().map(pick).collect(),
+            missing: missing.collect(),
+        }
     }
 
     /// Adds those of further images.
     fn extend(&mut self, more: Self) {
+        let before = self.weighted.len();
+        self.missing.extend(more.missing.into_iter().map(|(i, why)| (before + i, why)));
         self.weighted.extend(more.weighted);
         for ((_, all), (_, more)) in self.rewards.iter_mut().zip(more.rewards) {
             all.extend(more);
@@ -233,7 +291,7 @@ pub struct Entry {
 }
 
 /// Every reward.
-pub const TABLE: [Entry; 8] = [
+pub const TABLE: [Entry; 13] = [
     Entry {
         name: "geneval",
         keys: geneval::KEYS,
@@ -256,8 +314,29 @@ pub const TABLE: [Entry; 8] = [
         build: |options, device| Ok(Box::new(Aesthetic::build(options, device)?)),
     },
     Entry { name: "hpsv2", keys: hpsv2::KEYS, build: |options, device| Ok(Box::new(Hpsv2::build(options, device)?)) },
+    Entry {
+        name: "imagereward",
+        keys: imagereward::KEYS,
+        build: |options, device| Ok(Box::new(ImageReward::build(options, device)?)),
+    },
     Entry { name: "jpeg_compressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Compressibility)) },
     Entry { name: "jpeg_incompressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Incompressibility)) },
+    Entry {
+        name: "unifiedreward",
+        keys: vlm::KEYS,
+        build: |options, device| Ok(Box::new(Vlm::build("unifiedreward", options, device)?)),
+    },
+    Entry {
+        name: "qwenvl",
+        keys: vlm::KEYS,
+        build: |options, device| Ok(Box::new(Vlm::build("qwenvl", options, device)?)),
+    },
+    Entry {
+        name: "vlm",
+        keys: vlm::KEYS_OF_ANY,
+        build: |options, device| Ok(Box::new(Vlm::build("vlm", options, device)?)),
+    },
+    Entry { name: "http", keys: http::KEYS, build: |options, device| Ok(Box::new(Http::build(options, device)?)) },
 ];
 
 /// The names of all rewards.

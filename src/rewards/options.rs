@@ -125,6 +125,11 @@ impl Options {
         }
     }
 
+    /// Removes the keys `names`.
+    pub fn forget(&mut self, names: &[&str]) {
+        self.0.retain(|name, _| !names.contains(&name.as_str()));
+    }
+
     /// The paths among `keys` that are said, with their names.
     pub fn paths<'a>(&'a self, keys: &'a [Key]) -> impl Iterator<Item = (&'static str, &'a Path)> {
         let is_path = |key: &&Key| matches!(key.kind, Kind::Path { .. });

@@ -25,6 +25,8 @@ const ABOUT: &str = "best.json";
 /// By how many standard errors of the difference a reward must be below the best to have turned. The best of some evaluations
 /// is lucky by one or two: at 2, every tenth evaluation of a run that stands still would be said to have fallen.
 const STANDARD_ERRORS: f64 = 3.0;
+/// The share of prompts that an evaluation can be without: the others would be those of another set.
+const MOST_MISSING: f64 = 0.1;
 /// A standard error of fewer prompts says too little.
 const FEWEST_PROMPTS: usize = 10;
 
@@ -35,14 +37,19 @@ pub struct Evaluation {
     epoch: u32,
     /// Mean reward of all images.
     reward: f64,
-    /// Mean reward of each prompt's images.
-    prompts: Vec<f64>,
+    /// Mean reward of each prompt's images; nothing where one of them was not judged.
+    prompts: Vec<Option<f64>>,
 }
 
 impl Evaluation {
-    /// Of the policy after `epoch` epochs, whose images' `scores` come prompt by prompt, `each` a prompt.
-    pub fn new(epoch: u32, scores: &Scores, each: usize) -> Self {
-        Self { epoch, reward: mean(&scores.weighted), prompts: scores.weighted.chunks(each).map(mean).collect() }
+    /// Of the policy after `epoch` epochs, whose images' `scores` come prompt by prompt, `each` a prompt. Nothing if too few
+    /// prompts were judged to compare it with others.
+    pub fn new(epoch: u32, scores: &Scores, each: usize) -> Option<Self> {
+        let of_prompt = |rewards: &[f64]| Some(mean(rewards)).filter(|mean| mean.is_finite());
+        let prompts: Vec<Option<f64>> = scores.weighted.chunks(each).map(of_prompt).collect();
+        let judged: Vec<f64> = scores.weighted.iter().copied().filter(|reward| reward.is_finite()).collect();
+        let missing = prompts.iter().filter(|reward| reward.is_none()).count();
+        (missing as f64 <= MOST_MISSING * prompts.len() as f64).then(|| Self { epoch, reward: mean(&judged), prompts })
     }
 
     /// The one that a line of the log tells of, if it does and it was made as `settings` say.
@@ -51,7 +58,7 @@ impl Evaluation {
         Some(Self {
             epoch: line["epoch"].as_u64()? as u32,
             reward: line["eval"]["reward"].as_f64()?,
-            prompts: prompts.iter().map(Value::as_f64).collect::<Option<_>>()?,
+            prompts: prompts.iter().map(Value::as_f64).collect(),
         })
     }
 }
@@ -83,7 +90,8 @@ pub struct Turn {
 impl Turn {
     /// How `now` is below `best`, if it is.
     fn between(best: &Evaluation, now: &Evaluation) -> Option<Self> {
-        let pairs: Vec<f64> = now.prompts.iter().zip(&best.prompts).map(|(now, then)| now - then).collect();
+        let pairs = now.prompts.iter().zip(&best.prompts);
+        let pairs: Vec<f64> = pairs.filter_map(|(now, then)| Some((*now)? - (*then)?)).collect();
         let (difference, standard_error) = with_error(&pairs).filter(|_| pairs.len() >= FEWEST_PROMPTS)?;
         (difference < 0.0 && -difference >= STANDARD_ERRORS * standard_error).then_some(Self {
             from_epoch: best.epoch,
@@ -225,7 +233,7 @@ pub fn write(output: &Path, setup: &Setup, bank: &AdapterBank, standing: &Standi
     let about = json!({
         "epoch": this.epoch,
         "reward": this.reward,
-        "standard_error": with_error(&this.prompts).map(|(_, error)| error),
+        "standard_error": with_error(&this.prompts.iter().copied().flatten().collect::<Vec<_>>()).map(|(_, error)| error),
         "eval_settings": standing.settings,
     });
     settle(output)?;
@@ -255,6 +263,8 @@ pub fn stays(output: &Path, epoch: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     const PROMPTS: usize = 12;
@@ -263,7 +273,7 @@ mod tests {
     fn evaluation(epoch: u32, reward: f64, noise: f64) -> Evaluation {
         let prompts: Vec<f64> =
             (0..PROMPTS).map(|i| reward + i as f64 + if i % 2 == 0 { noise } else { -noise }).collect();
-        Evaluation { epoch, reward: mean(&prompts), prompts }
+        Evaluation { epoch, reward: mean(&prompts), prompts: prompts.into_iter().map(Some).collect() }
     }
 
     fn fresh() -> Best {
@@ -287,9 +297,29 @@ mod tests {
 
     #[test]
     fn rewards_are_averaged_prompt_by_prompt() {
-        let scores = Scores { weighted: vec![1.0, 2.0, 4.0, 8.0], rewards: Vec::new() };
-        let want = Evaluation { epoch: 7, reward: 3.75, prompts: vec![1.5, 6.0] };
-        assert_eq!(Evaluation::new(7, &scores, 2), want);
+        let scores = |weighted| Scores { weighted, rewards: Vec::new(), missing: BTreeMap::new() };
+        let want = Evaluation { epoch: 7, reward: 3.75, prompts: vec![Some(1.5), Some(6.0)] };
+        assert_eq!(Evaluation::new(7, &scores(vec![1.0, 2.0, 4.0, 8.0]), 2), Some(want));
+    }
+
+    #[test]
+    fn an_evaluation_does_without_a_tenth_of_its_prompts_and_not_without_more() {
+        let scores = |missing: &[usize]| {
+            let reward = |i| if missing.contains(&i) { f64::NAN } else { i as f64 };
+            Scores { weighted: (0..20).map(reward).collect(), rewards: Vec::new(), missing: BTreeMap::new() }
+        };
+        let whole = Evaluation::new(0, &scores(&[]), 2).unwrap();
+        let one = Evaluation::new(1, &scores(&[7]), 2).unwrap();
+        assert_eq!((one.prompts[3], one.prompts[4]), (None, Some(8.5)));
+        assert!((one.reward - 183.0 / 19.0).abs() < 1e-12);
+        assert_eq!(Evaluation::new(0, &scores(&[7, 8]), 2), None);
+        // What both have is compared; here it is equal.
+        assert_eq!(Turn::between(&whole, &one), None);
+        let mut best = fresh();
+        best.take(one.clone());
+        let line = line(&best.take(one.clone()));
+        assert_eq!(line["prompt_rewards"][3], Value::Null);
+        assert_eq!(Evaluation::logged(&line, &line["eval_settings"]), Some(one));
     }
 
     #[test]
@@ -331,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_few_prompts_say_nothing() {
-        let few = |epoch, reward| Evaluation { epoch, reward, prompts: vec![reward; FEWEST_PROMPTS - 1] };
+        let few = |epoch, reward| Evaluation { epoch, reward, prompts: vec![Some(reward); FEWEST_PROMPTS - 1] };
         let mut best = fresh();
         best.take(few(0, 1.0));
         assert_eq!(best.take(few(1, 0.0)).turned, None);

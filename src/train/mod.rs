@@ -1,5 +1,6 @@
 //! Training. [`Setup::train_epoch`] reads top to bottom as the algorithm; [`run`] goes round.
 
+mod absent;
 pub mod best;
 pub mod checkpoint;
 pub mod ema;
@@ -26,6 +27,8 @@ use self::rollout::{Job, Order};
 use self::setup::Setup;
 use self::state::State;
 use crate::algorithms::Scored;
+use crate::algorithms::advantage::group_normalised_sum;
+use crate::config::raw::Aggregation;
 use crate::data::Prompt;
 use crate::data::sampler::{Sample, groups};
 use crate::device::philox::Purpose;
@@ -65,18 +68,36 @@ impl Setup {
                 trains: true,
             },
             keep_pictures: false,
+            window: self.algorithm.window(raw.seed, epoch + 1),
         };
         let rollout = self.rollout(&order, &mut clock, interrupt)?;
 
-        // How much better an image is than the others of its prompt; prompts that a set holds twice are one group.
+        // Prompts that a set holds twice are one group. Of a group that was not judged as a whole, nothing is learnt.
         let texts: Vec<&str> = of_image.iter().map(|p| p.text.as_str()).collect();
-        let advantages = self.algorithm.advantages(&rollout.scores.weighted, &texts);
-        let scored =
-            Scored { advantages: &advantages.values, key: &|purpose, image, draw| key(&samples, purpose, image, draw) };
+        let judged = absent::judged(&rollout.scores.missing, &texts)?;
+        let why = rollout.scores.missing.values().next().cloned();
+        let rollout = if judged.skipped > 0 { rollout.of(&judged.images) } else { rollout };
+        let samples: Vec<Sample> = judged.images.iter().map(|i| samples[*i]).collect();
+        let texts: Vec<&str> = judged.images.iter().map(|i| texts[*i]).collect();
+
+        // How much better an image is than the others of its prompt.
+        let rewards = match raw.reward_aggregation {
+            Aggregation::Sum => rollout.scores.weighted.clone(),
+            Aggregation::Gdpo => group_normalised_sum(&self.rewards.weighed(&rollout.scores), &texts),
+        };
+        let advantages = self.algorithm.advantages(&rewards, &texts);
+        let recorded = rollout.recorded.as_ref();
+        let scored = Scored {
+            advantages: &advantages.values,
+            key: &|purpose, image, draw| key(&samples, purpose, image, draw),
+            steps: recorded.map_or(0..0, |r| r.steps.clone()),
+            log_probs: recorded.map_or(&[], |r| &r.log_probs),
+        };
 
         // The points of each optimiser step; loss, gradient, step.
         self.device.phase("update");
         let mut report = EpochReport::new(rollout.scores.clone(), advantages.clone());
+        report.skipped_groups = why.map(|why| (judged.skipped, why));
         let updates = self.algorithm.updates(&scored);
         assert_eq!(updates.len(), self.algorithm.updates_per_epoch());
         for (i, points) in updates.iter().enumerate() {
@@ -116,6 +137,7 @@ impl Setup {
                 trains: false,
             },
             keep_pictures: true,
+            window: None,
         };
         let rollout = self.rollout(&order, &mut Clock::start(), interrupt)?;
         Ok(EvalReport { scores: rollout.scores, images: rollout.pictures, prompts: of_image })

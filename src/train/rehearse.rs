@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::best::{Best, Evaluation};
@@ -68,6 +68,7 @@ pub fn rehearse(planned: Planned, folder: &Path, device: &Device) -> Result<Vec<
     let epoch = setup.train_epoch(&mut state, &never)?;
     report.epoch(&setup, &speed, &state, &epoch)?;
     stages.end_epoch(epoch.seconds.iter().map(|(what, s)| (*what, *s)), setup.config.images);
+    ensure!(epoch.skipped_groups.is_none(), "a reward stayed away: {}", epoch.skipped_groups.unwrap_or_default().1);
     ensure!(epoch.skipped.is_none(), "the update was skipped: {} is not finite", epoch.skipped.unwrap_or_default());
 
     let saved = state.to_checkpoint(&setup)?;
@@ -76,7 +77,9 @@ pub fn rehearse(planned: Planned, folder: &Path, device: &Device) -> Result<Vec<
     stages.end("checkpoint", None);
 
     let eval = setup.evaluate(Some((&state.bank, Slot::Average)), &never)?;
-    let standing = best.take(Evaluation::new(1, &eval.scores, setup.config.raw.eval.num_images_per_prompt));
+    let each = setup.config.raw.eval.num_images_per_prompt;
+    let evaluation = Evaluation::new(1, &eval.scores, each).context("the evaluation could not be judged")?;
+    let standing = best.take(evaluation);
     super::best::write(folder, &setup, &state.bank, &standing)?;
     report.eval(&setup, 1, &eval, &standing)?;
     page(folder);

@@ -37,6 +37,8 @@ pub struct EpochReport {
     pub lr: f64,
     /// Norm of its gradient before clipping.
     pub grad_norm: f64,
+    /// How many groups were left out because a reward did not judge them as a whole, and why the first was not.
+    pub skipped_groups: Option<(usize, String)>,
     /// What was not finite, if a step was skipped for it.
     pub skipped: Option<String>,
     /// Steps that were skipped because the loss had been scaled too much.
@@ -44,10 +46,48 @@ pub struct EpochReport {
     /// The largest difference between a velocity of the rollout and the same in training: 0, because a row's result does
     /// not depend on its batch; but for a rollout in fp8, where it is what that costs. Known from the first optimiser step on.
     pub deviation: Option<f32>,
+    /// The ratios of the first optimiser step and of all of them, of methods that compare.
+    pub ratios: Option<Ratios>,
     /// Seconds per phase; phases that went on at the same time have each their own.
     pub seconds: BTreeMap<&'static str, f64>,
     /// Seconds of all.
     pub total: f64,
+}
+
+/// How much likelier an epoch's points were made by its updates than they were to the policy that sampled.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ratios {
+    /// The largest `|ρ − 1|` in the first optimiser step, before anything has changed: 0 if rollout and training agree.
+    pub on_policy_deviation: f64,
+    /// The same in all steps.
+    pub deviation: f64,
+    /// Points that were clipped.
+    pub clipped: usize,
+    /// Points.
+    pub points: usize,
+}
+
+impl Ratios {
+    /// With those of one more step.
+    fn with(before: Option<Self>, update: &UpdateReport) -> Option<Self> {
+        if update.ratios.is_empty() {
+            return before;
+        }
+        let deviation = update.ratios.iter().map(|r| (r - 1.0).abs()).fold(0.0, f64::max);
+        let first = Self { on_policy_deviation: deviation, ..Self::default() };
+        let so_far = before.unwrap_or(first);
+        Some(Self {
+            deviation: so_far.deviation.max(deviation),
+            clipped: so_far.clipped + update.clipped,
+            points: so_far.points + update.ratios.len(),
+            ..so_far
+        })
+    }
+
+    /// The part of the points that were clipped.
+    pub fn clip_fraction(&self) -> f64 {
+        self.clipped as f64 / self.points as f64
+    }
 }
 
 impl EpochReport {
@@ -59,9 +99,11 @@ impl EpochReport {
             loss: 0.0,
             lr: 0.0,
             grad_norm: 0.0,
+            skipped_groups: None,
             skipped: None,
             overflows: 0,
             deviation: None,
+            ratios: None,
             seconds: BTreeMap::new(),
             total: 0.0,
         }
@@ -74,6 +116,7 @@ impl EpochReport {
         self.overflows += u32::from(update.overflowed);
         // Later steps of an epoch train what has moved since.
         self.deviation = self.deviation.or(update.deviation);
+        self.ratios = Ratios::with(self.ratios, update);
     }
 }
 
@@ -85,6 +128,13 @@ pub struct EvalReport {
     pub images: Vec<RgbImage>,
     /// Each image's prompt.
     pub prompts: Vec<Prompt>,
+}
+
+impl EvalReport {
+    /// How many images have no score, if any, and why the first has none.
+    pub fn missing(&self) -> Option<(usize, &str)> {
+        Some((self.scores.missing.len(), self.scores.missing.values().next()?))
+    }
 }
 
 /// Writes a run's reports.
@@ -105,9 +155,12 @@ pub struct Reporter {
     last_eval_epoch: Option<u64>,
 }
 
-/// Means of everything in `scores`, by name.
+/// Means of everything in `scores`, by name, over the images that were judged; NaN if none was.
 pub fn means(scores: &Scores) -> BTreeMap<String, f64> {
-    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len().max(1) as f64;
+    let mean = |x: &[f64]| {
+        let judged = || x.iter().filter(|v| v.is_finite());
+        judged().sum::<f64>() / judged().count() as f64
+    };
     let mut out = BTreeMap::from([("reward".to_string(), mean(&scores.weighted))]);
     for (name, scores) in &scores.rewards {
         out.insert(name.clone(), mean(&scores.iter().map(|s| s.value).collect::<Vec<_>>()));
@@ -126,15 +179,7 @@ pub fn means_by_tag(scores: &Scores, prompts: &[Prompt]) -> BTreeMap<String, BTr
     let of_tag = |tag: &String| {
         let is_of = |i: &usize| prompts[*i].tag.as_ref() == Some(tag);
         let images: Vec<usize> = (0..prompts.len()).filter(is_of).collect();
-        let part = Scores {
-            weighted: images.iter().map(|i| scores.weighted[*i]).collect(),
-            rewards: scores
-                .rewards
-                .iter()
-                .map(|(name, of_image)| (name.clone(), images.iter().map(|i| of_image[*i].clone()).collect()))
-                .collect(),
-        };
-        let mut mean = means(&part);
+        let mut mean = means(&scores.of(&images));
         mean.retain(|key, _| !key.contains(&format!(".{tag}_")));
         mean
     };
@@ -242,7 +287,7 @@ impl Reporter {
     /// If a file cannot be written.
     pub fn epoch(&mut self, setup: &Setup, speed: &Speed, state: &State, e: &EpochReport) -> Result<()> {
         self.done += 1;
-        let (images, total) = (e.scores.weighted.len(), e.total);
+        let (images, total) = (setup.config.images, e.total);
         let (mean, std) = (means(&e.scores), standard_deviation(&e.scores.weighted));
         let left = setup.config.raw.num_epochs - state.epoch;
         let per_epoch = self.started.elapsed().as_secs_f64() / f64::from(self.done);
@@ -272,8 +317,18 @@ impl Reporter {
             let fp8 = if setup.sampling.is_some() { " (fp8)" } else { "" };
             shown.alert(format!("Δv {deviation}{fp8}"));
         }
+        if let Some(ratios) = &e.ratios {
+            shown.field(4, format!("clip {:>3.0} %", 100.0 * ratios.clip_fraction()));
+            if ratios.on_policy_deviation != 0.0 {
+                shown.alert(format!("|ρ − 1| {:.1e} on policy", ratios.on_policy_deviation));
+            }
+        }
         if e.overflows > 0 {
             shown.alert(format!("{} steps overflowed and were skipped", e.overflows));
+        }
+        let skipped_groups = e.skipped_groups.as_ref().map_or(0, |(groups, _)| *groups);
+        if let Some((_, why)) = &e.skipped_groups {
+            shown.alert(format!("{skipped_groups} of {} groups skipped: {why}", skipped_groups + e.advantages.groups));
         }
         e.skipped.iter().for_each(|what| shown.alert(format!("STEP SKIPPED: {what}")));
         say(&shown.fit(if self.verbose { usize::MAX } else { columns() }));
@@ -287,6 +342,7 @@ impl Reporter {
             "rewards": rewards,
             "zero_variance_groups": e.advantages.zero_variance_groups,
             "groups": e.advantages.groups,
+            "skipped_groups": skipped_groups,
             "loss": e.loss,
             "lr": e.lr,
             "grad_norm": e.grad_norm,
@@ -294,6 +350,9 @@ impl Reporter {
             "loss_scale": scale,
             "overflows": e.overflows,
             "rollout_train_deviation": e.deviation,
+            "on_policy_ratio_deviation": e.ratios.map(|r| r.on_policy_deviation),
+            "ratio_deviation": e.ratios.map(|r| r.deviation),
+            "clip_fraction": e.ratios.map(|r| r.clip_fraction()),
             "rollout_weights": setup.config.raw.rollout.weights,
             "arena_peak_bytes": setup.device.peak(),
             "peak_memory_bytes": memory,
@@ -334,8 +393,9 @@ impl Reporter {
         }
         let rest: Vec<String> =
             mean.iter().filter(|(k, _)| *k != "reward").map(|(k, v)| format!("{k} {v:.4}")).collect();
+        let missing = eval.missing().map(|(n, why)| format!("  {n} pictures have no score: {why}")).unwrap_or_default();
         say(&format!(
-            "eval after epoch {epoch}: held-out reward {reward:.4} (at the start {start:.4})  {}{picture}",
+            "eval after epoch {epoch}: held-out reward {reward:.4} (at the start {start:.4})  {}{picture}{missing}",
             rest.join("  ")
         ));
         for (key, value) in mean.iter().chain([(&"best".to_string(), &standing.best_reward)]) {
@@ -357,6 +417,7 @@ impl Reporter {
             ("shown".to_string(), json!(eval.scores.weighted[..shown])),
             ("elapsed_seconds".to_string(), json!(self.elapsed())),
         ]);
+        line.extend(eval.missing().map(|(n, _)| ("missing".to_string(), json!(n))));
         line.extend((!by_tag.is_empty()).then(|| ("tags".to_string(), json!(by_tag))));
         self.metrics.write(&Value::Object(line))
     }
@@ -420,6 +481,7 @@ mod tests {
                     score(0.0, &[]),
                 ],
             )],
+            missing: BTreeMap::new(),
         };
         let prompts = [prompt(Some("colors")), prompt(Some("counting")), prompt(Some("colors")), prompt(None)];
         let by_tag = means_by_tag(&scores, &prompts);

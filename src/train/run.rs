@@ -17,6 +17,7 @@ use crate::io::write::{output_folder, remove_leftovers, write_atomic};
 use crate::models::lora::{AdapterBank, Module, Slot, file};
 use crate::ops::norm;
 use crate::report::{ABOUT, About};
+use crate::rewards::Unavailable;
 use crate::telemetry::{say, warn};
 
 /// The file of a checkpoint with lines that the log could not take: state and log are complete only together.
@@ -117,6 +118,12 @@ pub fn run(planned: Planned, output: &Path, resume: &Resume, verbose: bool, devi
                 return Ok(Outcome::Interrupted(run.state.epoch, *interrupted));
             }
             return Err(match kept {
+                Ok(()) if e.downcast_ref::<Unavailable>().is_some() => {
+                    let epoch = run.state.epoch;
+                    say(&format!("stopped after epoch {epoch}; everything is saved, the same command resumes"));
+                    say_where_the_page_is(output);
+                    e
+                }
                 Ok(()) => e,
                 Err(k) => anyhow!("{e:#}; and the state could not be saved: {k:#}"),
             });
@@ -200,8 +207,15 @@ impl Run<'_> {
         let (setup, epoch) = (&mut self.setup, self.state.epoch);
         let eval = setup.evaluate(Some((&self.state.bank, Slot::Average)), interrupt)?;
         self.lock.check()?;
-        let standing =
-            self.best.take(Evaluation::new(epoch, &eval.scores, setup.config.raw.eval.num_images_per_prompt));
+        let each = setup.config.raw.eval.num_images_per_prompt;
+        let Some(evaluation) = Evaluation::new(epoch, &eval.scores, each) else {
+            let (missing, why) = eval.missing().expect("only what is missing makes it incomplete");
+            warn(&format!(
+                "the evaluation after epoch {epoch} does not count: {missing} pictures have no score; {why}"
+            ));
+            return Ok(());
+        };
+        let standing = self.best.take(evaluation);
         if standing.is_best {
             best::write(self.output, setup, &self.state.bank, &standing)?;
         }

@@ -183,6 +183,7 @@ fn without_paths(config: &TrainConfig) -> TrainConfig {
     for (name, reward) in &mut config.rewards {
         if let Ok(entry) = rewards::entry(name) {
             reward.options.forget_paths(entry.keys);
+            reward.options.forget(&rewards::http::FREE);
         }
     }
     config

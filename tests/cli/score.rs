@@ -76,3 +76,72 @@ fn the_detector_for_photographs_says_where_its_weights_come_from() {
     ];
     refuses(&args, &words);
 }
+
+#[test]
+fn photographs_are_looked_at_one_by_one_and_every_switch_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (prompts, dump) = (folder.path().join("p.jsonl"), folder.path().join("seen.json"));
+    let model = folder.path().join("weights.safetensors");
+    crate::parity::mask2former::write_with_classes(&model, 80);
+    let record =
+        json!({"prompt": "a red dog", "tag": "colors", "include": [{"class": "dog", "count": 1, "color": "red"}]});
+    std::fs::write(&prompts, record.to_string()).unwrap();
+    let [first, second] = ["shapes/clean_position.png", "shapes/noisy_colors.png"].map(fixture);
+    let set = |key: &str, value: &str| format!("reward_models.geneval.{key}={value}");
+    let clip = format!("{}/models/tiny-clip", env!("CARGO_MANIFEST_DIR"));
+    let seen = |images: &[&std::path::Path], more: &[&str]| -> Vec<Value> {
+        let mut args =
+            vec!["score", "--reward", "geneval", "--prompts", text(&prompts), "--dump", text(&dump), "--images"];
+        args.extend(images.iter().map(|path| text(path)));
+        let keys: Vec<String> = [set("model", text(&model)), set("clip", &clip)]
+            .into_iter()
+            .chain(more.iter().map(|m| (*m).to_string()))
+            .collect();
+        args.push("--set");
+        args.extend(keys.iter().map(String::as_str));
+        assert_eq!(says(&args).lines().count(), images.len());
+        let seen: Value = serde_json::from_slice(&std::fs::read(&dump).unwrap()).unwrap();
+        images.iter().map(|path| seen[text(path)].clone()).collect()
+    };
+    let both = seen(&[&first, &second], &[]);
+    assert_eq!(seen(&[&second], &[]), both[1..]);
+    let objects = both[0].as_array().unwrap();
+    assert!(objects.len() > 1 && objects.len() <= 100, "{objects:?}");
+    let score = |object: &Value| object["score"].as_f64().unwrap();
+    assert!(objects.windows(2).all(|pair| score(&pair[0]) >= score(&pair[1])));
+    // Colours are told of what the rules look at.
+    assert!(objects.iter().any(|o| score(o) > 0.3), "{objects:?}");
+    assert!(objects.iter().all(|o| o["color"].is_string() == (score(o) > 0.3)), "{objects:?}");
+    for switch in [set("channels", "bgr"), set("jpeg_quality", "75"), set("dtype", "bf16")] {
+        assert_ne!(seen(&[&first], &[&switch]), both[..1], "{switch}");
+    }
+    seen(&[&first], &[&set("color_activation", "gelu")]);
+}
+
+#[test]
+fn an_evaluation_says_what_its_rewards_need_as_a_config_does() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let (model, prompts) = (format!("{root}/models/tiny-sd3"), format!("{root}/configs/tiny/prompts_test.jsonl"));
+    let args = [
+        "eval",
+        "--device",
+        "cpu",
+        "--model",
+        &model,
+        "--prompts",
+        &prompts,
+        "--rewards",
+        "geneval",
+        "--num-prompts",
+        "1",
+    ];
+    let few = ["--images-per-prompt", "1", "--steps", "1", "--guidance", "1", "--max-sequence-length", "8"];
+    let with = |set: &'static str| [&args[..], &few[..], &["--set", set]].concat();
+    assert!(says(&with("reward_models.geneval.detector=shapes")).contains("RESULT geneval="));
+    refuses(&with("reward_models.geneval.detector=shape"), &["rewards.geneval.detector: found \"shape\""]);
+    refuses(
+        &with("reward_models.pickscore.model=x"),
+        &["--set reward_models.pickscore.model=x: pickscore is not among"],
+    );
+    refuses(&with("detector=shapes"), &["expected reward_models.NAME.KEY=VALUE"]);
+}

@@ -65,13 +65,27 @@ impl Listing {
     }
 }
 
+/// Writes the network in the layout of mmdetection 3.x, with so many classes of which it is rather sure, to `path`.
+pub fn write_with_classes(path: &Path, classes: usize) {
+    let mut listing = Listing::read();
+    for t in listing.tensors.iter_mut().filter(|t| t.name.starts_with("class_predictor.")) {
+        t.shape[0] = classes + 1;
+        t.gain = 3.0;
+    }
+    write(path, &listing.mmdet(&listing.mmdet3));
+}
+
 fn written(tensors: &Tensors) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
+    write(&path, tensors);
+    (folder, path)
+}
+
+fn write(path: &Path, tensors: &Tensors) {
     let named =
         tensors.iter().map(|(name, (shape, numbers))| (name.clone(), Tensor::from_slice(&Device::Cpu, numbers, shape)));
-    safetensors::save(&path, named, &Default::default()).unwrap();
-    (folder, path)
+    safetensors::save(path, named, &Default::default()).unwrap();
 }
 
 fn open(path: &Path) -> anyhow::Result<Mask2Former> {

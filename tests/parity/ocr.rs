@@ -40,7 +40,10 @@ pub fn real() -> Option<PathBuf> {
     if folder.join("det.safetensors").is_file() {
         return Some(folder);
     }
-    println!("skipped: there is no {} (tools/fetch_ppocr.sh writes it); {FOLDER} names another folder", folder.display());
+    println!(
+        "skipped: there is no {} (tools/fetch_ppocr.sh writes it); {FOLDER} names another folder",
+        folder.display()
+    );
     None
 }
 

@@ -158,7 +158,7 @@ fn check(model: &Model, case: &str, rounding: f64, device: &Device) {
     let schedule = &pipeline.schedule;
     let policy = Policy { network: &*pipeline.network, schedule, adapter: None };
     let steps = Euler.steps(&schedule.sigmas(cases.steps, 16).unwrap());
-    let path = sample::Path { steps: &steps, guidance: cases.guidance };
+    let path = sample::Path { steps: &steps, guidance: cases.guidance, noise: &[] };
     let latents =
         sample::sample(policy, path, want("noise").to(device), &prompts, Some(&negative), |_| Ok(())).unwrap();
     check(&latents, "latents", 1e-4);

@@ -13,6 +13,7 @@ mod kills;
 mod memory;
 mod report;
 mod resume;
+mod rewards;
 mod scaling;
 mod speed;
 mod step;

@@ -59,6 +59,9 @@ pub(super) fn read(file: &Arc<MappedFile>) -> Result<Contents> {
     for (key, value) in nested.unwrap_or(top).entries().into_iter().flatten() {
         let Some(name) = key.as_str() else { continue };
         let name = name.strip_prefix(WRAPPER).unwrap_or(name);
+        // A name that is there twice counts the last time.
+        contents.tensors.remove(name);
+        contents.others.remove(name);
         match views.tensor(name, value)? {
             Ok(entry) => drop(contents.tensors.insert(name.to_string(), entry)),
             Err(words) => drop(contents.others.insert(name.to_string(), words)),

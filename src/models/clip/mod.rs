@@ -4,7 +4,7 @@
 mod config;
 mod source;
 mod text;
-mod tower;
+pub(in crate::models) mod tower;
 mod vision;
 
 #[cfg(test)]

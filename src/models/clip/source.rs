@@ -15,8 +15,6 @@ use crate::models::{names, outline};
 const OPEN_CLIP: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
 /// What open_clip writes about a model beside its weights.
 const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
-/// What precedes all names in files written by several processes.
-const PARALLEL: &str = "module.";
 /// Transformers' config has this for "the largest id", which the end token is in every CLIP.
 const LARGEST: u32 = 2;
 
@@ -53,7 +51,7 @@ impl Source {
             let (config, file) = (ClipConfig::of(path, settings)?, TensorFile::outline(path, outline::WITH));
             return Ok(Self { file, config });
         }
-        let file = without_prefix(weights(path)?);
+        let file = weights(path)?.unwrapped();
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let original = names::clip::is_original(file.names());
         let file = if original {
@@ -96,15 +94,6 @@ fn has_transformers(folder: &Path) -> bool {
     folder.join("model.safetensors.index.json").exists()
         || folder.join("model.safetensors").exists()
         || TensorFile::is_of_torch(folder, "model")
-}
-
-/// The tensors without what several processes put before each name.
-fn without_prefix(file: TensorFile) -> TensorFile {
-    if file.names().next().is_none() || !file.names().all(|name| name.starts_with(PARALLEL)) {
-        return file;
-    }
-    let named = file.entries().map(|(name, entry)| (name[PARALLEL.len()..].to_string(), entry.clone())).collect();
-    file.with(named)
 }
 
 fn open_clip_config(path: &Path) -> Result<OpenClipConfig> {

@@ -9,7 +9,7 @@ use crate::ops::linear::{self, Backward, Branch, InputGrad, Then};
 
 /// What both towers' blocks are built from.
 #[derive(Clone, Copy)]
-pub(super) struct Shape {
+pub(in crate::models) struct Shape {
     pub width: usize,
     pub inner: usize,
     pub heads: usize,
@@ -20,13 +20,13 @@ pub(super) struct Shape {
 }
 
 /// The pre-norm transformer that text and images share.
-pub(super) struct Tower {
+pub(in crate::models) struct Tower {
     blocks: Vec<Block>,
     shape: Shape,
 }
 
 /// The residual stream at the end of a [`Tower`], `[b, n, width]` each.
-pub(super) struct Hidden {
+pub(in crate::models) struct Hidden {
     /// Before the last block.
     pub penultimate: Tensor,
     /// After the last block.

@@ -6,14 +6,13 @@ mod decoder;
 mod layers;
 mod pixels;
 mod position;
-pub(super) mod sizes;
 
 use anyhow::{Result, bail};
 
 use self::decoder::Decoder;
 use self::pixels::PixelDecoder;
-use self::sizes::Sizes;
 use super::names::mask2former as names;
+use super::sizes::Sizes;
 use super::swin::{self, Swin};
 use crate::device::{Device, Precision, Tensor};
 use crate::io::{Loader, TensorFile};
@@ -22,8 +21,6 @@ pub use super::names::mask2former::Layout;
 
 /// Buffers, and what only training has.
 const IGNORED: &[&str] = &["relative_position_index", "criterion.empty_weight", "encoder.swin.layernorm."];
-/// What precedes all names in files written by several processes.
-const PARALLEL: &str = "module.";
 const ENCODER: &str = "model.pixel_level_module.encoder";
 const DECODER: &str = "model.pixel_level_module.decoder";
 const QUERIES: &str = "model.transformer_module";
@@ -151,10 +148,7 @@ impl Mask2Former {
 
 /// The tensors of `file` under the names of transformers.
 fn in_transformers(file: &TensorFile) -> Result<(Layout, TensorFile)> {
-    let bare = |name: &str| name.strip_prefix(PARALLEL).unwrap_or(name).to_string();
-    let is_parallel = file.names().next().is_some() && file.names().all(|name| name.starts_with(PARALLEL));
-    let tensors = || file.entries().map(|(name, entry)| (bare(name), entry.clone())).collect();
-    let file = &if is_parallel { file.with(tensors()) } else { file.clone() };
+    let file = file.clone().unwrapped();
     let Some(layout) = names::layout(file.names()) else {
         bail!(
             "{}: not a Mask2Former with a Swin backbone, as mmdetection or transformers writes it",
@@ -163,7 +157,7 @@ fn in_transformers(file: &TensorFile) -> Result<(Layout, TensorFile)> {
     };
     let tensors = || file.entries().map(|(name, entry)| (name.to_string(), entry.clone())).collect();
     Ok(match layout {
-        Layout::HuggingFace => (layout, file.clone()),
+        Layout::HuggingFace => (layout, file),
         Layout::Mmdet2 | Layout::Mmdet3 => (layout, file.with(names::to_transformers(tensors()))),
     })
 }

@@ -6,7 +6,7 @@ mod block;
 use anyhow::Result;
 
 use self::block::Block;
-use super::mask2former::sizes::Sizes;
+use super::sizes::Sizes;
 use super::{LayerNorm, Linear};
 use crate::device::Tensor;
 use crate::io::Scope;

@@ -33,6 +33,12 @@ const LIGATURES: [(char, &str); 22] = [
     ('ﬆ', "st"),
 ];
 
+/// What Windows has where Latin-1 has the controls from U+0080 on; `\0` where it has nothing.
+const WINDOWS: [char; 32] = [
+    '€', '\0', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\0', 'Ž', '\0', '\0', '‘', '’', '“', '”', '•',
+    '–', '—', '˜', '™', 'š', '›', 'œ', '\0', 'ž', 'Ÿ',
+];
+
 /// An entity that nobody can mistake for text.
 static ENTITY: LazyLock<Regex> = LazyLock::new(|| Regex::new("&#?[0-9A-Za-z]{1,24};").expect("a constant"));
 /// Colours and the like of a terminal.
@@ -73,6 +79,10 @@ fn entity(found: &Captures) -> String {
 
 /// Adds `c`, or what is written for it: ligatures as letters, full and half width as the usual one, quotes straight.
 fn simplify(c: char, text: &mut String) {
+    let c = match c {
+        '\u{80}'..='\u{9F}' => Some(WINDOWS[c as usize - 0x80]).filter(|w| *w != '\0').unwrap_or(c),
+        _ => c,
+    };
     if let Some((_, letters)) = LIGATURES.iter().find(|(ligature, _)| *ligature == c) {
         return text.push_str(letters);
     }
@@ -81,7 +91,7 @@ fn simplify(c: char, text: &mut String) {
         '\u{FF01}'..='\u{FFEF}' => text.push_str(&normalised(c.encode_utf8(&mut [0; 4]), |s| s.nfkc())),
         '\u{2BC}' | '\u{2018}'..='\u{201B}' => text.push('\''),
         '\u{201C}'..='\u{201F}' => text.push('"'),
-        '\r' | '\u{2028}' | '\u{2029}' | '\u{85}' => text.push('\n'),
+        '\r' | '\u{2028}' | '\u{2029}' => text.push('\n'),
         other => text.push(other),
     }
 }

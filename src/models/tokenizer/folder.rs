@@ -18,7 +18,11 @@ const LARGEST_LENGTH: f64 = 1e20;
 const MOST_EXTRA: u64 = 10_000;
 
 /// The words CLIP's BPE runs on.
-const CLIP_WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+const CLIP_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+/// The special tokens of CLIP.
+pub(super) const TRANSFORMERS: [&str; 2] = ["<|startoftext|>", "<|endoftext|>"];
+/// What open_clip calls them.
+pub(super) const OPEN_CLIP: [&str; 2] = ["<start_of_text>", "<end_of_text>"];
 
 /// The order in which transformers adds the named special tokens.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -36,8 +40,8 @@ impl Kind {
 
     fn default_token(self, name: &str) -> Option<&'static str> {
         match (self, name) {
-            (Kind::Clip, "bos_token") => Some("<|startoftext|>"),
-            (Kind::Clip, "eos_token" | "unk_token" | "pad_token") => Some("<|endoftext|>"),
+            (Kind::Clip, "bos_token") => Some(TRANSFORMERS[0]),
+            (Kind::Clip, "eos_token" | "unk_token" | "pad_token") => Some(TRANSFORMERS[1]),
             (Kind::T5, "eos_token") => Some("</s>"),
             (Kind::T5, "unk_token") => Some("<unk>"),
             (Kind::T5, "pad_token") => Some("<pad>"),
@@ -57,11 +61,13 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
         map.and_then(charsmap::check).with_context(|| format!("{}: precompiled_charsmap", file.display()))?;
     }
 
-    assemble(folder, &file, kind, &whole["model"], normalizer, settings)
+    let pipeline = [normalizer, pre_tokenizer(kind, TRANSFORMERS)];
+    assemble(folder, &file, kind, &whole["model"], pipeline, settings)
 }
 
 /// CLIP's own vocabulary with these two special tokens.
-pub(super) fn built_in(begin: &str, end: &str) -> Tokenizer {
+pub(super) fn built_in(special: [&str; 2]) -> Tokenizer {
+    let [begin, end] = special;
     let token = |text| AddedToken::from(text, true);
     let named = vec![
         ("bos_token", token(begin)),
@@ -71,8 +77,8 @@ pub(super) fn built_in(begin: &str, end: &str) -> Tokenizer {
     ];
     let settings = Settings { named, added: vec![token(begin), token(end)], max_length: Some(77) };
     let (name, kind) = (Path::new("the built-in CLIP tokenizer"), Kind::Clip);
-    let assembled = assemble(name, name, kind, &clip::model(begin, end), normalizer(kind, &Value::Null), settings);
-    assembled.expect("the vocabulary is whole")
+    let pipeline = [normalizer(kind, &Value::Null), pre_tokenizer(kind, special)];
+    assemble(name, name, kind, &clip::model(begin, end), pipeline, settings).expect("the vocabulary is whole")
 }
 
 /// A tokenizer of the parts that `file` in `folder` has.
@@ -81,7 +87,7 @@ fn assemble(
     file: &Path,
     kind: Kind,
     stored: &Value,
-    normalizer: Value,
+    [normalizer, pre_tokenizer]: [Value; 2],
     settings: Settings,
 ) -> Result<Tokenizer> {
     let mut inner: tokenizers::Tokenizer = serde_json::from_value(json!({
@@ -90,7 +96,7 @@ fn assemble(
         "padding": null,
         "added_tokens": [],
         "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer(kind),
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": null,
         "decoder": null,
         "model": model(kind, stored, &settings),
@@ -170,10 +176,11 @@ fn normalizer(kind: Kind, stored: &Value) -> Value {
     }
 }
 
-fn pre_tokenizer(kind: Kind) -> Value {
+/// `special` are the two tokens that words of CLIP are cut at.
+fn pre_tokenizer(kind: Kind, special: [&str; 2]) -> Value {
     let parts = match kind {
         Kind::Clip => json!([
-            {"type": "Split", "pattern": {"Regex": CLIP_WORDS}, "behavior": "Removed", "invert": true},
+            {"type": "Split", "pattern": {"Regex": format!("{}|{CLIP_WORDS}", special.map(literal).join("|"))}, "behavior": "Removed", "invert": true},
             {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         ]),
         Kind::T5 => json!([
@@ -182,6 +189,11 @@ fn pre_tokenizer(kind: Kind) -> Value {
         ]),
     };
     json!({"type": "Sequence", "pretokenizers": parts})
+}
+
+/// A pattern of `text` and nothing else.
+fn literal(text: &str) -> String {
+    text.replace('|', r"\|")
 }
 
 /// What the small files beside the vocabulary say.

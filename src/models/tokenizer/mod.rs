@@ -66,12 +66,12 @@ impl Tokenizer {
 
     /// CLIP's, which is part of the program, as transformers uses it.
     pub fn clip() -> Self {
-        folder::built_in("<|startoftext|>", "<|endoftext|>")
+        folder::built_in(folder::TRANSFORMERS)
     }
 
     /// CLIP's, as open_clip uses it: with straight quotes, entities resolved, and what else it cleans of a text first.
     pub fn open_clip() -> Self {
-        Self { clean: Some(clean::clean), ..folder::built_in("<start_of_text>", "<end_of_text>") }
+        Self { clean: Some(clean::clean), ..folder::built_in(folder::OPEN_CLIP) }
     }
 
     /// The most tokens the model takes, if the folder says so.

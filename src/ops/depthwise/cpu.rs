@@ -70,12 +70,7 @@ wide! {
 
 /// One row of the result from the `K` rows its windows meet, which are `width` pixels of `channels`.
 #[inline(always)]
-fn line<const K: usize>(
-    out: &mut [f32],
-    rows: [&[f32]; K],
-    weights: &[f32],
-    [width, channels, stride]: [usize; 3],
-) {
+fn line<const K: usize>(out: &mut [f32], rows: [&[f32]; K], weights: &[f32], [width, channels, stride]: [usize; 3]) {
     let whole = channels / LANES * LANES;
     for first in (0..whole).step_by(LANES) {
         block::<K, LANES>(out, rows, weights, first, [width, channels, stride]);

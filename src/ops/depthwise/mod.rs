@@ -8,8 +8,8 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
-use super::pointwise::Bend;
 use super::on_cpu;
+use super::pointwise::Bend;
 use crate::device::Tensor;
 
 /// The sides of the windows there are.

@@ -16,7 +16,8 @@ fn reference(x: &Tensor, w: &Tensor, bias: &Tensor, stride: [usize; 2]) -> Vec<f
                     for (dy, dx) in (0..k).flat_map(|dy| (0..k).map(move |dx| (dy, dx))) {
                         let (at_y, at_x) = ((y + dy).wrapping_sub(k / 2), (column + dx).wrapping_sub(k / 2));
                         if at_y < height && at_x < width {
-                            sum += x[((image * height + at_y) * width + at_x) * channels + c] * w[(c * k + dy) * k + dx];
+                            sum +=
+                                x[((image * height + at_y) * width + at_x) * channels + c] * w[(c * k + dy) * k + dx];
                         }
                     }
                     out.push(sum * (sum + 3.0).clamp(0.0, 6.0) / 6.0);

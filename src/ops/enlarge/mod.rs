@@ -33,6 +33,8 @@ pub fn unfold(x: &Tensor) -> Tensor {
 }
 
 fn check(y: &Tensor, x: &Tensor, factor: usize) {
-    let (&[b, h, w, _], &[same, height, width, _]) = (x.shape(), y.shape()) else { panic!("enlarge: {x:?} into {y:?}") };
+    let (&[b, h, w, _], &[same, height, width, _]) = (x.shape(), y.shape()) else {
+        panic!("enlarge: {x:?} into {y:?}")
+    };
     assert!(b == same && [h * factor, w * factor] == [height, width], "enlarge: {x:?} {factor} times into {y:?}");
 }

@@ -38,7 +38,8 @@ wide! {
 pub(super) fn excite(x: &mut Tensor, gates: &Tensor) {
     let (channels, pixels) = (gates.width(), x.dim(1) * x.dim(2));
     let band = rows_per_task(channels).min(pixels.max(1));
-    let images = x.host_mut().par_chunks_exact_mut((channels * pixels).max(1)).zip(gates.host().par_chunks_exact(channels));
+    let images =
+        x.host_mut().par_chunks_exact_mut((channels * pixels).max(1)).zip(gates.host().par_chunks_exact(channels));
     images.for_each(|(x, gates)| x.par_chunks_mut(band * channels).for_each(|x| multiply(x, gates)));
 }
 

@@ -1,4 +1,7 @@
 use super::*;
+use crate::io::TensorFile;
+use crate::rewards::head::LAYERS;
+use crate::rewards::similarity::dot;
 use crate::rewards::similarity::tests::{fixture, folder};
 
 /// The head as it is published (improved-aesthetic-predictor, Apache-2.0), which is too large for the repository.
@@ -48,10 +51,7 @@ fn a_head_of_another_shape_or_width_is_refused_by_file_and_tensor() {
     let error = load(Path::new("nowhere.pth")).to_string();
     assert_eq!(error, "nowhere.pth: no such file");
     let error = load(&folder.path().join("model.safetensors")).to_string();
-    assert!(
-        error.contains("model.safetensors: unexpected tensor 'logit_scale', the aesthetic head has layers.0"),
-        "{error}"
-    );
+    assert!(error.contains("model.safetensors: unexpected tensor 'logit_scale', the head has layers.0"), "{error}");
 
     let path = folder.path().join("head.safetensors");
     let written = |change: &dyn Fn(&str, Tensor) -> Option<Tensor>| {

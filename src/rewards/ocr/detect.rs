@@ -118,13 +118,10 @@ pub(super) fn tidy(quad: [[i64; 2]; 4], width: usize, height: usize) -> Option<Q
     };
     let (sum, negative) = (|p: &[i64; 2]| p[0] + p[1], |p: &[i64; 2]| -p[0] - p[1]);
     let (upper_left, lower_right) = (first(sum, &quad), first(negative, &quad));
-    let others: Vec<[i64; 2]> =
-        (0..4).filter(|i| *i != upper_left && *i != lower_right).map(|i| quad[i]).collect();
+    let others: Vec<[i64; 2]> = (0..4).filter(|i| *i != upper_left && *i != lower_right).map(|i| quad[i]).collect();
     let upper_right = others[first(|p| p[1] - p[0], &others)];
     let lower_left = others[first(|p| p[0] - p[1], &others)];
-    let inside = |p: [i64; 2]| {
-        [p[0].clamp(0, width as i64 - 1) as f32, p[1].clamp(0, height as i64 - 1) as f32]
-    };
+    let inside = |p: [i64; 2]| [p[0].clamp(0, width as i64 - 1) as f32, p[1].clamp(0, height as i64 - 1) as f32];
     let quad = [quad[upper_left], upper_right, quad[lower_right], lower_left].map(inside);
     let large = |to: usize| distance(quad[0], quad[to]) as i64 > SMALLEST_BOX;
     (large(1) && large(3)).then_some(quad)

@@ -88,7 +88,8 @@ impl Ocr {
             Ok(path)
         };
         let [detector, recogniser, alphabet] = ["det.safetensors", "rec.safetensors", "dict.txt"].map(file);
-        let (detector, recogniser) = (Detector::load(&detector?, &Device::Cpu)?, Recogniser::load(&recogniser?, &Device::Cpu)?);
+        let (detector, recogniser) =
+            (Detector::load(&detector?, &Device::Cpu)?, Recogniser::load(&recogniser?, &Device::Cpu)?);
         let alphabet = Alphabet::load(&alphabet?, recogniser.classes())?;
         Ok(Self { networks: Some(Networks { detector, recogniser, alphabet }), channels })
     }
@@ -143,7 +144,8 @@ impl Reward for Ocr {
 /// # Errors
 /// If there is nothing.
 fn target(prompt: &str) -> Result<String> {
-    let quoted = prompt.split('"').nth(1).context("ocr needs the words to be read in double quotes, and the prompt has none")?;
+    let quoted =
+        prompt.split('"').nth(1).context("ocr needs the words to be read in double quotes, and the prompt has none")?;
     let target = plain(quoted);
     if target.is_empty() {
         bail!("ocr needs the words to be read in double quotes, and the prompt has nothing between them");

@@ -36,7 +36,9 @@ fn rewards_are_those_of_flow_grpo_without_a_network() {
 
 #[test]
 fn prompts_that_quote_nothing_are_refused_by_file_and_line() {
-    for (prompt, words) in [("a sign", "has none"), (r#"a "" sign"#, "nothing between"), (r#"a "  " b"#, "nothing between")] {
+    for (prompt, words) in
+        [("a sign", "has none"), (r#"a "" sign"#, "nothing between"), (r#"a "  " b"#, "nothing between")]
+    {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("p.txt");
         std::fs::write(&path, format!("says \"yes\"\n{prompt}\n")).unwrap();

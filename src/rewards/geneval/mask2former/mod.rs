@@ -4,6 +4,7 @@ mod colors;
 mod input;
 mod masks;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
@@ -12,7 +13,7 @@ use self::colors::Colors;
 use self::input::{Channels, Ready, ready};
 use self::masks::{Object, Sizes, objects};
 use super::{Detection, Detector, Look};
-use crate::device::Device;
+use crate::device::{Device, workers};
 use crate::io::TensorFile;
 use crate::io::image::RgbImage;
 use crate::models::clip::HiddenAct;
@@ -37,6 +38,9 @@ pub const PLACES: [&str; 3] = [
 pub const CLIP: &str = "CLIP ViT-L/14, which tells colours (huggingface.co, openai/clip-vit-large-patch14)";
 /// Where it is looked for.
 pub const CLIP_PLACE: &str = "models/clip-vit-large-patch14";
+
+/// Most pictures that are looked at side by side: each takes about half a gigabyte.
+const TOGETHER: usize = 8;
 
 /// The classes of COCO in the words of the benchmark.
 const CLASSES: [&str; 80] = [
@@ -123,13 +127,15 @@ const CLASSES: [&str; 80] = [
 ];
 
 /// The detector.
-pub struct Photographs {
-    /// Nothing in a plan: the network is no part of what is planned for, and sees nothing there.
-    eyes: Option<Eyes>,
+pub enum Photographs {
+    /// With its networks.
+    Seeing(Box<Eyes>),
+    /// In a plan, whose device only what tells colours is on, if that is there: as if there were one object in every picture.
+    Planned(Option<Box<Colors>>),
 }
 
 /// The networks, and how pictures come to them.
-struct Eyes {
+pub struct Eyes {
     network: Mask2Former,
     colors: Colors,
     channels: Channels,
@@ -143,8 +149,14 @@ impl Photographs {
     /// # Errors
     /// Names what is missing, where it was looked for, and where it comes from; or the file that is not as expected.
     pub fn build(options: &Options, device: &Device) -> Result<Self> {
+        let activation = match options.choice("color_activation") {
+            "gelu" => HiddenAct::Gelu,
+            _ => HiddenAct::QuickGelu,
+        };
+        let dtype = Dtype::of(options);
+        let colors = |clip: &Path| Colors::load(clip, activation, dtype, device);
         if device.is_plan() {
-            return Ok(Self { eyes: None });
+            return Ok(Self::Planned(options.path("clip").map(colors).transpose()?.map(Box::new)));
         }
         let needed = |key: &str, places: &[&str], what: &str| match options.path(key) {
             Some(path) => Ok(path.to_path_buf()),
@@ -159,24 +171,13 @@ impl Photographs {
             "bgr" => Channels::Bgr,
             _ => Channels::Rgb,
         };
-        let activation = match options.choice("color_activation") {
-            "gelu" => HiddenAct::Gelu,
-            _ => HiddenAct::QuickGelu,
-        };
-        let dtype = Dtype::of(options);
         let network = Mask2Former::load(&weights(&model)?, dtype.precision())?;
         let classes = network.config().classes;
         let (path, count) = (model.display(), CLASSES.len());
         ensure!(classes == count, "{path}: tells {classes} classes apart, expected the {count} of COCO");
         let quality = options.whole("jpeg_quality");
-        Ok(Self {
-            eyes: Some(Eyes {
-                network,
-                colors: Colors::load(&clip, activation, dtype, device)?,
-                channels,
-                jpeg: (quality > 0).then_some(quality as f32),
-            }),
-        })
+        let jpeg = (quality > 0).then_some(quality as f32);
+        Ok(Self::Seeing(Box::new(Eyes { network, colors: colors(&clip)?, channels, jpeg })))
     }
 }
 
@@ -196,29 +197,52 @@ impl Detector for Photographs {
         &CLASSES
     }
 
-    /// One picture after another, so that one is the same alone and among others; each has all threads.
+    /// As many pictures at a time as there are threads for, at most [`TOGETHER`]; one is the same alone and among others.
     fn detect(&self, images: &[RgbImage], looks: &[Look]) -> Result<Vec<Vec<Detection>>> {
-        let Some(eyes) = &self.eyes else { return Ok(vec![Vec::new(); images.len()]) };
-        images.iter().zip(looks).map(|(image, look)| eyes.detect(image, look)).collect()
+        match self {
+            Self::Seeing(eyes) => {
+                let together = workers().min(TOGETHER);
+                let some = images.chunks(together).zip(looks.chunks(together));
+                Ok(some.map(|(images, looks)| eyes.detect(images, looks)).collect::<Result<Vec<_>>>()?.concat())
+            }
+            Self::Planned(colors) => {
+                for (image, colors) in images.iter().zip(colors.iter().cycle()) {
+                    let bounds = [0, 0, image.width, image.height];
+                    let mask = vec![true; image.width * image.height];
+                    colors.tell(image, &[(&Object { class: 0, score: 1.0, bounds, mask }, CLASSES[0])])?;
+                }
+                Ok(vec![Vec::new(); images.len()])
+            }
+        }
     }
 }
 
 impl Eyes {
-    fn detect(&self, image: &RgbImage, look: &Look) -> Result<Vec<Detection>> {
-        let sent;
+    /// What is in some pictures, which are looked at together.
+    fn detect(&self, images: &[RgbImage], looks: &[Look]) -> Result<Vec<Vec<Detection>>> {
+        let pictures = images.iter().zip(looks).collect();
+        let seen = Device::Cpu.side_by_side(pictures, |(image, look)| self.find(image, look));
+        let seen: Vec<(Cow<RgbImage>, Vec<Object>)> = seen.into_iter().collect::<Result<_>>()?;
+        seen.iter().zip(looks).map(|((image, objects), look)| self.describe(image, objects, look)).collect()
+    }
+
+    /// The picture as it is judged, and the objects in it.
+    fn find<'a>(&self, image: &'a RgbImage, look: &Look) -> Result<(Cow<'a, RgbImage>, Vec<Object>)> {
         let image = match self.jpeg {
-            Some(quality) => {
-                sent = jpeg::sent(image, quality)?;
-                &sent
-            }
-            None => image,
+            Some(quality) => Cow::Owned(jpeg::sent(image, quality)?),
+            None => Cow::Borrowed(image),
         };
-        let Ready { pixels, size } = ready(image, self.network.layout(), self.channels);
+        let Ready { pixels, size } = ready(&image, self.network.layout(), self.channels);
         let padded = [pixels.dim(2), pixels.dim(3)];
         let sizes = Sizes { original: [image.height, image.width], resized: size, padded };
         let found = objects(&self.network.forward(&pixels), sizes, look.least);
+        Ok((image, found))
+    }
+
+    /// The objects by name, with the colours that are asked for.
+    fn describe(&self, image: &RgbImage, objects: &[Object], look: &Look) -> Result<Vec<Detection>> {
         let wanted = |o: &&Object| look.wants_color(CLASSES[o.class], o.score);
-        let asked: Vec<(&Object, &str)> = found.iter().filter(wanted).map(|o| (o, CLASSES[o.class])).collect();
+        let asked: Vec<(&Object, &str)> = objects.iter().filter(wanted).map(|o| (o, CLASSES[o.class])).collect();
         let mut told = self.colors.tell(image, &asked)?.into_iter();
         let detection = |o: &Object| Detection {
             class: CLASSES[o.class].to_string(),
@@ -226,6 +250,6 @@ impl Eyes {
             bounds: o.bounds.map(|v| v as f64),
             color: wanted(&o).then(|| told.next().expect("one for each that was asked")),
         };
-        Ok(found.iter().map(detection).collect())
+        Ok(objects.iter().map(detection).collect())
     }
 }

@@ -65,8 +65,7 @@ fn hull(points: &[[i32; 2]]) -> Vec<[i32; 2]> {
     let bottom = (0..=last).rev().max_by_key(by_height).expect("there is one");
     // The chain of corners from one end of the sorted points to another point, turning one way.
     let chain = |from: usize, to: usize, sign: i64| {
-        let between: Vec<usize> =
-            if from <= to { (from..=to).collect() } else { (to..=from).rev().collect() };
+        let between: Vec<usize> = if from <= to { (from..=to).collect() } else { (to..=from).rev().collect() };
         let mut chain: Vec<usize> = Vec::new();
         for i in between {
             let next = sorted[i];
