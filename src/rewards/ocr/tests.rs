@@ -62,7 +62,7 @@ fn boxes_are_those_of_paddleocr_with_opencv_and_clipper() {
         assert_eq!(quads, numbers(&file, &format!("quads.{i}")), "map {i}");
         seen += quads.len() / 8;
     }
-    assert!(seen > 20, "{seen} boxes");
+    assert!(seen > 12, "{seen} boxes");
 }
 
 #[test]
