@@ -68,12 +68,7 @@ wide! {
 
 /// One row of the result from the `K` rows its windows meet, which are `width` pixels of `channels`.
 #[inline(always)]
-fn line<const K: usize>(
-    out: &mut [f32],
-    rows: [&[f32]; K],
-    weights: &[f32],
-    [width, channels, stride]: [usize; 3],
-) {
+fn line<const K: usize>(out: &mut [f32], rows: [&[f32]; K], weights: &[f32], [width, channels, stride]: [usize; 3]) {
     let mut first = 0;
     while first < channels {
         let (left, size) = (channels - first, [width, channels]);
@@ -85,7 +80,13 @@ fn line<const K: usize>(
             (_, 8..) => block::<K, 2, 8>(out, rows, weights, first, size),
             (_, _) => block::<K, 2, 1>(out, rows, weights, first, size),
         }
-        first += if left >= LANES { LANES } else if left >= 8 { 8 } else { 1 };
+        first += if left >= LANES {
+            LANES
+        } else if left >= 8 {
+            8
+        } else {
+            1
+        };
     }
 }
 

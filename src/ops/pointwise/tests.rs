@@ -46,7 +46,8 @@ fn layers_match_the_definition_in_f64_for_every_curve() {
         for curve in CURVES {
             let bend = Bend { curve, scale: 0.7, shift: -0.3 };
             for (bias, add) in [(Some(&bias), None), (None, Some(&add)), (Some(&bias), Some(&add))] {
-                let error = max_error(&forward(&x, &Weight::of(&w), bias, bend, add), &reference(&x, &w, bias, bend, add));
+                let error =
+                    max_error(&forward(&x, &Weight::of(&w), bias, bend, add), &reference(&x, &w, bias, bend, add));
                 // Curves that saturate leave little of sums as large as these.
                 let bound = 1e-6 * (inputs as f64).sqrt();
                 assert!(error < bound, "{inputs} to {outputs}, {curve:?}: {error:e}");
