@@ -1,17 +1,21 @@
 //! A sampler's step with guidance: deterministic, and with noise; and a training point's noising.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use engine::device::philox::Purpose;
 use engine::ops::noising;
 use engine::ops::step::{Inputs, Row, forward};
-use engine::rollout::initial_keys;
+use engine::rollout::image_keys;
 
 use crate::shapes::{LATENTS, filled};
 
 pub fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("step");
     for (name, b, side) in LATENTS {
-        let (x, velocity, keys) =
-            (filled(&[b, 16, side, side]), filled(&[2 * b, 16, side, side]), initial_keys(0, 0, b));
+        let (x, velocity, keys) = (
+            filled(&[b, 16, side, side]),
+            filled(&[2 * b, 16, side, side]),
+            image_keys(0, Purpose::InitialLatent, 0, b),
+        );
         let inputs = Inputs { x: &x, velocity: &velocity, guidance: Some(4.5), history: [None; 2], noise: &keys };
         let row = Row { a: 1.0, b: -0.05, ..Row::default() };
         group.throughput(Throughput::Elements(x.len() as u64));

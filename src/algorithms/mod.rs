@@ -3,10 +3,16 @@
 //! forward and backward, optimiser) is shared.
 
 pub mod advantage;
+pub mod awm;
+pub mod grpo;
+pub mod nft;
 pub mod ram;
+mod surrogate;
 #[cfg(test)]
 mod testing;
 pub mod time;
+
+use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
@@ -17,10 +23,13 @@ use crate::config::raw::Weights as Sampled;
 use crate::device::Tensor;
 use crate::device::philox::{Key, Purpose};
 use crate::models::lora::{AdapterBank, Slot};
-use crate::ops::combine;
 use crate::ops::products::{self, Products, Weights};
+use crate::ops::{combine, copy};
 use crate::rollout::schedule::Schedule;
 
+pub use awm::Awm;
+pub use grpo::Grpo;
+pub use nft::Nft;
 pub use ram::Ram;
 
 /// One place that is trained at.
@@ -34,6 +43,17 @@ pub struct Point {
     pub noise: Key,
     /// The image's advantage.
     pub advantage: f64,
+    /// The step of the rollout that it is, for methods that are trained on those.
+    pub step: usize,
+    /// How likely the policy that sampled it found it, for methods that compare; none if that is the trained one as it is.
+    pub log_prob_old: Option<f64>,
+}
+
+impl Point {
+    /// A point whose noise is not drawn yet.
+    pub fn new(image: usize, t: f32, advantage: f64) -> Self {
+        Self { image, t, noise: Key::new(0, Purpose::ForwardNoise), advantage, step: 0, log_prob_old: None }
+    }
 }
 
 /// A tensor of a batch of points, one row per point.
@@ -49,6 +69,12 @@ pub enum Operand {
     Noise,
     /// The clean latent.
     X0,
+    /// The sample before a step of the rollout.
+    X,
+    /// The sample after it.
+    Next,
+    /// The mean of the step by the policy that sampled.
+    MeanOld,
 }
 
 /// `Σ weight·operand`, added up in the order it is written in.
@@ -91,6 +117,8 @@ pub struct Needs {
     pub reference: bool,
     /// The lagged policy's.
     pub old: bool,
+    /// The means of the rollout's steps.
+    pub mean_old: bool,
 }
 
 /// The loss of some points and its gradient: `dL/dv = (1/D)·Σ_k coefficients[k]·difference_k` for each.
@@ -100,6 +128,28 @@ pub struct Loss {
     pub value: f64,
     /// One per difference and point.
     pub coefficients: Vec<Vec<f64>>,
+    /// How much likelier the trained policy makes each point than the one that sampled it, of methods that compare.
+    pub ratios: Vec<f64>,
+    /// How many of these were clipped.
+    pub clipped: usize,
+}
+
+/// Which steps of an epoch's rollouts a method is trained on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Those that add noise; the others follow the ODE.
+    pub noisy: Range<usize>,
+    /// Those that are trained on.
+    pub trained: Range<usize>,
+}
+
+/// Classifier-free guidance of the velocities that a loss compares.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guidance {
+    /// Its scale.
+    pub scale: f32,
+    /// Whether the unconditional velocity is trained too.
+    pub trains_unconditional: bool,
 }
 
 /// What an epoch's points are made from.
@@ -108,6 +158,10 @@ pub struct Scored<'a> {
     pub advantages: &'a [f64],
     /// The stream of a use for an image and a draw.
     pub key: &'a dyn Fn(Purpose, usize, u32) -> Key,
+    /// The steps that were recorded, and how likely each image's was: step by step, all images of one after the other.
+    pub steps: Range<usize>,
+    /// As said.
+    pub log_probs: &'a [f64],
 }
 
 /// A training method.
@@ -140,6 +194,21 @@ pub trait Algorithm: Send + Sync {
     /// The points of each optimiser step of an epoch.
     fn updates(&self, epoch: &Scored) -> Vec<Vec<Point>>;
 
+    /// The steps of epoch `epoch` of a run with `seed` that it is trained on; none if it takes clean latents.
+    fn window(&self, _seed: u64, _epoch: u32) -> Option<Window> {
+        None
+    }
+
+    /// The guidance of the velocities that it compares.
+    fn guidance(&self) -> Option<Guidance> {
+        None
+    }
+
+    /// How many points that follow each other must be seen together: parts of an update are multiples of it.
+    fn together(&self) -> usize {
+        1
+    }
+
     /// The differences whose products the loss of `points` is made of.
     fn differences(&self, points: &[Point]) -> Vec<Difference>;
 
@@ -155,8 +224,12 @@ pub trait Algorithm: Send + Sync {
 /// # Errors
 /// If the config has no settings for it, or the schedule no such rollout.
 pub fn build(config: &TrainConfig, schedule: &Schedule, tokens: usize) -> Result<Box<dyn Algorithm>> {
+    let steps = config.rollout.num_inference_steps;
     Ok(match config.method()? {
-        MethodKeys::Ram(keys) => Box::new(Ram::new(keys, schedule, config.rollout.num_inference_steps, tokens)?),
+        MethodKeys::Ram(keys) => Box::new(Ram::new(&keys, schedule, steps, tokens)?),
+        MethodKeys::Awm(keys) => Box::new(Awm::new(&keys, schedule, steps, tokens)?),
+        MethodKeys::Grpo(keys) => Box::new(Grpo::new(&keys, config, schedule, tokens)?),
+        MethodKeys::Nft(keys) => Box::new(Nft::new(&keys, schedule, steps, tokens)?),
     })
 }
 
@@ -182,15 +255,38 @@ pub fn evaluate<'a>(
     operand: impl Fn(Operand) -> &'a Tensor,
     total: usize,
     scale: f64,
-) -> (f64, Tensor) {
+) -> Gradient {
     let differences = algorithm.differences(points);
     let differences: Vec<products::Difference> = differences
         .iter()
         .map(|d| products::Difference { terms: d.terms.iter().map(|(w, of)| (w.weights(), operand(*of))).collect() })
         .collect();
-    let mut loss = algorithm.loss(points, &products::forward(&differences), total);
-    loss.coefficients.iter_mut().flatten().for_each(|c| *c *= scale);
-    (loss.value, combine::forward(&differences, &loss.coefficients))
+    let loss = algorithm.loss(points, &products::forward(&differences), total);
+    let times = |factor: f64| {
+        let scaled = |c: &Vec<f64>| c.iter().map(|c| c * factor * scale).collect();
+        combine::forward(&differences, &loss.coefficients.iter().map(scaled).collect::<Vec<_>>())
+    };
+    let dv = match algorithm.guidance() {
+        None => times(1.0),
+        // v = (1 − g)·u + g·c, the unconditional half first.
+        Some(Guidance { scale: g, trains_unconditional }) => {
+            let unconditional = if trains_unconditional { 1.0 - f64::from(g) } else { 0.0 };
+            copy::concat(&[&times(unconditional), &times(g.into())])
+        }
+    };
+    Gradient { loss: loss.value, ratios: loss.ratios, clipped: loss.clipped, dv }
+}
+
+/// What a loss says of some points.
+pub struct Gradient {
+    /// Their share of it.
+    pub loss: f64,
+    /// As [`Loss::ratios`].
+    pub ratios: Vec<f64>,
+    /// As [`Loss::clipped`].
+    pub clipped: usize,
+    /// The gradient to the trained policy's velocities.
+    pub dv: Tensor,
 }
 
 #[cfg(test)]

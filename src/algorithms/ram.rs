@@ -56,7 +56,7 @@ impl Algorithm for Ram {
     }
 
     fn needs(&self) -> Needs {
-        Needs { reference: true, old: self.keys.form == Form::Released }
+        Needs { reference: true, old: self.keys.form == Form::Released, ..Needs::default() }
     }
 
     fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
@@ -75,7 +75,7 @@ impl Algorithm for Ram {
         let point = |image: usize, draw: u32| {
             let key = |purpose| (epoch.key)(purpose, image, draw);
             let t = self.times.draw(&mut key(Purpose::Timestep).stream());
-            Point { image, t, noise: key(Purpose::ForwardNoise), advantage: epoch.advantages[image] }
+            Point { noise: key(Purpose::ForwardNoise), ..Point::new(image, t, epoch.advantages[image]) }
         };
         let draws = self.keys.num_noisings as u32;
         let images = 0..epoch.advantages.len();
@@ -98,7 +98,7 @@ impl Algorithm for Ram {
     fn loss(&self, points: &[Point], products: &[Products], total: usize) -> Loss {
         let share = 1.0 / total as f64;
         let strengths = points.iter().map(|p| f64::from(self.keys.reward_multiplier) * p.advantage);
-        let mut loss = Loss { value: 0.0, coefficients: vec![vec![2.0 * share; points.len()], Vec::new()] };
+        let mut loss = Loss { coefficients: vec![vec![2.0 * share; points.len()], Vec::new()], ..Loss::default() };
         for (s, Products { gram: g, .. }) in strengths.zip(products) {
             loss.value += share * (g[0][0] - 2.0 * s * g[0][1] + s * s * g[1][1]);
             loss.coefficients[1].push(-2.0 * s * share);

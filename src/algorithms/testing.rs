@@ -1,7 +1,6 @@
 //! What the tests of all algorithms share: points, tensors for their operands, and the specification's golden ones.
 
 use super::{Algorithm, Operand, Point, evaluate};
-use crate::device::philox::{Key, Purpose};
 use crate::device::{Device, Tensor};
 use crate::ops::testing::random;
 
@@ -23,10 +22,8 @@ impl Operands {
 
     /// Those that the specification's golden losses are of (`losses.md` §6.2): 4 rows of 8.
     pub fn golden() -> Self {
-        let number =
-            |k: f64, row: usize, j: usize| (1.0 + 2.3 * k + 3.1 * row as f64 + (0.7 + 0.37 * k) * j as f64).sin();
         let tensor = |k: f64| {
-            let values: Vec<f32> = (0..32).map(|i| number(k, i / 8, i % 8) as f32).collect();
+            let values: Vec<f32> = golden(k).into_iter().map(|v| v as f32).collect();
             Tensor::from_slice(&Device::Cpu, &values, &[4, 8])
         };
         Self { x0: tensor(0.0), noise: tensor(1.0), theta: tensor(2.0), reference: tensor(3.0), old: tensor(4.0) }
@@ -47,16 +44,23 @@ impl Operands {
             Operand::Old => &self.old,
             Operand::Noise => &self.noise,
             Operand::X0 => &self.x0,
+            Operand::X | Operand::Next | Operand::MeanOld => unreachable!("of methods that are trained on steps"),
         };
-        evaluate(algorithm, points, of, total, 1.0)
+        let found = evaluate(algorithm, points, of, total, 1.0);
+        (found.loss, found.dv)
     }
+}
+
+/// The numbers of the specification's tensor `k`: 4 rows of 8.
+pub fn golden(k: f64) -> Vec<f64> {
+    let number = |row: usize, j: usize| (1.0 + 2.3 * k + 3.1 * row as f64 + (0.7 + 0.37 * k) * j as f64).sin();
+    (0..32).map(|i| number(i / 8, i % 8)).collect()
 }
 
 /// Points of these times and advantages.
 pub fn points(times: &[f32], advantages: &[f64]) -> Vec<Point> {
-    let noise = Key::new(0, Purpose::ForwardNoise);
     let pairs = times.iter().zip(advantages).enumerate();
-    pairs.map(|(image, (t, advantage))| Point { image, t: *t, noise, advantage: *advantage }).collect()
+    pairs.map(|(image, (t, advantage))| Point::new(image, *t, *advantage)).collect()
 }
 
 /// Holds loss and gradient against a line of the specification's table: the loss and the gradient at (0,0), (1,0), (3,7).

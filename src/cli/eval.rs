@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use engine::config::reward::RewardKeys;
-use engine::config::{Job, TrainConfig};
+use engine::config::{self, Job, TrainConfig, origins};
 use engine::device::Device;
 use engine::io::{built_in, image, output_folder, write_atomic};
 use engine::models::lora::file::{LoraFile, TRANSFORMER};
@@ -42,14 +42,20 @@ pub struct Args {
     #[arg(long, value_name = "PATH", requires = "model", conflicts_with = "checkpoint")]
     lora: Option<PathBuf>,
     /// Prompts: .txt or .jsonl.
-    #[arg(long, value_name = "FILE")]
-    prompts: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "drawbench", conflicts_with = "drawbench")]
+    prompts: Option<PathBuf>,
+    /// The prompts of DrawBench, in data/drawbench/test.txt.
+    #[arg(long)]
+    drawbench: bool,
     /// Rewards, each with an optional weight.
     #[arg(long, value_name = "NAME[=WEIGHT]", required = true, num_args = 1..)]
     rewards: Vec<String>,
     /// Folder of a reward's model.
     #[arg(long, value_name = "NAME=DIR")]
     reward_model: Vec<String>,
+    /// Another key of a reward, as a config's table [rewards.NAME] has it.
+    #[arg(long = "set", value_name = "reward_models.NAME.KEY=VALUE", num_args = 1..)]
+    overrides: Vec<String>,
     /// Use only the first prompts.
     #[arg(long, value_name = "N")]
     num_prompts: Option<usize>,
@@ -101,8 +107,17 @@ struct Answer<'a> {
     out: Option<&'a Path>,
 }
 
+/// Where published runs keep DrawBench (Saharia et al. 2022): 200 prompts, five times each.
+const DRAWBENCH: &str = "data/drawbench/test.txt";
+
 pub fn run(mut args: Args) -> Result<()> {
-    built_in::stand_in(&mut args.prompts, "--prompts").iter().for_each(|line| say(line));
+    match &mut args.prompts {
+        Some(prompts) => built_in::stand_in(prompts, "--prompts").iter().for_each(|line| say(line)),
+        None => {
+            origins::check_path("--drawbench", Path::new(DRAWBENCH))?;
+            args.prompts = Some(DRAWBENCH.into());
+        }
+    }
     let device = args.device.clone();
     device.run(move |device| evaluate(&args, device))
 }
@@ -151,6 +166,7 @@ fn standard_error(rewards: &[f64], images_per_prompt: usize) -> f64 {
 /// What is evaluated, and the adapter that goes on it.
 fn prepare(args: &Args, device: &Device) -> Result<(Setup, Option<(AdapterBank, Slot)>)> {
     let rewards = rewards(args)?;
+    let prompts = args.prompts.as_deref().expect("given, or of DrawBench");
     match (&args.checkpoint, &args.model) {
         (Some(path), _) => {
             let saved = checkpoint::load(&checkpoint::find(path)?)?;
@@ -159,13 +175,12 @@ fn prepare(args: &Args, device: &Device) -> Result<(Setup, Option<(AdapterBank, 
                 Some(model) => args.parts.source(model),
                 None => args.parts.over(trained.source()),
             };
-            let setup = load(evaluation_config(model, &args.prompts, rewards, Some(&trained))?, args, device)?;
+            let setup = load(evaluation_config(model, prompts, rewards, Some(&trained))?, args, device)?;
             let bank = saved_average(&saved, &trained, setup.pipeline.network.modules(), &setup.device)?;
             Ok((setup, Some((bank, Slot::Average))))
         }
         (None, Some(model)) => {
-            let mut setup =
-                load(evaluation_config(args.parts.source(model), &args.prompts, rewards, None)?, args, device)?;
+            let mut setup = load(evaluation_config(args.parts.source(model), prompts, rewards, None)?, args, device)?;
             let Some(path) = &args.lora else { return Ok((setup, None)) };
             let lora = Arc::new(LoraFile::open(path)?);
             setup.prompts.merge(&lora)?;
@@ -176,7 +191,7 @@ fn prepare(args: &Args, device: &Device) -> Result<(Setup, Option<(AdapterBank, 
     }
 }
 
-/// What `--rewards` and `--reward-model` say.
+/// What `--rewards`, `--reward-model` and `--set` say.
 fn rewards(args: &Args) -> Result<BTreeMap<String, RewardKeys>> {
     let weights = pairs(&args.rewards, "--rewards", |v| match v {
         None => Ok(1.0),
@@ -189,6 +204,16 @@ fn rewards(args: &Args) -> Result<BTreeMap<String, RewardKeys>> {
     {
         let reward = rewards.get_mut(&name).with_context(|| format!("--reward-model {name}: not among --rewards"))?;
         reward.options.set_path("model", &model);
+    }
+    for one in &args.overrides {
+        let name =
+            one.strip_prefix("reward_models.").and_then(|rest| Some(rest.split_once('.')?.0)).unwrap_or_default();
+        let reward = rewards
+            .get_mut(name)
+            .with_context(|| format!("--set {one}: expected reward_models.NAME.KEY=VALUE, NAME one of --rewards"))?;
+        let mut options = config::reward_options(name, std::slice::from_ref(one))?;
+        options.fill(std::mem::take(&mut reward.options));
+        reward.options = options;
     }
     Ok(rewards)
 }

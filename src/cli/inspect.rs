@@ -13,15 +13,15 @@ use serde_json::{Map, Value};
 use super::json::{self, JsonArg};
 use super::model_folder;
 
-/// Say what is in a model folder, a checkpoint, or a safetensors or GGUF file.
+/// Say what is in a model folder, a checkpoint, or a file of safetensors, GGUF or PyTorch.
 ///
 /// Tensors, shapes, types, sizes and configuration. Only headers are read, so that the answer comes at once however
-/// large the file is.
+/// large the file is, and no code in it is run.
 #[derive(clap::Args)]
 #[command(after_long_help = json::keys(KEYS))]
 pub struct Args {
     /// Pipeline folder (with model_index.json), component or checkpoint folder, output folder of a run for its latest
-    /// checkpoint, or .safetensors or .gguf file.
+    /// checkpoint, or .safetensors, .gguf, .pth, .pt or .bin file.
     #[arg(value_parser = model_folder)]
     path: PathBuf,
     #[command(flatten)]
@@ -35,7 +35,7 @@ const KEYS: &[(&str, &str)] = &[
     ("parts[].class", "of diffusers or transformers"),
     ("parts[].config", "settings by name"),
     ("parts[].sizes", "as total"),
-    ("parts[].metadata", "of a safetensors file, by name"),
+    ("parts[].metadata", "of a file, by name"),
     ("parts[].tensors[].name", "of every tensor, but in a pipeline"),
     ("parts[].tensors[].dtype", "as it is stored"),
     ("parts[].tensors[].shape", "list of numbers"),
@@ -217,6 +217,12 @@ fn folder(path: &Path) -> Result<Vec<Component>> {
     for stem in names.iter().filter_map(|n| n.strip_suffix(".safetensors.index.json")) {
         parts.push(Component::new(stem.to_string(), &TensorFile::open_component(path, stem, None)?, true));
     }
+    if parts.is_empty() && !names.iter().any(|n| n.ends_with(".safetensors")) {
+        // What transformers wrote before; other files of PyTorch may hold anything.
+        if let Some(stem) = STEMS.into_iter().find(|stem| TensorFile::is_of_torch(path, stem)) {
+            parts.push(Component::new(stem.to_string(), &TensorFile::open_component(path, stem, None)?, true));
+        }
+    }
     let is_shard = |name: &str| parts.iter().any(|p| name.starts_with(&format!("{}-", p.name)));
     let single: Vec<&String> = names.iter().filter(|n| n.ends_with(".safetensors") && !is_shard(n)).collect();
     for name in single {
@@ -230,7 +236,10 @@ fn folder(path: &Path) -> Result<Vec<Component>> {
         }
     }
     if parts.is_empty() {
-        bail!("{}: nothing to inspect: looked for model_index.json, *.safetensors and *.json", path.display());
+        bail!(
+            "{}: nothing to inspect: looked for model_index.json, *.safetensors, pytorch_model.bin and *.json",
+            path.display()
+        );
     }
     Ok(parts)
 }

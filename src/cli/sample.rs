@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
+use engine::device::philox::Purpose;
 use engine::device::{Device, Tensor};
 use engine::io::{TensorFile, image, output_file, output_folder, safetensors};
 use engine::models::lora::Slot;
@@ -10,9 +11,9 @@ use engine::models::text::TextEncoders;
 use engine::ops::{copy, noise, norm};
 use engine::rewards::Images;
 use engine::rollout::sample::{self, Path, Policy, Visit};
-use engine::rollout::sampler::{Euler, Sampler};
+use engine::rollout::sampler;
 use engine::rollout::schedule::check_steps;
-use engine::rollout::{Pipeline, initial_keys};
+use engine::rollout::{Pipeline, image_keys};
 use engine::telemetry::Progress;
 use serde::Serialize;
 
@@ -43,9 +44,15 @@ pub struct Args {
     /// What guidance leads away from.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     negative_prompt: String,
-    /// Euler steps.
+    /// Steps.
     #[arg(long, default_value_t = 28, value_name = "N")]
     steps: usize,
+    /// How steps are taken: euler; flow, cps, dance, ddim and sa, which add noise; dpm2.
+    #[arg(long, default_value = "euler", value_name = "NAME")]
+    sampler: String,
+    /// How much noise: 0 none, for flow, cps and dance that of published runs is about 0.7.
+    #[arg(long, default_value_t = 0.0, value_name = "ETA")]
+    noise_level: f64,
     /// Classifier-free guidance scale; 1 turns it off. The default is what Stable Diffusion 3.5 Medium is sampled with.
     #[arg(long, default_value_t = 4.5, value_name = "G")]
     guidance: f32,
@@ -77,7 +84,7 @@ const KEYS: &[(&str, &str)] = &[
     ("images[]", "files, in the order of the prompts"),
     ("prompts[]", "as given"),
     ("seed", "if the noise was drawn from it"),
-    ("steps", "of Euler"),
+    ("steps", "how many"),
     ("guidance", "scale"),
     ("latents", "file of --save-latents"),
 ];
@@ -105,6 +112,8 @@ pub fn run(args: Args) -> Result<()> {
 
 fn sample(args: &Args, device: &Device) -> Result<()> {
     check_steps("--steps", args.steps)?;
+    let sampler = sampler::Kind::named("--sampler", &args.sampler)?;
+    sampler.check("--noise-level", args.noise_level)?;
     ensure!(args.guidance.is_finite() && args.guidance >= 0.0, "--guidance is {}, expected 0 or more", args.guidance);
     let model = args.parts.open(&args.model)?;
     let pipeline = Pipeline::load(&model, device, None)?;
@@ -127,9 +136,10 @@ fn sample(args: &Args, device: &Device) -> Result<()> {
         adapter: bank.as_ref().map(|bank| (bank, Slot::Theta)),
     };
     let tokens = pipeline.network.sizes().tokens(noise.dim(2), noise.dim(3));
-    let steps = Euler.steps(&pipeline.schedule.sigmas(args.steps, tokens)?);
-    let path = Path { steps: &steps, guidance: args.guidance };
+    let steps = sampler.at(args.noise_level).steps(&pipeline.schedule.sigmas(args.steps, tokens)?);
+    let path = Path { steps: &steps, guidance: args.guidance, noise: &[] };
     let count = args.prompt.len();
+    let streams = image_keys(args.seed, Purpose::SamplerNoise, 0, count);
     let mut texts = args.prompt.clone();
     texts.extend(path.is_guided().then(|| args.negative_prompt.clone()));
     let embeds = encode_prompts(&text, &texts, args.max_sequence_length)?;
@@ -146,6 +156,7 @@ fn sample(args: &Args, device: &Device) -> Result<()> {
             progress.step(1);
             Ok(())
         };
+        let path = Path { noise: &streams[rows[0]..rows[0] + rows.len()], ..path };
         let batch = sample::sample(policy, path, noise, &embeds.rows(rows), negative.as_ref(), on_step)?;
         sample::check_finite(&batch, |i| &args.prompt[rows[i]])?;
         for (picture, row) in Images::decoded(pipeline.vae.decode(&batch)).pictures().iter().zip(rows) {
@@ -177,7 +188,11 @@ fn starting_noise(args: &Args, pipeline: &Pipeline, device: &Device) -> Result<T
     let Some(path) = &args.noise else {
         let own = pipeline.own_size();
         let (height, width) = latent_of(args.size.unwrap_or((own, own)))?;
-        return Ok(noise::normal(device, &initial_keys(args.seed, 0, count), &[count, sizes.channels, height, width]));
+        return Ok(noise::normal(
+            device,
+            &image_keys(args.seed, Purpose::InitialLatent, 0, count),
+            &[count, sizes.channels, height, width],
+        ));
     };
     let noise = TensorFile::open(path)?.tensor("noise", device)?;
     let file = path.display();

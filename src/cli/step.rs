@@ -5,7 +5,6 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use engine::algorithms::{self, Point};
 use engine::config::Place;
-use engine::device::philox::{Key, Purpose};
 use engine::device::{Device, Tensor};
 use engine::io::{TensorFile, output_file, safetensors};
 use engine::models::load_network;
@@ -14,7 +13,7 @@ use engine::models::source::Model;
 use engine::models::text::PromptEmbeds;
 use engine::ops::copy;
 use engine::rollout::schedule::Schedule;
-use engine::train::update::{Batch, Policies, accumulate};
+use engine::train::update::{Batch, Inputs, Policies, accumulate};
 
 use super::DeviceArg;
 
@@ -91,11 +90,10 @@ fn step(args: &Args, device: &Device) -> Result<()> {
         loss_scale: 1.0,
     };
     // The file says what the noise is: the points' own stream is not drawn from.
-    let stream = Key::new(0, Purpose::ForwardNoise);
-    let point = |i: usize| Point { image: i, t: t[i], noise: stream, advantage: f64::from(advantage[i]) };
+    let point = |i: usize| Point::new(i, t[i], f64::from(advantage[i]));
     let points: Vec<Point> = (0..n).map(point).collect();
     let mut grads = Tensor::zeros(device, &[layout.len()]);
-    let batch = Batch { points: &points, x0, noise, prompts, probe: None };
+    let batch = Batch { points: &points, inputs: Inputs::Noised { x0, noise }, prompts, negative: None, probe: None };
     let done = accumulate(policies, &*algorithm, &batch, n, &mut grads);
 
     let loss = Tensor::from_slice(device, &[done.loss as f32], &[1]);

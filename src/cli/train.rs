@@ -1,13 +1,15 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use engine::config::{Job, Place, Resolved, origins};
+use engine::config::{Job, Place, Resolved, TrainConfig, origins};
 use engine::device::Device;
 use engine::device::gpu::Chip;
+use engine::io::output_folder;
 use engine::predict::report::Prediction;
 use engine::telemetry::say;
 use engine::train::plan::MemoryPlan;
+use engine::train::rehearse::{self, Stage};
 use engine::train::run::{Outcome, Resume, run as train};
 use engine::train::setup;
 use serde::Serialize;
@@ -21,7 +23,7 @@ use super::json::{self, JsonArg};
 /// checkpoints/, best/ with the LoRA of the best evaluation so far and, at the end, lora/ with the last one, both for
 /// diffusers. The same command again resumes where the last run stopped.
 #[derive(clap::Args)]
-#[command(after_long_help = json::keys(KEYS), mut_arg("json", |arg| arg.requires("dry_run")))]
+#[command(after_long_help = json::keys(KEYS), group(clap::ArgGroup::new("look").args(["dry_run", "rehearse"])), mut_arg("json", |arg| arg.requires("look")))]
 pub struct Args {
     /// Training config: a file, or the name of a published one (engine configs lists them).
     #[arg(long, value_name = "FILE.toml")]
@@ -38,6 +40,10 @@ pub struct Args {
     /// Check the config, print the derived sizes and the memory plan, and stop.
     #[arg(long)]
     dry_run: bool,
+    /// Take a group or a few through every stage (rollout, every reward, update, checkpoint, evaluation, export) in a temporary folder,
+    /// report the time and memory of each, and stop: what would fail after hours fails now.
+    #[arg(long)]
+    rehearse: bool,
     /// Print all that is known of every epoch, such as the seconds of its phases; else what fits the terminal. The rest is in
     /// metrics.jsonl.
     #[arg(long)]
@@ -66,6 +72,7 @@ const KEYS: &[(&str, &str)] = &[
     ("memory.overhead", "kernels and graphs on a GPU: bytes"),
     ("memory.phases", "the highest moment of each phase: bytes"),
     ("stand_ins", "plan: what was not there, and what stood in for it"),
+    ("stages", "--rehearse: each stage's name, seconds, images and peak_memory in bytes"),
     ("prediction.chip", "plan: the GPU"),
     ("prediction.seconds_per_epoch", "predicted, as all below"),
     ("prediction.images_per_second", "sampled, judged and trained on"),
@@ -170,11 +177,27 @@ fn predict(args: &Args, chip: &Chip) -> Result<()> {
     args.json.answer(&DryRun { stand_ins, prediction: Some(prediction), ..found }, String::new)
 }
 
+/// What --rehearse finds.
+#[derive(Serialize)]
+struct Rehearsal<'a> {
+    stages: &'a [Stage],
+}
+
+/// Rehearses `raw` beside where `output` will be, so that it fails there if the run would.
+fn rehearsal(raw: &TrainConfig, output: &Path, device: &Device) -> Result<Vec<Stage>> {
+    let folder = output.with_extension("rehearsal");
+    output_folder(&folder)?;
+    let stages = rehearse::shortened(raw).and_then(|planned| rehearse::rehearse(planned, &folder, device));
+    let _ = std::fs::remove_dir_all(&folder);
+    stages
+}
+
 fn start(args: &Args, device: &Device) -> Result<()> {
     let place = Place::find(&args.config)?;
     let raw = place.load(&args.set)?;
     let shown = place.to_string();
     origins::check(&raw).with_context(|| shown.clone())?;
+    let short = args.rehearse.then(|| raw.clone());
     let mut planned = setup::check(raw, Job::Train).with_context(|| shown.clone())?;
     let output = output(args, &place);
     let resume = match args.resume.as_str() {
@@ -190,6 +213,12 @@ fn start(args: &Args, device: &Device) -> Result<()> {
     memory.check(&planned, device).context(shown)?;
     if args.dry_run {
         return args.json.answer(&DryRun::new(args, &place, &planned.config, &memory, device)?, String::new);
+    }
+    if let Some(short) = short {
+        let stages = rehearsal(&short, &output, device)?;
+        return args
+            .json
+            .answer(&Rehearsal { stages: &stages }, || format!("rehearsed:\n{}", rehearse::table(&stages)));
     }
     if let Outcome::Interrupted(epoch, by) = train(planned, &output, &resume, args.verbose, device)? {
         say(&format!("interrupted after epoch {epoch}; everything is saved, the same command resumes"));

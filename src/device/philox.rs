@@ -18,6 +18,10 @@ pub enum Purpose {
     LoraInit = 5,
     /// Noise added inside a stochastic sampler.
     SamplerNoise = 6,
+    /// Which steps of its rollouts an epoch trains on.
+    Window = 7,
+    /// In which order an epoch's images are trained on.
+    PointOrder = 8,
 }
 
 /// The key of one stream: which run, which use, which draw.

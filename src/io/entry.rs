@@ -83,6 +83,11 @@ impl Entry {
         Self { bytes: Bytes::Own(bytes), stored: Stored::Plain(Dtype::F32), scale: 1.0, shape: shape.to_vec() }
     }
 
+    /// Bytes that are in no file, as many as the others say.
+    pub(super) fn of_bytes(bytes: Vec<u8>, stored: Stored, shape: &[usize]) -> Self {
+        Self { bytes: Bytes::Own(bytes.into()), stored, scale: 1.0, shape: shape.to_vec() }
+    }
+
     /// The sizes of the axes, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.shape
@@ -202,12 +207,31 @@ impl Entry {
         Self { bytes, shape, ..self.clone() }
     }
 
-    /// The lower half of the outermost entries before the upper one, in memory of its own; blocks are decoded.
-    pub fn swapped(&self) -> Self {
-        let plain = match self.stored {
+    /// The same numbers one by one: blocks are decoded.
+    fn plain(&self) -> Self {
+        match self.stored {
             Stored::Blocks(_) => Self::of_f32(&self.to_f32().expect("blocks are numbers"), &self.shape),
             Stored::Plain(_) => self.clone(),
-        };
+        }
+    }
+
+    /// A matrix with its rows as columns, in memory of its own; blocks are decoded.
+    pub fn transposed(&self) -> Self {
+        let &[rows, columns] = self.shape() else { panic!("transposing {:?}", self.shape) };
+        let plain = self.plain();
+        let size = plain.size() / (rows * columns).max(1);
+        let mut bytes = Vec::with_capacity(plain.size());
+        for column in 0..columns {
+            for row in 0..rows {
+                bytes.extend_from_slice(&plain.raw()[(row * columns + column) * size..][..size]);
+            }
+        }
+        Self { bytes: Bytes::Own(bytes.into()), shape: vec![columns, rows], ..plain }
+    }
+
+    /// The lower half of the outermost entries before the upper one, in memory of its own; blocks are decoded.
+    pub fn swapped(&self) -> Self {
+        let plain = self.plain();
         let (upper, lower) = plain.raw().split_at(plain.size() / 2);
         let bytes = Bytes::Own([lower, upper].concat().into());
         Self { bytes, ..plain }

@@ -87,6 +87,12 @@ pub fn read_rgb(path: &Path) -> Result<RgbImage> {
     Ok(RgbImage { width: image.width() as usize, height: image.height() as usize, data: image.into_raw() })
 }
 
+/// The picture in the bytes of a JPEG file, as libjpeg decodes it, if that has colours that turn into RGB.
+pub fn decode_jpeg(bytes: &[u8]) -> Option<RgbImage> {
+    let image = jpeg(bytes)?.into_rgb8();
+    Some(RgbImage { width: image.width() as usize, height: image.height() as usize, data: image.into_raw() })
+}
+
 /// A JPEG as libjpeg decodes it; nothing if it has colours that this does not turn into RGB, such as CMYK.
 fn jpeg(bytes: &[u8]) -> Option<DynamicImage> {
     // The library's fatal errors are panics.

@@ -168,6 +168,14 @@ impl Scope<'_> {
         file.outlined().is_some_and(|with| with.contains(&name)) || file.entry(&self.path(name)).is_some()
     }
 
+    /// The shape of the tensor `name` in the file, for networks whose sizes are those of their tensors; of one that is not
+    /// there, has other axes or is empty, ones.
+    pub fn shape<const N: usize>(&self, name: &str) -> [usize; N] {
+        let entry = self.loader.file.entry(&self.path(name));
+        let shape = entry.and_then(|e| e.shape().try_into().ok());
+        shape.filter(|shape: &[usize; N]| !shape.contains(&0)).unwrap_or([1; N])
+    }
+
     /// What matrices are to be multiplied in.
     pub fn precision(&self) -> Precision {
         self.loader.precision
@@ -201,7 +209,12 @@ impl Scope<'_> {
             return self.loader.outline(shape);
         }
         let path = self.path(name);
-        let problem = match self.loader.file.entry(&path) {
+        let file = self.loader.file;
+        let problem = match file.entry(&path) {
+            None if file.other(&path).is_some() => {
+                let other = file.other(&path).unwrap_or_default();
+                Problem::Other(format!("'{path}' is {other}, expected a tensor"))
+            }
             None => Problem::Missing(path.clone(), shape.to_vec()),
             Some(entry) if entry.shape() != shape => {
                 Problem::Other(format!("tensor '{path}' has shape {:?}, the config asks for {shape:?}", entry.shape()))

@@ -13,6 +13,7 @@ pub mod pickle;
 pub mod read;
 pub mod safetensors;
 mod scaled;
+mod torch;
 pub mod write;
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Memory-mapped tensors: single files, safetensors or GGUF, and sharded ones.
+//! Memory-mapped tensors: single files, of safetensors, GGUF or PyTorch, and sharded ones.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -9,11 +9,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use safetensors::{Dtype, SafeTensors};
 
 use super::entry::{Entry, Stored};
-use super::gguf;
+use super::{gguf, torch};
 use crate::device::{DType, Device, MOST_AXES, MappedFile, Tensor};
 use crate::io::damage::{explain, short};
 use crate::io::write::write_atomic_with;
 use crate::io::{did_you_mean, read, read_json};
+
+/// What precedes all names in files that several processes have written.
+const WRAPPER: &str = "module.";
 
 /// The tensors of one file, of all shards of one model component, or some of them under other names.
 #[derive(Clone)]
@@ -22,6 +25,8 @@ pub struct TensorFile {
     files: usize,
     tensors: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
+    /// What a file of PyTorch has in the place of a tensor, in words.
+    others: BTreeMap<String, String>,
     /// Where there are no tensors but whatever shapes are asked for, those that need not be there and are.
     outline: Option<&'static [&'static str]>,
     /// Whether those have numbers.
@@ -31,8 +36,8 @@ pub struct TensorFile {
 impl TensorFile {
     /// A file without tensors.
     pub fn empty(path: &Path) -> Self {
-        let (tensors, metadata) = (BTreeMap::new(), BTreeMap::new());
-        Self { path: path.to_path_buf(), files: 0, tensors, metadata, outline: None, random: false }
+        let (tensors, metadata, others) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { path: path.to_path_buf(), files: 0, tensors, metadata, others, outline: None, random: false }
     }
 
     /// What stands for a file in a plan: every tensor that a model asks for, without content, and of those that it can do
@@ -56,11 +61,12 @@ impl TensorFile {
         self.outline
     }
 
-    /// Maps one safetensors or GGUF file.
+    /// Maps one file of safetensors, GGUF or PyTorch (`.pth`, `.pt`, `.bin`; no code in it is run), whatever its name. In the
+    /// last, tensors under `state_dict` or `model` are taken, and names lose a leading `module.`.
     ///
     /// # Errors
     /// Names the file and what is wrong with it: missing, truncated, header longer than the file, offsets that
-    /// overlap or leave the file.
+    /// overlap or leave the file, or objects of Python that are no tensors.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = Self::empty(path);
         file.map(path)?;
@@ -70,7 +76,8 @@ impl TensorFile {
     /// Maps the weights of a model component: the shards that `<stem>.safetensors.index.json` lists, or
     /// `<stem>.safetensors` where there is no index or, beside that file, not all of its shards. As in diffusers, an index
     /// with all its shards comes first: it is the newer one when a model is saved again in the same folder. Where there is
-    /// neither, the only variant, such as `<stem>.fp16.safetensors`. If there is the `variant` that is asked for, that.
+    /// neither, the only variant, such as `<stem>.fp16.safetensors`, or what PyTorch saved, `pytorch_model.bin`. If there is
+    /// the `variant` that is asked for, that.
     ///
     /// # Errors
     /// As [`TensorFile::open`]; also if neither file exists, the index names a file elsewhere, or a shard lacks a tensor
@@ -81,7 +88,10 @@ impl TensorFile {
         let Weights { single, index } = match asked {
             Some(asked) => asked,
             None if plain.are_in(folder) => plain,
-            None => only_variant(folder, stem)?,
+            None => match Weights::of_torch(stem) {
+                torch if TensorFile::variants(folder, stem).is_empty() && torch.are_in(folder) => torch,
+                _ => only_variant(folder, stem)?,
+            },
         };
         let (single, index) = (folder.join(single), folder.join(index));
         if !index.exists() {
@@ -107,6 +117,7 @@ impl TensorFile {
             one.tensors.retain(|name, _| weight_map.get(name).is_none_or(|of| of == shard));
             file.tensors.extend(one.tensors);
             file.metadata.extend(one.metadata);
+            file.others.extend(one.others);
             file.files += 1;
         }
         for (name, shard) in &weight_map {
@@ -115,6 +126,11 @@ impl TensorFile {
             }
         }
         Ok(file)
+    }
+
+    /// Whether PyTorch saved the weights `stem` in `folder`.
+    pub fn is_of_torch(folder: &Path, stem: &str) -> bool {
+        Weights::of_torch(stem).are_in(folder)
     }
 
     /// The variants of the weights `stem` in `folder`, sorted.
@@ -145,6 +161,14 @@ impl TensorFile {
             let (tensors, metadata) = gguf::read(&map).with_context(|| path.display().to_string())?;
             self.tensors.extend(tensors);
             self.metadata.extend(metadata);
+            self.files += 1;
+            return Ok(());
+        }
+        if torch::is_torch(&map) {
+            let contents = torch::read(&map).with_context(|| path.display().to_string())?;
+            self.tensors.extend(contents.tensors);
+            self.metadata.extend(contents.metadata);
+            self.others.extend(contents.others);
             self.files += 1;
             return Ok(());
         }
@@ -196,6 +220,15 @@ impl TensorFile {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// The file without the [`WRAPPER`] of its names, if all have it.
+    pub fn unwrapped(self) -> Self {
+        if self.tensors.is_empty() || !self.names().all(|name| name.starts_with(WRAPPER)) {
+            return self;
+        }
+        let bare = |(name, entry): (&str, &Entry)| (name[WRAPPER.len()..].to_string(), entry.clone());
+        self.with(self.entries().map(bare).collect())
+    }
+
     /// The file with `tensors` in the place of its own.
     pub fn with(&self, tensors: BTreeMap<String, Entry>) -> Self {
         Self { tensors, ..self.clone() }
@@ -206,12 +239,20 @@ impl TensorFile {
         self.tensors.get(name)
     }
 
+    /// What a file of PyTorch has as `name` in the place of a tensor, in words: `made by os.system`.
+    pub fn other(&self, name: &str) -> Option<&str> {
+        self.others.get(name).map(String::as_str)
+    }
+
     /// The tensor `name` in single precision, in memory of its own on `device`.
     ///
     /// # Errors
     /// If it is missing (naming the nearest one that exists), not of a floating-point type, or of too many axes.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         let entry = self.entry(name).with_context(|| {
+            if let Some(other) = self.other(name) {
+                return format!("{}: '{name}' is {other}, expected a tensor", self.path.display());
+            }
             format!("{}: no tensor '{name}'{}", self.path.display(), did_you_mean(name, self.names()))
         })?;
         if entry.shape().len() > MOST_AXES {
@@ -250,6 +291,12 @@ impl Weights {
         let old = format!("{stem}.safetensors.{variant}.index.json");
         let index = if folder.join(&old).exists() { old } else { format!("{stem}.safetensors.index.{variant}.json") };
         Self { single: format!("{stem}.{variant}.safetensors"), index }
+    }
+
+    /// Those of the same component that PyTorch saved.
+    fn of_torch(stem: &str) -> Self {
+        let stem = if stem == "model" { "pytorch_model" } else { stem };
+        Self { single: format!("{stem}.bin"), index: format!("{stem}.bin.index.json") }
     }
 
     fn are_in(&self, folder: &Path) -> bool {

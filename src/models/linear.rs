@@ -19,15 +19,17 @@ impl Linear {
     /// there is to be one.
     pub fn load(scope: &Scope, inputs: usize, outputs: usize, bias: bool) -> Self {
         let stored = scope.stored("weight", &[outputs, inputs]);
-        Self {
-            weight: match scope.precision() {
-                Precision::Half(dtype) if stored.dtype() != dtype => linear::rounded(&stored, dtype),
-                Precision::Wide(wide) => stored.multiplied(Some(wide)),
-                Precision::Half(_) | Precision::Stored => stored,
-            },
-            bias: bias.then(|| scope.tensor("bias", &[outputs])),
-            fp8: None,
-        }
+        Self::with(stored, bias.then(|| scope.tensor("bias", &[outputs])), scope.precision())
+    }
+
+    /// The layer with `stored` as its weight, in `precision`.
+    pub fn with(stored: Tensor, bias: Option<Tensor>, precision: Precision) -> Self {
+        let weight = match precision {
+            Precision::Half(dtype) if stored.dtype() != dtype => linear::rounded(&stored, dtype),
+            Precision::Wide(wide) => stored.multiplied(Some(wide)),
+            Precision::Half(_) | Precision::Stored => stored,
+        };
+        Self { weight, bias, fp8: None }
     }
 
     /// The same layer with its weight in e4m3, if there are kernels for its shape; else the layer itself.

@@ -1,17 +1,23 @@
 //! The networks, written once against [`crate::ops`]: forward and, where training needs it, backward by hand.
 
 pub mod autoencoder;
+pub mod blip;
 pub mod clip;
 mod config;
 pub mod identity;
 pub mod index;
 mod linear;
 pub mod lora;
+pub mod mask2former;
 pub mod mmdit;
 mod names;
 pub mod network;
+mod norm;
 pub mod outline;
+pub mod ppocr;
+mod sizes;
 pub mod source;
+pub mod swin;
 pub mod t5;
 pub mod text;
 pub mod tokenizer;
@@ -23,6 +29,7 @@ use self::source::Component;
 use crate::device::{Device, Precision};
 
 pub use linear::Linear;
+pub use norm::LayerNorm;
 
 /// Maps the network `component` (`transformer/` of a pipeline), whose matrices are multiplied in `precision`.
 ///

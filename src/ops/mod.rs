@@ -12,8 +12,12 @@ pub mod combine;
 pub mod conv2d;
 pub mod copy;
 pub mod cpu;
+pub mod cross_attention;
+pub mod deformable;
+pub mod depthwise;
 pub mod dequantise;
 pub mod embedding;
+pub mod enlarge;
 pub mod fp8;
 pub mod gate;
 pub mod group_norm;
@@ -26,17 +30,22 @@ pub mod noising;
 pub mod norm;
 pub mod normalise;
 pub mod patchify;
+pub mod pointwise;
+pub mod pool;
 pub mod position;
 pub mod products;
 pub mod quantise;
+pub mod resample;
 pub mod resize;
 pub mod rms_norm;
+pub mod squeeze;
 pub mod step;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod timestep;
+pub mod windows;
 
 /// Hands over to the room of a tensor's device. A plan has none: what the contract has allocated is all it wants to know,
 /// beside the last argument, if there is one: the op's work ([`Work`](crate::device::work::Work)). The plan of a GPU takes
@@ -60,3 +69,21 @@ macro_rules! dispatch {
     };
 }
 use dispatch;
+
+/// [`dispatch`] of an op that has only the processor's room: a network that uses it is kept there.
+macro_rules! on_cpu {
+    ($on:expr, $f:ident($($arg:expr),* $(,)?)) => {
+        match $on.device() {
+            $crate::device::Device::Cpu => cpu::$f($($arg),*),
+            $crate::device::Device::Gpu(_) => {
+                let op = module_path!().rsplit("::").next().unwrap_or_default();
+                panic!("{op}: there is no kernel for it, its network belongs on the CPU")
+            }
+            $crate::device::Device::Plan(ledger) => {
+                ledger.did(concat!(module_path!(), "::", stringify!($f)), Vec::new());
+                Default::default()
+            }
+        }
+    };
+}
+use on_cpu;

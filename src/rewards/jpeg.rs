@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{Images, Reward, Score};
 use crate::data::Prompt;
-use crate::io::image::RgbImage;
+use crate::io::image::{self, RgbImage};
 
 /// The quality of the published rewards.
 const QUALITY: f32 = 95.0;
@@ -43,6 +43,14 @@ impl Reward for Jpeg {
         };
         images.pictures().par_iter().map(value).collect()
     }
+}
+
+/// The picture that comes out of the file Pillow writes at `quality`: what who judges it elsewhere is sent.
+///
+/// # Errors
+/// As [`encode`].
+pub fn sent(image: &RgbImage, quality: f32) -> Result<RgbImage> {
+    image::decode_jpeg(&encode(image, quality)?).context("JPEG decoder")
 }
 
 /// The file Pillow writes for `image.save(.., "JPEG", quality=quality)`: baseline, 4:2:0, standard Huffman tables.

@@ -1,28 +1,43 @@
 //! What a picture is worth: one file per reward, one trait.
 
+pub mod aesthetic;
+pub mod clipscore;
+mod dtype;
 pub mod geneval;
+mod head;
+pub mod hpsv2;
 pub mod http;
+pub mod imagereward;
 mod images;
 pub mod jpeg;
+pub mod ocr;
 mod options;
 pub mod pickscore;
 pub mod preprocess;
+mod similarity;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
+use self::aesthetic::Aesthetic;
+use self::clipscore::ClipScore;
 use self::geneval::GenEval;
+use self::hpsv2::Hpsv2;
 use self::http::Http;
 use self::http::vlm::{self, Vlm};
+use self::imagereward::ImageReward;
 use self::jpeg::Jpeg;
+use self::ocr::Ocr;
 use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
 use crate::device::{Device, Tensor};
 use crate::io::did_you_mean;
 
+pub use dtype::Dtype;
 pub use images::Images;
 pub use options::{Key, Kind, Options};
 
@@ -44,6 +59,15 @@ pub trait Reward: Send + Sync {
     /// # Errors
     /// If an image cannot be judged at all. A bad picture is no error, it has a low score.
     fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<Score>>;
+
+    /// Why each image has its score, for whoever asks: what was seen in it, as `engine score --dump` writes it. None of a
+    /// reward that has nothing to show.
+    ///
+    /// # Errors
+    /// As [`Reward::score`].
+    fn explain(&self, _images: &Images, _prompts: &[&Prompt]) -> Result<Option<Vec<Value>>> {
+        Ok(None)
+    }
 
     /// The reward as a function of pixels, if it can be differentiated.
     fn gradient(&self) -> Option<&dyn Differentiable> {
@@ -140,6 +164,22 @@ impl WeightedSum {
     /// The first reward's that cannot judge some prompt.
     pub fn check(&self, prompts: &PromptSet) -> Result<()> {
         self.terms.iter().try_for_each(|(r, _)| r.check(prompts).with_context(|| format!("rewards.{}", r.name())))
+    }
+
+    /// What each reward that has anything to show saw in the images, by name.
+    ///
+    /// # Errors
+    /// Names the reward that failed.
+    pub fn explain(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<(&'static str, Vec<Value>)>> {
+        let mut shown = Vec::new();
+        for (reward, _) in &self.terms {
+            let name = reward.name();
+            if let Some(values) = reward.explain(images, prompts).with_context(|| format!("reward {name}"))? {
+                assert_eq!(values.len(), images.len(), "one explanation for each image");
+                shown.push((name, values));
+            }
+        }
+        Ok(shown)
     }
 
     /// Scores each image for the prompt it was made for. What is [`Absent`] is [missing](Scores::missing).
@@ -251,12 +291,33 @@ pub struct Entry {
 }
 
 /// Every reward.
-pub const TABLE: [Entry; 8] = [
-    Entry { name: "geneval", keys: geneval::KEYS, build: |options, _| Ok(Box::new(GenEval::build(options))) },
+pub const TABLE: [Entry; 13] = [
+    Entry {
+        name: "geneval",
+        keys: geneval::KEYS,
+        build: |options, device| Ok(Box::new(GenEval::build(options, device)?)),
+    },
     Entry {
         name: "pickscore",
         keys: pickscore::KEYS,
         build: |options, device| Ok(Box::new(PickScore::build(options, device)?)),
+    },
+    Entry { name: "ocr", keys: ocr::KEYS, build: |options, _| Ok(Box::new(Ocr::build(options)?)) },
+    Entry {
+        name: "clipscore",
+        keys: clipscore::KEYS,
+        build: |options, device| Ok(Box::new(ClipScore::build(options, device)?)),
+    },
+    Entry {
+        name: "aesthetic",
+        keys: aesthetic::KEYS,
+        build: |options, device| Ok(Box::new(Aesthetic::build(options, device)?)),
+    },
+    Entry { name: "hpsv2", keys: hpsv2::KEYS, build: |options, device| Ok(Box::new(Hpsv2::build(options, device)?)) },
+    Entry {
+        name: "imagereward",
+        keys: imagereward::KEYS,
+        build: |options, device| Ok(Box::new(ImageReward::build(options, device)?)),
     },
     Entry { name: "jpeg_compressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Compressibility)) },
     Entry { name: "jpeg_incompressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Incompressibility)) },

@@ -1,39 +1,38 @@
 //! PickScore (Kirstain et al. 2023): how well a picture goes with its prompt, by a CLIP model that was trained on which
-//! of two pictures people picked. Any CLIP folder in the layout of transformers will do.
+//! of two pictures people picked.
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Mutex;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use super::preprocess::Preprocess;
-use super::{Images, Key, Options, Reward, Score};
+use super::preprocess::{Floats, Pixels, Preprocess};
+use super::similarity::{Maker, Similarity, folder};
+use super::{Differentiable, Dtype, Images, Key, Options, Reward, Score};
 use crate::data::Prompt;
 use crate::device::{Device, Tensor};
-use crate::models::clip::Clip;
 use crate::models::outline;
-use crate::models::tokenizer::Tokenizer;
 
 /// What flow_grpo, AWM and NFT divide the score by, to bring it near 1. Papers print it undivided.
 const SCALE: f64 = 26.0;
-/// Images that go through the model at a time; what they give does not depend on it.
-const BATCH: usize = 16;
 
 /// What its table can say.
-pub(super) const KEYS: &[Key] = &[Key::path("model", "the folder of a CLIP model", &["models/PickScore_v1"])];
+pub(super) const KEYS: &[Key] = &[
+    Key::path(
+        "model",
+        "a CLIP model (hf download yuvalkirstain/PickScore_v1 --local-dir models/PickScore_v1)",
+        &["models/PickScore_v1"],
+    ),
+    Dtype::KEY,
+];
 
 /// The reward: `exp(logit_scale) · cos(image, prompt) / 26`.
-pub struct PickScore {
-    clip: Clip,
-    tokenizer: Tokenizer,
-    preprocess: Preprocess,
-    /// The embedding, of length 1, of every prompt seen so far.
-    prompts: Mutex<HashMap<String, Vec<f64>>>,
-}
+///
+/// Its gradient is that of the same number with the picture not rounded to 8 bits but preprocessed as in RSM's first-order
+/// training ([`Floats::padded`]), which does not divide by 26.
+pub struct PickScore(Similarity);
 
 impl PickScore {
     /// The reward for `options`.
@@ -41,49 +40,26 @@ impl PickScore {
     /// # Errors
     /// As [`PickScore::load`].
     pub(super) fn build(options: &Options, device: &Device) -> Result<Self> {
-        Self::load(options.path("model").expect("resolved: it has a model"), device)
+        Self::load(options.path("model").expect("resolved: it has a model"), Dtype::of(options), device)
     }
 
-    /// The model, tokenizer and preprocessing in `folder`.
+    /// The CLIP `model` in either layout, with tokenizer and preprocessing from its folder where they are there.
     ///
     /// # Errors
     /// Names the file that is missing or not what was expected.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let clip = Clip::load(folder, device)?;
-        if outline::is_outline(folder) {
-            let tokenizer = Tokenizer::blank(clip.config().text.max_position_embeddings);
-            let preprocess = Preprocess::openai(clip.config().vision.image_size);
-            return Ok(Self { clip, tokenizer, preprocess, prompts: Mutex::default() });
-        }
-        let tokenizer = Tokenizer::load(folder).context(
-            "pickscore: its tokenizer, that of laion/CLIP-ViT-H-14-laion2B-s32B-b79K, belongs beside the weights",
-        )?;
-        let preprocess = Preprocess::load(folder, clip.config().vision.image_size)?;
-        Ok(Self { clip, tokenizer, preprocess, prompts: Mutex::default() })
+    pub fn load(model: &Path, dtype: Dtype, device: &Device) -> Result<Self> {
+        let pixels = |size| {
+            let outlined = outline::is_outline(model);
+            let steps = if outlined { Preprocess::openai(size) } else { Preprocess::load(folder(model), size)? };
+            Ok(Pixels::Bytes(steps))
+        };
+        Ok(Self(Similarity::load(model, Maker::Transformers, dtype, device, pixels)?))
     }
 
-    /// Embeds those of `prompts` that are new.
-    fn learn(&self, prompts: &[&Prompt]) -> Result<()> {
-        let most = self.clip.config().text.max_position_embeddings;
-        let length = self.tokenizer.max_length().map_or(most, |n| n.min(most));
-        let mut known = self.prompts.lock().expect("no panic while it is held");
-        for prompt in prompts {
-            if !known.contains_key(&prompt.text) {
-                let ids = self.tokenizer.encode(&prompt.text, length)?.ids;
-                let embeds = self.clip.device().once(|| self.clip.text_embeds(&[ids]).to_host());
-                let embedding = unit(&embeds);
-                known.insert(prompt.text.clone(), embedding);
-            }
-        }
-        Ok(())
-    }
-
-    fn cosines(&self, images: &Tensor, prompts: &[&Prompt]) -> Vec<f64> {
-        let known = self.prompts.lock().expect("no panic while it is held");
-        let embeddings = images.to_host();
-        let rows = embeddings.chunks(images.width());
-        let pairs = rows.zip(prompts).map(|(row, prompt)| (unit(row), &known[&prompt.text]));
-        pairs.map(|(image, text)| image.iter().zip(text).map(|(a, b)| a * b).sum()).collect()
+    /// What it compares with.
+    #[cfg(test)]
+    pub(super) fn similarity(&self) -> &Similarity {
+        &self.0
     }
 }
 
@@ -93,20 +69,17 @@ impl Reward for PickScore {
     }
 
     fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<Score>> {
-        self.learn(prompts)?;
-        let factor = f64::from(self.clip.logit_scale()).exp() / SCALE;
-        let mut scores = Vec::with_capacity(images.len());
-        for (i, prompts) in prompts.chunks(BATCH).enumerate() {
-            let batch = images.bytes().slice(i * BATCH..i * BATCH + prompts.len());
-            let embeddings = self.clip.image_embeds(&self.preprocess.run(&batch));
-            scores.extend(self.cosines(&embeddings, prompts).into_iter().map(|c| Score::of(factor * c)));
-        }
-        Ok(scores)
+        let factor = self.0.factor() / SCALE;
+        Ok(self.0.cosines(images, prompts)?.into_iter().map(|c| Score::of(factor * c)).collect())
+    }
+
+    fn gradient(&self) -> Option<&dyn Differentiable> {
+        Some(self)
     }
 }
 
-/// `v` over its length.
-fn unit(v: &[f32]) -> Vec<f64> {
-    let length = v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    v.iter().map(|x| f64::from(*x) / length.max(f64::MIN_POSITIVE)).collect()
+impl Differentiable for PickScore {
+    fn gradient(&self, images: &Tensor, prompts: &[&Prompt]) -> Result<Tensor> {
+        self.0.gradient(Floats::padded(self.0.image_size()), self.0.factor() / SCALE, images, prompts)
+    }
 }

@@ -62,7 +62,10 @@ fn mistakes_are_named() {
 fn every_name_builds_the_reward_of_that_name() {
     let needs = |key: &Key| matches!(key.kind, Kind::Path { optional: false, .. } | Kind::Text { optional: false, .. });
     for entry in TABLE.iter().filter(|e| !e.keys.iter().any(needs)) {
-        assert_eq!(build(entry.name, Options::default(), &Device::Cpu).unwrap().name(), entry.name);
+        // The one whose models can be done without.
+        let said = if entry.name == "geneval" { "detector = 'shapes'" } else { "" };
+        let options = toml::from_str(said).unwrap();
+        assert_eq!(build(entry.name, options, &Device::Cpu).unwrap().name(), entry.name);
     }
 }
 

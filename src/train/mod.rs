@@ -9,6 +9,7 @@ pub mod learning_rate;
 mod line;
 pub mod plan;
 mod prompts;
+pub mod rehearse;
 pub mod report;
 pub mod rollout;
 pub mod run;
@@ -67,6 +68,7 @@ impl Setup {
                 trains: true,
             },
             keep_pictures: false,
+            window: self.algorithm.window(raw.seed, epoch + 1),
         };
         let rollout = self.rollout(&order, &mut clock, interrupt)?;
 
@@ -84,8 +86,13 @@ impl Setup {
             Aggregation::Gdpo => group_normalised_sum(&self.rewards.weighed(&rollout.scores), &texts),
         };
         let advantages = self.algorithm.advantages(&rewards, &texts);
-        let scored =
-            Scored { advantages: &advantages.values, key: &|purpose, image, draw| key(&samples, purpose, image, draw) };
+        let recorded = rollout.recorded.as_ref();
+        let scored = Scored {
+            advantages: &advantages.values,
+            key: &|purpose, image, draw| key(&samples, purpose, image, draw),
+            steps: recorded.map_or(0..0, |r| r.steps.clone()),
+            log_probs: recorded.map_or(&[], |r| &r.log_probs),
+        };
 
         // The points of each optimiser step; loss, gradient, step.
         self.device.phase("update");
@@ -130,6 +137,7 @@ impl Setup {
                 trains: false,
             },
             keep_pictures: true,
+            window: None,
         };
         let rollout = self.rollout(&order, &mut Clock::start(), interrupt)?;
         Ok(EvalReport { scores: rollout.scores, images: rollout.pictures, prompts: of_image })

@@ -46,10 +46,48 @@ pub struct EpochReport {
     /// The largest difference between a velocity of the rollout and the same in training: 0, because a row's result does
     /// not depend on its batch; but for a rollout in fp8, where it is what that costs. Known from the first optimiser step on.
     pub deviation: Option<f32>,
+    /// The ratios of the first optimiser step and of all of them, of methods that compare.
+    pub ratios: Option<Ratios>,
     /// Seconds per phase; phases that went on at the same time have each their own.
     pub seconds: BTreeMap<&'static str, f64>,
     /// Seconds of all.
     pub total: f64,
+}
+
+/// How much likelier an epoch's points were made by its updates than they were to the policy that sampled.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ratios {
+    /// The largest `|ρ − 1|` in the first optimiser step, before anything has changed: 0 if rollout and training agree.
+    pub on_policy_deviation: f64,
+    /// The same in all steps.
+    pub deviation: f64,
+    /// Points that were clipped.
+    pub clipped: usize,
+    /// Points.
+    pub points: usize,
+}
+
+impl Ratios {
+    /// With those of one more step.
+    fn with(before: Option<Self>, update: &UpdateReport) -> Option<Self> {
+        if update.ratios.is_empty() {
+            return before;
+        }
+        let deviation = update.ratios.iter().map(|r| (r - 1.0).abs()).fold(0.0, f64::max);
+        let first = Self { on_policy_deviation: deviation, ..Self::default() };
+        let so_far = before.unwrap_or(first);
+        Some(Self {
+            deviation: so_far.deviation.max(deviation),
+            clipped: so_far.clipped + update.clipped,
+            points: so_far.points + update.ratios.len(),
+            ..so_far
+        })
+    }
+
+    /// The part of the points that were clipped.
+    pub fn clip_fraction(&self) -> f64 {
+        self.clipped as f64 / self.points as f64
+    }
 }
 
 impl EpochReport {
@@ -65,6 +103,7 @@ impl EpochReport {
             skipped: None,
             overflows: 0,
             deviation: None,
+            ratios: None,
             seconds: BTreeMap::new(),
             total: 0.0,
         }
@@ -77,6 +116,7 @@ impl EpochReport {
         self.overflows += u32::from(update.overflowed);
         // Later steps of an epoch train what has moved since.
         self.deviation = self.deviation.or(update.deviation);
+        self.ratios = Ratios::with(self.ratios, update);
     }
 }
 
@@ -277,6 +317,12 @@ impl Reporter {
             let fp8 = if setup.sampling.is_some() { " (fp8)" } else { "" };
             shown.alert(format!("Δv {deviation}{fp8}"));
         }
+        if let Some(ratios) = &e.ratios {
+            shown.field(4, format!("clip {:>3.0} %", 100.0 * ratios.clip_fraction()));
+            if ratios.on_policy_deviation != 0.0 {
+                shown.alert(format!("|ρ − 1| {:.1e} on policy", ratios.on_policy_deviation));
+            }
+        }
         if e.overflows > 0 {
             shown.alert(format!("{} steps overflowed and were skipped", e.overflows));
         }
@@ -304,6 +350,9 @@ impl Reporter {
             "loss_scale": scale,
             "overflows": e.overflows,
             "rollout_train_deviation": e.deviation,
+            "on_policy_ratio_deviation": e.ratios.map(|r| r.on_policy_deviation),
+            "ratio_deviation": e.ratios.map(|r| r.deviation),
+            "clip_fraction": e.ratios.map(|r| r.clip_fraction()),
             "rollout_weights": setup.config.raw.rollout.weights,
             "arena_peak_bytes": setup.device.peak(),
             "peak_memory_bytes": memory,

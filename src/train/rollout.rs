@@ -6,15 +6,18 @@ use anyhow::Result;
 
 use super::guard::Interrupt;
 use super::setup::Setup;
+use crate::algorithms::Window;
 use crate::data::Prompt;
 use crate::data::sampler::Sample;
 use crate::device::Tensor;
 use crate::device::philox::{Key, Purpose};
 use crate::io::image::RgbImage;
 use crate::models::lora::{AdapterBank, Slot};
+use crate::ops::step::{self, Row};
 use crate::ops::{copy, noise};
 use crate::rewards::{Images, Scores, Scoring};
 use crate::rollout::sample::{self, Path, Policy, Visit};
+use crate::rollout::sampler::{self, Euler, Sampler, Step};
 use crate::telemetry::{Clock, Progress, range};
 
 /// Images that are decoded and scored together; changes memory, not results.
@@ -47,6 +50,8 @@ pub struct Order<'a> {
     pub job: Job,
     /// Whether the pictures are wanted.
     pub keep_pictures: bool,
+    /// The steps that add noise and are recorded, for methods that are trained on them.
+    pub window: Option<Window>,
 }
 
 /// One velocity that the policy had on its way, to be compared with what training makes of the same point.
@@ -63,6 +68,68 @@ pub struct Probe {
     pub velocity: Tensor,
 }
 
+/// Steps of a rollout as they were taken: of each recorded step all images, one step after the other.
+pub struct Recorded {
+    /// Which steps.
+    pub steps: Range<usize>,
+    /// The samples before, `[steps·images, channels, h, w]`.
+    pub x: Tensor,
+    /// The samples after.
+    pub next: Tensor,
+    /// The steps' means, where they are wanted.
+    pub mean: Option<Tensor>,
+    /// How probable the samples after were.
+    pub log_probs: Vec<f64>,
+}
+
+impl Recorded {
+    fn new(steps: Range<usize>, wants_mean: bool, like: &Tensor) -> Self {
+        let rows = steps.len() * like.dim(0);
+        let blank = || Tensor::scratch(&like.device(), &[&[rows], &like.shape()[1..]].concat());
+        let mean = wants_mean.then(blank);
+        Self { x: blank(), next: blank(), mean, log_probs: vec![0.0; rows], steps }
+    }
+
+    /// Takes in a step of the images from `first` on.
+    fn take(&mut self, visit: &Visit, step: &Step, first: usize) {
+        if !self.steps.contains(&visit.step) {
+            return;
+        }
+        let images = self.x.dim(0) / self.steps.len();
+        let row = (visit.step - self.steps.start) * images + first;
+        copy::rows_into(&mut self.x, row, visit.x);
+        copy::rows_into(&mut self.next, row, visit.next);
+        if let Some(mean) = &mut self.mean {
+            copy::rows_into(mean, row, &step::forward(visit.inputs, Row { s: 0.0, ..step.row() }));
+        }
+        let log_probs = sample::log_probs(visit.x, &visit.guided(), visit.next, step);
+        self.log_probs[row..row + log_probs.len()].copy_from_slice(&log_probs);
+    }
+
+    /// The same of some of the images.
+    fn of(self, images: &[usize]) -> Self {
+        let rows: Vec<usize> = self
+            .steps
+            .clone()
+            .flat_map(|step| images.iter().map(move |i| (step, *i)))
+            .map(|(s, i)| self.row(s, i))
+            .collect();
+        let cut = |t: &Tensor| copy::gather(t, &rows);
+        Self {
+            x: cut(&self.x),
+            next: cut(&self.next),
+            mean: self.mean.as_ref().map(cut),
+            log_probs: rows.iter().map(|row| self.log_probs[*row]).collect(),
+            steps: self.steps,
+        }
+    }
+
+    /// The row of `image` at `step`.
+    pub fn row(&self, step: usize, image: usize) -> usize {
+        (step - self.steps.start) * (self.x.dim(0) / self.steps.len()) + image
+    }
+}
+
 /// What was sampled.
 pub struct Rollout {
     /// Clean latents, `[images, channels, h, w]`.
@@ -73,13 +140,16 @@ pub struct Rollout {
     pub pictures: Vec<RgbImage>,
     /// One velocity of the first batch.
     pub probe: Option<Probe>,
+    /// The steps that are trained on, where that is wanted.
+    pub recorded: Option<Recorded>,
 }
 
 impl Rollout {
     /// Of `images` alone, in that order, without pictures.
     pub fn of(self, images: &[usize]) -> Self {
         let (x0, scores) = (copy::gather(&self.x0, images), self.scores.of(images));
-        Self { x0, scores, pictures: Vec::new(), probe: self.probe }
+        let recorded = self.recorded.map(|recorded| recorded.of(images));
+        Self { x0, scores, pictures: Vec::new(), probe: self.probe, recorded }
     }
 }
 
@@ -96,12 +166,19 @@ impl Setup {
     /// # Errors
     /// [`Interrupted`](super::guard::Interrupted), or what a reward or an encoder reports.
     pub fn rollout(&mut self, order: &Order, clock: &mut Clock, interrupt: &Interrupt) -> Result<Rollout> {
-        let Self { config, device, pipeline, sampling, prompts, rewards, sampler, .. } = self;
+        let Self { config, device, pipeline, sampling, prompts, rewards, sampler, algorithm, .. } = self;
         let network = sampling.as_deref().filter(|_| order.job.trains).unwrap_or(&*pipeline.network);
         let (sizes, count, side) = (pipeline.network.sizes(), order.samples.len(), config.latent);
         let mut x0 = Tensor::scratch(device, &[count, sizes.channels, side, side]);
-        let steps = sampler.steps(&pipeline.schedule.sigmas(order.job.steps, sizes.tokens(side, side))?);
-        let path = Path { steps: &steps, guidance: order.job.guidance };
+        let sampler: &dyn Sampler = if order.job.trains { &**sampler } else { &Euler };
+        let sigmas = pipeline.schedule.sigmas(order.job.steps, sizes.tokens(side, side))?;
+        let steps = match &order.window {
+            Some(window) => sampler::windowed(sampler, &sigmas, &window.noisy),
+            None => sampler.steps(&sigmas),
+        };
+        let wants_mean = algorithm.needs().mean_old;
+        let mut recorded = order.window.clone().map(|window| Recorded::new(window.trained, wants_mean, &x0));
+        let path = Path { steps: &steps, guidance: order.job.guidance, noise: &[] };
         let batches: Vec<Range<usize>> = ranges(0..count, config.raw.rollout.batch_size);
         let texts_of =
             |batch: &Range<usize>| order.prompts[batch.clone()].iter().map(|p| p.text.as_str()).collect::<Vec<_>>();
@@ -128,9 +205,15 @@ impl Setup {
             let embeds = prompts.encode(&texts)?;
             let draw = |s: &Sample| s.key(config.raw.seed, Purpose::InitialLatent, order.epoch, 0);
             let keys: Vec<Key> = order.samples[batch.clone()].iter().map(draw).collect();
+            let draws = |s: &Sample| s.key(config.raw.seed, Purpose::SamplerNoise, order.epoch, 0);
+            let streams: Vec<Key> = order.samples[batch.clone()].iter().map(draws).collect();
+            let path = Path { noise: &streams, ..path };
             let start = noise::normal(device, &keys, &[batch.len(), sizes.channels, side, side]);
             let policy = Policy { network, schedule: &pipeline.schedule, adapter: order.adapter };
             let on_step = |visit: Visit| {
+                if let Some(recorded) = &mut recorded {
+                    device.lasting(|| recorded.take(&visit, &steps[visit.step], batch.start));
+                }
                 if probe.is_none() && visit.step == steps.len() / 2 {
                     probe = Some(device.lasting(|| Probe::of(&visit, policy, &steps, &texts)));
                 }
@@ -190,7 +273,7 @@ impl Setup {
             interrupt.check()?;
         }
         progress.finish();
-        Ok(Rollout { x0, scores: scoring.finish(count), pictures, probe })
+        Ok(Rollout { x0, scores: scoring.finish(count), pictures, probe, recorded })
     }
 }
 

@@ -23,9 +23,9 @@ use crate::models::text::{TextEncoders, describe_truncated};
 use crate::models::{autoencoder, identity, mmdit, outline};
 use crate::ops::adamw::AdamW;
 use crate::ops::fp8;
-use crate::rewards::{self, Options, WeightedSum};
+use crate::rewards::{self, Key, Kind, Options, WeightedSum};
 use crate::rollout::Pipeline;
-use crate::rollout::sampler::{Euler, Sampler};
+use crate::rollout::sampler::Sampler;
 use crate::rollout::schedule::Schedule;
 use crate::telemetry::warn;
 
@@ -92,7 +92,16 @@ pub fn stand_in(raw: &mut TrainConfig) -> Vec<String> {
         reward.options.fill_places(entry.keys);
         let paths: Vec<_> = reward.options.paths(entry.keys).map(|(key, path)| (key, path.to_path_buf())).collect();
         for (key, mut path) in paths {
-            lines.push(outline::stand_in(&mut path, &format!("rewards.{name}.{key}"), outline::CLIP_H));
+            let full = format!("rewards.{name}.{key}");
+            let is_optional = |k: &Key| k.name == key && matches!(k.kind, Kind::Path { optional: true, .. });
+            if entry.keys.iter().any(is_optional) {
+                if !path.exists() && !outline::is_outline(&path) {
+                    lines.push(Some(format!("{full}: there is no {}; planned without", path.display())));
+                    reward.options.forget(&[key]);
+                }
+                continue;
+            }
+            lines.push(outline::stand_in(&mut path, &full, outline::CLIP_H));
             reward.options.set_path(key, &path);
         }
     }
@@ -134,6 +143,12 @@ pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
     }
     let algorithm = algorithms::build(&raw, &schedule, tokens)?;
     algorithms::check_rollout(&*algorithm, raw.rollout.weights)?;
+    let (batch, together) = (raw.train.batch_size, algorithm.together());
+    ensure!(
+        batch.is_multiple_of(together),
+        "train.batch_size is {batch}, and '{}' with these settings looks at {together} points at once; expected a multiple of that",
+        algorithm.name()
+    );
     let points_per_image = algorithm.points_per_image();
     let counts = [train.prompts.len(), eval.prompts.len()];
     Ok(Planned {
@@ -281,7 +296,7 @@ impl Planned {
             eval: self.eval,
             rewards,
             algorithm,
-            sampler: Box::new(Euler),
+            sampler: raw.rollout.sampler.at(raw.rollout.noise_level),
             optimizer: AdamW { lr: o.lr, beta1: o.beta1, beta2: o.beta2, weight_decay: o.weight_decay, eps: o.eps },
             learning_rate,
             layout: Arc::new(layout),

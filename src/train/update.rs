@@ -7,14 +7,15 @@ use super::rollout::{Probe, Rollout};
 use super::scaler::LossScale;
 use super::setup::Setup;
 use super::state::State;
-use crate::algorithms::{self, Algorithm, Operand, Point};
+use crate::algorithms::{self, Algorithm, Guidance, Operand, Point};
 use crate::device::Tensor;
 use crate::device::philox::Key;
 use crate::models::lora::{AdapterBank, Adapters, Rows, Slot, Trained};
 use crate::models::network::{Checkpointing, Network};
 use crate::models::text::PromptEmbeds;
 use crate::ops::adamw::AdamW;
-use crate::ops::{copy, noise, noising, norm};
+use crate::ops::{copy, noise, noising, norm, step};
+use crate::rollout::sample;
 use crate::rollout::schedule::Schedule;
 use crate::telemetry::Progress;
 
@@ -33,16 +34,36 @@ pub struct Policies<'a> {
     pub loss_scale: f64,
 }
 
+/// What points are made from, `[n, channels, h, w]` each.
+pub enum Inputs {
+    /// Clean latents and noise.
+    Noised {
+        /// The clean latents.
+        x0: Tensor,
+        /// The noise.
+        noise: Tensor,
+    },
+    /// Steps of a rollout.
+    Stepped {
+        /// The samples before.
+        x: Tensor,
+        /// The samples after.
+        next: Tensor,
+        /// The steps' means by the policy that sampled, if the algorithm needs them.
+        mean_old: Option<Tensor>,
+    },
+}
+
 /// Points that go through the network together, one row per point.
 pub struct Batch<'a> {
     /// The points.
     pub points: &'a [Point],
-    /// Clean latents, `[n, channels, h, w]`.
-    pub x0: Tensor,
-    /// Noise, of the same shape.
-    pub noise: Tensor,
+    /// Where the network is evaluated, and with what its velocity there is compared.
+    pub inputs: Inputs,
     /// Their conditions.
     pub prompts: PromptEmbeds,
+    /// What guidance leads away from, one row, where the loss has guidance.
+    pub negative: Option<PromptEmbeds>,
     /// A velocity of the rollout to compare with, and its condition.
     pub probe: Option<(&'a Probe, PromptEmbeds)>,
 }
@@ -57,6 +78,10 @@ pub struct Evaluated {
     pub reference: Option<Tensor>,
     /// The lagged policy's, if the algorithm needs it.
     pub old: Option<Tensor>,
+    /// As [`algorithms::Loss::ratios`].
+    pub ratios: Vec<f64>,
+    /// As [`algorithms::Loss::clipped`].
+    pub clipped: usize,
     /// The largest difference between the rollout's velocity and the same here, if there was a probe.
     pub deviation: Option<f32>,
 }
@@ -69,46 +94,74 @@ pub fn accumulate(
     total: usize,
     grads: &mut Tensor,
 ) -> Evaluated {
-    let (n, needs) = (batch.points.len(), algorithm.needs());
+    let (n, needs, guidance) = (batch.points.len(), algorithm.needs(), algorithm.guidance());
     let t: Vec<f32> = batch.points.iter().map(|p| p.t).collect();
-    let x = noising::forward(&batch.x0, &batch.noise, &t);
+    let x = match &batch.inputs {
+        Inputs::Noised { x0, noise } => noising::forward(x0, noise, &t),
+        Inputs::Stepped { x, .. } => x.clone(),
+    };
 
-    // All policies' rows in one forward, the trained ones first.
+    // All policies' rows in one forward, the trained ones first; with guidance the unconditional half of each before the other.
     let reference = p.bank.has(Slot::Reference).then_some(Slot::Reference);
     let each: Vec<Option<Slot>> = std::iter::once(Some(Slot::Theta))
         .chain(needs.reference.then_some(reference))
         .chain(needs.old.then_some(Some(Slot::Old)))
         .collect();
+    let negative = guidance.map(|_| {
+        let row = batch.negative.as_ref().expect("the loss has guidance");
+        row.rows(&vec![0; n])
+    });
+    let halves: Vec<&PromptEmbeds> = negative.iter().chain([&batch.prompts]).collect();
+    let per_policy = n * halves.len();
     let probe = batch.probe.as_ref();
-    let rows = Rows::runs(each.iter().map(|s| (*s, n)).chain(probe.map(|(probe, _)| (probe.slot, 1))));
-    let mut timestep: Vec<f32> = each.iter().flat_map(|_| &t).map(|t| p.schedule.timestep(*t)).collect();
+    let rows = Rows::runs(each.iter().map(|s| (*s, per_policy)).chain(probe.map(|(probe, _)| (probe.slot, 1))));
+    let blocks = each.len() * halves.len();
+    let mut timestep: Vec<f32> = (0..blocks).flat_map(|_| &t).map(|t| p.schedule.timestep(*t)).collect();
     timestep.extend(probe.map(|(probe, _)| probe.timestep));
-    let inputs: Vec<&Tensor> = each.iter().map(|_| &x).chain(probe.map(|(probe, _)| &probe.x)).collect();
-    let conditions: Vec<&PromptEmbeds> = each.iter().map(|_| &batch.prompts).chain(probe.map(|(_, e)| e)).collect();
+    let inputs: Vec<&Tensor> = (0..blocks).map(|_| &x).chain(probe.map(|(probe, _)| &probe.x)).collect();
+    let conditions: Vec<&PromptEmbeds> =
+        each.iter().flat_map(|_| &halves).copied().chain(probe.map(|(_, e)| e)).collect();
     let condition = PromptEmbeds::concat(&conditions);
     let adapters = Adapters { bank: Some(p.bank), rows: &rows };
     let (velocity, saved) =
         p.network.forward_saved(&copy::concat(&inputs), condition.condition(&timestep), &adapters, p.checkpointing);
-    drop((x, condition));
+    drop(condition);
 
-    let mut blocks = (0..each.len()).map(|i| velocity.slice(i * n..(i + 1) * n));
-    let theta = blocks.next().expect("the trained rows");
-    let reference = if needs.reference { blocks.next() } else { None };
-    let old = if needs.old { blocks.next() } else { None };
+    let mut policies = (0..each.len()).map(|i| {
+        let velocity = velocity.slice(i * per_policy..(i + 1) * per_policy);
+        match guidance {
+            None => velocity,
+            Some(Guidance { scale, .. }) => sample::guided(step::Inputs {
+                x: &x,
+                velocity: &velocity,
+                guidance: Some(scale),
+                history: [None; 2],
+                noise: &[],
+            }),
+        }
+    });
+    let theta = policies.next().expect("the trained rows");
+    let reference = if needs.reference { policies.next() } else { None };
+    let old = if needs.old { policies.next() } else { None };
+    drop(policies);
     let deviation =
-        probe.map(|(probe, _)| largest_difference(&probe.velocity, &velocity.slice(each.len() * n..rows.count())));
+        probe.map(|(probe, _)| largest_difference(&probe.velocity, &velocity.slice(blocks * n..rows.count())));
 
-    let operand = |operand: Operand| match operand {
-        Operand::Theta => &theta,
-        Operand::Reference => reference.as_ref().expect("the algorithm says that it needs it"),
-        Operand::Old => old.as_ref().expect("the algorithm says that it needs it"),
-        Operand::Noise => &batch.noise,
-        Operand::X0 => &batch.x0,
+    let operand = |operand: Operand| match (operand, &batch.inputs) {
+        (Operand::Theta, _) => &theta,
+        (Operand::Reference, _) => reference.as_ref().expect("the algorithm says that it needs it"),
+        (Operand::Old, _) => old.as_ref().expect("the algorithm says that it needs it"),
+        (Operand::Noise, Inputs::Noised { noise, .. }) => noise,
+        (Operand::X0, Inputs::Noised { x0, .. }) => x0,
+        (Operand::X, Inputs::Stepped { x, .. }) => x,
+        (Operand::Next, Inputs::Stepped { next, .. }) => next,
+        (Operand::MeanOld, Inputs::Stepped { mean_old: Some(mean), .. }) => mean,
+        (other, _) => unreachable!("{other:?} of points of the other kind"),
     };
-    let (loss, dv) = algorithms::evaluate(algorithm, batch.points, operand, total, p.loss_scale);
+    let found = algorithms::evaluate(algorithm, batch.points, operand, total, p.loss_scale);
     let mut trained = Trained { bank: p.bank, slot: Slot::Theta, grads };
-    p.network.backward(&dv, saved, &mut trained, false);
-    Evaluated { loss, theta, reference, old, deviation }
+    p.network.backward(&found.dv, saved, &mut trained, false);
+    Evaluated { loss: found.loss, theta, reference, old, ratios: found.ratios, clipped: found.clipped, deviation }
 }
 
 /// The largest element of `|a − b|`; NaN if there is one.
@@ -118,6 +171,7 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
 }
 
 /// What an optimiser step did.
+#[derive(Default)]
 pub struct UpdateReport {
     /// The training loss.
     pub loss: f64,
@@ -131,9 +185,27 @@ pub struct UpdateReport {
     pub overflowed: bool,
     /// The largest difference between a velocity of the rollout and the same in training, if it was looked for.
     pub deviation: Option<f32>,
+    /// As [`algorithms::Loss::ratios`], of all points.
+    pub ratios: Vec<f64>,
+    /// As [`algorithms::Loss::clipped`].
+    pub clipped: usize,
 }
 
 impl Setup {
+    /// What `points` of `rollout` are made from.
+    fn inputs(&self, rollout: &Rollout, points: &[Point]) -> Inputs {
+        if let Some(recorded) = &rollout.recorded {
+            let rows: Vec<usize> = points.iter().map(|p| recorded.row(p.step, p.image)).collect();
+            let of = |t: &Tensor| copy::gather(t, &rows);
+            let mean_old = recorded.mean.as_ref().map(of);
+            return Inputs::Stepped { x: of(&recorded.x), next: of(&recorded.next), mean_old };
+        }
+        let x0 = copy::gather(&rollout.x0, &points.iter().map(|p| p.image).collect::<Vec<_>>());
+        let keys: Vec<Key> = points.iter().map(|p| p.noise).collect();
+        let noise = noise::normal(&self.device, &keys, x0.shape());
+        Inputs::Noised { x0, noise }
+    }
+
     /// One optimiser step at `points` of `rollout`, whose images have the prompts `texts`.
     ///
     /// # Errors
@@ -157,24 +229,31 @@ impl Setup {
         };
         let scaled = policies.loss_scale;
         let lr = self.learning_rate.after(state.moments.steps);
-        let mut report =
-            UpdateReport { loss: 0.0, lr, grad_norm: 0.0, skipped: None, overflowed: false, deviation: None };
+        let mut report = UpdateReport { lr, ..UpdateReport::default() };
+        if points.is_empty() {
+            // Nothing to learn from.
+            return Ok(report);
+        }
         let progress = Progress::new("update", points.len() as u64);
         let chunks: Vec<&[Point]> = points.chunks(raw.train.batch_size).collect();
         for (i, points) in self.device.rehearse(&chunks).enumerate() {
             let images: Vec<usize> = points.iter().map(|p| p.image).collect();
-            let x0 = copy::gather(&rollout.x0, &images);
-            let keys: Vec<Key> = points.iter().map(|p| p.noise).collect();
-            let noise = noise::normal(&self.device, &keys, x0.shape());
+            let inputs = self.inputs(rollout, points);
             let prompts = self.prompts.encode(&images.iter().map(|i| texts[*i]).collect::<Vec<_>>())?;
+            let negative = match self.algorithm.guidance() {
+                Some(_) => Some(self.prompts.encode(&[""])?),
+                None => None,
+            };
             let probe = match rollout.probe.as_ref().filter(|_| i == 0) {
                 Some(probe) => Some((probe, self.prompts.encode(&[&probe.text])?)),
                 None => None,
             };
-            let batch = Batch { points, x0, noise, prompts, probe };
+            let batch = Batch { points, inputs, prompts, negative, probe };
             let total = chunks.iter().map(|c| c.len()).sum();
             let done = self.device.region(|| accumulate(policies, &*self.algorithm, &batch, total, &mut grads));
             report.loss += done.loss;
+            report.ratios.extend(done.ratios);
+            report.clipped += done.clipped;
             report.deviation = report.deviation.or(done.deviation);
             progress.step(points.len() as u64);
             interrupt.check()?;

@@ -115,7 +115,7 @@ fn published_configs_are_answered_as_a_list() {
     check_keys("configs", &got, &[]);
     let list = got["configs"].as_array().unwrap();
     let ocr = list.iter().find(|c| c["name"] == "ram_ocr").unwrap();
-    assert!(ocr["algorithm"] == "ram" && ocr["rewards"][0]["available"] == false, "{ocr}");
+    assert!(ocr["algorithm"] == "ram" && ocr["rewards"][0]["available"] == true, "{ocr}");
 }
 
 #[test]

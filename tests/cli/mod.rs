@@ -9,6 +9,7 @@ mod json;
 mod plan;
 mod runs;
 mod sample;
+mod score;
 mod shell;
 mod single_file;
 mod untrusted;

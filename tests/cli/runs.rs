@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use engine::device::Device;
+use engine::device::philox::Purpose;
 use engine::io::{TensorFile, read_json, safetensors::save};
 use engine::ops::noise;
-use engine::rollout::initial_keys;
+use engine::rollout::image_keys;
 use safetensors::Dtype;
 
 use super::{engine, refuses, says, serialized, stored};
@@ -77,7 +78,7 @@ fn image_i_of_a_seed_is_the_same_in_any_batch_on_any_number_of_threads() {
     assert_ne!(nine[..2], run(2, &["--seed", "1"]));
     // The seed's own noise, given as a file.
     let noise = folder.path().join("noise.safetensors");
-    let seeds_own = noise::normal(&Device::Cpu, &initial_keys(0, 0, 2), &[2, 16, 4, 2]);
+    let seeds_own = noise::normal(&Device::Cpu, &image_keys(0, Purpose::InitialLatent, 0, 2), &[2, 16, 4, 2]);
     save(&noise, [("noise".to_string(), seeds_own)], &BTreeMap::new()).unwrap();
     assert_eq!(nine[..2], run(2, &["--noise", noise.to_str().unwrap()]));
 }

@@ -50,6 +50,18 @@ fn a_tensor_of_more_axes_than_any_op_takes_is_refused_where_numbers_are_wanted()
     }
 }
 
+#[test]
+fn files_of_pytorch_are_listed_and_what_would_run_is_refused() {
+    let path = |name: &str| fixture("torch").join(name).display().to_string();
+    let text = says(&["inspect", &path("nested.pth")]);
+    assert!(text.contains("19 tensors") && text.contains("[epoch] 3"), "{text}");
+    let line = |name: &str| text.lines().find(|l| l.trim_start().starts_with(name)).unwrap_or_else(|| panic!("{text}"));
+    assert!(line("bf16").contains("BF16  [4, 3]") && line("transposed").contains("[8, 6]"), "{text}");
+    refuses(&["inspect", &path("malicious.pth")], &["malicious.pth", "posix.system", "never run"]);
+    refuses(&["inspect", &path("module.pth")], &["torch.nn.modules.linear.Linear", "state_dict()"]);
+    assert!(!Path::new("/tmp/engine_was_here").exists());
+}
+
 /// A component of two tensors in two shards with an index, made of the files in `shards`.
 fn component(folder: &Path, shards: [&str; 2]) {
     for (name, shard) in ["a", "b"].iter().zip(shards) {

@@ -5,9 +5,12 @@ mod autoencoder;
 mod bf16;
 mod clip;
 mod half_prompts;
+mod imagereward;
 mod lora;
 mod lora_kinds;
+pub mod mask2former;
 mod mmdit;
+mod ocr;
 mod pictures;
 mod pipeline;
 pub mod single_file;
@@ -43,6 +46,15 @@ pub fn devices() -> [Device; 3] {
 /// Tensor `name` of `file`.
 pub fn read(file: &TensorFile, name: &str) -> Tensor {
     file.tensor(name, &Device::Cpu).unwrap()
+}
+
+/// Number `i` of those that follow from a name (`tools/oracle/common.py`): the finaliser of MurmurHash3 over a Weyl sequence
+/// that begins at the name's checksum.
+pub fn hashed(name: &str, i: usize) -> u32 {
+    let mut x = (i as u32).wrapping_mul(0x9E37_79B1).wrapping_add(crc32fast::hash(name.as_bytes()));
+    x = (x ^ x >> 16).wrapping_mul(0x85EB_CA6B);
+    x = (x ^ x >> 13).wrapping_mul(0xC2B2_AE35);
+    x ^ x >> 16
 }
 
 /// A tensor of standard normal numbers.

@@ -40,7 +40,7 @@ fn sample(
     };
     let tokens = pipeline.network.sizes().tokens(noise.dim(2), noise.dim(3));
     let steps = Euler.steps(&pipeline.schedule.sigmas(run.num_inference_steps, tokens).unwrap());
-    let path = sample::Path { steps: &steps, guidance: run.guidance_scale };
+    let path = sample::Path { steps: &steps, guidance: run.guidance_scale, noise: &[] };
     let latents = sample::sample(policy, path, noise, &prompts, Some(&negative), |_| Ok(())).unwrap();
     (pipeline, latents)
 }

@@ -13,7 +13,7 @@ use engine::rollout::sample::{self, Policy};
 use engine::rollout::sampler::{Euler, Sampler};
 use half::{bf16, f16};
 
-use super::{devices, fixture, read, relative_error};
+use super::{devices, fixture, hashed, read, relative_error};
 use crate::gguf;
 
 /// A tensor whose numbers follow from its name (`tools/oracle/single_file.py`).
@@ -37,14 +37,6 @@ struct Cases {
     steps: usize,
     guidance: f32,
     sequence: usize,
-}
-
-/// The finaliser of MurmurHash3 over a Weyl sequence that begins at the name's checksum.
-fn hashed(name: &str, i: usize) -> u32 {
-    let mut x = (i as u32).wrapping_mul(0x9E37_79B1).wrapping_add(crc32fast::hash(name.as_bytes()));
-    x = (x ^ x >> 16).wrapping_mul(0x85EB_CA6B);
-    x = (x ^ x >> 13).wrapping_mul(0xC2B2_AE35);
-    x ^ x >> 16
 }
 
 fn blocks(dtype: &str) -> Option<Blocks> {
@@ -166,7 +158,7 @@ fn check(model: &Model, case: &str, rounding: f64, device: &Device) {
     let schedule = &pipeline.schedule;
     let policy = Policy { network: &*pipeline.network, schedule, adapter: None };
     let steps = Euler.steps(&schedule.sigmas(cases.steps, 16).unwrap());
-    let path = sample::Path { steps: &steps, guidance: cases.guidance };
+    let path = sample::Path { steps: &steps, guidance: cases.guidance, noise: &[] };
     let latents =
         sample::sample(policy, path, want("noise").to(device), &prompts, Some(&negative), |_| Ok(())).unwrap();
     check(&latents, "latents", 1e-4);

@@ -32,3 +32,23 @@ fn every_string_gets_the_ids_that_transformers_gives_it() {
         }
     }
 }
+
+#[test]
+fn the_built_in_vocabulary_gives_the_ids_of_transformers_and_of_open_clip() {
+    let rows: Vec<(String, Vec<u32>, Vec<u32>)> = read_json(&fixture("clip_ids.json")).unwrap();
+    assert!(rows.len() > 300);
+    let (clip, open_clip) = (Tokenizer::clip(), Tokenizer::open_clip());
+    assert_eq!((clip.max_length(), open_clip.max_length()), (Some(77), Some(77)));
+    // What comes after the first end token changes nothing: it is not seen.
+    let cut = |ids: &[u32]| ids[..=ids.iter().position(|id| *id == 49407).unwrap()].to_vec();
+    let mut wrong = Vec::new();
+    for (text, transformers, cleaned) in &rows {
+        for (who, tokenizer, want) in [("transformers", &clip, transformers), ("open_clip", &open_clip, cleaned)] {
+            let (found, want) = (cut(&tokenizer.encode(text, 77).unwrap().ids), cut(want));
+            if found != want {
+                wrong.push(format!("{who}: {text:?}: {found:?}, expected {want:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}: {}", wrong.len(), rows.len(), wrong.join("\n"));
+}

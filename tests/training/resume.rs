@@ -157,11 +157,16 @@ fn what_is_wrong_with_the_inputs_is_found_before_anything_is_written() {
     let file = dir.path().join("file");
     std::fs::write(&file, "kept").unwrap();
     let below = file.join("run");
-    let cases: [(&std::path::Path, &[&str], &str); 5] = [
+    let cases: [(&std::path::Path, &[&str], &str); 6] = [
         (&run, &["--resume", "/no/such/checkpoint"], "/no/such/checkpoint"),
         (&run, &["--set", "rollout.batch_size=4"], "the nearest that do are 3 and 6"),
         (&run, &["--set", "rewards.pickscore=1"], "rewards.pickscore.model"),
-        (&run, &["--set", "rewards.geneval=1"], "include"),
+        (&run, &["--set", "rewards.geneval.detector=shapes"], "include"),
+        (
+            &run,
+            &["--set", "rewards.geneval=1"],
+            "rewards.geneval.model: missing, and there is no models/mask2former_swin-s",
+        ),
         (&below, &[], "output folder"),
     ];
     for (output, args, want) in cases {

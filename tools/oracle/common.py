@@ -11,8 +11,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import hashlib
 import math
 import shutil
+import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -57,6 +59,22 @@ def randomize(model, name, gains=()):
         else:
             p.copy_(randn(g, *p.shape, std=gain / math.sqrt(p[0].numel())))
     return model.eval()
+
+
+def hashed(name, count):
+    """`count` 32-bit numbers that follow from a name: MurmurHash3's finaliser."""
+    x = np.arange(count, dtype=np.uint64) * 0x9E3779B1 + zlib.crc32(name.encode())
+    mask = np.uint64(0xFFFFFFFF)
+    x &= mask
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x ^= x >> np.uint64(shift)
+        x = x * np.uint64(factor) & mask
+    return (x ^ x >> np.uint64(16)).astype(np.uint32)
+
+
+def uniform(name, count):
+    """-1 to 1, exact in single precision."""
+    return (hashed(name, count) >> 8).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)
 
 
 def case_dir(*parts):

@@ -8,7 +8,6 @@ the original ones; diffusers' own converters, the gguf package and PyTorch's fp8
 import json
 import math
 import re
-import zlib
 
 import gguf
 import numpy as np
@@ -24,29 +23,13 @@ from gguf import quants
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from common import FIXTURES, ROOT, generator, quiet, randn
+from common import FIXTURES, ROOT, generator, hashed, quiet, randn, uniform
 
 D, LAYERS, DUAL, CHANNELS, TABLE = 64, 3, (0, 1), 16, 8
 L, G, G_PROJECTION, JOINT = 64, 128, 96, 192
 T5_INNER, T5_HEADS, VOCAB, T5_VOCAB = 256, 3, 569, 118
 PROMPTS = ["a red circle and two blue squares"]
 STEPS, GUIDANCE, SEQUENCE = 3, 4.5, 12
-
-
-def hashed(name, count):
-    """`count` 32-bit numbers that follow from a name: MurmurHash3's finaliser."""
-    x = np.arange(count, dtype=np.uint64) * 0x9E3779B1 + zlib.crc32(name.encode())
-    mask = np.uint64(0xFFFFFFFF)
-    x &= mask
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        x ^= x >> np.uint64(shift)
-        x = x * np.uint64(factor) & mask
-    return (x ^ x >> np.uint64(16)).astype(np.uint32)
-
-
-def uniform(name, count):
-    """-1 to 1, exact in single precision."""
-    return (hashed(name, count) >> 8).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)
 
 
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

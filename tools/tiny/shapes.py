@@ -1,7 +1,8 @@
 """Captioned images of coloured shapes, and prompts about them in GenEval's format.
 
 A scene is one to three shapes (circle, square, triangle) in four colours on a light background, 64x64 RGB, each in a
-quarter of the image of its own. Captions:
+quarter of the image of its own, in reading order. As pictures of the web do, most pictures of a data set show something that
+their caption does not tell: in the last quarter a shape of a kind it names, in a colour it does not. Captions:
 
     colors      "a red circle"
     counting    "one red circle", "two blue squares", "three green triangles"
@@ -17,7 +18,7 @@ Everything follows from a `random.Random`, so a seed names a data set.
 import argparse
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,16 +40,20 @@ TAGS = ["colors", "counting", "color_attr", "position"]
 # How often each kind of caption is drawn in training. Relations have words and rules, but no pictures yet: with them the
 # models would need twice the time.
 TAG_WEIGHTS = [0.15, 0.35, 0.50, 0.0]
+# How many pictures of a data set hold a shape that their caption does not tell.
+STRAYS = 0.75
 TRAINED_TAGS = [tag for tag, weight in zip(TAGS, TAG_WEIGHTS) if weight]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What to draw: `objects` in the order the caption names them; `relation` is of the first to the second."""
+    """What to draw: `objects` in the order the caption names them, and a `stray` that it does not name; `relation` is of the
+    first to the second."""
 
     tag: str
     objects: tuple
     relation: str | None = None
+    stray: tuple | None = None
 
     def caption(self):
         """The prompt that describes the scene."""
@@ -101,6 +106,12 @@ def random_scene(rng, tag=None):
     return Scene(tag, (first, second), rng.choice(RELATIONS) if tag == "position" else None)
 
 
+def with_stray(scene, rng):
+    """The scene with one more shape, of a kind that the caption names in a colour that it does not."""
+    color = rng.choice([c for c in COLORS if all(c != named for named, _ in scene.objects)])
+    return replace(scene, stray=(color, rng.choice(scene.objects)[1]))
+
+
 def all_scenes(tag):
     """Every scene of a kind that GenEval's rules can judge, in a fixed order.
 
@@ -143,11 +154,16 @@ def relations(a, b):
     return {name for name, holds in held.items() if holds}
 
 
+QUARTERS = [(0, 0), (1, 0), (0, 1), (1, 1)]
+
+
 def place(scene, rng):
-    """Boxes for the scene's objects, each about the middle of a quarter of the image, and in the scene's relation."""
+    """Boxes for the scene's objects and its stray, each about the middle of a quarter of the image, and in the scene's
+    relation."""
     while True:
+        quarters = rng.sample(QUARTERS, 2) if scene.relation else QUARTERS[: len(scene.objects)]
         boxes = []
-        for column, row in rng.sample([(0, 0), (1, 0), (0, 1), (1, 1)], len(scene.objects)):
+        for column, row in quarters + [QUARTERS[-1]] * bool(scene.stray):
             side = rng.uniform(17, 22)
             x, y = (SIZE / 4 + SIZE / 2 * i - side / 2 + rng.uniform(-3, 3) for i in (column, row))
             boxes.append((x, y, x + side, y + side))
@@ -159,7 +175,8 @@ def draw(scene, rng):
     """The scene as a uint8 array [64, 64, 3]."""
     image = Image.new("RGB", (SIZE * SUPERSAMPLE,) * 2, BACKGROUND)
     pen = ImageDraw.Draw(image)
-    for (color, shape), box in zip(scene.objects, place(scene, rng)):
+    shown = scene.objects + (scene.stray,) * bool(scene.stray)
+    for (color, shape), box in zip(shown, place(scene, rng)):
         fill = COLORS[color]
         x0, y0, x1, y1 = (v * SUPERSAMPLE for v in box)
         if shape == "circle":
@@ -172,9 +189,10 @@ def draw(scene, rng):
 
 
 def dataset(count, seed):
-    """`count` random scenes: images uint8 [count, 64, 64, 3] and their scenes."""
+    """`count` random scenes, `STRAYS` of them with a stray: images uint8 [count, 64, 64, 3] and their scenes."""
     rng = random.Random(seed)
     scenes = [random_scene(rng) for _ in range(count)]
+    scenes = [with_stray(s, rng) if rng.random() < STRAYS else s for s in scenes]
     return np.stack([draw(s, rng) for s in scenes]), scenes
 
 

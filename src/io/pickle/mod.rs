@@ -64,6 +64,12 @@ impl<'a> Pickle<'a> {
         machine::read(bytes)
     }
 
+    /// Everything that only who wrote the pickle can look up, in the order it is mentioned.
+    pub fn persistent(&self) -> impl Iterator<Item = Value<'_>> {
+        let all = self.nodes.iter().enumerate().filter(|(_, node)| matches!(node, Node::Persistent(_)));
+        all.map(|(id, _)| Value { pickle: self, id: id as Id })
+    }
+
     /// The value that was pickled.
     pub fn root(&self) -> Value<'_> {
         Value { pickle: self, id: self.root }
@@ -216,8 +222,11 @@ impl<'p> Value<'p> {
             if let Some((module, name)) = value.as_global() {
                 return format!("{}.{}", short(module), short(name));
             }
-            match value.node() {
-                Node::Object(object) => value = self.at(object.callable),
+            // Old torch files refer to classes as to storages: a kind, the class, and more.
+            let referred = value.as_persistent().and_then(Self::items).and_then(|mut parts| parts.nth(1));
+            match (value.node(), referred) {
+                (Node::Object(object), _) => value = self.at(object.callable),
+                (_, Some(class)) => value = class,
                 _ => return value.describe_plain(),
             }
         }

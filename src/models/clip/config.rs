@@ -149,8 +149,21 @@ impl ClipConfig {
         };
         let text: TextConfig = parse(path, "text_config.", tower("text_config"))?;
         let vision: VisionConfig = parse(path, "vision_config.", tower("vision_config"))?;
-        text.check(path, "text_config.")?;
-        let v = &vision;
+        let projection_dim = match whole.get("projection_dim") {
+            None => 512,
+            Some(v) => v.as_u64().with_context(|| {
+                format!("{}: key 'projection_dim': expected a whole number, found {v}", path.display())
+            })? as usize,
+        };
+        let config = Self { text, vision, projection_dim };
+        config.check(path)?;
+        Ok(config)
+    }
+
+    /// Fails unless the sizes, which `path` says, are those of a model that could be.
+    pub(super) fn check(&self, path: &Path) -> Result<()> {
+        self.text.check(path, "text_config.")?;
+        let v = &self.vision;
         let sizes = [("intermediate_size", v.intermediate_size), ("num_channels", v.num_channels)];
         check_sizes(path, "vision_config.", &sizes, &[("num_hidden_layers", v.num_hidden_layers)])?;
         check_heads(path, "vision_config.", v.hidden_size, v.num_attention_heads)?;
@@ -162,14 +175,7 @@ impl ClipConfig {
             v.patch_size
         );
         check_sizes(path, "vision_config.", &[("image_size", v.image_size)], &[])?;
-        let projection_dim = match whole.get("projection_dim") {
-            None => 512,
-            Some(v) => v.as_u64().with_context(|| {
-                format!("{}: key 'projection_dim': expected a whole number, found {v}", path.display())
-            })? as usize,
-        };
-        check_sizes(path, "", &[("projection_dim", projection_dim)], &[])?;
-        Ok(Self { text, vision, projection_dim })
+        check_sizes(path, "", &[("projection_dim", self.projection_dim)], &[])
     }
 }
 

@@ -1,13 +1,13 @@
 use anyhow::Result;
 
 use super::config::TextConfig;
-use super::tower::{Hidden, LayerNorm, Shape, Tower};
+use super::tower::{Hidden, Shape, Tower};
 use crate::device::{DType, Device, Tensor};
 use crate::io::{Loader, Scope};
-use crate::models::Linear;
 use crate::models::lora::file::LoraFile;
 use crate::models::lora::{Module, Slot};
 use crate::models::source::Component;
+use crate::models::{LayerNorm, Linear};
 use crate::ops;
 
 /// The id that `eos_token_id` has in files older than transformers 4.31, whatever the tokenizer says.

@@ -1,32 +1,15 @@
 use crate::device::Tensor;
 use crate::io::Scope;
-use crate::models::Linear;
 use crate::models::clip::config::HiddenAct;
+use crate::models::{LayerNorm, Linear};
 use crate::ops;
 use crate::ops::activation::Activation;
-use crate::ops::attention::{Heads, Mask, Part};
-use crate::ops::linear::{self, Then};
-
-/// Layer normalisation with scale and shift.
-pub(super) struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    eps: f32,
-}
-
-impl LayerNorm {
-    pub fn load(scope: &Scope, width: usize, eps: f32) -> Self {
-        Self { weight: scope.tensor("weight", &[width]), bias: scope.tensor("bias", &[width]), eps }
-    }
-
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        ops::layer_norm::forward(x, &self.weight, &self.bias, self.eps)
-    }
-}
+use crate::ops::attention::{Attention, Heads, Mask, OutputGrad, Part};
+use crate::ops::linear::{self, Backward, Branch, InputGrad, Then};
 
 /// What both towers' blocks are built from.
 #[derive(Clone, Copy)]
-pub(super) struct Shape {
+pub(in crate::models) struct Shape {
     pub width: usize,
     pub inner: usize,
     pub heads: usize,
@@ -37,13 +20,13 @@ pub(super) struct Shape {
 }
 
 /// The pre-norm transformer that text and images share.
-pub(super) struct Tower {
+pub(in crate::models) struct Tower {
     blocks: Vec<Block>,
     shape: Shape,
 }
 
 /// The residual stream at the end of a [`Tower`], `[b, n, width]` each.
-pub(super) struct Hidden {
+pub(in crate::models) struct Hidden {
     /// Before the last block.
     pub penultimate: Tensor,
     /// After the last block.
@@ -85,7 +68,7 @@ impl Tower {
 
     /// `x` in the type that activations are kept in.
     pub fn activations(&self, x: Tensor) -> Tensor {
-        ops::copy::cast(&x, x.device().activations(self.blocks[0].q.weight.dtype()))
+        ops::copy::cast(&x, x.device().activations(self.blocks[0].q.weight.multiplied_in()))
     }
 
     /// All linear layers, with their names under that of the tower.
@@ -108,24 +91,88 @@ impl Tower {
         }
         Hidden { last: last.forward(&x, &self.shape), penultimate: x }
     }
+
+    /// The input of every block, and what the last one gives.
+    pub fn kept(&self, x: Tensor) -> Vec<Tensor> {
+        let mut kept = vec![x];
+        for block in &self.blocks {
+            kept.push(block.forward(kept.last().expect("the input at least"), &self.shape));
+        }
+        kept
+    }
+
+    /// The gradient to the input of all blocks; `kept` is of [`Tower::kept`], `d` the gradient to what the last block gave.
+    /// What a block computes inside it computes again.
+    pub fn backward(&self, kept: &[Tensor], d: Tensor) -> Tensor {
+        self.blocks.iter().zip(kept).rev().fold(d, |d, (block, x)| block.backward(x, d, &self.shape))
+    }
+}
+
+impl Shape {
+    fn activation(&self) -> Activation {
+        match self.act {
+            HiddenAct::QuickGelu => Activation::QuickGelu,
+            HiddenAct::Gelu => Activation::GeluErf,
+        }
+    }
+}
+
+/// Queries, keys and values of a block, what they give, and what that adds up to with the input.
+struct Attended {
+    qkv: [Tensor; 3],
+    attention: Attention,
+    sum: Tensor,
 }
 
 impl Block {
+    fn heads(&self, shape: &Shape) -> Heads {
+        let scale = 1.0 / ((shape.width / shape.heads) as f32).sqrt();
+        Heads { count: shape.heads, scale, compute: self.q.weight.multiplied_in() }
+    }
+
+    fn attend(&self, x: &Tensor, shape: &Shape) -> Attended {
+        let y = self.norm1.forward(x);
+        let qkv = linear::forward_each(&y, [&self.q, &self.k, &self.v].map(|l| l.layer().into()));
+        let [q, k, v] = &qkv;
+        let mask = Mask { causal: shape.causal, bias: None };
+        let attention = ops::attention::forward(&[Part { q, k, v }], self.heads(shape), mask);
+        let sum = self.out.then(&attention.out[0], Then::Add(x));
+        Attended { qkv, attention, sum }
+    }
+
     /// `y = x + attention(norm1(x))`, then `y + mlp(norm2(y))`.
     fn forward(&self, x: &Tensor, shape: &Shape) -> Tensor {
-        let scale = 1.0 / ((shape.width / shape.heads) as f32).sqrt();
-        let heads = Heads { count: shape.heads, scale, compute: self.q.weight.dtype() };
-        let y = self.norm1.forward(x);
-        let [q, k, v] = linear::forward_each(&y, [&self.q, &self.k, &self.v].map(|l| l.layer().into()));
-        let mask = Mask { causal: shape.causal, bias: None };
-        let attended = ops::attention::forward(&[Part { q: &q, k: &k, v: &v }], heads, mask);
-        let x = self.out.then(&attended.out[0], Then::Add(x));
-
-        let activation = match shape.act {
-            HiddenAct::QuickGelu => Activation::QuickGelu,
-            HiddenAct::Gelu => Activation::GeluErf,
-        };
-        let hidden = self.fc1.then(&self.norm2.forward(&x), Then::Activate(activation));
+        let x = self.attend(x, shape).sum;
+        let hidden = self.fc1.then(&self.norm2.forward(&x), Then::Activate(shape.activation()));
         self.fc2.then(&hidden, Then::Add(&x))
     }
+
+    /// The gradient to `x`, if `d` is that to the result.
+    fn backward(&self, x: &Tensor, mut d: Tensor, shape: &Shape) -> Tensor {
+        let Attended { qkv: [q, k, v], attention: Attention { out, lse }, sum } = self.attend(x, shape);
+        let hidden = self.fc1.forward(&self.norm2.forward(&sum));
+        let mut dhidden = to_input(&d, &self.fc2);
+        ops::activation::backward(&mut dhidden, &hidden, shape.activation());
+        self.norm2.backward(&mut d, &to_input(&dhidden, &self.fc1), &sum);
+
+        let dout = to_input(&d, &self.out);
+        let outputs = [Some(OutputGrad { out: &out[0], dout: &dout })];
+        let parts = [Part { q: &q, k: &k, v: &v }];
+        let grads = ops::attention::backward(&outputs, &lse, &parts, self.heads(shape)).remove(0);
+        let dq = grads.q.as_ref().expect("the part's result was read");
+        let branches = [(dq, &self.q), (&grads.k, &self.k), (&grads.v, &self.v)];
+        let branches = branches.map(|(dy, l)| Branch { dy, weight: &l.weight, lora: None, grad: None });
+        let mut dy = x.scratch_like(x.shape());
+        let call = Backward { x: None, branches: branches.into(), dx: InputGrad::Overwrite(&mut dy) };
+        linear::backward_group(vec![call], None);
+        self.norm1.backward(&mut d, &dy, x);
+        d
+    }
+}
+
+/// The gradient to the input of `linear`.
+fn to_input(dy: &Tensor, linear: &Linear) -> Tensor {
+    let mut dx = dy.scratch_like(&[dy.dim(0), dy.dim(1), linear.weight.dim(1)]);
+    linear::backward(dy, &linear.weight, None, None, None, InputGrad::Overwrite(&mut dx));
+    dx
 }

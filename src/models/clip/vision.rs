@@ -1,8 +1,9 @@
 use super::config::VisionConfig;
-use super::tower::{LayerNorm, Shape, Tower};
+use super::tower::{Shape, Tower};
 use crate::device::Tensor;
 use crate::io::Scope;
-use crate::models::Linear;
+use crate::models::{LayerNorm, Linear};
+use crate::ops::linear::{self, InputGrad};
 use crate::ops::patchify::{self, Order, Patches};
 use crate::ops::{copy, embedding, position};
 
@@ -38,11 +39,11 @@ impl VisionTower {
         };
         Self {
             class: embeddings.tensor("class_embedding", &[width]).reshape(&[1, width]),
-            patches: Linear {
-                weight: convolution.reshape(&[width, config.num_channels * patch * patch]),
-                bias: None,
-                fp8: None,
-            },
+            patches: Linear::with(
+                convolution.reshape(&[width, config.num_channels * patch * patch]),
+                None,
+                scope.precision(),
+            ),
             patch,
             positions: embeddings.sub("position_embedding").tensor("weight", &[grid * grid + 1, width]),
             // The misspelling is the checkpoints'.
@@ -55,21 +56,69 @@ impl VisionTower {
 
     /// `pixels` `[b, channels, image, image]` to the class token, `[b, width]`.
     pub fn forward(&self, pixels: &Tensor) -> Tensor {
-        let (width, channels, patch) = (self.patches.weight.dim(0), pixels.dim(1), self.patch);
-        let (b, side) = (pixels.dim(0), self.image / patch);
-        assert_eq!(pixels.shape(), [b, channels, self.image, self.image], "clip vision: pixels");
-        let patches = Patches { channels, size: patch, grid: (side, side) };
+        let x = self.pre_norm.forward(&self.embed(pixels));
+        self.post_norm.forward(&class_tokens(&self.tower.forward(x).last))
+    }
+
+    /// As [`VisionTower::forward`], and what [`VisionTower::backward`] starts from.
+    pub fn kept(&self, pixels: &Tensor) -> (Tensor, Tape) {
+        let embedded = self.embed(pixels);
+        let blocks = self.tower.kept(self.pre_norm.forward(&embedded));
+        let class = class_tokens(blocks.last().expect("the input at least"));
+        (self.post_norm.forward(&class), Tape { embedded, blocks, class })
+    }
+
+    /// The gradient to the pixels, if `d` `[b, width]` is that to the class token.
+    pub fn backward(&self, tape: &Tape, d: &Tensor) -> Tensor {
+        let Tape { embedded, blocks, class } = tape;
+        let (b, n, width) = (embedded.dim(0), embedded.dim(1), embedded.dim(2));
+        let mut dclass = d.zeros_like(&[b, width]);
+        self.post_norm.backward(&mut dclass, d, class);
+        let mut dlast = d.zeros_like(&[b, n, width]);
+        copy::block_into(&mut dlast, 0, 0, &dclass.reshape(&[b, 1, width]));
+        let dx = self.tower.backward(&blocks[..blocks.len() - 1], dlast);
+        let mut dembedded = d.zeros_like(&[b, n, width]);
+        self.pre_norm.backward(&mut dembedded, &dx, embedded);
+
+        let tokens: Vec<usize> = (0..b * n).filter(|row| row % n > 0).collect();
+        let dtokens = copy::gather(&dembedded.reshape(&[b * n, width]), &tokens);
+        let mut dpatches = d.scratch_like(&[b, n - 1, self.patches.weight.dim(1)]);
+        linear::backward(&dtokens, &self.patches.weight, None, None, None, InputGrad::Overwrite(&mut dpatches));
+        patchify::inverse(&dpatches, &self.cut(), Order::ChannelFirst)
+    }
+
+    fn cut(&self) -> Patches {
+        let (side, size) = (self.image / self.patch, self.patch);
+        Patches { channels: self.patches.weight.dim(1) / (size * size), size, grid: (side, side) }
+    }
+
+    /// Class and patches with their positions, `[b, 1 + patches, width]`.
+    fn embed(&self, pixels: &Tensor) -> Tensor {
+        let (width, patches) = (self.patches.weight.dim(0), self.cut());
+        let (b, n) = (pixels.dim(0), patches.tokens());
+        assert_eq!(pixels.shape(), [b, patches.channels, self.image, self.image], "clip vision: pixels");
         let pixels = &self.tower.activations(pixels.clone());
         let tokens = self.patches.forward(&patchify::forward(pixels, &patches, Order::ChannelFirst));
-        let n = side * side;
         let mut x = pixels.scratch_like(&[b, n + 1, width]);
         let class = copy::cast(&embedding::forward(&vec![0; b], &self.class), x.dtype());
         copy::block_into(&mut x, 0, 0, &class.reshape(&[b, 1, width]));
         copy::block_into(&mut x, 1, 0, &tokens);
         position::add(&mut x, &self.positions, &[0]);
-
-        let last = self.tower.forward(self.pre_norm.forward(&x)).last;
-        let class_tokens: Vec<usize> = (0..b).map(|i| i * (n + 1)).collect();
-        self.post_norm.forward(&copy::gather(&last.reshape(&[b * (n + 1), width]), &class_tokens))
+        x
     }
+}
+
+/// What the backward needs of a forward.
+pub struct Tape {
+    embedded: Tensor,
+    /// The input of every block, and what the last one gave.
+    blocks: Vec<Tensor>,
+    class: Tensor,
+}
+
+/// The first token of each of `[b, n, width]`.
+fn class_tokens(x: &Tensor) -> Tensor {
+    let (b, n, width) = (x.dim(0), x.dim(1), x.dim(2));
+    let first: Vec<usize> = (0..b).map(|i| i * n).collect();
+    copy::gather(&x.clone().reshape(&[b * n, width]), &first)
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
-use super::{Tokenizer, charsmap};
+use super::{Tokenizer, charsmap, clip};
 use crate::io::{read, read_json, require_folder};
 
 /// Lengths beyond this mean "no limit": transformers writes 1e30 where none is known.
@@ -18,7 +18,11 @@ const LARGEST_LENGTH: f64 = 1e20;
 const MOST_EXTRA: u64 = 10_000;
 
 /// The words CLIP's BPE runs on.
-const CLIP_WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+const CLIP_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+/// The special tokens of CLIP.
+pub(super) const TRANSFORMERS: [&str; 2] = ["<|startoftext|>", "<|endoftext|>"];
+/// What open_clip calls them.
+pub(super) const OPEN_CLIP: [&str; 2] = ["<start_of_text>", "<end_of_text>"];
 
 /// The order in which transformers adds the named special tokens.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -36,8 +40,8 @@ impl Kind {
 
     fn default_token(self, name: &str) -> Option<&'static str> {
         match (self, name) {
-            (Kind::Clip, "bos_token") => Some("<|startoftext|>"),
-            (Kind::Clip, "eos_token" | "unk_token" | "pad_token") => Some("<|endoftext|>"),
+            (Kind::Clip, "bos_token") => Some(TRANSFORMERS[0]),
+            (Kind::Clip, "eos_token" | "unk_token" | "pad_token") => Some(TRANSFORMERS[1]),
             (Kind::T5, "eos_token") => Some("</s>"),
             (Kind::T5, "unk_token") => Some("<unk>"),
             (Kind::T5, "pad_token") => Some("<pad>"),
@@ -57,16 +61,45 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
         map.and_then(charsmap::check).with_context(|| format!("{}: precompiled_charsmap", file.display()))?;
     }
 
+    let pipeline = [normalizer, pre_tokenizer(kind, TRANSFORMERS)];
+    assemble(folder, &file, kind, &whole["model"], pipeline, settings)
+}
+
+/// CLIP's own vocabulary with these two special tokens.
+pub(super) fn built_in(special: [&str; 2]) -> Tokenizer {
+    let [begin, end] = special;
+    let token = |text| AddedToken::from(text, true);
+    let named = vec![
+        ("bos_token", token(begin)),
+        ("eos_token", token(end)),
+        ("unk_token", token(end)),
+        ("pad_token", token(end)),
+    ];
+    let settings = Settings { named, added: vec![token(begin), token(end)], max_length: Some(77) };
+    let (name, kind) = (Path::new("the built-in CLIP tokenizer"), Kind::Clip);
+    let pipeline = [normalizer(kind, &Value::Null), pre_tokenizer(kind, special)];
+    assemble(name, name, kind, &clip::model(begin, end), pipeline, settings).expect("the vocabulary is whole")
+}
+
+/// A tokenizer of the parts that `file` in `folder` has.
+fn assemble(
+    folder: &Path,
+    file: &Path,
+    kind: Kind,
+    stored: &Value,
+    [normalizer, pre_tokenizer]: [Value; 2],
+    settings: Settings,
+) -> Result<Tokenizer> {
     let mut inner: tokenizers::Tokenizer = serde_json::from_value(json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
         "added_tokens": [],
         "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer(kind),
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": null,
         "decoder": null,
-        "model": model(kind, &whole["model"], &settings),
+        "model": model(kind, stored, &settings),
     }))
     .with_context(|| format!("{}: not a tokenizer of CLIP or T5", file.display()))?;
     inner.add_tokens(&settings.added);
@@ -77,7 +110,7 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer> {
     };
     let bos = if kind == Kind::Clip { Some(id("bos_token")?) } else { None };
     let (eos, pad) = (id("eos_token")?, id("pad_token")?);
-    Ok(Tokenizer { bos, eos, pad, max_length: settings.max_length, inner, folder: folder.to_path_buf() })
+    Ok(Tokenizer { bos, eos, pad, max_length: settings.max_length, inner, folder: folder.to_path_buf(), clean: None })
 }
 
 /// `tokenizer.json`, or the same made of `vocab.json` and `merges.txt`; with the name for error messages.
@@ -143,10 +176,11 @@ fn normalizer(kind: Kind, stored: &Value) -> Value {
     }
 }
 
-fn pre_tokenizer(kind: Kind) -> Value {
+/// `special` are the two tokens that words of CLIP are cut at.
+fn pre_tokenizer(kind: Kind, special: [&str; 2]) -> Value {
     let parts = match kind {
         Kind::Clip => json!([
-            {"type": "Split", "pattern": {"Regex": CLIP_WORDS}, "behavior": "Removed", "invert": true},
+            {"type": "Split", "pattern": {"Regex": format!("{}|{CLIP_WORDS}", special.map(literal).join("|"))}, "behavior": "Removed", "invert": true},
             {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         ]),
         Kind::T5 => json!([
@@ -155,6 +189,11 @@ fn pre_tokenizer(kind: Kind) -> Value {
         ]),
     };
     json!({"type": "Sequence", "pretokenizers": parts})
+}
+
+/// A pattern of `text` and nothing else.
+fn literal(text: &str) -> String {
+    text.replace('|', r"\|")
 }
 
 /// What the small files beside the vocabulary say.

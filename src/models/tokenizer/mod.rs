@@ -1,15 +1,20 @@
-//! Text to token ids: the byte-level BPE of CLIP and the unigram model of T5, as transformers 5 builds them.
+//! Text to token ids: the byte-level BPE of CLIP, the unigram model of T5 and the pieces of BERT, as transformers 5 builds them.
 
 mod charsmap;
+mod clean;
+mod clip;
 mod folder;
 #[cfg(test)]
 mod tests;
+mod wordpiece;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, ensure};
 
 use crate::models::source::Component;
+
+pub use wordpiece::WordPiece;
 
 /// The tokenizer of one `tokenizer*` folder of a pipeline.
 pub struct Tokenizer {
@@ -19,6 +24,8 @@ pub struct Tokenizer {
     eos: u32,
     pad: u32,
     max_length: Option<usize>,
+    /// What is done to a text first.
+    clean: Option<fn(&str) -> String>,
 }
 
 /// The ids of one text.
@@ -54,7 +61,17 @@ impl Tokenizer {
     /// One that knows no words, for plans: every text is begin, end and padding.
     pub fn blank(max_length: usize) -> Self {
         let inner = tokenizers::Tokenizer::new(tokenizers::models::bpe::BPE::default());
-        Self { inner, folder: PathBuf::new(), bos: Some(0), eos: 1, pad: 1, max_length: Some(max_length) }
+        Self { inner, folder: PathBuf::new(), bos: Some(0), eos: 1, pad: 1, max_length: Some(max_length), clean: None }
+    }
+
+    /// CLIP's, which is part of the program, as transformers uses it.
+    pub fn clip() -> Self {
+        folder::built_in(folder::TRANSFORMERS)
+    }
+
+    /// CLIP's, as open_clip uses it: with straight quotes, entities resolved, and what else it cleans of a text first.
+    pub fn open_clip() -> Self {
+        Self { clean: Some(clean::clean), ..folder::built_in(folder::OPEN_CLIP) }
     }
 
     /// The most tokens the model takes, if the folder says so.
@@ -75,6 +92,8 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, length: usize) -> Result<Encoded> {
         let special = 1 + usize::from(self.bos.is_some());
         ensure!(length >= special, "{}: cannot cut a text to {length} tokens, {special} are special", self.name());
+        let cleaned = self.clean.map(|clean| clean(text));
+        let text = cleaned.as_deref().unwrap_or(text);
         let body = self.inner.encode_fast(text, false).map_err(|e| anyhow!("{}: {text:?}: {e}", self.name()))?;
         let body = body.get_ids();
         let kept = body.len().min(length - special);

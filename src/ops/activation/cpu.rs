@@ -67,6 +67,46 @@ wide! {
     }
 }
 
+pub(super) fn backward(d: &mut Tensor, x: &Tensor, activation: Activation) {
+    let gradient = match activation {
+        Activation::GeluTanh => gelu_tanh_gradient,
+        Activation::GeluErf => gelu_erf_gradient,
+        Activation::QuickGelu => quick_gelu_gradient,
+        Activation::Silu => silu_gradient,
+    };
+    let chunks = d.host_mut().par_chunks_mut(GRAIN).zip(x.host().par_chunks(GRAIN));
+    chunks.with_min_len(at_least(1)).for_each(|(d, x)| gradient(d, x));
+}
+
+wide! {
+    fn gelu_erf_gradient(d: &mut [f32], x: &[f32]) {
+        // Φ(v) + v φ(v)
+        const INVERSE_ROOT_TAU: f32 = 0.398_942_3;
+        for (d, &v) in d.iter_mut().zip(x) {
+            let cumulated = 0.5 * (1.0 + math::erf(v * std::f32::consts::FRAC_1_SQRT_2));
+            *d *= cumulated + v * INVERSE_ROOT_TAU * math::exp(-0.5 * v * v);
+        }
+    }
+}
+
+wide! {
+    fn quick_gelu_gradient(d: &mut [f32], x: &[f32]) {
+        for (d, &v) in d.iter_mut().zip(x) {
+            let s = math::sigmoid(1.702 * v);
+            *d *= s + 1.702 * v * s * (1.0 - s);
+        }
+    }
+}
+
+wide! {
+    fn silu_gradient(d: &mut [f32], x: &[f32]) {
+        for (d, &v) in d.iter_mut().zip(x) {
+            let s = math::sigmoid(v);
+            *d *= s + v * s * (1.0 - s);
+        }
+    }
+}
+
 pub(super) fn multiply(x: &mut Tensor, y: &Tensor) {
     let chunks = x.host_mut().par_chunks_mut(GRAIN).zip(y.host().par_chunks(GRAIN));
     chunks.with_min_len(at_least(1)).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x *= y));

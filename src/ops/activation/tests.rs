@@ -77,6 +77,16 @@ fn gradient_of_gelu_matches_finite_differences() {
 }
 
 #[test]
+fn gradients_of_all_match_finite_differences() {
+    let (x, dy) = (random(&[50], 1), random(&[50], 2));
+    for activation in ALL {
+        let mut dx = owned(&dy);
+        backward(&mut dx, &x, activation);
+        check_gradient(&dx, &wide(&x), &dy, |v| v.iter().map(|v| in_f64(activation, *v)).collect());
+    }
+}
+
+#[test]
 fn kernels_give_the_cpu_s_bits_in_single_precision_and_round_once_in_half() {
     for n in [1, 7, 1024, 4099] {
         let (x, d) = (random(&[n], 3), random(&[n], 4));

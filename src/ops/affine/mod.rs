@@ -5,7 +5,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-use super::dispatch;
+use super::{dispatch, on_cpu};
 use crate::device::Tensor;
 
 /// What is done to every element.
@@ -32,4 +32,11 @@ pub fn forward(x: &Tensor, map: Affine) -> Tensor {
     let mut y = x.scratch_like(x.shape());
     dispatch!(x, forward(&mut y, x, map));
     y
+}
+
+/// The gradient to `x`, in place: `d` holds that to the result. Only rewards that are differentiated use it: on
+/// the processor only.
+pub fn backward(d: &mut Tensor, x: &Tensor, map: Affine) {
+    assert_eq!(d.shape(), x.shape(), "affine backward");
+    on_cpu!(x, backward(d, x, map));
 }

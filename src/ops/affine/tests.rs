@@ -1,5 +1,5 @@
 use super::*;
-use crate::device::DType;
+use crate::device::{DType, Device};
 use crate::ops::copy::cast;
 use crate::ops::testing::{devices, on_vm, random};
 
@@ -26,4 +26,13 @@ fn kernels_give_the_cpu_s_bits_rounded_once() {
             assert_eq!(got[0].to_raw(), cast(&want, dtype).to_raw(), "{n} of {dtype:?}");
         }
     }
+}
+
+#[test]
+fn a_gradient_is_scaled_inside_the_range_and_stopped_outside() {
+    let x = Tensor::from_slice(&Device::Cpu, &[-4.0, -1.75, 0.0, 4.25, 5.0], &[5]);
+    let map = Affine { before: 1.0, scale: 2.0, after: -0.5, limits: [-2.0, 10.0] };
+    let mut d = Tensor::from_slice(&Device::Cpu, &[1.0, 2.0, 3.0, 4.0, 5.0], &[5]);
+    backward(&mut d, &x, map);
+    assert_eq!(d.to_host(), [0.0, 4.0, 6.0, 8.0, 0.0]);
 }

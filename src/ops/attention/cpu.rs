@@ -15,13 +15,13 @@ use crate::ops::math::{self, wide};
 const SCORES: usize = 48 << 10;
 
 /// Queries per tile, for rows of `n` scores.
-fn tile_rows(n: usize) -> usize {
+pub(in crate::ops) fn tile_rows(n: usize) -> usize {
     (SCORES / n.max(1) / 12 * 12).clamp(12, 96)
 }
 
 /// One head of one sample, seen in a token-major tensor.
 #[derive(Clone, Copy)]
-struct Head<'a> {
+pub(in crate::ops) struct Head<'a> {
     data: &'a [f32],
     /// Elements from token to token.
     stride: usize,
@@ -30,18 +30,18 @@ struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    fn of(t: &'a Tensor, b: usize, h: usize, heads: usize) -> Self {
+    pub(in crate::ops) fn of(t: &'a Tensor, b: usize, h: usize, heads: usize) -> Self {
         let (tokens, stride) = (t.dim(1), t.dim(2));
         let d = stride / heads;
         Self { data: &t.host()[b * tokens * stride + h * d..], stride, tokens, d }
     }
 
     /// `[tokens, d]`.
-    fn mat(self) -> Mat<'a> {
+    pub(in crate::ops) fn mat(self) -> Mat<'a> {
         Mat::strided(Elems::F32(self.data), self.tokens, self.d, self.stride)
     }
 
-    fn rows(self, tokens: Range<usize>) -> Mat<'a> {
+    pub(in crate::ops) fn rows(self, tokens: Range<usize>) -> Mat<'a> {
         self.mat().rows_in(tokens)
     }
 
@@ -52,7 +52,7 @@ impl<'a> Head<'a> {
 
 /// One head of one sample of a tensor that is written.
 #[derive(Clone, Copy)]
-struct HeadOut {
+pub(in crate::ops) struct HeadOut {
     all: Shared,
     first: usize,
     stride: usize,
@@ -60,14 +60,14 @@ struct HeadOut {
 }
 
 impl HeadOut {
-    fn of(shared: Shared, like: &Tensor, b: usize, h: usize, heads: usize) -> Self {
+    pub(in crate::ops) fn of(shared: Shared, like: &Tensor, b: usize, h: usize, heads: usize) -> Self {
         let (tokens, stride) = (like.dim(1), like.dim(2));
         let d = stride / heads;
         Self { all: shared, first: b * tokens * stride + h * d, stride, d }
     }
 
     /// Token `i` and the distance of tokens.
-    fn to(self, i: usize) -> (*mut f32, usize) {
+    pub(in crate::ops) fn to(self, i: usize) -> (*mut f32, usize) {
         (self.all.at(self.first + i * self.stride), self.stride)
     }
 
@@ -80,7 +80,7 @@ impl HeadOut {
 }
 
 /// Cuts `buffer` into pieces of the given lengths.
-fn cut<const N: usize>(mut buffer: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
+pub(in crate::ops) fn cut<const N: usize>(mut buffer: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
     lengths.map(|n| {
         let (head, tail) = std::mem::take(&mut buffer).split_at_mut(n);
         buffer = tail;
@@ -189,7 +189,7 @@ pub(super) fn forward(
 
 wide! {
     /// `e^(s − max)` of every score; returns the largest score and the sum.
-    fn softmax(row: &mut [f32]) -> (f32, f32) {
+    pub(in crate::ops) fn softmax(row: &mut [f32]) -> (f32, f32) {
         let mut lanes = [f32::NEG_INFINITY; 16];
         let (lines, rest) = row.as_chunks::<16>();
         for line in lines {
@@ -202,7 +202,8 @@ wide! {
 }
 
 wide! {
-    fn scores_total(row: &mut [f32], inverse: f32) {
+    /// Every score times `inverse`.
+    pub(in crate::ops) fn scores_total(row: &mut [f32], inverse: f32) {
         row.iter_mut().for_each(|s| *s *= inverse);
     }
 }

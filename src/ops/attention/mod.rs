@@ -7,6 +7,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::ops) use cpu::{Head, HeadOut, cut, scores_total, softmax, tile_rows};
 pub use cuda::{BackwardVariant, ForwardVariant, backward_variants, forward_variants};
 
 use super::dispatch;

@@ -1,7 +1,7 @@
-use super::forward;
-use crate::device::{DType, Device};
+use super::{backward, forward};
+use crate::device::{DType, Device, Tensor};
 use crate::ops::linear::rounded;
-use crate::ops::testing::{bits, check_precision, devices, max_error, on_vm, random, wide};
+use crate::ops::testing::{bits, check_gradient, check_precision, devices, max_error, on_vm, random, wide};
 
 fn reference(x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {
     let d = w.len();
@@ -37,5 +37,18 @@ fn the_kernel_errs_as_little_as_the_cpu_and_gives_a_row_the_same_bits_in_any_bat
         let x = rounded(&x, DType::F32);
         let want = reference(&wide(&x), &wide(&w), &wide(&b));
         check_precision(&format!("{d} {dtype:?}"), &got[0], &forward(&x, &w, &b, 1e-5), &want);
+    }
+}
+
+#[test]
+fn the_gradient_matches_finite_differences_and_is_added() {
+    for d in [7, 64, 100] {
+        let (x, w, b, dy) = (random(&[3, d], 1), random(&[d], 2), random(&[d], 3), random(&[3, d], 4));
+        let mut dx = Tensor::zeros(&Device::Cpu, &[3, d]);
+        backward(&mut dx, &dy, &x, &w, 1e-5);
+        check_gradient(&dx, &wide(&x), &dy, |x| reference(x, &wide(&w), &wide(&b)));
+        let once = dx.to_host();
+        backward(&mut dx, &dy, &x, &w, 1e-5);
+        assert!(dx.to_host().iter().zip(once).all(|(two, one)| *two == one + one));
     }
 }

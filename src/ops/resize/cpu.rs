@@ -1,6 +1,9 @@
 use rayon::prelude::*;
 
 use crate::device::Tensor;
+use crate::ops::cpu::at_least;
+use crate::ops::math::wide;
+use crate::ops::resample::{antialiased, cubic};
 
 /// Bits after the point of Pillow's 8-bit resampling weights.
 const PRECISION: u32 = 32 - 8 - 2;
@@ -65,33 +68,40 @@ impl Taps {
 }
 
 pub(super) fn taps(from: usize, to: usize) -> Vec<Taps> {
-    let scale = from as f64 / to as f64;
-    let stretch = scale.max(1.0);
-    let reach = 2.0 * stretch;
-    let of = |i: usize| {
-        let centre = (i as f64 + 0.5) * scale;
-        let first = ((centre - reach + 0.5) as i64).max(0) as usize;
-        let last = ((centre + reach + 0.5) as usize).min(from);
-        let weights: Vec<f64> = (first..last).map(|x| cubic((x as f64 - centre + 0.5) / stretch)).collect();
-        let sum: f64 = weights.iter().sum();
-        let fixed = |w: &f64| {
-            let w = w / sum * f64::from(1 << PRECISION);
-            (w + 0.5f64.copysign(w)) as i32
-        };
-        Taps { first, weights: weights.iter().map(fixed).collect() }
+    let fixed = |w: f64| {
+        let w = w * f64::from(1 << PRECISION);
+        (w + 0.5f64.copysign(w)) as i32
     };
-    (0..to).map(of).collect()
+    let runs = antialiased(from, to, 2.0, |x| cubic(x, -0.5)).into_iter();
+    runs.map(|(first, weights)| Taps { first, weights: weights.into_iter().map(fixed).collect() }).collect()
 }
 
-/// Keys' cubic with a = -0.5.
-fn cubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    let x = x.abs();
-    if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
-    } else {
-        0.0
+pub(super) fn bilinear(out: &mut Tensor, x: &Tensor) {
+    let &[_, h, w, c] = x.shape() else { unreachable!("checked") };
+    let (height, width) = (out.dim(1), out.dim(2));
+    let (down, across) = (super::between(h, height), super::between(w, width));
+    let x = x.host();
+    let lines = out.host_mut().par_chunks_exact_mut(width * c).enumerate();
+    lines.with_min_len(at_least(1)).for_each(|(line, out)| {
+        let (above, below, share) = down[line % height];
+        let row = |row: usize| &x[(line / height * h + row) * w * c..][..w * c];
+        mix(out, [row(above), row(below)], share, &across);
+    });
+}
+
+wide! {
+    /// One line of pixels between two.
+    fn mix(out: &mut [f32], rows: [&[f32]; 2], down: f32, across: &[(usize, usize, f32)]) {
+        let [above, below] = rows;
+        let c = out.len() / across.len();
+        for (out, (left, right, share)) in out.chunks_exact_mut(c).zip(across) {
+            let corners = [(above, left), (above, right), (below, left), (below, right)];
+            let [a, b, d, e] = corners.map(|(line, at)| &line[at * c..][..c]);
+            for (i, out) in out.iter_mut().enumerate() {
+                let upper = (1.0 - share) * a[i] + share * b[i];
+                let lower = (1.0 - share) * d[i] + share * e[i];
+                *out = (1.0 - down) * upper + down * lower;
+            }
+        }
     }
 }

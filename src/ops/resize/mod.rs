@@ -5,7 +5,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-use super::dispatch;
+use super::{dispatch, on_cpu};
 use crate::device::{DType, Tensor};
 
 /// Pictures `[b, h, w, 3]` of bytes as `[b, height, width, 3]`, to the byte what Pillow's `resize((width, height), BICUBIC)`
@@ -21,4 +21,25 @@ pub fn bicubic(images: &Tensor, height: usize, width: usize) -> Tensor {
     let (mut middle, mut out) = (bytes(&between), bytes(&[b, height, width, 3]));
     dispatch!(images, bicubic(&mut out, &mut middle, images, columns_last));
     out
+}
+
+/// Images `[b, h, w, c]` of numbers as `[b, height, width, c]`, each a bilinear mixture of four neighbours
+/// (`interpolate(mode="bilinear", align_corners=False)` of torch, without antialiasing). On the processor only.
+pub fn bilinear(x: &Tensor, height: usize, width: usize) -> Tensor {
+    let &[b, _, _, c] = x.shape() else { panic!("resize: {x:?}") };
+    let mut out = x.scratch_like(&[b, height, width, c]);
+    on_cpu!(x, bilinear(&mut out, x));
+    out
+}
+
+/// For each of `to` places along an axis of `from` pixels the two it lies between, and the share of the second
+/// (`area_pixel_compute_source_index` of torch).
+pub fn between(from: usize, to: usize) -> Vec<(usize, usize, f32)> {
+    let scale = from as f32 / to as f32;
+    let place = |i: usize| {
+        let at = (scale * (i as f32 + 0.5) - 0.5).max(0.0);
+        let first = (at as usize).min(from - 1);
+        (first, (first + 1).min(from - 1), at - first as f32)
+    };
+    (0..to).map(place).collect()
 }

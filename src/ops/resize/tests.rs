@@ -1,7 +1,7 @@
 use super::*;
 use crate::device::Device;
 use crate::io::TensorFile;
-use crate::ops::testing::{devices, fixture, on_vm};
+use crate::ops::testing::{check_batch_invariance, devices, fixture, on_vm, random};
 
 /// The fixture is Pillow's work.
 #[test]
@@ -31,4 +31,15 @@ fn a_kernel_gives_the_cpu_s_bytes_in_either_order_of_passes() {
             |device: &Device| vec![bicubic(&Tensor::from_bytes(device, &picture(h, w), &[2, h, w, 3]), height, width)];
         assert_eq!(on_vm(run)[0].to_raw(), run(&Device::Cpu)[0].to_raw(), "{h}x{w} to {height}x{width}");
     }
+}
+
+#[test]
+fn bilinear_places_lie_between_pixel_centres_and_stop_at_the_edge() {
+    let line = Tensor::from_slice(&Device::Cpu, &[0.0, 4.0, 8.0], &[1, 1, 3, 1]);
+    assert_eq!(bilinear(&line, 1, 6).to_host(), [0.0, 1.0, 3.0, 5.0, 7.0, 8.0]);
+    assert_eq!(bilinear(&line, 2, 2).to_host(), [1.0, 7.0, 1.0, 7.0]);
+    let square = Tensor::from_slice(&Device::Cpu, &[0.0, 1.0, 2.0, 3.0], &[1, 2, 2, 1]);
+    assert_eq!(bilinear(&square, 1, 1).to_host(), [1.5]);
+    let x = random(&[9, 3, 4, 2], 1);
+    check_batch_invariance("bilinear", |samples| bilinear(&x.slice(samples), 5, 3));
 }

@@ -8,7 +8,7 @@ use super::Detection;
 use crate::data::{Prompt, Relation};
 
 /// Detections count above this score ..
-const THRESHOLD: f64 = 0.3;
+pub(super) const THRESHOLD: f64 = 0.3;
 /// .. and above this one where the task is counting.
 const COUNTING_THRESHOLD: f64 = 0.9;
 /// The most of one class that are looked at.

@@ -10,7 +10,10 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-use super::{Detection, Detector};
+use anyhow::Result;
+use rayon::prelude::*;
+
+use super::{Detection, Detector, Look};
 use crate::data::Color;
 use crate::io::image::RgbImage;
 
@@ -39,18 +42,23 @@ impl Detector for Shapes {
         &CLASSES
     }
 
-    fn detect(&self, image: &RgbImage) -> Vec<Detection> {
-        let (regions, scale) = segment::regions(image);
-        let sides = [image.width as f64, image.height as f64];
-        let mut found = Vec::new();
-        for region in regions {
-            let Some(fit) = fit::best(&region, sides[0].max(sides[1]) / scale) else { continue };
-            let bounds = std::array::from_fn(|i| (fit.bounds[i] * scale).clamp(0.0, sides[i % 2]));
-            let class = CLASSES[fit.shape as usize].to_string();
-            found.push(Detection { class, score: fit.confidence, bounds, color: color(region.color) });
-        }
-        found
+    fn detect(&self, images: &[RgbImage], _: &[Look]) -> Result<Vec<Vec<Detection>>> {
+        Ok(images.par_iter().map(detect).collect())
     }
+}
+
+/// The shapes in one picture.
+fn detect(image: &RgbImage) -> Vec<Detection> {
+    let (regions, scale) = segment::regions(image);
+    let sides = [image.width as f64, image.height as f64];
+    let mut found = Vec::new();
+    for region in regions {
+        let Some(fit) = fit::best(&region, sides[0].max(sides[1]) / scale) else { continue };
+        let bounds = std::array::from_fn(|i| (fit.bounds[i] * scale).clamp(0.0, sides[i % 2]));
+        let class = CLASSES[fit.shape as usize].to_string();
+        found.push(Detection { class, score: fit.confidence, bounds, color: color(region.color) });
+    }
+    found
 }
 
 /// The palette's colour that `rgb` clearly is.

@@ -9,8 +9,10 @@ impl Detector for Dogs {
         &["dog", "cat"]
     }
 
-    fn detect(&self, image: &RgbImage) -> Vec<Detection> {
-        vec![Detection { class: "dog".into(), score: 1.0, bounds: [0.0; 4], color: None }; image.data[0].into()]
+    fn detect(&self, images: &[RgbImage], looks: &[Look]) -> Result<Vec<Vec<Detection>>> {
+        assert_eq!(images.len(), looks.len());
+        let dog = Detection { class: "dog".into(), score: 1.0, bounds: [0.0; 4], color: None };
+        Ok(images.iter().map(|image| vec![dog.clone(); image.data[0].into()]).collect())
     }
 }
 
@@ -44,4 +46,24 @@ fn a_prompt_that_cannot_be_judged_is_found_before_anything_runs() {
     let unknown = error(&format!("{good}{}", good.replace("\"dog\"", "\"dig\"")));
     assert!(unknown.ends_with("p.jsonl:2: class 'dig' is not one of the detector's (dog, cat); did you mean 'dog'?"));
     assert!(error("{\"prompt\": \"a dog\"}").contains("p.jsonl:1: geneval needs key 'include'"));
+}
+
+#[test]
+fn only_colours_that_a_rule_looks_at_are_asked_for() {
+    let set = set(
+        "{\"prompt\": \"a red dog and a cat\", \"include\": [{\"class\": \"dog\", \"count\": 1, \"color\": \"red\"}, \
+                   {\"class\": \"cat\", \"count\": 1}]}",
+    );
+    let look = Look::of(&set.prompts[0]);
+    assert!(look.wants_color("dog", 0.31) && !look.wants_color("dog", 0.3) && !look.wants_color("cat", 1.0));
+    assert!(Look::at_all().wants_color("cat", 0.31));
+}
+
+#[test]
+fn every_class_of_a_picture_is_shown_with_the_surest_first() {
+    let picture = RgbImage { width: 1, height: 1, data: vec![2; 3] };
+    let images = Images::from_pictures(vec![picture], &Device::Cpu);
+    let shown = GenEval::new(Box::new(Dogs)).explain(&images, &[]).unwrap().unwrap();
+    let dog = json!({"class": "dog", "score": 1.0, "box": [0.0, 0.0, 0.0, 0.0], "color": null});
+    assert_eq!(shown, [json!([dog, dog])]);
 }

