@@ -102,7 +102,6 @@ const KEYS: &[(&str, &str)] = &[
 #[derive(Serialize)]
 struct Answer<'a> {
     images: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
     missing: Option<usize>,
     results: &'a BTreeMap<String, f64>,
     out: Option<&'a Path>,
