@@ -38,8 +38,8 @@ pub mod quantise;
 pub mod resample;
 pub mod resize;
 pub mod rms_norm;
-pub mod squeeze;
 pub mod rope;
+pub mod squeeze;
 pub mod step;
 #[cfg(test)]
 pub mod testing;

@@ -107,7 +107,8 @@ fn open_clip_config(path: &Path) -> Result<OpenClipConfig> {
 fn from_tensors(file: &TensorFile, open_clip: Option<OpenClipConfig>) -> Result<ClipConfig> {
     let (path, sizes) = (file.path(), Sizes(file));
     let patches = sizes.of("vision_model.embeddings.patch_embedding.weight");
-    let [width, num_channels, patch_size, _] = patches.context("not a CLIP model in a layout of transformers or open_clip")?;
+    let [width, num_channels, patch_size, _] =
+        patches.context("not a CLIP model in a layout of transformers or open_clip")?;
     let [positions, _] = sizes.of("vision_model.embeddings.position_embedding.weight")?;
     let [vocab_size, text_width] = sizes.of("text_model.embeddings.token_embedding.weight")?;
     let [text_positions, _] = sizes.of("text_model.embeddings.position_embedding.weight")?;
