@@ -142,7 +142,8 @@ fn every_published_config_is_listed_and_printed_as_its_file_is() {
             let start: String = text.lines().next().unwrap().chars().skip(2).take(30).collect();
             let mut lines = row.lines();
             assert!(lines.next().unwrap().starts_with(&format!("    {start}")), "{row}");
-            assert!(lines.next().unwrap().starts_with("    ram on models/"), "{row}");
+            let algorithm = text.split("algorithm = \"").nth(1).unwrap().split('"').next().unwrap();
+            assert!(lines.next().unwrap().starts_with(&format!("    {algorithm} on models/")), "{row}");
             printed += 1;
         }
     }

@@ -62,7 +62,7 @@ fn config(name: &str) -> String {
 #[test]
 fn a_plan_is_answered_with_what_its_lines_say() {
     let (got, err) = answer(&["train", "--config", &config("ram_pickscore"), "--dry-run", "--device", "plan:h100"]);
-    check_keys("train", &got, &[]);
+    check_keys("train", &got, &["stages"]);
     assert!(err.contains("predicted time per epoch") && err.contains("memory (planned"), "{err}");
     assert_eq!(got["images_per_epoch"], 1152);
     let seconds = got["prediction"]["seconds_per_epoch"].as_f64().unwrap();
@@ -80,7 +80,7 @@ fn a_dry_run_here_is_answered_without_a_prediction() {
     let model = format!("model={}", fixture("pipeline/no_t5").display());
     let args = ["train", "--config", &config("tiny/ram_jpeg"), "--dry-run", "--device", "cpu", "--set", &model];
     let (got, err) = answer(&[&args[..], &["rollout.resolution=32"]].concat());
-    check_keys("train", &got, &[]);
+    check_keys("train", &got, &["stages"]);
     assert!(got["prediction"].is_null() && got["resolution"] == 32, "{got}");
     assert!(err.contains("images per epoch"), "{err}");
     refuses(&["train", "--config", "ram_pickscore", "--json"], &["--dry-run"]);

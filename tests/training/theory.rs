@@ -136,7 +136,7 @@ pub(super) fn simple(changes: &[&str]) -> Setup {
     const MODEL: &str = concat!("model=", env!("CARGO_MANIFEST_DIR"), "/models/tiny-sd3");
     let run = [
         MODEL,
-        "optimizer.lr=4e-4",
+        "optimizer.lr=2.5e-4",
         "lora.rank=8",
         "lora.alpha=16.0",
         "rollout.resolution=64",
