@@ -1,6 +1,8 @@
 //! What a model is, wherever it lies: checksums of what is read from its folder. They tell a change from a copy; they are no
 //! protection against someone who means to deceive.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use serde_json::Value;
@@ -10,6 +12,8 @@ use crate::io::{TensorFile, read, read_json};
 
 /// Files of tokenizers that are not JSON.
 const TOKENIZERS: [&str; 2] = ["merges.txt", "spiece.model"];
+/// What files of tensors end in.
+const TENSORS: [&str; 4] = ["safetensors", "bin", "pt", "pth"];
 /// Bytes that one thread sums up at a time.
 const CHUNK: usize = 1 << 24;
 
@@ -42,6 +46,40 @@ pub fn of_component(component: impl Into<Component>) -> Result<String> {
         None => add_folder(&mut sum, &component)?,
     }
     Ok(format!("{:08x}", sum.finalize()))
+}
+
+/// The checksum of what a reward reads at `path`: of a folder [as of any](of_component), and of all files of tensors there if
+/// none has a name that transformers or diffusers gives; of a file, its tensors, or its bytes if they are none.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn of_path(path: &Path) -> Result<String> {
+    let mut sum = crc32fast::Hasher::new();
+    if !path.is_dir() {
+        add_file(&mut sum, path)?;
+        return Ok(format!("{:08x}", sum.finalize()));
+    }
+    sum.update(of_component(path)?.as_bytes());
+    let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    files.retain(|file| file.extension().is_some_and(|e| TENSORS.iter().any(|of| e == *of)));
+    let named = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.ends_with(".safetensors") && STEMS.iter().any(|stem| name.starts_with(&format!("{stem}.")))
+    };
+    if !files.iter().any(named) {
+        files.sort();
+        files.iter().try_for_each(|file| add_file(&mut sum, file))?;
+    }
+    Ok(format!("{:08x}", sum.finalize()))
+}
+
+fn add_file(sum: &mut crc32fast::Hasher, path: &Path) -> Result<()> {
+    match TensorFile::open(path) {
+        Ok(file) => sum.update(&of_tensors(&file).to_le_bytes()),
+        Err(_) => sum.update(&read::bytes(path)?),
+    }
+    Ok(())
 }
 
 fn add_folder(sum: &mut crc32fast::Hasher, component: &Component) -> Result<()> {
@@ -95,7 +133,6 @@ fn of_tensors(file: &TensorFile) -> u32 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::path::Path;
 
     use super::*;
     use crate::device::{Device, Tensor};
@@ -130,5 +167,29 @@ mod tests {
         let index = r#"{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#;
         std::fs::write(shards.join("model.safetensors.index.json"), index).unwrap();
         assert_eq!(one, sum(&shards));
+    }
+
+    #[test]
+    fn a_file_is_its_tensors_or_its_bytes_and_a_folder_all_its_files_of_tensors() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let put = |name: &str, x: f32| save(&path(name), [("a".to_string(), tensor(x))], &BTreeMap::new()).unwrap();
+        put("head.pth", 1.0);
+        let (file, folder) = (of_path(&path("head.pth")).unwrap(), of_path(dir.path()).unwrap());
+        put("same.pt", 1.0);
+        assert_eq!(of_path(&path("same.pt")).unwrap(), file);
+        assert_ne!(of_path(dir.path()).unwrap(), folder);
+        put("same.pt", 2.0);
+        assert_ne!(of_path(&path("same.pt")).unwrap(), file);
+        // Where a model is under a known name, others are copies of it.
+        put("model.safetensors", 3.0);
+        let folder = of_path(dir.path()).unwrap();
+        put("same.pt", 4.0);
+        assert_eq!(of_path(dir.path()).unwrap(), folder);
+        std::fs::write(path("dict.txt"), "a").unwrap();
+        let text = of_path(&path("dict.txt")).unwrap();
+        std::fs::write(path("dict.txt"), "b").unwrap();
+        assert_ne!(of_path(&path("dict.txt")).unwrap(), text);
+        assert!(of_path(&path("nowhere")).is_err());
     }
 }
