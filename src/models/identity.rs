@@ -59,7 +59,6 @@ pub fn of_path(path: &Path) -> Result<String> {
         add_file(&mut sum, path)?;
         return Ok(format!("{:08x}", sum.finalize()));
     }
-    sum.update(of_component(path)?.as_bytes());
     let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
     files.retain(|file| file.extension().is_some_and(|e| TENSORS.iter().any(|of| e == *of)));
@@ -67,10 +66,13 @@ pub fn of_path(path: &Path) -> Result<String> {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         name.ends_with(".safetensors") && STEMS.iter().any(|stem| name.starts_with(&format!("{stem}.")))
     };
-    if !files.iter().any(named) {
-        files.sort();
-        files.iter().try_for_each(|file| add_file(&mut sum, file))?;
+    let whole = of_component(path)?;
+    if files.is_empty() || files.iter().any(named) {
+        return Ok(whole);
     }
+    sum.update(whole.as_bytes());
+    files.sort();
+    files.iter().try_for_each(|file| add_file(&mut sum, file))?;
     Ok(format!("{:08x}", sum.finalize()))
 }
 
