@@ -1,7 +1,7 @@
 //! What a model is, wherever it lies: checksums of what is read from its folder. They tell a change from a copy; they are no
 //! protection against someone who means to deceive.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use rayon::prelude::*;
@@ -13,7 +13,7 @@ use crate::io::{TensorFile, read, read_json};
 /// Files of tokenizers that are not JSON.
 const TOKENIZERS: [&str; 2] = ["merges.txt", "spiece.model"];
 /// What files of tensors end in.
-const TENSORS: [&str; 4] = ["safetensors", "bin", "pt", "pth"];
+const TENSORS: [&str; 4] = [".safetensors", ".bin", ".pt", ".pth"];
 /// Bytes that one thread sums up at a time.
 const CHUNK: usize = 1 << 24;
 
@@ -59,21 +59,30 @@ pub fn of_path(path: &Path) -> Result<String> {
         add_file(&mut sum, path)?;
         return Ok(format!("{:08x}", sum.finalize()));
     }
-    let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
-    files.retain(|file| file.extension().is_some_and(|e| TENSORS.iter().any(|of| e == *of)));
-    let named = |file: &PathBuf| {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.ends_with(".safetensors") && STEMS.iter().any(|stem| name.starts_with(&format!("{stem}.")))
-    };
     let whole = of_component(path)?;
-    if files.is_empty() || files.iter().any(named) {
+    let names = listed(path)?;
+    let is_tensors = |name: &&String| TENSORS.iter().any(|end| name.ends_with(end));
+    let files: Vec<&String> = names.iter().filter(is_tensors).collect();
+    if files.is_empty() || STEMS.iter().any(|stem| has_weights(&names, stem)) {
         return Ok(whole);
     }
     sum.update(whole.as_bytes());
-    files.sort();
-    files.iter().try_for_each(|file| add_file(&mut sum, file))?;
+    files.iter().try_for_each(|name| add_file(&mut sum, &path.join(name)))?;
     Ok(format!("{:08x}", sum.finalize()))
+}
+
+/// The names in `folder` that are not hidden, in order.
+fn listed(folder: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|n| !n.starts_with('.')).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Whether the weights `stem` are among `names`: a file, or the index of several.
+fn has_weights(names: &[String], stem: &str) -> bool {
+    names.iter().any(|n| n.starts_with(&format!("{stem}.")) && n.contains(".safetensors"))
 }
 
 fn add_file(sum: &mut crc32fast::Hasher, path: &Path) -> Result<()> {
@@ -86,16 +95,10 @@ fn add_file(sum: &mut crc32fast::Hasher, path: &Path) -> Result<()> {
 
 fn add_folder(sum: &mut crc32fast::Hasher, component: &Component) -> Result<()> {
     let folder = component.path();
-    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    let mut names: Vec<String> = entries
-        .flatten()
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .filter(|n| !n.starts_with('.'))
-        .collect();
-    names.sort();
+    let names = listed(folder)?;
     let has = |name: String| names.contains(&name);
     for stem in STEMS {
-        if names.iter().any(|n| n.starts_with(&format!("{stem}.")) && n.contains(".safetensors")) {
+        if has_weights(&names, stem) {
             sum.update(&of_tensors(&component.weights(stem)?).to_le_bytes());
         }
     }
