@@ -223,7 +223,7 @@ fn inputs(raw: &TrainConfig, model: &Model, terms: &[(String, Options, f64)]) ->
     ]);
     for (name, options, _) in terms {
         for (key, path) in options.paths(rewards::entry(name)?.keys) {
-            inputs.insert(format!("rewards.{name}.{key}"), identity::of_component(path)?);
+            inputs.insert(format!("rewards.{name}.{key}"), identity::of_path(path)?);
         }
     }
     Ok(inputs)
