@@ -50,7 +50,7 @@ impl<'a> Machine<'a> {
                     self.pop()?;
                 }
             }
-            b'1' => _ = self.to_mark()?,
+            b'1' => _ = self.since_mark()?,
             b'2' => {
                 let top = self.top()?;
                 self.stack.push(top);
@@ -150,19 +150,19 @@ impl<'a> Machine<'a> {
             b'}' => self.push(Node::Dict(Vec::new()))?,
             0x8F => self.push(Node::Set(Vec::new()))?,
             b'l' => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.push(Node::List(items))?;
             }
             b't' => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.push(Node::Tuple(items))?;
             }
             0x91 => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.push(Node::Set(items))?;
             }
             b'd' => {
-                let entries = pairs(&self.to_mark()?)?;
+                let entries = pairs(&self.since_mark()?)?;
                 self.push(Node::Dict(entries))?;
             }
             opcode @ 0x85..=0x87 => {
@@ -174,7 +174,7 @@ impl<'a> Machine<'a> {
                 self.append(&[item])?;
             }
             b'e' | 0x90 => {
-                let items = self.to_mark()?;
+                let items = self.since_mark()?;
                 self.append(&items)?;
             }
             b's' => {
@@ -182,7 +182,7 @@ impl<'a> Machine<'a> {
                 self.insert(&entry)?;
             }
             b'u' => {
-                let entries = self.to_mark()?;
+                let entries = self.since_mark()?;
                 self.insert(&entries)?;
             }
 
@@ -246,12 +246,12 @@ impl<'a> Machine<'a> {
             b'i' => {
                 let (module, name) = (self.name()?, self.name()?);
                 let callable = self.add(Node::Global(module, name))?;
-                let args = self.to_mark()?;
+                let args = self.since_mark()?;
                 let args = self.add(Node::Tuple(args))?;
                 self.object(callable, args)?;
             }
             b'o' => {
-                let mut args = self.to_mark()?;
+                let mut args = self.since_mark()?;
                 ensure!(!args.is_empty(), "an object of nothing");
                 let callable = args.remove(0);
                 let args = self.add(Node::Tuple(args))?;
@@ -368,7 +368,7 @@ impl<'a> Machine<'a> {
     }
 
     /// All values since the last mark.
-    fn to_mark(&mut self) -> Result<Vec<Id>> {
+    fn since_mark(&mut self) -> Result<Vec<Id>> {
         let mark = self.marks.pop().context("no mark is on the stack; damaged")?;
         Ok(self.stack.split_off(mark))
     }
