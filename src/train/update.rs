@@ -115,6 +115,8 @@ pub fn accumulate(
     let per_policy = n * halves.len();
     let probe = batch.probe.as_ref();
     let rows = Rows::runs(each.iter().map(|s| (*s, per_policy)).chain(probe.map(|(probe, _)| (probe.slot, 1))));
+    // The probe may go through the trained policy too.
+    let rows = rows.training(per_policy);
     let blocks = each.len() * halves.len();
     let mut timestep: Vec<f32> = (0..blocks).flat_map(|_| &t).map(|t| p.schedule.timestep(*t)).collect();
     timestep.extend(probe.map(|(probe, _)| probe.timestep));

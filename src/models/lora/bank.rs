@@ -219,23 +219,34 @@ pub fn named(flat: &Tensor, layout: &Layout, modules: &[Module]) -> Vec<(String,
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows {
     runs: Vec<(Option<Slot>, usize)>,
+    /// The leading rows that a backward is for.
+    trained: usize,
 }
 
 impl Rows {
     /// `count` rows through one slot.
     pub fn all(slot: Option<Slot>, count: usize) -> Self {
-        Self { runs: vec![(slot, count)] }
+        Self::runs([(slot, count)])
     }
 
-    /// Runs one after another; those of no rows are left out.
+    /// Runs one after another; those of no rows are left out. A backward is for the leading rows that go through the trained
+    /// policy.
     pub fn runs(runs: impl IntoIterator<Item = (Option<Slot>, usize)>) -> Self {
-        Self { runs: runs.into_iter().filter(|(_, n)| *n > 0).collect() }
+        let runs: Vec<_> = runs.into_iter().filter(|(_, n)| *n > 0).collect();
+        let trained = runs.iter().take_while(|(s, _)| *s == Some(Slot::Theta)).map(|(_, n)| n).sum();
+        Self { runs, trained }
+    }
+
+    /// The same, with a backward for at most the first `most`.
+    pub fn training(self, most: usize) -> Self {
+        Self { trained: self.trained.min(most), ..self }
     }
 
     /// Some of the rows.
     pub fn slice(&self, rows: std::ops::Range<usize>) -> Self {
         let within = |run: std::ops::Range<usize>| run.end.min(rows.end).saturating_sub(run.start.max(rows.start));
-        Self::runs(self.ranges().map(|(slot, run)| (slot, within(run))))
+        let trained = within(0..self.trained);
+        Self { trained, ..Self::runs(self.ranges().map(|(slot, run)| (slot, within(run)))) }
     }
 
     /// Rows in all.
@@ -243,9 +254,9 @@ impl Rows {
         self.runs.iter().map(|(_, n)| n).sum()
     }
 
-    /// The leading rows that go through the trained policy: those a backward is for.
+    /// The leading rows that a backward is for.
     pub fn trained(&self) -> usize {
-        self.runs.iter().take_while(|(s, _)| *s == Some(Slot::Theta)).map(|(_, n)| n).sum()
+        self.trained
     }
 
     /// The slot and the rows of each run.
