@@ -154,6 +154,8 @@ impl Algorithm for Awm {
         for (i, (point, Products { gram, .. })) in points.iter().zip(products).enumerate() {
             let Surrogate { value, slope } = self.clip().surrogate(self.clamped(point.advantage), ratio_of(i));
             loss.value += share * value;
+            loss.ratios.push(ratio_of(i).exp());
+            loss.clipped += usize::from(slope == 0.0 && point.advantage != 0.0);
             loss.coefficients[0].push(share * 2.0 * slope * rows[i].1);
             for (k, (weight, form)) in anchors.iter().enumerate() {
                 let weight = weight * form.at(point.t.into());

@@ -19,10 +19,15 @@ use super::DeviceArg;
 
 /// Compute one loss and its gradient at given points, for comparison with other implementations.
 ///
-/// Reads x0, noise [N,C,h,w]; t, advantage [N]; prompt_embeds [N,L,D]; pooled_prompt_embeds [N,P]; and the adapters
-/// lora.<module>.lora_A.weight, lora.<module>.lora_B.weight, lora_old.<module>... with modules named as in diffusers.
-/// Writes loss [1]; velocity [N,C,h,w], and velocity_ref and velocity_old if the algorithm compares with them;
-/// grad.<module>.lora_A.weight and .lora_B.weight.
+/// Reads advantage [N]; prompt_embeds [N,L,D]; pooled_prompt_embeds [N,P]; and the adapter lora.<module>.lora_A.weight,
+/// lora.<module>.lora_B.weight with modules named as in diffusers. ram, awm and nft besides: x0, noise [N,C,h,w]; t [N]; the lagged
+/// adapter lora_old.<module>...; awm, if it is not on policy, log_prob_old [N], and with sum_first image [N]. flow_grpo,
+/// flow_grpo_fast, cps and grpo_guard besides: x, x_next [N,C,h,w], the samples before and after a step of the rollout; step, its
+/// number, and log_prob_old [N]; grpo_guard mean_old [N,C,h,w]; with guidance negative_prompt_embeds [1,L,D],
+/// negative_pooled_prompt_embeds [1,P].
+///
+/// Writes loss [1]; velocity [N,C,h,w] (with guidance, if the loss has it), and velocity_ref and velocity_old if the
+/// algorithm compares with them; ratio [N] if it weighs by one; grad.<module>.lora_A.weight and .lora_B.weight.
 #[derive(clap::Args)]
 pub struct Args {
     /// Training config: model, LoRA and algorithm; a file, or the name of a published one.
@@ -57,18 +62,38 @@ fn step(args: &Args, device: &Device) -> Result<()> {
     let (file, sizes, modules) = (TensorFile::open(&args.inputs)?, network.sizes(), network.modules());
     let shown = args.inputs.display();
 
-    let x0 = file.tensor("x0", device)?;
+    // Methods that are trained on the steps of a rollout say where they started; the others make their points of clean latents.
+    let is_stepped = config.algorithm.is_trained_on_steps();
+    let first = if is_stepped { "x" } else { "x0" };
+    let x = file.tensor(first, device)?;
     ensure!(
-        x0.shape().len() == 4 && x0.dim(0) > 0 && x0.dim(1) == sizes.channels,
-        "{shown}: x0 has shape {:?}, expected [points, {}, height, width]",
-        x0.shape(),
+        x.shape().len() == 4 && x.dim(0) > 0 && x.dim(1) == sizes.channels,
+        "{shown}: {first} has shape {:?}, expected [points, {}, height, width]",
+        x.shape(),
         sizes.channels
     );
-    sizes.check_latent(x0.dim(2), x0.dim(3)).with_context(|| format!("{shown}: x0"))?;
-    let n = x0.dim(0);
+    sizes.check_latent(x.dim(2), x.dim(3)).with_context(|| format!("{shown}: {first}"))?;
+    let (n, shape) = (x.dim(0), x.shape().to_vec());
     let tensor_of = |name: &str, shape: &[usize]| file.tensor_of(name, shape, device);
-    let noise = tensor_of("noise", x0.shape())?;
-    let (t, advantage) = (tensor_of("t", &[n])?.to_host(), tensor_of("advantage", &[n])?.to_host());
+    let numbers = |name: &str| Ok::<_, anyhow::Error>(tensor_of(name, &[n])?.to_host());
+    let optional = |name: &str| file.entry(name).map(|_| numbers(name)).transpose();
+    let algorithm = algorithms::build(&config, &schedule, sizes.tokens(x.dim(2), x.dim(3)))?;
+    let needs = algorithm.needs();
+    let inputs = if is_stepped {
+        let mean_old = needs.mean_old.then(|| tensor_of("mean_old", &shape)).transpose()?;
+        Inputs::Stepped { next: tensor_of("x_next", &shape)?, mean_old, x }
+    } else {
+        Inputs::Noised { noise: tensor_of("noise", &shape)?, x0: x }
+    };
+    let advantage = numbers("advantage")?;
+    let log_prob_old = if is_stepped { Some(numbers("log_prob_old")?) } else { optional("log_prob_old")? };
+    let (t, steps, image) = if is_stepped {
+        (Vec::new(), whole("step", &numbers("step")?, config.rollout.num_inference_steps)?, None)
+    } else {
+        let image = optional("image")?.map(|image| whole("image", &image, n)).transpose()?;
+        (numbers("t")?, Vec::new(), image)
+    };
+    let sigmas = schedule.sigmas(config.rollout.num_inference_steps, sizes.tokens(shape[2], shape[3]))?;
     let tokens = file.tensor("prompt_embeds", device)?.shape().get(1).copied().unwrap_or(0);
     let prompts = PromptEmbeds {
         prompt_embeds: tensor_of("prompt_embeds", &[n, tokens, sizes.text])?,
@@ -76,11 +101,18 @@ fn step(args: &Args, device: &Device) -> Result<()> {
     };
     let layout = Arc::new(Layout::selected(modules, &select(modules, &config.lora.targets)?, config.lora.rank));
     let mut bank = AdapterBank::new(layout.clone(), config.lora.alpha / config.lora.rank as f32);
-    for (slot, prefix) in [(Slot::Theta, "lora"), (Slot::Old, "lora_old")] {
+    let old = algorithm.slots().contains(&Slot::Old).then_some((Slot::Old, "lora_old"));
+    for (slot, prefix) in [Some((Slot::Theta, "lora")), old].into_iter().flatten() {
         bank.set(slot, read_adapter(&file, prefix, modules, &layout, device)?);
     }
+    let negative = match algorithm.guidance() {
+        None => None,
+        Some(_) => Some(PromptEmbeds {
+            prompt_embeds: tensor_of("negative_prompt_embeds", &[1, tokens, sizes.text])?,
+            pooled_prompt_embeds: tensor_of("negative_pooled_prompt_embeds", &[1, sizes.pooled])?,
+        }),
+    };
 
-    let algorithm = algorithms::build(&config, &schedule, sizes.tokens(x0.dim(2), x0.dim(3)))?;
     output_file(&args.outputs)?;
     let policies = Policies {
         network: &*network,
@@ -90,18 +122,37 @@ fn step(args: &Args, device: &Device) -> Result<()> {
         loss_scale: 1.0,
     };
     // The file says what the noise is: the points' own stream is not drawn from.
-    let point = |i: usize| Point::new(i, t[i], f64::from(advantage[i]));
+    let point = |i: usize| Point {
+        step: steps.get(i).copied().unwrap_or(0),
+        log_prob_old: log_prob_old.as_ref().map(|all| f64::from(all[i])),
+        ..Point::new(
+            image.as_ref().map_or(i, |image| image[i]),
+            t.get(i).copied().unwrap_or_else(|| sigmas[steps[i]]),
+            f64::from(advantage[i]),
+        )
+    };
     let points: Vec<Point> = (0..n).map(point).collect();
     let mut grads = Tensor::zeros(device, &[layout.len()]);
-    let batch = Batch { points: &points, inputs: Inputs::Noised { x0, noise }, prompts, negative: None, probe: None };
+    let batch = Batch { points: &points, inputs, prompts, negative, probe: None };
     let done = accumulate(policies, &*algorithm, &batch, n, &mut grads);
 
     let loss = Tensor::from_slice(device, &[done.loss as f32], &[1]);
     let velocities = [("velocity", Some(done.theta)), ("velocity_ref", done.reference), ("velocity_old", done.old)];
+    let ratios: Vec<f32> = done.ratios.iter().map(|r| *r as f32).collect();
+    let ratio = (!ratios.is_empty()).then(|| ("ratio".to_string(), Tensor::from_slice(device, &ratios, &[n])));
     let found = velocities.into_iter().filter_map(|(name, t)| Some((name.to_string(), t?)));
     let grads = named(&grads, &layout, modules).into_iter().map(|(name, t)| (format!("grad.{name}"), t));
-    let tensors = std::iter::once(("loss".to_string(), loss)).chain(found).chain(grads);
+    let tensors = std::iter::once(("loss".to_string(), loss)).chain(ratio).chain(found).chain(grads);
     safetensors::save(&args.outputs, tensors, &BTreeMap::new())
+}
+
+/// Numbers of the tensor `name` as whole ones below `end`.
+fn whole(name: &str, numbers: &[f32], end: usize) -> Result<Vec<usize>> {
+    let one = |x: &f32| {
+        ensure!(x.fract() == 0.0 && (0.0..end as f32).contains(x), "{name}: found {x}, expected 0 to {}", end - 1);
+        Ok(*x as usize)
+    };
+    numbers.iter().map(one).collect()
 }
 
 /// The adapter stored under `prefix`, flat.

@@ -38,6 +38,11 @@ impl Method {
     pub const ALL: [Self; 7] =
         [Self::Ram, Self::Awm, Self::Nft, Self::FlowGrpo, Self::FlowGrpoFast, Self::Cps, Self::GrpoGuard];
 
+    /// Whether it is trained on the steps of its rollouts; else on clean latents, whoever made them.
+    pub fn is_trained_on_steps(self) -> bool {
+        matches!(self, Self::FlowGrpo | Self::FlowGrpoFast | Self::Cps | Self::GrpoGuard)
+    }
+
     /// Its name, also that of its table.
     pub fn name(self) -> &'static str {
         match self {
