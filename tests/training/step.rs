@@ -1,12 +1,13 @@
+use std::path::Path;
+
 use engine::io::{TensorFile, read_json};
 use serde_json::Value;
 
 use super::{assert_success, engine};
 use crate::parity::{fixture, read, relative_error};
 
-/// `engine step` on one of the oracle's cases; checks everything it writes that the oracle has under `prefix`.
-fn check(case: &str, form: &str, prefix: &str, device: &str) {
-    let folder = fixture("ram_step").join(case);
+/// What `engine step` writes for a case of the oracle in `folder`, with `method` in the config; and what the case holds.
+fn step(folder: &Path, method: &str, device: &str) -> (TensorFile, TensorFile) {
     let settings: Value = read_json(&folder.join("case.json")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     // The command wants a model folder; the fixture is a transformer alone.
@@ -19,18 +20,17 @@ fn check(case: &str, form: &str, prefix: &str, device: &str) {
     std::fs::copy(scheduler, model.join("scheduler/scheduler_config.json")).unwrap();
     let config = dir.path().join("step.toml");
     let text = format!(
-        "algorithm = 'ram'\nmodel = '{}'\nnum_epochs = 1\nprompts = {{ train = 'none', eval = 'none' }}\n\
-         rewards = {{ geneval = 1.0 }}\nram = {{ reward_multiplier = {}, form = '{form}' }}\n\
-         lora = {{ rank = {}, alpha = {}.0, targets = {} }}\n",
+        "algorithm = '{}'\nmodel = '{}'\nnum_epochs = 1\nprompts = {{ train = 'none', eval = 'none' }}\nrewards = {{ geneval = 1.0 }}\n\
+         lora = {{ rank = {}, alpha = {}.0, targets = {} }}\n{method}",
+        settings["algorithm"].as_str().unwrap_or("ram"),
         model.display(),
-        settings["reward_multiplier"],
         settings["rank"],
         settings["alpha"],
         settings["targets"],
     );
     std::fs::write(&config, text).unwrap();
     let (inputs, outputs) = (folder.join("io.safetensors"), dir.path().join("out.safetensors"));
-    let path = |p: &std::path::Path| p.to_str().unwrap().to_string();
+    let path = |p: &Path| p.to_str().unwrap().to_string();
     assert_success(&engine(&[
         "step",
         "--config",
@@ -42,8 +42,16 @@ fn check(case: &str, form: &str, prefix: &str, device: &str) {
         "--device",
         device,
     ]));
+    (TensorFile::open(&outputs).unwrap(), TensorFile::open(&inputs).unwrap())
+}
 
-    let (got, want) = (TensorFile::open(&outputs).unwrap(), TensorFile::open(&inputs).unwrap());
+/// `engine step` on one of the oracle's cases; checks everything it writes that the oracle has under `prefix`.
+fn check(case: &str, form: &str, prefix: &str, device: &str) {
+    let folder = fixture("ram_step").join(case);
+    let settings: Value = read_json(&folder.join("case.json")).unwrap();
+    let multiplier = &settings["reward_multiplier"];
+    let method = format!("ram = {{ reward_multiplier = {multiplier}, form = '{form}' }}\n");
+    let (got, want) = step(&folder, &method, device);
     let mut gradients = 0;
     for name in got.names() {
         let key = if name.starts_with("velocity") { name.to_string() } else { format!("{prefix}{name}") };
@@ -77,4 +85,32 @@ fn the_papers_form_matches_autograd() {
 #[test]
 fn on_the_interpreted_gpu_they_match_autograd_too() {
     check("b", "released", "", "vm");
+}
+
+/// Losses as the published programs have them, elementwise, and their gradients by autograd.
+fn check_method(case: &str, device: &str) {
+    let folder = fixture("method_step").join(case);
+    let settings: Value = read_json(&folder.join("case.json")).unwrap();
+    let (got, want) = step(&folder, settings["tables"].as_str().unwrap(), device);
+    let mut gradients = 0;
+    for name in got.names().filter(|name| *name != "ratio") {
+        let (found, expected) = (read(&got, name), read(&want, name));
+        let error = relative_error(&found, &expected);
+        let bound = if name.starts_with("grad") { 1e-4 } else { 1e-5 };
+        assert!(error <= bound, "{case} {name}: {error:e}");
+        gradients += usize::from(name.starts_with("grad"));
+    }
+    assert!(gradients > 0 && got.entry("loss").is_some());
+}
+
+#[test]
+fn every_method_s_loss_and_gradients_match_autograd() {
+    for case in ["awm", "awm_off_policy", "nft", "flow_grpo", "cps", "grpo_guard"] {
+        check_method(case, "cpu");
+    }
+}
+
+#[test]
+fn on_the_interpreted_gpu_steps_with_guidance_match_autograd_too() {
+    check_method("flow_grpo", "vm");
 }

@@ -1,0 +1,189 @@
+"""One training step of each method but RAM with LoRA gradients by autograd -> tests/fixtures/method_step/*.
+
+The losses are written elementwise, as the published programs have them, not by inner products as the engine does. LoRA is
+applied by PEFT; the adapters "default" (theta) and "old" share the base weights.
+"""
+
+import json
+import math
+
+import torch
+from diffusers import SD3Transformer2DModel
+
+from common import FIXTURES, case_dir, generator, quiet, randn, save_io
+from ram_step import add_lora
+
+MODEL = "mmdit/sd3"
+LORA = dict(rank=2, alpha=4, targets=["attn.to_q", "attn.to_v", "attn.add_k_proj"])
+STEPS, SHIFT = 10, 3.0
+SHAPE, LENGTH = (3, 16, 4, 6), 5
+CASES = {
+    "awm": "[awm]\nkl_weight = 0.003\n",
+    "awm_off_policy": "[awm]\nweighting = 't2'\nclip_low = 0.2\nclip_high = 0.2\nkl_form = 'elbo'\n",
+    "nft": "[nft]\nbeta = 0.3\n",
+    "flow_grpo": "[rollout]\nsampler = 'flow'\nnoise_level = 0.7\nguidance_scale = 2.5\n"
+    "[flow_grpo]\nclip_low = 0.02\nclip_high = 0.03\nkl_weight = 0.04\n",
+    "cps": "[rollout]\nsampler = 'cps'\nnoise_level = 0.8\n[cps]\nclip_low = 0.02\nclip_high = 0.03\nkl_weight = 0.0\n",
+    "grpo_guard": "[rollout]\nsampler = 'flow'\nnoise_level = 0.7\nguidance_scale = 2.5\n"
+    "[grpo_guard]\nclip_low = 0.02\nclip_high = 0.03\nkl_weight = 0.04\ncfg_uncond_grad = false\n",
+}
+
+
+def sigmas():
+    """SD3's grid of `STEPS` steps with a static shift, ending in 0, as diffusers computes it."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT)
+    scheduler.set_timesteps(STEPS)
+    return [float(s) for s in scheduler.sigmas]
+
+
+def mean(x):
+    """Over everything but the rows."""
+    return x.mean(dim=(1, 2, 3))
+
+
+def clipped(advantage, ratio, low=0.02, high=0.03):
+    """PPO's surrogate of each row."""
+    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - low, 1 + high))
+
+
+def flow_step(x, v, step, grid):
+    """Mean, deviation and noise level of a Flow-SDE step with level 0.7 (flow_grpo's sde_step_with_logprob)."""
+    sigma, dt = grid[step], grid[step + 1] - grid[step]
+    level = 0.7 * math.sqrt(sigma / (1 - (grid[1] if sigma == 1 else sigma)))
+    mu = x * (1 + level**2 / (2 * sigma) * dt) + v * (1 + level**2 * (1 - sigma) / (2 * sigma)) * dt
+    return mu, level * math.sqrt(-dt), level
+
+
+def cps_step(x, v, step, grid):
+    """Mean and deviation of a coefficients-preserving step with level 0.8."""
+    sigma, after = grid[step], grid[step + 1]
+    s = after * math.sin(0.8 * math.pi / 2)
+    mu = (1 - after) * (x - sigma * v) + math.sqrt(after**2 - s**2) * (x + (1 - sigma) * v)
+    return mu, s, 0.0
+
+
+def matching_loss(name, io, theta, reference, old):
+    """AWM and NFT: of clean latents."""
+    y, a = io["noise"] - io["x0"], io["advantage"]
+    t = io["t"]
+    reference_distance = mean((theta - reference) ** 2)
+    if name == "nft":
+        r = (a.clamp(-5, 5) / 5 / 2 + 0.5).clamp(0, 1)
+        x_t = (1 - t.view(-1, 1, 1, 1)) * io["x0"] + t.view(-1, 1, 1, 1) * io["noise"]
+        sides = []
+        for sign in (1, -1):
+            v = old + sign * 0.3 * (theta - old)
+            clean = x_t - t.view(-1, 1, 1, 1) * v
+            weight = mean((clean - io["x0"]).abs().double()).clip(min=1e-5).detach().float()
+            sides.append(mean((clean - io["x0"]) ** 2) / weight)
+        return (5 * (r * sides[0] + (1 - r) * sides[1]) / 0.3 + 1e-4 * reference_distance).mean()
+    error = mean((theta - y) ** 2)
+    a = a.clamp(-5, 5) / 5
+    old_distance = mean((theta - old) ** 2)
+    if name == "awm":
+        logp = -((error + 1e-10) ** 0.25 - 1e-10**0.25) * t / 0.25
+        ratio = torch.exp(logp - logp.detach())
+        return (clipped(a, ratio, 1, 1) + 0.003 * reference_distance + old_distance).mean()
+    ratio = torch.exp(-(t**2) * error - io["log_prob_old"])
+    weight = 1 / (2 * 0.49 * t / (1 - t.clamp(max=0.99)))
+    return (clipped(a, ratio, 0.2, 0.2) + 0.001 * weight * reference_distance + old_distance).mean()
+
+
+def step_loss(name, io, theta, reference, grid):
+    """Flow-GRPO, CPS and GRPO-Guard: of steps of a rollout."""
+    take = cps_step if name == "cps" else flow_step
+    rows = []
+    for i, step in enumerate(int(s) for s in io["step"]):
+        x, after, a = io["x"][i], io["x_next"][i], io["advantage"][i].clamp(-5, 5)
+        mu, s, level = take(x, theta[i], step, grid)
+        if name == "cps":
+            logp = -((after - mu) ** 2).mean()
+        else:
+            logp = (-((after - mu) ** 2) / (2 * s**2) - math.log(s) - 0.5 * math.log(2 * math.pi)).mean()
+        change, weight = logp - io["log_prob_old"][i], 1.0
+        if name == "grpo_guard":
+            change = (change + ((mu - io["mean_old"][i]) ** 2).mean() / (2 * s**2)) * s
+            weight = 1 / (grid[step] - grid[step + 1])
+        row = clipped(a, torch.exp(change)) * weight
+        if name != "cps":
+            row = row + 0.04 * ((mu - take(x, reference[i], step, grid)[0]) ** 2).mean() / (2 * level**2)
+        rows.append(row)
+    return torch.stack(rows).mean()
+
+
+def main():
+    quiet()
+    grid = sigmas()
+    for name, tables in CASES.items():
+        d, g = case_dir("method_step", name), generator("method_step/" + name)
+        model = SD3Transformer2DModel.from_pretrained(FIXTURES / MODEL).eval()
+        model.requires_grad_(False)
+        old, theta = add_lora(model, LORA, "old", g), add_lora(model, LORA, "default", g)
+        n, is_matching = SHAPE[0], name.startswith(("awm", "nft"))
+        io = dict(advantage=torch.tensor([0.8, -1.3, 0.4]))
+        io["prompt_embeds"] = randn(g, n, LENGTH, model.config.joint_attention_dim)
+        io["pooled_prompt_embeds"] = randn(g, n, model.config.pooled_projection_dim)
+        scale = 2.5 if "guidance_scale" in tables else None
+        if scale:
+            io["negative_prompt_embeds"] = randn(g, 1, LENGTH, model.config.joint_attention_dim)
+            io["negative_pooled_prompt_embeds"] = randn(g, 1, model.config.pooled_projection_dim)
+        if is_matching:
+            io |= dict(x0=randn(g, *SHAPE), noise=randn(g, *SHAPE), t=torch.tensor([0.7, 0.21, 0.98]))
+            t = io["t"].view(-1, 1, 1, 1)
+            x, time = (1 - t) * io["x0"] + t * io["noise"], 1000 * io["t"]
+        else:
+            io |= dict(x=randn(g, *SHAPE), step=torch.tensor([0.0, 3.0, 5.0]))
+            x, time = io["x"], 1000 * torch.tensor([grid[int(s)] for s in io["step"]])
+
+        def forward(trains_unconditional=True):
+            v = model(hidden_states=x, timestep=time, encoder_hidden_states=io["prompt_embeds"],
+                      pooled_projections=io["pooled_prompt_embeds"], return_dict=False)[0]
+            if not scale:
+                return v
+            u = model(hidden_states=x, timestep=time,
+                      encoder_hidden_states=io["negative_prompt_embeds"].expand(n, -1, -1),
+                      pooled_projections=io["negative_pooled_prompt_embeds"].expand(n, -1), return_dict=False)[0]
+            return (u if trains_unconditional else u.detach()) * (1 - scale) + v * scale
+
+        with torch.no_grad():
+            model.disable_adapters()
+            reference = forward()
+            model.enable_adapters()
+            model.set_adapter("old")
+            v_old = forward()
+        model.set_adapter("default")
+        for p in model.parameters():
+            p.requires_grad_(any(p is q for q in theta.values()))
+        v = forward("cfg_uncond_grad = false" not in tables)
+        if is_matching:
+            if name == "awm_off_policy":
+                error = mean((v.detach() - io["noise"] + io["x0"]) ** 2)
+                io["log_prob_old"] = -io["t"] ** 2 * error - torch.tensor([0.01, 0.3, -0.02])
+            loss = matching_loss(name, io, v, reference, v_old)
+        else:
+            # Sampled by a policy between the two, so that ratios differ from 1.
+            near = v.detach() + 0.02 * (v_old - v.detach())
+            take = cps_step if name == "cps" else flow_step
+            steps = [take(x[i], near[i], int(s), grid) for i, s in enumerate(io["step"])]
+            io["mean_old"] = torch.stack([mu for mu, _, _ in steps])
+            noise = randn(g, *SHAPE)
+            io["x_next"] = torch.stack([mu + s * e for (mu, s, _), e in zip(steps, noise)])
+            square = mean((io["x_next"] - io["mean_old"]) ** 2)
+            s = torch.tensor([s for _, s, _ in steps])
+            logp = -square if name == "cps" else -square / (2 * s**2) - s.log() - 0.5 * math.log(2 * math.pi)
+            io["log_prob_old"] = logp
+            loss = step_loss(name, io, v, reference, grid)
+        loss.backward()
+        io |= dict(velocity=v.detach(), velocity_ref=reference, velocity_old=v_old, loss=loss.detach().reshape(1))
+        io |= {f"lora.{k}": p for k, p in theta.items()} | {f"lora_old.{k}": p for k, p in old.items()}
+        io |= {f"grad.{k}": p.grad.clone() for k, p in theta.items()}
+        save_io(d, io)
+        case = LORA | dict(model=MODEL, tables=tables, algorithm=name.removesuffix("_off_policy"))
+        (d / "case.json").write_text(json.dumps(case, indent=1) + "\n")
+        print(name, float(loss))
+
+
+if __name__ == "__main__":
+    main()
