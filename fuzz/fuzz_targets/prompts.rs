@@ -10,8 +10,9 @@ use engine_fuzz::{check, choice, folder};
 use libfuzzer_sys::fuzz_target;
 
 static REWARDS: LazyLock<WeightedSum> = LazyLock::new(|| {
-    let options = Options { detector: Some("shapes".into()), ..Options::default() };
-    let geneval = build("geneval", &options, &Device::Cpu).expect("a reward without a model");
+    // A word is kept as paths are.
+    let options = Options::of_path("detector", "shapes".as_ref());
+    let geneval = build("geneval", options, &Device::Cpu).expect("a reward without a model");
     WeightedSum::new(vec![(geneval, 1.0)]).expect("one reward")
 });
 

@@ -25,6 +25,7 @@ const ORIGINS: &[(&str, &str)] = &[
         "models/sac+logos+ava1-l14-linearMSE.pth",
         "the file of that name in github.com/christophschuhmann/improved-aesthetic-predictor",
     ),
+    ("models/DeQA-Score-Mix3", "hf download zhiyuanyou/DeQA-Score-Mix3 --local-dir models/DeQA-Score-Mix3"),
     ("models/ImageReward", "hf download THUDM/ImageReward --local-dir models/ImageReward"),
     (
         "models/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco",

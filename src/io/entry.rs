@@ -195,6 +195,15 @@ impl Entry {
         Self { shape: shape.to_vec(), ..self.clone() }
     }
 
+    /// Of every `of` runs of `length` outermost entries the one numbered `which`, in memory of its own.
+    pub fn strided(&self, which: usize, of: usize, length: usize) -> Self {
+        let run = self.size() / self.shape[0].max(1) * length;
+        let runs = self.raw().chunks_exact(run.max(1)).skip(which).step_by(of);
+        let bytes: Vec<u8> = runs.flatten().copied().collect();
+        let shape = std::iter::once(self.shape[0] / of).chain(self.shape[1..].iter().copied()).collect();
+        Self { bytes: Bytes::Own(bytes.into()), shape, ..self.clone() }
+    }
+
     /// The outermost entries `rows`.
     pub fn rows(&self, rows: Range<usize>) -> Self {
         let row = self.size() / self.shape[0].max(1);

@@ -14,6 +14,8 @@ mod names;
 pub mod network;
 mod norm;
 pub mod outline;
+pub mod owl;
+mod patches;
 pub mod ppocr;
 mod sizes;
 pub mod source;

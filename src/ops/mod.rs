@@ -38,6 +38,7 @@ pub mod quantise;
 pub mod resample;
 pub mod resize;
 pub mod rms_norm;
+pub mod rope;
 pub mod squeeze;
 pub mod step;
 #[cfg(test)]

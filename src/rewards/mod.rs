@@ -2,6 +2,7 @@
 
 pub mod aesthetic;
 pub mod clipscore;
+pub mod deqa;
 mod dtype;
 pub mod geneval;
 mod head;
@@ -25,6 +26,7 @@ use serde_json::Value;
 
 use self::aesthetic::Aesthetic;
 use self::clipscore::ClipScore;
+use self::deqa::Deqa;
 use self::geneval::GenEval;
 use self::hpsv2::Hpsv2;
 use self::http::Http;
@@ -291,7 +293,7 @@ pub struct Entry {
 }
 
 /// Every reward.
-pub const TABLE: [Entry; 13] = [
+pub const TABLE: [Entry; 14] = [
     Entry {
         name: "geneval",
         keys: geneval::KEYS,
@@ -319,6 +321,7 @@ pub const TABLE: [Entry; 13] = [
         keys: imagereward::KEYS,
         build: |options, device| Ok(Box::new(ImageReward::build(options, device)?)),
     },
+    Entry { name: "deqa", keys: deqa::KEYS, build: |options, device| Ok(Box::new(Deqa::build(options, device)?)) },
     Entry { name: "jpeg_compressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Compressibility)) },
     Entry { name: "jpeg_incompressibility", keys: &[], build: |_, _| Ok(Box::new(Jpeg::Incompressibility)) },
     Entry {

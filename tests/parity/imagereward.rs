@@ -3,25 +3,16 @@ use std::path::Path;
 use engine::data::Prompt;
 use engine::device::{DType, Device, Precision, Tensor};
 use engine::io::image::RgbImage;
-use engine::io::{TensorFile, read_json, safetensors};
+use engine::io::{TensorFile, read_json};
 use engine::models::blip::Blip;
 use engine::models::tokenizer::WordPiece;
 use engine::rewards::imagereward::ImageReward;
 use engine::rewards::{Dtype, Images, Reward, Score};
 
-use super::{fixture, hashed, read, relative_error};
+use super::{Listed, fixture, hashed, read, relative_error, write_listed};
 
 /// f32 against f32: rounding of a few layers in another order.
 const BOUND: f64 = 1e-5;
-
-/// A tensor whose numbers follow from its name (`tools/oracle/imagereward.py`).
-#[derive(serde::Deserialize)]
-struct Named {
-    name: String,
-    shape: Vec<usize>,
-    scale: f32,
-    mean: f32,
-}
 
 #[derive(serde::Deserialize)]
 struct Io {
@@ -40,15 +31,9 @@ fn io() -> (Io, TensorFile) {
 /// The model in a folder of its own, as people have it, but for the tensors named `without`.
 fn folder(without: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let listing: Vec<Named> = read_json(&fixture("imagereward/tensors.json")).unwrap();
-    let tensor = |Named { name, shape, scale, mean }: Named| {
-        let number = |i| ((hashed(&name, i) >> 8) as f32 * 2f32.powi(-23) - 1.0) * scale + mean;
-        let numbers: Vec<f32> = (0..shape.iter().product()).map(number).collect();
-        (name, Tensor::from_slice(&Device::Cpu, &numbers, &shape))
-    };
+    let listing: Vec<Listed> = read_json(&fixture("imagereward/tensors.json")).unwrap();
     let kept = listing.into_iter().filter(|t| without.is_empty() || !t.name.contains(without));
-    let path = folder.path().join("ImageReward.safetensors");
-    safetensors::save(&path, kept.map(tensor), &Default::default()).unwrap();
+    write_listed(&folder.path().join("ImageReward.safetensors"), kept);
     std::fs::copy(fixture("imagereward/vocab.txt"), folder.path().join("vocab.txt")).unwrap();
     folder
 }
@@ -139,7 +124,7 @@ fn imagereward_in_bf16_is_near_that_in_f32() {
 fn what_is_missing_of_imagereward_is_named() {
     let error = |folder: &Path, length| format!("{:#}", ImageReward::load(folder, length, Dtype::F32).err().unwrap());
     for (without, words) in [
-        ("visual_encoder.pos_embed", "no tensor 'blip.visual_encoder.pos_embed': not the weights of ImageReward"),
+        ("visual_encoder.pos_embed", "missing tensor 'blip.visual_encoder.pos_embed'"),
         (
             "layer.1.crossattention.self.key.weight",
             "missing tensor 'blip.text_encoder.encoder.layer.1.crossattention.self.key.weight'",

@@ -4,6 +4,7 @@ mod adamw;
 mod autoencoder;
 mod bf16;
 mod clip;
+mod deqa;
 mod half_prompts;
 mod imagereward;
 mod lora;
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 use engine::device::gpu::PORTABLE;
 use engine::device::philox::{Key, Purpose};
 use engine::device::{Device, Tensor};
-use engine::io::TensorFile;
+use engine::io::{TensorFile, safetensors};
 use engine::ops::noise;
 
 /// The path of `name` under `tests/fixtures`. From then on fresh tensors hold NaN in this process, so that a number which is
@@ -55,6 +56,25 @@ pub fn hashed(name: &str, i: usize) -> u32 {
     x = (x ^ x >> 16).wrapping_mul(0x85EB_CA6B);
     x = (x ^ x >> 13).wrapping_mul(0xC2B2_AE35);
     x ^ x >> 16
+}
+
+/// A tensor whose numbers follow from its name: those of `tools/oracle/common.py`'s `uniform`, times `scale`, plus `mean`.
+#[derive(serde::Deserialize)]
+pub struct Listed {
+    pub name: String,
+    shape: Vec<usize>,
+    scale: f32,
+    mean: f32,
+}
+
+/// Writes `tensors` to a safetensors file.
+pub fn write_listed(path: &Path, tensors: impl Iterator<Item = Listed>) {
+    let tensor = |Listed { name, shape, scale, mean }: Listed| {
+        let number = |i| ((hashed(&name, i) >> 8) as f32 * 2f32.powi(-23) - 1.0) * scale + mean;
+        let numbers: Vec<f32> = (0..shape.iter().product()).map(number).collect();
+        (name, Tensor::from_slice(&Device::Cpu, &numbers, &shape))
+    };
+    safetensors::save(path, tensors.map(tensor), &Default::default()).unwrap();
 }
 
 /// A tensor of standard normal numbers.

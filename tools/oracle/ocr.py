@@ -170,11 +170,11 @@ def drawings():
 def probabilities(rng, cv2, height, width):
     """A map such as the detector gives, in 8 bits: blurred boxes at all angles, also over the rim and with holes."""
     pixels = np.zeros((height, width), np.float32)
-    for _ in range(rng.integers(2, 8)):
-        centre, size = rng.uniform(-5, [width + 5, height + 5]), rng.uniform(4, [width / 1.5, height / 3])
+    for _ in range(rng.integers(3, 10)):
+        centre, size = rng.uniform(-5, [width + 5, height + 5]), rng.uniform(5, [width / 2, height / 5])
         angle = rng.uniform(-90, 90) if rng.random() < 0.7 else 0.0
         box = cv2.boxPoints((tuple(map(float, centre)), tuple(map(float, size)), float(angle))).astype(np.int32)
-        cv2.fillPoly(pixels, [box], float(rng.uniform(0.4, 1)))
+        cv2.fillPoly(pixels, [box], float(rng.uniform(0.5, 1)))
         if rng.random() < 0.4:
             cv2.circle(pixels, tuple(map(int, centre)), int(rng.integers(2, 10)), 0.0, -1)
     pixels = cv2.GaussianBlur(pixels, (0, 0), float(rng.uniform(0.5, 2))) + rng.random((height, width)) * 0.05
@@ -188,8 +188,8 @@ def around_the_networks(reader):
     import tools.infer.utility as utility
 
     rng, tensors = np.random.default_rng(11), {}
-    for i in range(10):
-        seen = probabilities(rng, cv2, 96, 160)
+    for i in range(14):
+        seen = probabilities(rng, cv2, 96, 128)
         to = (int(rng.integers(40, 900)), int(rng.integers(40, 900)))
         values = (seen.astype(np.float32) / 255)[None, None]
         found = reader.text_detector.postprocess_op({"maps": values}, np.array([[to[0], to[1], 1.0, 1.0]]))[0]["points"]
@@ -199,7 +199,7 @@ def around_the_networks(reader):
         tensors[f"quads.{i}"] = quads.astype(np.float32)
     smooth = cv2.GaussianBlur(rng.integers(0, 256, (61, 83, 3), dtype=np.uint8), (0, 0), 1.5)
     tensors["picture"] = smooth
-    for i, (width, height) in enumerate([(96, 64), (320, 48), (41, 30), (83, 20), (1, 1), (200, 61), (84, 62)]):
+    for i, (width, height) in enumerate([(96, 64), (180, 30), (41, 30), (83, 20), (1, 1), (100, 61), (84, 62)]):
         tensors[f"resized.{i}"] = cv2.resize(smooth, (width, height))
     tensors["halved"] = cv2.resize(np.ascontiguousarray(smooth[:60, :82]), (41, 30))
     quads = [

@@ -1,9 +1,10 @@
 //! The sizes of a BLIP, read off its tensors: what `med_config.json` says beside them may be wrong (its `encoder_width` is).
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use super::{TEXT, VISION};
 use crate::io::TensorFile;
+use crate::models::sizes::Sizes as Shapes;
 
 /// Width of a head, in both encoders.
 const HEAD: usize = 64;
@@ -69,21 +70,22 @@ impl TextSizes {
 impl Sizes {
     /// Those of the model in `file`.
     pub(super) fn of(file: &TensorFile) -> Result<Self> {
-        let [_, tokens, width] = shape::<3>(file, &format!("{VISION}.pos_embed"))?;
-        let [_, _, patch, _] = shape::<4>(file, &format!("{VISION}.patch_embed.proj.weight"))?;
-        let [inner, _] = shape::<2>(file, &format!("{VISION}.blocks.0.mlp.fc1.weight"))?;
+        let shapes = Shapes(file);
+        let [_, tokens, width] = shapes.of::<3>(&format!("{VISION}.pos_embed"))?;
+        let [_, _, patch, _] = shapes.of::<4>(&format!("{VISION}.patch_embed.proj.weight"))?;
+        let [inner, _] = shapes.of::<2>(&format!("{VISION}.blocks.0.mlp.fc1.weight"))?;
         let grid = tokens.saturating_sub(1).isqrt();
         let path = file.path().display();
         ensure!(
             grid > 0 && grid * grid + 1 == tokens,
             "{path}: {tokens} positions in {VISION}.pos_embed, expected a square number and one"
         );
-        let vision = VisionSizes { width, inner, layers: blocks(file, &format!("{VISION}.blocks.")), patch, grid };
+        let vision = VisionSizes { width, inner, layers: shapes.count(&format!("{VISION}.blocks")), patch, grid };
 
-        let [vocabulary, width] = shape::<2>(file, &format!("{TEXT}.embeddings.word_embeddings.weight"))?;
-        let [positions, _] = shape::<2>(file, &format!("{TEXT}.embeddings.position_embeddings.weight"))?;
-        let [inner, _] = shape::<2>(file, &format!("{TEXT}.encoder.layer.0.intermediate.dense.weight"))?;
-        let layers = blocks(file, &format!("{TEXT}.encoder.layer."));
+        let [vocabulary, width] = shapes.of::<2>(&format!("{TEXT}.embeddings.word_embeddings.weight"))?;
+        let [positions, _] = shapes.of::<2>(&format!("{TEXT}.embeddings.position_embeddings.weight"))?;
+        let [inner, _] = shapes.of::<2>(&format!("{TEXT}.encoder.layer.0.intermediate.dense.weight"))?;
+        let layers = shapes.count(&format!("{TEXT}.encoder.layer"));
         let text = TextSizes { vocabulary, positions, width, inner, layers };
         for (what, width) in [(VISION, vision.width), (TEXT, text.width)] {
             ensure!(
@@ -93,21 +95,4 @@ impl Sizes {
         }
         Ok(Self { vision, text })
     }
-}
-
-/// The shape of a tensor with `N` axes, none of them empty.
-fn shape<const N: usize>(file: &TensorFile, name: &str) -> Result<[usize; N]> {
-    let path = file.path().display();
-    let entry =
-        file.entry(name).with_context(|| format!("{path}: no tensor '{name}': not the weights of ImageReward"))?;
-    match <[usize; N]>::try_from(entry.shape()) {
-        Ok(sizes) if !sizes.contains(&0) => Ok(sizes),
-        _ => bail!("{path}: tensor '{name}' has shape {:?}, expected {N} axes", entry.shape()),
-    }
-}
-
-/// How many blocks there are whose names begin with `prefix` and a number.
-fn blocks(file: &TensorFile, prefix: &str) -> usize {
-    let index = |name: &str| name.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok();
-    file.names().filter_map(index).filter(|i| *i < 1000).max().map_or(0, |last| last + 1)
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::config::{ClipConfig, HiddenAct, TextConfig, VisionConfig};
 use crate::io::{TensorFile, read_json};
 use crate::models::config::parse;
+use crate::models::sizes::Sizes;
 use crate::models::{names, outline};
 
 /// What open_clip calls its weights in a folder.
@@ -104,23 +105,16 @@ fn open_clip_config(path: &Path) -> Result<OpenClipConfig> {
 
 /// The sizes that the shapes of the tensors say. What they do not say is in `open_clip`, if that wrote the model.
 fn from_tensors(file: &TensorFile, open_clip: Option<OpenClipConfig>) -> Result<ClipConfig> {
-    let path = file.path();
-    let shape = |name: &str, axes: usize| {
-        let entry = file.entry(name);
-        let entry = entry.with_context(|| format!("{}: not a CLIP model: no tensor '{name}'", path.display()))?;
-        let shape = entry.shape();
-        ensure!(shape.len() == axes, "{}: tensor '{name}' has shape {shape:?}, expected {axes} axes", path.display());
-        Ok(shape.to_vec())
-    };
-    let layers = |tower: &str| {
-        let number = |name: &str| name.strip_prefix(tower)?.split_once('.')?.0.parse::<usize>().ok();
-        file.names().filter_map(number).max().map_or(0, |last| last.saturating_add(1))
-    };
-    let patches = shape("vision_model.embeddings.patch_embedding.weight", 4)?;
-    let positions = shape("vision_model.embeddings.position_embedding.weight", 2)?[0];
-    let tokens = shape("text_model.embeddings.token_embedding.weight", 2)?;
-    let joint = shape("visual_projection.weight", 2)?[0];
-    let width = patches[0];
+    let (path, sizes) = (file.path(), Sizes(file));
+    let patches = sizes.of("vision_model.embeddings.patch_embedding.weight");
+    let [width, num_channels, patch_size, _] =
+        patches.context("not a CLIP model in a layout of transformers or open_clip")?;
+    let [positions, _] = sizes.of("vision_model.embeddings.position_embedding.weight")?;
+    let [vocab_size, text_width] = sizes.of("text_model.embeddings.token_embedding.weight")?;
+    let [text_positions, _] = sizes.of("text_model.embeddings.position_embedding.weight")?;
+    let [joint, _] = sizes.of("visual_projection.weight")?;
+    let [text_inner, _] = sizes.of("text_model.encoder.layers.0.mlp.fc1.weight")?;
+    let [vision_inner, _] = sizes.of("vision_model.encoder.layers.0.mlp.fc1.weight")?;
     // LAION's models have the exact activation, OpenAI's, none of which is as wide, the approximation.
     let quick = open_clip.as_ref().map_or(width <= 1024, |config| config.quick_gelu);
     let hidden_act = if quick { HiddenAct::QuickGelu } else { HiddenAct::Gelu };
@@ -133,25 +127,25 @@ fn from_tensors(file: &TensorFile, open_clip: Option<OpenClipConfig>) -> Result<
     );
     let config = ClipConfig {
         text: TextConfig {
-            vocab_size: tokens[0],
-            hidden_size: tokens[1],
-            intermediate_size: shape("text_model.encoder.layers.0.mlp.fc1.weight", 2)?[0],
+            vocab_size,
+            hidden_size: text_width,
+            intermediate_size: text_inner,
             projection_dim: joint,
-            num_hidden_layers: layers("text_model.encoder.layers."),
-            num_attention_heads: text_cfg.heads.unwrap_or(tokens[1] / 64),
-            max_position_embeddings: shape("text_model.embeddings.position_embedding.weight", 2)?[0],
+            num_hidden_layers: sizes.count("text_model.encoder.layers"),
+            num_attention_heads: text_cfg.heads.unwrap_or(text_width / 64),
+            max_position_embeddings: text_positions,
             hidden_act,
             eos_token_id: LARGEST,
             ..TextConfig::default()
         },
         vision: VisionConfig {
             hidden_size: width,
-            intermediate_size: shape("vision_model.encoder.layers.0.mlp.fc1.weight", 2)?[0],
-            num_hidden_layers: layers("vision_model.encoder.layers."),
+            intermediate_size: vision_inner,
+            num_hidden_layers: sizes.count("vision_model.encoder.layers"),
             num_attention_heads: width / vision_cfg.head_width.unwrap_or(head_width(width)).max(1),
-            num_channels: patches[1],
-            image_size: grid.saturating_mul(patches[2]),
-            patch_size: patches[2],
+            num_channels,
+            image_size: grid.saturating_mul(patch_size),
+            patch_size,
             hidden_act,
             ..VisionConfig::default()
         },

@@ -1,13 +1,12 @@
 use crate::device::Tensor;
 use crate::io::Scope;
 use crate::ops::conv2d::{self, Window};
-use crate::ops::pointwise::{self, Bend, Curve};
+use crate::ops::pointwise::{self, Bend, Curve, Weight};
 use crate::ops::{depthwise, squeeze};
 
 /// A 1x1 convolution.
 pub(super) struct Pointwise {
-    /// `[out, in]`.
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
 }
 
@@ -20,18 +19,17 @@ impl Pointwise {
 
     /// As [`Pointwise::load`], of a layer that must have `outputs`.
     pub fn sized(scope: &Scope, inputs: usize, outputs: usize) -> Self {
-        let weight = scope.tensor("weight", &[outputs, inputs]);
-        Self { weight, bias: Some(scope.tensor("bias", &[outputs])) }
+        Self { bias: Some(scope.tensor("bias", &[outputs])), ..Self::without_bias(scope, inputs, outputs) }
     }
 
     /// As [`Pointwise::sized`], of a layer that has no bias.
     pub fn without_bias(scope: &Scope, inputs: usize, outputs: usize) -> Self {
-        Self { weight: scope.tensor("weight", &[outputs, inputs]), bias: None }
+        Self { weight: Weight::of(&scope.tensor("weight", &[outputs, inputs])), bias: None }
     }
 
     /// Channels of the result.
     pub fn outputs(&self) -> usize {
-        self.weight.dim(0)
+        self.weight.outputs()
     }
 
     /// `[.., in]` to `[.., out]`.

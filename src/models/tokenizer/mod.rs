@@ -4,6 +4,7 @@ mod charsmap;
 mod clean;
 mod clip;
 mod folder;
+mod sentencepiece;
 #[cfg(test)]
 mod tests;
 mod wordpiece;
@@ -14,6 +15,7 @@ use anyhow::{Result, anyhow, ensure};
 
 use crate::models::source::Component;
 
+pub use sentencepiece::SentencePiece;
 pub use wordpiece::WordPiece;
 
 /// The tokenizer of one `tokenizer*` folder of a pipeline.

@@ -1,8 +1,6 @@
 //! A task makes some rows of the result. Channels go through in blocks of a register, whose weights stay at hand while the
 //! window slides along the row.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
 use crate::device::{Tensor, workers};
@@ -71,53 +69,99 @@ wide! {
 /// One row of the result from the `K` rows its windows meet, which are `width` pixels of `channels`.
 #[inline(always)]
 fn line<const K: usize>(out: &mut [f32], rows: [&[f32]; K], weights: &[f32], [width, channels, stride]: [usize; 3]) {
-    let whole = channels / LANES * LANES;
-    for first in (0..whole).step_by(LANES) {
-        block::<K, LANES>(out, rows, weights, first, [width, channels, stride]);
-    }
-    let mut first = whole;
-    while first + 8 <= channels {
-        block::<K, 8>(out, rows, weights, first, [width, channels, stride]);
-        first += 8;
-    }
+    let mut first = 0;
     while first < channels {
-        block::<K, 1>(out, rows, weights, first, [width, channels, stride]);
-        first += 1;
+        let (left, size) = (channels - first, [width, channels]);
+        match (stride, left) {
+            (1, LANES..) => block::<K, 1, LANES>(out, rows, weights, first, size),
+            (1, 8..) => block::<K, 1, 8>(out, rows, weights, first, size),
+            (1, _) => block::<K, 1, 1>(out, rows, weights, first, size),
+            (_, LANES..) => block::<K, 2, LANES>(out, rows, weights, first, size),
+            (_, 8..) => block::<K, 2, 8>(out, rows, weights, first, size),
+            (_, _) => block::<K, 2, 1>(out, rows, weights, first, size),
+        }
+        first += if left >= LANES {
+            LANES
+        } else if left >= 8 {
+            8
+        } else {
+            1
+        };
     }
 }
 
-/// `N` channels of a row, from channel `first` on.
+/// Windows that are summed up together: they share most pixels, and the weights.
+const TOGETHER: usize = 4;
+
+/// `N` channels of a row, from channel `first` on, windows `S` apart.
 #[inline(always)]
-fn block<const K: usize, const N: usize>(
+fn block<const K: usize, const S: usize, const N: usize>(
     out: &mut [f32],
     rows: [&[f32]; K],
     weights: &[f32],
     first: usize,
-    [width, channels, stride]: [usize; 3],
+    [width, channels]: [usize; 2],
 ) {
-    let lanes = |data: &[f32], at: usize| -> [f32; N] { data[at..at + N].try_into().expect("N of them") };
     let weights: [[[f32; N]; K]; K] =
         std::array::from_fn(|y| std::array::from_fn(|x| lanes(weights, (y * K + x) * channels + first)));
     let windows = out.len() / channels;
     // The windows that are inside the image.
-    let inside = (K / 2).div_ceil(stride)..windows.min((width + K / 2).saturating_sub(K - 1).div_ceil(stride));
-    let mut window = |x: usize, taps: Range<usize>| {
+    let end = windows.min((width + K / 2).saturating_sub(K - 1).div_ceil(S));
+    let start = (K / 2).div_ceil(S).min(end);
+    for x in (0..start).chain(end..windows) {
+        let (from, to) = ((K / 2).saturating_sub(x * S), K.min(width + K / 2 - x * S));
         let mut sum = [0.0; N];
         for (row, weights) in rows.iter().zip(&weights) {
-            for tap in taps.clone() {
-                let values = lanes(row, (x * stride + tap - K / 2) * channels + first);
-                for ((s, v), w) in sum.iter_mut().zip(values).zip(weights[tap]) {
-                    *s = v.mul_add(w, *s);
-                }
+            for tap in from..to {
+                add(&mut sum, lanes(row, (x * S + tap - K / 2) * channels + first), weights[tap]);
             }
         }
         out[x * channels + first..][..N].copy_from_slice(&sum);
-    };
-    for x in (0..windows).filter(|x| !inside.contains(x)) {
-        let from = (K / 2).saturating_sub(x * stride);
-        window(x, from..K.min(width + K / 2 - x * stride));
     }
-    for x in inside {
-        window(x, 0..K);
+    let mut x = start;
+    while x + TOGETHER <= end {
+        let sums = sums::<K, S, N, TOGETHER>(rows, &weights, (x * S - K / 2) * channels + first, channels);
+        for (i, sum) in sums.iter().enumerate() {
+            out[(x + i) * channels + first..][..N].copy_from_slice(sum);
+        }
+        x += TOGETHER;
+    }
+    for x in x..end {
+        let [sum] = sums::<K, S, N, 1>(rows, &weights, (x * S - K / 2) * channels + first, channels);
+        out[x * channels + first..][..N].copy_from_slice(&sum);
+    }
+}
+
+/// `P` neighbouring windows inside the image, of which the first begins at element `at` of its rows.
+#[inline(always)]
+fn sums<const K: usize, const S: usize, const N: usize, const P: usize>(
+    rows: [&[f32]; K],
+    weights: &[[[f32; N]; K]; K],
+    at: usize,
+    channels: usize,
+) -> [[f32; N]; P] {
+    let mut sums = [[0.0; N]; P];
+    for (row, weights) in rows.iter().zip(weights) {
+        for column in 0..(P - 1) * S + K {
+            let pixel = lanes(row, at + column * channels);
+            for (p, sum) in sums.iter_mut().enumerate() {
+                if column >= p * S && column < p * S + K {
+                    add(sum, pixel, weights[column - p * S]);
+                }
+            }
+        }
+    }
+    sums
+}
+
+#[inline(always)]
+fn lanes<const N: usize>(data: &[f32], at: usize) -> [f32; N] {
+    *data[at..].first_chunk().expect("N of them")
+}
+
+#[inline(always)]
+fn add<const N: usize>(sum: &mut [f32; N], pixel: [f32; N], weights: [f32; N]) {
+    for ((s, v), w) in sum.iter_mut().zip(pixel).zip(weights) {
+        *s = v.mul_add(w, *s);
     }
 }

@@ -24,7 +24,8 @@ pub fn arranged(w: &Tensor) -> Tensor {
     out
 }
 
-/// `y = bend(w * x + bias)` with half a window of zeros around the image, and windows `stride` (down, across) apart.
+/// `y = bend(w * x + bias)` with half a window of zeros around the image, and windows `stride` (down, across; 1 or 2)
+/// apart.
 ///
 /// `x` `[b, h, w, channels]`, `w` [`arranged`], `bias` `[channels]`; returns `[b, ⌈h/stride⌉, ⌈w/stride⌉, channels]`.
 pub fn forward(x: &Tensor, w: &Tensor, bias: &Tensor, stride: [usize; 2], bend: impl Into<Bend>) -> Tensor {
@@ -32,7 +33,7 @@ pub fn forward(x: &Tensor, w: &Tensor, bias: &Tensor, stride: [usize; 2], bend: 
         panic!("depthwise: x {x:?}, weight {w:?}")
     };
     let fits = channels == same && bias.len() == channels && KERNELS.iter().any(|k| k * k == taps);
-    assert!(fits && !stride.contains(&0), "depthwise: x {x:?}, weight {w:?}, bias {bias:?}");
+    assert!(fits && stride.iter().all(|s| (1..=2).contains(s)), "depthwise: x {x:?}, weight {w:?}, bias {bias:?}");
     let mut y = x.scratch_like(&[b, height.div_ceil(stride[0]), width.div_ceil(stride[1]), channels]);
     on_cpu!(y, forward(&mut y, x, w, bias, stride, bend.into()));
     y

@@ -11,21 +11,29 @@ const BAND: usize = 1 << 16;
 /// Elements per task that only bends.
 const GRAIN: usize = 1 << 14;
 
-pub(super) fn forward(y: &mut Tensor, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, by: Bend, add: Option<&Tensor>) {
-    let (rows, inputs, outputs) = (x.rows(), x.width(), y.width());
-    if rows * outputs == 0 {
-        return;
-    }
-    let padded = outputs.next_multiple_of(NR);
-    let mut packed = vec![0.0; padded * inputs];
+/// Columns of whole panels for `outputs`.
+pub(super) fn padded(outputs: usize) -> usize {
+    outputs.next_multiple_of(NR)
+}
+
+pub(super) fn pack(panels: &mut Tensor, w: &Tensor) {
+    let (inputs, padded) = (panels.dim(0), panels.dim(1));
+    let panels = panels.host_mut();
     for k in (0..inputs).step_by(KC) {
         let steps = k..(k + KC).min(inputs);
-        pack_f32(&mut packed[padded * k..padded * steps.end], Mat::weight(w).t(), steps, 0..outputs);
+        pack_f32(&mut panels[padded * k..padded * steps.end], Mat::weight(w).t(), steps, 0..w.dim(0));
+    }
+}
+
+pub(super) fn forward(y: &mut Tensor, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, by: Bend, add: Option<&Tensor>) {
+    let (rows, inputs, outputs, padded) = (x.rows(), x.width(), y.width(), w.dim(1));
+    if rows * outputs == 0 {
+        return;
     }
     let bias = bias.map_or_else(|| vec![0.0; outputs], |b| b.elems().to_f32().into_owned());
     let bias = repeated(&bias);
     let band = (BAND / outputs).clamp(1, rows.div_ceil(workers()).max(1));
-    let (x, add, out) = (x.host(), add.map(Tensor::host), Shared::new(y.host_mut()));
+    let (x, packed, add, out) = (x.host(), w.host(), add.map(Tensor::host), Shared::new(y.host_mut()));
     (0..rows.div_ceil(band)).into_par_iter().with_min_len(at_least(1)).for_each(|task| {
         let rows = task * band..((task + 1) * band).min(rows);
         for k in (0..inputs).step_by(KC) {

@@ -49,17 +49,39 @@ impl From<Curve> for Bend {
     }
 }
 
-/// `y = bend(x·Wᵀ + bias) (+ add)`. `x` `[.., in]`, `w` `[out, in]`, `bias` `[out]`, `add` as the result; returns
+/// A weight `[out, in]` in the order that [`forward`] reads it.
+pub struct Weight {
+    /// Panels of columns, those of every chain of steps after one another: `[in, out]` with `out` rounded up.
+    panels: Tensor,
+    outputs: usize,
+}
+
+impl Weight {
+    /// `w` `[out, in]`, as files have it.
+    pub fn of(w: &Tensor) -> Self {
+        let &[outputs, inputs] = w.shape() else { panic!("pointwise: weight {w:?}") };
+        let mut panels = w.scratch_like(&[inputs, cpu::padded(outputs)]);
+        on_cpu!(w, pack(&mut panels, w));
+        Self { panels, outputs }
+    }
+
+    /// Channels that come out.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+}
+
+/// `y = bend(x·Wᵀ + bias) (+ add)`. `x` `[.., in]`, `w` of `[out, in]`, `bias` `[out]`, `add` as the result; returns
 /// `[.., out]`.
-pub fn forward(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, bend: impl Into<Bend>, add: Option<&Tensor>) -> Tensor {
-    let &[outputs, inputs] = w.shape() else { panic!("pointwise: weight {w:?}") };
+pub fn forward(x: &Tensor, w: &Weight, bias: Option<&Tensor>, bend: impl Into<Bend>, add: Option<&Tensor>) -> Tensor {
+    let (inputs, outputs) = (w.panels.dim(0), w.outputs);
     let fits = x.width() == inputs && bias.is_none_or(|b| b.len() == outputs);
-    assert!(fits, "pointwise: x {x:?}, weight {w:?}, bias {bias:?}");
+    assert!(fits, "pointwise: x {x:?}, weight of {inputs} to {outputs}, bias {bias:?}");
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("at least one axis") = outputs;
     let mut y = x.scratch_like(&shape);
     assert!(add.is_none_or(|add| add.shape() == shape), "pointwise: add {add:?} to {y:?}");
-    on_cpu!(y, forward(&mut y, x, w, bias, bend.into(), add));
+    on_cpu!(y, forward(&mut y, x, &w.panels, bias, bend.into(), add));
     y
 }
 

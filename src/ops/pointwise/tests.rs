@@ -46,8 +46,11 @@ fn layers_match_the_definition_in_f64_for_every_curve() {
         for curve in CURVES {
             let bend = Bend { curve, scale: 0.7, shift: -0.3 };
             for (bias, add) in [(Some(&bias), None), (None, Some(&add)), (Some(&bias), Some(&add))] {
-                let error = max_error(&forward(&x, &w, bias, bend, add), &reference(&x, &w, bias, bend, add));
-                assert!(error < 2e-6, "{inputs} to {outputs}, {curve:?}: {error:e}");
+                let error =
+                    max_error(&forward(&x, &Weight::of(&w), bias, bend, add), &reference(&x, &w, bias, bend, add));
+                // Curves that saturate leave little of sums as large as these.
+                let bound = 1e-6 * (inputs as f64).sqrt();
+                assert!(error < bound, "{inputs} to {outputs}, {curve:?}: {error:e}");
             }
         }
     }
@@ -66,6 +69,6 @@ fn curves_alone_are_those_of_layers() {
 
 #[test]
 fn a_sample_alone_and_in_a_batch_gives_the_same_bits() {
-    let (x, w, bias) = (random(&[9, 31, 17, 70], 1), random(&[52, 70], 2), random(&[52], 3));
+    let (x, w, bias) = (random(&[9, 31, 17, 70], 1), Weight::of(&random(&[52, 70], 2)), random(&[52], 3));
     check_batch_invariance("pointwise", |r| forward(&x.slice(r), &w, Some(&bias), Curve::HardSwish, None));
 }

@@ -22,7 +22,7 @@ fn rewards_are_those_of_flow_grpo_without_a_network() {
         ("", r#"a sign "hello world""#, 0.0),
         ("xxhelloworldyy", r#"a sign "hello world""#, 1.0),
         ("Hello   World", r#"a sign "hello world""#, 1.0),
-        ("worldhello", r#"a sign "hello world""#, 0.0),
+        ("worldhello", r#"a sign "hello world""#, 0.2),
         ("a long text of something else", r#"says "no""#, 0.0),
         ("ÄRGER", r#"says "ärger" and "more""#, 1.0),
         ("open", r#"an unclosed "OPEN"#, 1.0),
@@ -51,7 +51,7 @@ fn prompts_that_quote_nothing_are_refused_by_file_and_line() {
 fn boxes_are_those_of_paddleocr_with_opencv_and_clipper() {
     let file = TensorFile::open(&fixture("ocr/opencv.safetensors")).unwrap();
     let mut seen = 0;
-    for i in 0..10 {
+    for i in 0..14 {
         let map = file.entry(&format!("map.{i}")).unwrap();
         let probabilities: Vec<f32> = map.raw().iter().map(|v| f32::from(*v) / 255.0).collect();
         let size = numbers(&file, &format!("size.{i}"));
@@ -62,7 +62,7 @@ fn boxes_are_those_of_paddleocr_with_opencv_and_clipper() {
         assert_eq!(quads, numbers(&file, &format!("quads.{i}")), "map {i}");
         seen += quads.len() / 8;
     }
-    assert!(seen > 10, "{seen} boxes");
+    assert!(seen > 12, "{seen} boxes");
 }
 
 #[test]

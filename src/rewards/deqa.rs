@@ -1,0 +1,138 @@
+//! DeQA-Score (You et al. 2025): how good a picture is to look at, whatever its prompt. An mPLUG-Owl2 is asked, and what counts is how
+//! likely each of five words is to come next. On the processor, wherever the rest runs.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::preprocess::Preprocess;
+use super::{Dtype, Images, Key, Kind, Options, Reward, Score, jpeg};
+use crate::data::Prompt;
+use crate::device::{Device, Tensor};
+use crate::io::image::RgbImage;
+use crate::models::outline::is_outline;
+use crate::models::owl::{Owl, Sentence};
+use crate::models::tokenizer::SentencePiece;
+
+/// The question, before and after the picture.
+const QUESTION: [&str; 2] =
+    ["USER: How would you rate the quality of this image?\n", "\nASSISTANT: The quality of the image is"];
+/// The words that may come next, and what each is worth.
+const LEVELS: [(&str, f64); 5] = [("excellent", 5.0), ("good", 4.0), ("fair", 3.0), ("poor", 2.0), ("bad", 1.0)];
+/// What surrounds a picture that is not square: CLIP's mean in 8 bits.
+const AROUND: [u8; 3] = [122, 116, 104];
+/// Images that go through the model at a time; what they give does not depend on it.
+const BATCH: usize = 4;
+
+/// What its table can say.
+pub(super) const KEYS: &[Key] = &[
+    Key::path(
+        "model",
+        "the folder of DeQA-Score (hf download zhiyuanyou/DeQA-Score-Mix3 --local-dir models/DeQA-Score-Mix3)",
+        &["models/DeQA-Score-Mix3"],
+    ),
+    Key { name: "jpeg_quality", kind: Kind::Whole { default: 0, least: 0, most: 100 } },
+    Dtype::KEY,
+];
+
+/// The reward: the mean of what the five words are worth, by how likely they are, over 5.
+pub struct Deqa {
+    /// Nothing in a plan: what runs on the processor takes nothing of the chip that is planned.
+    network: Option<Network>,
+}
+
+struct Network {
+    owl: Owl,
+    preprocess: Preprocess,
+    question: Sentence,
+    words: Vec<u32>,
+    /// At which quality pictures are sent as JPEG files to who judges them, if they are.
+    jpeg: Option<f32>,
+}
+
+impl Deqa {
+    /// The reward for `options`.
+    ///
+    /// # Errors
+    /// As [`Deqa::load`].
+    pub(super) fn build(options: &Options, device: &Device) -> Result<Self> {
+        let model = options.path("model").expect("resolved: it has a model");
+        if is_outline(model) || device.is_plan() {
+            return Ok(Self { network: None });
+        }
+        let quality = options.whole("jpeg_quality");
+        Self::load(model, (quality > 0).then_some(quality as f32), Dtype::of(options))
+    }
+
+    /// The model in `folder`: `config.json`, weights and `tokenizer.model`. Pictures go through JPEG at the quality `jpeg`, if there is
+    /// one, as they do on their way to the original's server.
+    ///
+    /// # Errors
+    /// Names the file that is missing or not what was expected.
+    pub fn load(folder: &Path, jpeg: Option<f32>, dtype: Dtype) -> Result<Self> {
+        let owl = Owl::load(folder, dtype.precision())?;
+        let tokenizer = SentencePiece::load(&folder.join("tokenizer.model"))?;
+        let (tokens, vocabulary) = (tokenizer.count(), owl.config().language.vocabulary);
+        ensure!(tokens <= vocabulary, "{}: {tokens} tokens, the model has {vocabulary}", tokenizer.path().display());
+        let [before, after] = QUESTION.map(|part| tokenizer.encode(part));
+        let before = std::iter::once(tokenizer.begin()).chain(before).collect();
+        let word = |(word, _): &(&str, f64)| tokenizer.encode(word).first().copied().context("a word has a token");
+        let words = LEVELS.iter().map(word).collect::<Result<Vec<u32>>>()?;
+        let preprocess = Preprocess::load(folder, owl.config().vision.image())?;
+        Ok(Self { network: Some(Network { owl, preprocess, question: Sentence { before, after }, words, jpeg }) })
+    }
+}
+
+/// `picture` in the middle of a square.
+fn squared(picture: &RgbImage) -> RgbImage {
+    let (w, h) = (picture.width, picture.height);
+    let side = w.max(h);
+    let (left, top) = ((side - w) / 2, (side - h) / 2);
+    let mut data = AROUND.repeat(side * side);
+    for (y, row) in picture.data.chunks_exact(3 * w.max(1)).enumerate() {
+        data[3 * ((top + y) * side + left)..][..row.len()].copy_from_slice(row);
+    }
+    RgbImage { width: side, height: side, data }
+}
+
+impl Network {
+    /// The scores of a few pictures, 1 to 5.
+    fn score(&self, pictures: &[RgbImage]) -> Result<Vec<f64>> {
+        let mut data = Vec::new();
+        for picture in pictures {
+            let square = match self.jpeg {
+                Some(quality) => squared(&jpeg::sent(picture, quality)?),
+                None => squared(picture),
+            };
+            data.extend(square.data);
+        }
+        let side = pictures[0].width.max(pictures[0].height);
+        let squares = Tensor::from_bytes(&Device::Cpu, &data, &[pictures.len(), side, side, 3]);
+        let seen = self.owl.see(&self.preprocess.run(&squares));
+        let logits = self.owl.continued(&self.question, &seen, &self.words);
+        Ok(logits.to_host().chunks(self.words.len()).map(mean_level).collect())
+    }
+}
+
+/// What the five words are worth on average, by the softmax of their logits.
+fn mean_level(logits: &[f32]) -> f64 {
+    let most = logits.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    let weights = logits.iter().map(|l| f64::from(l - most).exp());
+    let total: f64 = weights.clone().sum();
+    weights.zip(LEVELS).map(|(weight, (_, level))| weight / total * level).sum()
+}
+
+impl Reward for Deqa {
+    fn name(&self) -> &'static str {
+        "deqa"
+    }
+
+    fn score(&self, images: &Images, _: &[&Prompt]) -> Result<Vec<Score>> {
+        let Some(network) = &self.network else { return Ok(vec![Score::default(); images.len()]) };
+        let mut scores = Vec::with_capacity(images.len());
+        for pictures in images.pictures().chunks(BATCH) {
+            scores.extend(network.score(pictures)?.into_iter().map(|score| Score::of(score / 5.0)));
+        }
+        Ok(scores)
+    }
+}
