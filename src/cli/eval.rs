@@ -91,7 +91,7 @@ pub struct Args {
 
 const KEYS: &[(&str, &str)] = &[
     ("images", "how many"),
-    ("missing", "how many of them have no score, if any"),
+    ("missing", "pictures without a score, if any: the means are over the others"),
     ("results.reward", "mean of the weighted sum of rewards"),
     ("results.reward_stderr", "its standard error over prompts"),
     ("results.*", "mean of each reward, and after a dot of what it reports besides"),

@@ -129,28 +129,30 @@ fn a_server_that_recovers_or_is_slow_is_waited_for() {
     assert_eq!(epochs(&whole)[0]["reward_mean"], epochs(&run)[0]["reward_mean"]);
 }
 
-/// Requests 4 and 9 are of one group each.
+/// One picture at a time: an evaluation asks four times, an epoch six. Requests 6 and 23 are of the first and the third epoch.
 #[test]
 fn a_group_without_scores_is_left_out_and_counted() {
     let dir = tempfile::tempdir().unwrap();
-    let ill = failing_at(&[4, 9], || status(500, "too dark"));
+    let ill = failing_at(&[6, 23], || status(500, "too dark"));
     let (run, well) = (dir.path().join("run"), failing_at(&[], || unreachable!()));
-    let output = train(&config(dir.path(), &ill.url, "on_failure = 'skip_group'"), &run, &[]);
+    let one_by_one = ["--set", "rollout.batch_size=1"];
+    let output = train(&config(dir.path(), &ill.url, "on_failure = 'skip_group'"), &run, &one_by_one);
     assert_success(&output);
     let lines = epochs(&run);
-    let skipped: Vec<u64> = lines.iter().map(|line| line["skipped_groups"].as_u64().unwrap()).collect();
-    assert_eq!(skipped, [1, 0, 1]);
-    assert_eq!(lines.iter().map(|line| line["groups"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 1]);
+    let of_line = |key: &str| lines.iter().map(|line| line[key].as_u64().unwrap()).collect::<Vec<_>>();
+    assert_eq!((of_line("skipped_groups"), of_line("groups")), (vec![1, 0, 1], vec![1, 2, 1]));
     let said = String::from_utf8_lossy(&output.stdout);
-    let alert = format!(
-        "1 of 2 groups skipped: reward http: {}/score: answered 500 Internal Server Error: 'too dark'",
-        ill.url
-    );
+    let url = &ill.url;
+    let alert =
+        format!("1 of 2 groups skipped: reward http: {url}/score: answered 500 Internal Server Error: 'too dark'");
     assert_eq!(said.lines().filter(|line| line.starts_with("epoch ") && line.contains(&alert)).count(), 2, "{said}");
-    // The mean is that of the images that were judged: the third request's.
-    let judged = scores(&ill.asked("/score")[2]);
-    let mean = judged.iter().sum::<f64>() / 3.0;
-    assert!((lines[0]["reward_mean"].as_f64().unwrap() - mean).abs() < 1e-12);
+    // The mean is that of the images that were judged with all others of their prompt.
+    let asked = ill.asked("/score");
+    let first = &asked[4..10];
+    let prompt = |request: &Request| request.json()["prompts"][0].clone();
+    let judged: Vec<f64> = first.iter().filter(|r| prompt(r) != prompt(&first[1])).flat_map(scores).collect();
+    assert_eq!(judged.len(), 3);
+    assert!((lines[0]["reward_mean"].as_f64().unwrap() - judged.iter().sum::<f64>() / 3.0).abs() < 1e-12);
 
     // Had both groups been judged, the epoch would have been another.
     let whole = dir.path().join("whole");
@@ -184,7 +186,7 @@ fn a_server_that_is_not_there_ends_a_run_before_it_has_written_anything() {
     let (url, run) = (nobody(), dir.path().join("run"));
     let config = config(dir.path(), &url, "");
     let error = stays_away(&train(&config, &run, &[]));
-    assert!(error.contains(&format!("{url}/health: connection refused")), "{error}");
+    assert!(error.contains(&format!("reward http: {url}/health: connection refused")), "{error}");
     assert!(!run.exists());
     // A plan needs no server.
     assert_success(&train(&config, &run, &["--dry-run"]));
@@ -222,7 +224,7 @@ fn rewards_of_different_scales_count_by_their_weights_where_each_is_normalised()
         assert_success(&train(&path, &run, &[&["--set", "num_epochs=1"], args].concat()));
         epochs(&run).remove(0)
     };
-    let (sum, gdpo) = (log("sum", &[]), log("gdpo", &["reward_aggregation=gpdo"]));
+    let (sum, gdpo) = (log("sum", &[]), log("gdpo", &["reward_aggregation=gdpo"]));
     assert_eq!((&sum["rewards"], &sum["reward_mean"]), (&gdpo["rewards"], &gdpo["reward_mean"]));
     assert_ne!(sum["loss"], gdpo["loss"]);
     // Alone, the two give advantages of opposite signs.

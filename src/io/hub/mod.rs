@@ -79,11 +79,12 @@ impl Hub {
         ensure!(!revision.is_empty(), "--revision is empty, expected a branch, tag or commit");
         let revision = revision.replace('/', "%2F");
         let url = format!("{}/api/models/{name}/revision/{revision}?blobs=true", self.endpoint);
+        let named = |e: Failure| Failure { what: format!("{url}: {e}"), ..e };
         let body = patiently(|| {
-            let reply = self.client.get(&url, &[])?;
+            let reply = self.client.get(&url, &[]).map_err(named)?;
             match self.explain(name, &revision, reply.status().as_u16(), header(reply.headers(), "x-error-code")) {
                 Some(what) => Err(Failure { what, kind: FailureKind::Refused }),
-                None => self.client.success(reply).map_err(|e| Failure { what: format!("{url}: {e}"), ..e }),
+                None => self.client.success(reply).map_err(named),
             }
         })?;
         let listing: Value =

@@ -123,7 +123,8 @@ impl Http {
             "flow_factory" => Protocol::FlowFactory,
             _ => Protocol::Pickle,
         };
-        Self::new(Settings::of(options, "http", "")?, protocol, options.text("model").map(str::to_string), device)
+        let model = options.text("model").map(str::to_string);
+        Self::new(Settings::of(options, "http", "")?, protocol, model, device).context("reward http")
     }
 
     /// The reward of the server that `settings` name, which must be there unless `device` is only planned for.

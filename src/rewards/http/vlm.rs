@@ -195,7 +195,7 @@ impl Vlm {
             "qwenvl" => (Asking::qwen_vl().but(options), VLLM_URL),
             _ => (Asking::of_any(options), ""),
         };
-        Self::new(name, Settings::of(options, name, url)?, asking, device)
+        Self::new(name, Settings::of(options, name, url)?, asking, device).with_context(|| format!("reward {name}"))
     }
 
     /// The reward `name` of the model that `asking` names at the server that `settings` name, which must be there unless `device`

@@ -104,12 +104,14 @@ fn put(out: &mut Vec<u8>, item: &Item) {
 
 /// `items`, and the opcode that puts one or several of them where they belong.
 fn put_batches<T>(out: &mut Vec<u8>, items: &[T], [one, several]: [u8; 2], put: impl Fn(&mut Vec<u8>, &T)) {
+    if let [item] = items {
+        put(out, item);
+        return out.push(one);
+    }
     for batch in items.chunks(BATCH) {
-        if batch.len() > 1 {
-            out.push(MARK);
-        }
+        out.push(MARK);
         batch.iter().for_each(|item| put(out, item));
-        out.push(if batch.len() > 1 { several } else { one });
+        out.push(several);
     }
 }
 
