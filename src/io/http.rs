@@ -30,16 +30,25 @@ pub struct Failure {
 /// What a failure means for asking again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
-    /// The server is not there or not well: it may be later.
+    /// There is no answer: there may be one later.
     Away,
+    /// The server says that it is not well: it may be later.
+    Unwell,
     /// The server does not take the request: it will not later either.
     Refused,
     /// What the server answers cannot be used; another answer may be.
     Unusable,
 }
 
+impl FailureKind {
+    /// Whether waiting may help.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::Away | Self::Unwell)
+    }
+}
+
 impl Failure {
-    /// The server is not there or not well.
+    /// There is no answer.
     fn away(what: String) -> Self {
         Self { what, kind: FailureKind::Away }
     }
@@ -119,7 +128,7 @@ impl Client {
         let why = quote.map(|why| format!(": {why}")).unwrap_or_default();
         let code = status.as_u16();
         let may_pass = code >= 500 || [408, 425, 429].contains(&code);
-        let kind = if may_pass { FailureKind::Away } else { FailureKind::Refused };
+        let kind = if may_pass { FailureKind::Unwell } else { FailureKind::Refused };
         Err(Failure { what: format!("answered {status}{why}"), kind })
     }
 

@@ -340,3 +340,26 @@ fn what_is_skipped_has_no_score_and_the_rest_keeps_its_place() {
     let vlm = Vlm::new("vlm", Settings { on_failure: OnFailure::Abort, ..settings }, asking, &Device::Cpu).unwrap();
     assert!(score(&vlm, 7).unwrap_err().downcast_ref::<Unavailable>().is_some());
 }
+
+/// A batch that fails because of one picture is asked about picture by picture.
+#[test]
+fn one_picture_that_a_server_does_not_like_does_not_cost_the_others_their_scores() {
+    let stub = server(|request| {
+        let asked = request.json();
+        let of: Vec<f64> = asked["images"].as_array().unwrap().iter().map(|i| shade(i.as_str().unwrap())).collect();
+        if of.contains(&2.0) { status(500, "too dark") } else { ok(json!({ "scores": of }).to_string()) }
+    });
+    let settings = settings(&stub.url, OnFailure::SkipGroup);
+    let reward = Http::new(settings.clone(), Protocol::Json, None, &Device::Cpu).unwrap();
+    let e = score(&reward, 4).unwrap_err();
+    let absent = e.downcast_ref::<Absent>().unwrap();
+    let values: Vec<Option<f64>> = absent.scores.iter().map(|s| s.as_ref().map(|s| s.value)).collect();
+    assert_eq!(values, [Some(0.0), Some(1.0), None, Some(3.0)]);
+    assert!(absent.why.ends_with("/score: answered 500 Internal Server Error: 'too dark'"), "{}", absent.why);
+    assert_eq!(stub.asked("/score").len(), 5);
+    // Where the run stops anyway, nothing more is asked.
+    let reward =
+        Http::new(Settings { on_failure: OnFailure::Abort, ..settings }, Protocol::Json, None, &Device::Cpu).unwrap();
+    assert!(score(&reward, 4).unwrap_err().downcast_ref::<Unavailable>().is_some());
+    assert_eq!(stub.asked("/score").len(), 6);
+}

@@ -169,7 +169,7 @@ impl Download<'_> {
             match done {
                 Ok(()) if failures < TRIES => {}
                 Ok(()) => bail!("{}: answers with other parts of the file than it is asked for", self.url),
-                Err(Stop::Failed(e)) if e.kind != FailureKind::Away => return Err(anyhow!("{e}")),
+                Err(Stop::Failed(e)) if !e.kind.may_pass() => return Err(anyhow!("{e}")),
                 Err(Stop::Failed(_)) if failures < TRIES => std::thread::sleep(wait(failures)),
                 Err(Stop::Failed(e)) => {
                     let size = self.wanted.size;

@@ -230,7 +230,7 @@ fn patiently<T>(mut try_once: impl FnMut() -> Result<T, Failure>) -> Result<T> {
     loop {
         match try_once() {
             Ok(done) => return Ok(done),
-            Err(e) if e.kind != FailureKind::Away || tries + 1 >= TRIES => return Err(anyhow!("{e}")),
+            Err(e) if !e.kind.may_pass() || tries + 1 >= TRIES => return Err(anyhow!("{e}")),
             Err(_) => std::thread::sleep(wait(tries)),
         }
         tries += 1;

@@ -62,7 +62,7 @@ impl Server {
             }
             self.client.success(reply).map(Some)
         });
-        answer.map_err(|why| Unavailable(why).into())
+        answer.map_err(|failure| Unavailable(failure.what).into())
     }
 
     /// The scores of `count` pictures, asked for at `path` in requests of as equal a number as possible and at most `most`, as many
@@ -73,14 +73,14 @@ impl Server {
     pub fn score<Q: Question>(&self, path: &str, count: usize, most: usize, question: &Q) -> Result<Vec<Score>> {
         let call = Call::new(self, path);
         let requests = parts(count, most.min(count.div_ceil(self.settings.concurrency)).max(1));
-        let (next, answers) = (AtomicUsize::new(0), Mutex::new(vec![None; requests.len()]));
+        let (next, answers) = (AtomicUsize::new(0), Mutex::new(vec![Answer::default(); requests.len()]));
         let work = || {
             // Nobody waits for the rest of what has failed.
             while !call.is_in_vain() {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(&(first, count)) = requests.get(at) else { return };
-                let answer = call.ask(question, first, count);
-                answers.lock().expect("nothing panics while holding it")[at] = Some(answer);
+                let answer = call.answer(question, first, count);
+                answers.lock().expect("nothing panics while holding it")[at] = answer;
             }
         };
         std::thread::scope(|scope| {
@@ -92,16 +92,12 @@ impl Server {
     }
 
     /// The scores in `answers` to `requests`, or what the settings say about those that are missing.
-    fn judge(&self, requests: &[(usize, usize)], answers: Vec<Option<Answer>>) -> Result<Vec<Score>> {
+    fn judge(&self, requests: &[(usize, usize)], answers: Vec<Answer>) -> Result<Vec<Score>> {
         let (mut scores, mut failure) = (Vec::new(), None);
-        for ((_, count), answer) in requests.iter().zip(answers) {
-            match answer {
-                Some(Ok(of_request)) => scores.extend(of_request.into_iter().map(Some)),
-                without => {
-                    scores.resize(scores.len() + count, None);
-                    failure = failure.or(without.and_then(Result::err));
-                }
-            }
+        for ((first, count), answer) in requests.iter().zip(answers) {
+            scores.extend(answer.scores);
+            scores.resize(first + count, None);
+            failure = failure.or(answer.why);
         }
         match (failure, self.settings.on_failure) {
             (None, _) => Ok(scores.into_iter().map(|s| s.expect("every request was answered")).collect()),
@@ -109,6 +105,13 @@ impl Server {
             (Some(why), OnFailure::SkipGroup) => Err(Absent { scores, why }.into()),
         }
     }
+}
+
+/// What came of a request: scores as far as there are any, and why the first that is missing is.
+#[derive(Clone, Default)]
+struct Answer {
+    scores: Vec<Option<Score>>,
+    why: Option<String>,
 }
 
 /// Requests to one address that belong together.
@@ -130,8 +133,34 @@ impl<'a> Call<'a> {
         self.server.settings.on_failure == OnFailure::Abort && self.has_failed.load(Ordering::Relaxed)
     }
 
-    fn ask<Q: Question>(&self, question: &Q, first: usize, count: usize) -> Answer {
-        let body = question.body(first, count).map_err(|e| format!("{}: {e:#}", self.url))?;
+    /// What the server says of pictures `first..first + count`. Where it cannot judge all of them but is there, each is asked about
+    /// by itself: one picture that it does not like is not to cost the others their scores.
+    fn answer<Q: Question>(&self, question: &Q, first: usize, count: usize) -> Answer {
+        let failure = match self.ask(question, first, count) {
+            Ok(scores) => return Answer { scores: scores.into_iter().map(Some).collect(), why: None },
+            Err(failure) => failure,
+        };
+        let mut answer = Answer { scores: Vec::new(), why: Some(failure.what) };
+        let is_worth_it = self.server.settings.on_failure == OnFailure::SkipGroup && count > 1;
+        if is_worth_it && failure.kind != FailureKind::Away {
+            for picture in first..first + count {
+                match self.ask(question, picture, 1) {
+                    Ok(scores) => answer.scores.extend(scores.into_iter().map(Some)),
+                    Err(failure) if failure.kind == FailureKind::Away => break,
+                    Err(_) => answer.scores.push(None),
+                }
+            }
+            if answer.scores.len() == count && answer.scores.iter().all(Option::is_some) {
+                answer.why = None;
+            }
+        }
+        answer
+    }
+
+    fn ask<Q: Question>(&self, question: &Q, first: usize, count: usize) -> Result<Vec<Score>, Failure> {
+        let body = question
+            .body(first, count)
+            .map_err(|e| Failure { what: format!("{}: {e:#}", self.url), kind: FailureKind::Refused })?;
         let client = &self.server.client;
         self.patiently(|| {
             let answer = client.success(client.post(&self.url, Q::CONTENT_TYPE, &body)?)?;
@@ -144,8 +173,9 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// What `try_once` comes to, tried again after longer and longer waits where that may help; the address and why if it does not.
-    fn patiently<T>(&self, mut try_once: impl FnMut() -> Result<T, Failure>) -> Result<T, String> {
+    /// What `try_once` comes to, tried again after longer and longer waits where that may help; the last failure, with the address, if
+    /// it does not.
+    fn patiently<T>(&self, mut try_once: impl FnMut() -> Result<T, Failure>) -> Result<T, Failure> {
         let (url, is_away) = (&self.url, &self.server.is_away);
         let retries = if is_away.load(Ordering::Relaxed) { 0 } else { self.server.settings.retries };
         let mut failures = 0;
@@ -160,12 +190,12 @@ impl<'a> Call<'a> {
             failures += 1;
             if failure.kind == FailureKind::Refused || failures > retries || self.is_in_vain() {
                 self.has_failed.store(true, Ordering::Relaxed);
-                is_away.store(failure.kind == FailureKind::Away, Ordering::Relaxed);
+                is_away.store(failure.kind.may_pass(), Ordering::Relaxed);
                 let tries = if failures > 1 { format!(" ({failures} tries)") } else { String::new() };
-                return Err(format!("{url}: {failure}{tries}"));
+                return Err(Failure { what: format!("{url}: {failure}{tries}"), kind: failure.kind });
             }
             // Who answers has no need of time.
-            if failure.kind == FailureKind::Away {
+            if failure.kind.may_pass() {
                 if failures == 1 {
                     warn(&format!("{url}: {failure}; trying again, {retries} times at most"));
                 }
@@ -174,8 +204,6 @@ impl<'a> Call<'a> {
         }
     }
 }
-
-type Answer = Result<Vec<Score>, String>;
 
 /// `scores`, if there are `count` and all are numbers.
 ///
