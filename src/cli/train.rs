@@ -72,7 +72,7 @@ const KEYS: &[(&str, &str)] = &[
     ("memory.overhead", "kernels and graphs on a GPU: bytes"),
     ("memory.phases", "the highest moment of each phase: bytes"),
     ("stand_ins", "plan: what was not there, and what stood in for it"),
-    ("stages", "--rehearse: each stage's name, seconds, images and peak_memory in bytes"),
+    ("stages", "--rehearse: name, seconds, images, bytes at most"),
     ("prediction.chip", "plan: the GPU"),
     ("prediction.seconds_per_epoch", "predicted, as all below"),
     ("prediction.images_per_second", "sampled, judged and trained on"),

@@ -21,10 +21,11 @@ CASES = {
     "awm": "[awm]\nkl_weight = 0.003\n",
     "awm_off_policy": "[awm]\nweighting = 't2'\nclip_low = 0.2\nclip_high = 0.2\nkl_form = 'elbo'\n",
     "nft": "[nft]\nbeta = 0.3\n",
-    "flow_grpo": "[rollout]\nsampler = 'flow'\nnoise_level = 0.7\nguidance_scale = 2.5\n"
+    "flow_grpo": "[rollout]\nnum_inference_steps = 10\nsampler = 'flow'\nnoise_level = 0.7\nguidance_scale = 2.5\n"
     "[flow_grpo]\nclip_low = 0.02\nclip_high = 0.03\nkl_weight = 0.04\n",
-    "cps": "[rollout]\nsampler = 'cps'\nnoise_level = 0.8\n[cps]\nclip_low = 0.02\nclip_high = 0.03\nkl_weight = 0.0\n",
-    "grpo_guard": "[rollout]\nsampler = 'flow'\nnoise_level = 0.7\nguidance_scale = 2.5\n"
+    "cps": "[rollout]\nnum_inference_steps = 10\nsampler = 'cps'\nnoise_level = 0.8\nguidance_scale = 1.0\n"
+    "[cps]\nclip_low = 0.02\nclip_high = 0.03\nkl_weight = 0.0\n",
+    "grpo_guard": "[rollout]\nnum_inference_steps = 10\nsampler = 'flow'\nnoise_level = 0.7\nguidance_scale = 2.5\n"
     "[grpo_guard]\nclip_low = 0.02\nclip_high = 0.03\nkl_weight = 0.04\ncfg_uncond_grad = false\n",
 }
 
@@ -125,7 +126,7 @@ def main():
         io = dict(advantage=torch.tensor([0.8, -1.3, 0.4]))
         io["prompt_embeds"] = randn(g, n, LENGTH, model.config.joint_attention_dim)
         io["pooled_prompt_embeds"] = randn(g, n, model.config.pooled_projection_dim)
-        scale = 2.5 if "guidance_scale" in tables else None
+        scale = 2.5 if "guidance_scale = 2.5" in tables else None
         if scale:
             io["negative_prompt_embeds"] = randn(g, 1, LENGTH, model.config.joint_attention_dim)
             io["negative_pooled_prompt_embeds"] = randn(g, 1, model.config.pooled_projection_dim)

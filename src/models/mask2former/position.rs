@@ -22,7 +22,7 @@ fn line(n: usize, count: usize) -> Vec<f32> {
     let place = |i: usize| (i + 1) as f32 / (n as f32 + 1e-6) * TAU;
     let number = |at: f32, i: usize| {
         let phase = at / TEMPERATURE.powf((2 * (i / 2)) as f32 / count as f32);
-        if i % 2 == 0 { phase.sin() } else { phase.cos() }
+        if i.is_multiple_of(2) { phase.sin() } else { phase.cos() }
     };
     (0..n).flat_map(|i| (0..count).map(move |c| number(place(i), c))).collect()
 }

@@ -112,8 +112,8 @@ fn block<const K: usize, const S: usize, const N: usize>(
         let (from, to) = ((K / 2).saturating_sub(x * S), K.min(width + K / 2 - x * S));
         let mut sum = [0.0; N];
         for (row, weights) in rows.iter().zip(&weights) {
-            for tap in from..to {
-                add(&mut sum, lanes(row, (x * S + tap - K / 2) * channels + first), weights[tap]);
+            for (tap, weight) in weights.iter().enumerate().take(to).skip(from) {
+                add(&mut sum, lanes(row, (x * S + tap - K / 2) * channels + first), *weight);
             }
         }
         out[x * channels + first..][..N].copy_from_slice(&sum);

@@ -99,13 +99,13 @@ wide! {
 wide! {
     fn hard_swish(x: &mut [f32], bias: &[f32], scale: f32, shift: f32) {
         let scale = scale / 6.0;
-        each(x, bias, |v| (v * (v + 3.0).max(0.0).min(6.0)).mul_add(scale, shift));
+        each(x, bias, |v| (v * (v + 3.0).clamp(0.0, 6.0)).mul_add(scale, shift));
     }
 }
 
 wide! {
     fn hard_sigmoid(x: &mut [f32], bias: &[f32], slope: f32, scale: f32, shift: f32) {
-        each(x, bias, |v| v.mul_add(slope, 0.5).max(0.0).min(1.0).mul_add(scale, shift));
+        each(x, bias, |v| v.mul_add(slope, 0.5).clamp(0.0, 1.0).mul_add(scale, shift));
     }
 }
 

@@ -40,8 +40,8 @@ impl Sampler for SaSolver {
         let grid = Self::grid(sigmas);
         let at = |i: usize| f64::from(grid[i]);
         let (mut steps, mut before) = (Vec::new(), Before::default());
-        for i in 0..grid.len() - 1 {
-            let (sigma, next) = (at(i), at(i + 1));
+        for (i, pair) in grid.windows(2).enumerate() {
+            let (sigma, next) = (f64::from(pair[0]), f64::from(pair[1]));
             let tau = if NOISY.contains(&next) { self.noise_level } else { 0.0 };
             let (w, h) = (1.0 + tau * tau, lambda(next) - lambda(sigma));
             let p = if i == 0 { 0.0 } else { w * h * h / (2.0 * (lambda(sigma) - lambda(at(i - 1)))) };
@@ -54,7 +54,7 @@ impl Sampler for SaSolver {
             let history = [kept * correct[1] - (1.0 - next) * p, kept * correct[2]];
             let s = next * (-(-2.0 * tau * tau * h).exp_m1()).sqrt();
             let log_prob = LogProb::normal(s);
-            steps.push(Step { sigma: grid[i], a: kept + m, b: -m * sigma, history, s, log_prob });
+            steps.push(Step { sigma: pair[0], a: kept + m, b: -m * sigma, history, s, log_prob });
             before = Before { u: w * h / 2.0, p };
         }
         let last = grid[grid.len() - 1];

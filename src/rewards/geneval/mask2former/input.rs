@@ -121,7 +121,7 @@ fn resize_bytes(image: &RgbImage, [h, w]: [usize; 2]) -> Vec<u8> {
     out.par_chunks_exact_mut(w * 3).zip(rows(image.height, h, rounded)).for_each(|(out, ([a, b], shares))| {
         let [first, second] = fixed(shares);
         for ((out, a), b) in out.iter_mut().zip(&lines[a]).zip(&lines[b]) {
-            let cut = |line: i32, share: i32| (line >> 4) * share >> 16;
+            let cut = |line: i32, share: i32| ((line >> 4) * share) >> 16;
             *out = ((cut(*a, first) + cut(*b, second) + 2) >> 2).clamp(0, 255) as u8;
         }
     });
@@ -156,7 +156,7 @@ mod tests {
 
     /// The picture of the fixture (`tools/oracle/geneval.py`).
     fn picture(height: usize, width: usize) -> RgbImage {
-        let byte = |i: usize| ((i * i * 31 >> 3) ^ i) as u8;
+        let byte = |i: usize| (((i * i * 31) >> 3) ^ i) as u8;
         RgbImage { width, height, data: (0..height * width * 3).map(byte).collect() }
     }
 

@@ -90,7 +90,7 @@ fn put(out: &mut Vec<u8>, item: &Item) {
         }
         Item::List(items) => {
             out.push(EMPTY_LIST);
-            put_batches(out, items, [APPEND, APPENDS], |out, item| put(out, item));
+            put_batches(out, items, [APPEND, APPENDS], put);
         }
         Item::Dict(items) => {
             out.push(EMPTY_DICT);

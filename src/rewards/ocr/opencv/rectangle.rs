@@ -118,10 +118,10 @@ fn calipers(hull: &[[f32; 2]]) -> Rectangle {
         let (p, q) = (hull[i], hull[(i + 1) % n]);
         [q[0] - p[0], q[1] - p[1]]
     };
-    let extreme = |axis: usize, beyond: fn(f32, f32) -> bool| {
-        (1..n).fold(0, |best, i| if beyond(hull[i][axis], hull[best][axis]) { i } else { best })
+    let extreme = |axis: usize, beyond: fn(&f32, &f32) -> bool| {
+        (1..n).fold(0, |best, i| if beyond(&hull[i][axis], &hull[best][axis]) { i } else { best })
     };
-    let (less, greater): (fn(f32, f32) -> bool, fn(f32, f32) -> bool) = (|a, b| a < b, |a, b| a > b);
+    let (less, greater) = (f32::lt, f32::gt);
     // The corners that the four sides touch: least y, greatest x, greatest y, least x.
     let mut touched = [extreme(1, less), extreme(0, greater), extreme(1, greater), extreme(0, less)];
     let mut best: Option<Best> = None;
