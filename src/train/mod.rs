@@ -85,7 +85,11 @@ impl Setup {
             Aggregation::Sum => rollout.scores.weighted.clone(),
             Aggregation::Gdpo => group_normalised_sum(&self.rewards.weighed(&rollout.scores), &texts),
         };
-        let advantages = self.algorithm.advantages(&rewards, &texts);
+        let mut advantages = self.algorithm.advantages(&rewards, &texts);
+        if self.device.is_plan() {
+            // Nothing is judged in a plan; in a run every image may be worth training on.
+            advantages.values.fill(1.0);
+        }
         let recorded = rollout.recorded.as_ref();
         let scored = Scored {
             advantages: &advantages.values,
