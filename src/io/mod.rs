@@ -9,6 +9,7 @@ pub mod http;
 pub mod hub;
 pub mod image;
 pub mod loader;
+pub mod origins;
 pub mod pickle;
 pub mod read;
 pub mod safetensors;

@@ -220,7 +220,7 @@ impl TensorFile {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The file without the [`WRAPPER`] of its names, if all have it.
+    /// The file without what `DataParallel` puts before every name, if all have it.
     pub fn unwrapped(self) -> Self {
         if self.tensors.is_empty() || !self.names().all(|name| name.starts_with(WRAPPER)) {
             return self;

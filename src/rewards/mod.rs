@@ -38,6 +38,7 @@ use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
 use crate::device::{Device, Tensor};
 use crate::io::did_you_mean;
+use crate::telemetry::Clock;
 
 pub use dtype::Dtype;
 pub use images::Images;
@@ -189,6 +190,11 @@ impl WeightedSum {
     /// # Errors
     /// Names the reward that failed, or that gave a value which is not finite.
     pub fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Scores> {
+        self.timed(images, prompts, &mut Clock::start())
+    }
+
+    /// The same; what each reward takes is a lap of `clock`.
+    fn timed(&self, images: &Images, prompts: &[&Prompt], clock: &mut Clock) -> Result<Scores> {
         assert_eq!(images.len(), prompts.len(), "one prompt for each image");
         let mut weighted = vec![0.0; images.len()];
         let (mut rewards, mut missing) = (Vec::new(), BTreeMap::new());
@@ -218,6 +224,7 @@ impl WeightedSum {
             }
             let or_none = |score: Option<Score>| score.unwrap_or_else(|| Score::of(f64::NAN));
             rewards.push((name.to_string(), scores.into_iter().map(or_none).collect()));
+            clock.lap(name);
         }
         Ok(Scores { weighted, rewards, missing })
     }
@@ -257,12 +264,13 @@ impl Scores {
 pub struct Scoring<'a> {
     sum: &'a WeightedSum,
     scores: Scores,
+    seconds: BTreeMap<&'static str, f64>,
 }
 
 impl<'a> Scoring<'a> {
     /// Before the first batch.
     pub fn new(sum: &'a WeightedSum) -> Self {
-        Self { sum, scores: Scores::empty(sum) }
+        Self { sum, scores: Scores::empty(sum), seconds: BTreeMap::new() }
     }
 
     /// Scores a batch.
@@ -270,8 +278,17 @@ impl<'a> Scoring<'a> {
     /// # Errors
     /// As [`WeightedSum::score`].
     pub fn batch(&mut self, images: &Images, prompts: &[&Prompt]) -> Result<()> {
-        self.scores.extend(self.sum.score(images, prompts)?);
+        let mut clock = Clock::start();
+        self.scores.extend(self.sum.timed(images, prompts, &mut clock)?);
+        for (name, seconds) in clock.seconds() {
+            *self.seconds.entry(name).or_default() += seconds;
+        }
         Ok(())
+    }
+
+    /// What each reward has taken so far.
+    pub fn seconds(&self) -> BTreeMap<&'static str, f64> {
+        self.seconds.clone()
     }
 
     /// The scores of all `count` images; those that a plan left out are zero.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::Value;
 
 use crate::io::did_you_mean;
+use crate::io::origins::origin;
 use crate::models::outline::is_outline;
 
 /// One key of a reward's table.
@@ -230,7 +231,11 @@ impl Key {
                 Some(place) => Some(Value::String((*place).into())),
                 None if *optional => None,
                 None if places.is_empty() => bail!("{full}: missing, expected {what}"),
-                None => bail!("{full}: missing, and there is no {}; expected {what}", places.join(", no ")),
+                None => {
+                    let from = places.iter().find_map(|place| origin(Path::new(place)));
+                    let from = from.map(|from| format!(" ({from})")).unwrap_or_default();
+                    bail!("{full}: missing, and there is no {}; expected {what}{from}", places.join(", no "))
+                }
             },
             Kind::Choice(words) => Some(Value::String(words[0].into())),
             Kind::Text { optional: true, .. } => None,

@@ -67,7 +67,9 @@ pub fn rehearse(planned: Planned, folder: &Path, device: &Device) -> Result<Vec<
 
     let epoch = setup.train_epoch(&mut state, &never)?;
     report.epoch(&setup, &speed, &state, &epoch)?;
-    stages.end_epoch(epoch.seconds.iter().map(|(what, s)| (*what, *s)), setup.config.images);
+    let images = setup.config.images;
+    let of_rewards = epoch.reward_ms.iter().map(|(name, ms)| (format!("reward {name}"), 1e-3 * ms * images as f64));
+    stages.end_epoch(epoch.seconds.iter().map(|(what, s)| (what.to_string(), *s)).chain(of_rewards), images);
     ensure!(epoch.skipped_groups.is_none(), "a reward stayed away: {}", epoch.skipped_groups.unwrap_or_default().1);
     ensure!(epoch.skipped.is_none(), "the update was skipped: {} is not finite", epoch.skipped.unwrap_or_default());
 
@@ -111,14 +113,9 @@ impl Stages {
     }
 
     /// The phases of an epoch of `images` images.
-    fn end_epoch(&mut self, seconds: impl Iterator<Item = (&'static str, f64)>, images: usize) {
+    fn end_epoch(&mut self, seconds: impl Iterator<Item = (String, f64)>, images: usize) {
         let peak_memory = peak_memory(&self.device);
-        self.all.extend(seconds.map(|(what, seconds)| Stage {
-            what: what.into(),
-            seconds,
-            images: Some(images),
-            peak_memory,
-        }));
+        self.all.extend(seconds.map(|(what, seconds)| Stage { what, seconds, images: Some(images), peak_memory }));
         self.last = Instant::now();
     }
 }
@@ -128,7 +125,7 @@ pub fn table(stages: &[Stage]) -> String {
     let line = |stage: &Stage| {
         let each = stage.images.map(|n| format!("{:>10.0} ms/image", 1e3 * stage.seconds / n as f64));
         format!(
-            "  {:<12} {:>8.2} s  {:>10}{}\n",
+            "  {:<24} {:>8.2} s  {:>10}{}\n",
             stage.what,
             stage.seconds,
             bytes(stage.peak_memory),

@@ -48,6 +48,8 @@ pub struct EpochReport {
     pub deviation: Option<f32>,
     /// The ratios of the first optimiser step and of all of them, of methods that compare.
     pub ratios: Option<Ratios>,
+    /// Milliseconds an image that each reward took.
+    pub reward_ms: BTreeMap<&'static str, f64>,
     /// Seconds per phase; phases that went on at the same time have each their own.
     pub seconds: BTreeMap<&'static str, f64>,
     /// Seconds of all.
@@ -104,6 +106,7 @@ impl EpochReport {
             overflows: 0,
             deviation: None,
             ratios: None,
+            reward_ms: BTreeMap::new(),
             seconds: BTreeMap::new(),
             total: 0.0,
         }
@@ -209,8 +212,12 @@ fn draw_epoch(board: &mut TensorBoard, line: &Value) -> Result<()> {
     let table = |under: &'static str, key: &str| {
         line[key].as_object().into_iter().flatten().map(move |(k, v)| (format!("{under}/{k}"), v))
     };
-    for (tag, value) in
-        plain.chain(speeds).chain(memory).chain(table("train", "rewards")).chain(table("time", "seconds"))
+    for (tag, value) in plain
+        .chain(speeds)
+        .chain(memory)
+        .chain(table("train", "rewards"))
+        .chain(table("time", "seconds"))
+        .chain(table("time/reward_ms_per_image", "reward_ms_per_image"))
     {
         // A number that is not finite is null in the log.
         board.scalar(step, &tag, value.as_f64().unwrap_or(f64::NAN) as f32)?;
@@ -312,6 +319,9 @@ impl Reporter {
         for (phase, seconds) in &e.seconds {
             shown.field(11, format!("{phase} {seconds:.1}s"));
         }
+        for (name, ms) in &e.reward_ms {
+            shown.field(12, format!("{name} {}ms/img", short(*ms, 2)));
+        }
         if let Some(deviation) = e.deviation.filter(|d| *d != 0.0) {
             // It is 0 unless the rollout is in fp8.
             let fp8 = if setup.sampling.is_some() { " (fp8)" } else { "" };
@@ -363,6 +373,7 @@ impl Reporter {
             "mfu": mfu,
             "total_seconds": total,
             "seconds": seconds,
+            "reward_ms_per_image": e.reward_ms,
             "elapsed_seconds": self.elapsed(),
         });
         draw_epoch(&mut self.board, &line)?;

@@ -1,5 +1,6 @@
 //! Prompts to latents, pictures and scores, a batch at a time.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anyhow::Result;
@@ -136,6 +137,8 @@ pub struct Rollout {
     pub x0: Tensor,
     /// What the images are worth.
     pub scores: Scores,
+    /// Seconds that each reward took for it.
+    pub reward_seconds: BTreeMap<&'static str, f64>,
     /// The pictures, if they were wanted.
     pub pictures: Vec<RgbImage>,
     /// One velocity of the first batch.
@@ -149,7 +152,7 @@ impl Rollout {
     pub fn of(self, images: &[usize]) -> Self {
         let (x0, scores) = (copy::gather(&self.x0, images), self.scores.of(images));
         let recorded = self.recorded.map(|recorded| recorded.of(images));
-        Self { x0, scores, pictures: Vec::new(), probe: self.probe, recorded }
+        Self { x0, scores, pictures: Vec::new(), recorded, ..self }
     }
 }
 
@@ -273,7 +276,8 @@ impl Setup {
             interrupt.check()?;
         }
         progress.finish();
-        Ok(Rollout { x0, scores: scoring.finish(count), pictures, probe, recorded })
+        let reward_seconds = scoring.seconds();
+        Ok(Rollout { x0, scores: scoring.finish(count), reward_seconds, pictures, probe, recorded })
     }
 }
 

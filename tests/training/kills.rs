@@ -154,9 +154,10 @@ fn log(output: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(output.join("metrics.jsonl")).unwrap();
     let mut lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let speeds = ["images_per_second", "model_flops_per_second", "peak_flops_per_second", "mfu"];
-    for key in ["seconds", "total_seconds", "elapsed_seconds", "arena_peak_bytes", "peak_memory_bytes"]
-        .into_iter()
-        .chain(speeds)
+    for key in
+        ["seconds", "reward_ms_per_image", "total_seconds", "elapsed_seconds", "arena_peak_bytes", "peak_memory_bytes"]
+            .into_iter()
+            .chain(speeds)
     {
         lines.iter_mut().for_each(|l| _ = l.as_object_mut().unwrap().remove(key));
     }

@@ -84,7 +84,7 @@ impl Settings {
 /// How pictures are asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// This program's own: see [`json`].
+    /// This program's own: see [`mod@json`].
     Json,
     /// That of Flow-Factory's remote rewards: see [`flow_factory`].
     FlowFactory,
