@@ -8,7 +8,6 @@ mod times;
 use anyhow::Result;
 
 use self::times::Strata;
-use super::advantage::{Advantages, group_centered};
 use super::surrogate::{Clip, Surrogate};
 use super::{Algorithm, Difference, Loss, Needs, Operand, Point, Scored};
 use crate::config::method::{AwmKeys, KlForm, LossType, Weighting};
@@ -90,8 +89,8 @@ impl Algorithm for Awm {
         Needs { reference: self.keys.kl_weight > 0.0, old: self.keys.ema_kl_weight > 0.0, ..Needs::default() }
     }
 
-    fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
-        group_centered(rewards, group, self.keys.advantage_eps)
+    fn advantage_eps(&self) -> f64 {
+        self.keys.advantage_eps
     }
 
     fn points_per_image(&self) -> usize {

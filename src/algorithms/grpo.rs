@@ -6,9 +6,8 @@ mod tests;
 
 use std::ops::Range;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail, ensure};
 
-use super::advantage::{Advantages, group_centered};
 use super::surrogate::Clip;
 use super::{Algorithm, Difference, Guidance, Loss, Needs, Operand, Point, Scored, Weight, Window};
 use crate::config::TrainConfig;
@@ -68,10 +67,8 @@ impl Grpo {
         );
         let lengths = sigmas.windows(2).map(|pair| f64::from(pair[0]) - f64::from(pair[1])).collect();
         let grpo = Self { keys: keys.clone(), method, sampler, steps, lengths, guidance: rollout.guidance_scale };
-        let silent = grpo.candidates().find(|i| grpo.steps[*i].log_prob.is_none());
-        if let Some(step) = silent {
-            Err(anyhow::anyhow!("step {step} of the rollout adds no noise and cannot be trained on"))
-                .with_context(|| format!("{name}.window_range"))?;
+        if let Some(step) = grpo.candidates().find(|i| grpo.steps[*i].log_prob.is_none()) {
+            bail!("{name}: step {step} of the rollout adds no noise and cannot be trained on");
         }
         Ok(grpo)
     }
@@ -146,8 +143,8 @@ impl Algorithm for Grpo {
         Needs { reference: self.keys.kl_weight > 0.0, mean_old: self.is_guard(), ..Needs::default() }
     }
 
-    fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
-        group_centered(rewards, group, self.keys.advantage_eps)
+    fn advantage_eps(&self) -> f64 {
+        self.keys.advantage_eps
     }
 
     fn points_per_image(&self) -> usize {

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
-use self::advantage::Advantages;
+use self::advantage::{Advantages, group_centered};
 use crate::config::TrainConfig;
 use crate::config::method::MethodKeys;
 use crate::config::raw::Weights as Sampled;
@@ -183,7 +183,12 @@ pub trait Algorithm: Send + Sync {
     fn needs(&self) -> Needs;
 
     /// What the rewards of an epoch's images say of each; images with equal `group` are compared with one another.
-    fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages;
+    fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
+        group_centered(rewards, group, self.advantage_eps())
+    }
+
+    /// What is added to the standard deviation of the rewards.
+    fn advantage_eps(&self) -> f64;
 
     /// Training points per image and epoch.
     fn points_per_image(&self) -> usize;
@@ -318,8 +323,8 @@ mod tests {
             self.0.needs()
         }
 
-        fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
-            self.0.advantages(rewards, group)
+        fn advantage_eps(&self) -> f64 {
+            self.0.advantage_eps()
         }
 
         fn points_per_image(&self) -> usize {

@@ -6,7 +6,6 @@ mod tests;
 
 use anyhow::Result;
 
-use super::advantage::{Advantages, group_centered};
 use super::{Algorithm, Difference, Loss, Needs, Operand, Point, Scored};
 use crate::config::method::{AdvantageMode, Decay, NftKeys};
 use crate::device::philox::Purpose;
@@ -31,8 +30,7 @@ impl Nft {
     /// # Errors
     /// If the schedule has no such rollout.
     pub fn new(keys: &NftKeys, schedule: &Schedule, steps: usize, tokens: usize) -> Result<Self> {
-        let times = schedule.sigmas(steps, tokens)?.into_iter().filter(|t| *t > 0.0).collect();
-        Ok(Self { keys: keys.clone(), times })
+        Ok(Self { keys: keys.clone(), times: schedule.levels(steps, tokens)? })
     }
 
     /// How likely an image of advantage `a` is a good one.
@@ -83,8 +81,8 @@ impl Algorithm for Nft {
         Needs { reference: true, old: true, ..Needs::default() }
     }
 
-    fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
-        group_centered(rewards, group, self.keys.advantage_eps)
+    fn advantage_eps(&self) -> f64 {
+        self.keys.advantage_eps
     }
 
     fn points_per_image(&self) -> usize {

@@ -5,7 +5,6 @@ mod tests;
 
 use anyhow::Result;
 
-use super::advantage::{Advantages, group_centered};
 use super::time::Times;
 use super::{Algorithm, Difference, Loss, Needs, Operand, Point, Scored};
 use crate::config::method::{Form, RamKeys};
@@ -59,8 +58,8 @@ impl Algorithm for Ram {
         Needs { reference: true, old: self.keys.form == Form::Released, ..Needs::default() }
     }
 
-    fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
-        group_centered(rewards, group, self.keys.advantage_eps)
+    fn advantage_eps(&self) -> f64 {
+        self.keys.advantage_eps
     }
 
     fn points_per_image(&self) -> usize {

@@ -25,7 +25,7 @@ impl Times {
             Grid::Continuous => Vec::new(),
             Grid::Linear1000 => linear().map(|t| t as f32).collect(),
             Grid::Scheduler1000 => linear().map(|t| schedule.trained(t) as f32).collect(),
-            Grid::Rollout => schedule.sigmas(steps, tokens)?.into_iter().filter(|t| *t > 0.0).collect(),
+            Grid::Rollout => schedule.levels(steps, tokens)?,
         };
         let mut sum = 0.0;
         let weighted = times.into_iter().map(|t| {

@@ -11,6 +11,7 @@ use clap_complete::env::{CompleteEnv, Shells};
 use engine::config::published::Published;
 use engine::device::gpu::CHIPS;
 use engine::rewards;
+use engine::rollout::sampler::Kind;
 
 /// Print the script with which a shell completes engine's command line: flags, files, configs, devices, rewards.
 #[derive(clap::Args)]
@@ -90,6 +91,7 @@ fn suggest(arg: Arg) -> Arg {
         (_, "CONFIG") => arg.add(ArgValueCandidates::new(|| candidates(Published::all().map(|one| one.name)))),
         (_, "DEVICE") => arg.add(ArgValueCandidates::new(devices)),
         ("reward" | "rewards", _) => arg.add(ArgValueCandidates::new(|| candidates(rewards::names()))),
+        ("sampler", _) => arg.add(ArgValueCandidates::new(|| candidates(Kind::ALL.map(Kind::name)))),
         (_, "DIR") => arg.value_hint(ValueHint::DirPath),
         (_, name) if name.starts_with("FILE") => arg.value_hint(ValueHint::FilePath),
         _ => arg,

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use engine::config::{Job, Place, Resolved, TrainConfig, origins};
+use engine::config::{Job, Place, Resolved, origins};
 use engine::device::Device;
 use engine::device::gpu::Chip;
 use engine::io::output_folder;
@@ -183,11 +183,11 @@ struct Rehearsal<'a> {
     stages: &'a [Stage],
 }
 
-/// Rehearses `raw` beside where `output` will be, so that it fails there if the run would.
-fn rehearsal(raw: &TrainConfig, output: &Path, device: &Device) -> Result<Vec<Stage>> {
+/// Rehearses the run `whole` beside where `output` will be, so that it fails there if the run would.
+fn rehearsal(whole: &Resolved, output: &Path, device: &Device) -> Result<Vec<Stage>> {
     let folder = output.with_extension("rehearsal");
     output_folder(&folder)?;
-    let stages = rehearse::shortened(raw).and_then(|planned| rehearse::rehearse(planned, &folder, device));
+    let stages = rehearse::shortened(whole).and_then(|planned| rehearse::rehearse(planned, &folder, device));
     let _ = std::fs::remove_dir_all(&folder);
     stages
 }
@@ -197,7 +197,6 @@ fn start(args: &Args, device: &Device) -> Result<()> {
     let raw = place.load(&args.set)?;
     let shown = place.to_string();
     origins::check(&raw).with_context(|| shown.clone())?;
-    let short = args.rehearse.then(|| raw.clone());
     let mut planned = setup::check(raw, Job::Train).with_context(|| shown.clone())?;
     let output = output(args, &place);
     let resume = match args.resume.as_str() {
@@ -214,8 +213,8 @@ fn start(args: &Args, device: &Device) -> Result<()> {
     if args.dry_run {
         return args.json.answer(&DryRun::new(args, &place, &planned.config, &memory, device)?, String::new);
     }
-    if let Some(short) = short {
-        let stages = rehearsal(&short, &output, device)?;
+    if args.rehearse {
+        let stages = rehearsal(&planned.config, &output, device)?;
         return args
             .json
             .answer(&Rehearsal { stages: &stages }, || format!("rehearsed:\n{}", rehearse::table(&stages)));

@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::TrainConfig;
 use crate::io::built_in;
-use crate::io::origins::origin;
+use crate::io::origins::{from, origin};
 use crate::models::outline::is_outline;
 use crate::rewards;
 
@@ -15,8 +15,7 @@ use crate::rewards;
 /// # Errors
 /// Says where to get it.
 pub fn check_path(what: &str, path: &Path) -> Result<()> {
-    let from = origin(path).map(|from| format!(" ({from})")).unwrap_or_default();
-    ensure!(path.exists(), "{what}: there is no {}{from}", path.display());
+    ensure!(path.exists(), "{what}: there is no {}{}", path.display(), from(path));
     Ok(())
 }
 

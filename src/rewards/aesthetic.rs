@@ -29,11 +29,7 @@ pub enum Resize {
 /// What its table can say.
 pub(super) const KEYS: &[Key] = &[
     Key::path("model", OPENAI_CLIP, &[OPENAI_CLIP_PLACE]),
-    Key::path(
-        "head",
-        "the aesthetic head (github.com/christophschuhmann/improved-aesthetic-predictor)",
-        &["models/sac+logos+ava1-l14-linearMSE.pth"],
-    ),
+    Key::path("head", "the aesthetic head", &["models/sac+logos+ava1-l14-linearMSE.pth"]),
     Key::choice("preprocess", &["pil", "rsm"]),
     Dtype::KEY,
 ];

@@ -26,11 +26,7 @@ const BATCH: usize = 4;
 
 /// What its table can say.
 pub(super) const KEYS: &[Key] = &[
-    Key::path(
-        "model",
-        "the folder of DeQA-Score (hf download zhiyuanyou/DeQA-Score-Mix3 --local-dir models/DeQA-Score-Mix3)",
-        &["models/DeQA-Score-Mix3"],
-    ),
+    Key::path("model", "the folder of DeQA-Score", &["models/DeQA-Score-Mix3"]),
     Key { name: "jpeg_quality", kind: Kind::Whole { default: 0, least: 0, most: 100 } },
     Dtype::KEY,
 ];

@@ -30,11 +30,7 @@ pub enum Resize {
 
 /// What its table can say.
 pub(super) const KEYS: &[Key] = &[
-    Key::path(
-        "model",
-        "the weights of HPSv2 (hf download xswu/HPSv2 HPS_v2.1_compressed.pt --local-dir models)",
-        &["models/HPS_v2.1_compressed.pt", "models/HPS_v2_compressed.pt"],
-    ),
+    Key::path("model", "the weights of HPSv2", &["models/HPS_v2.1_compressed.pt", "models/HPS_v2_compressed.pt"]),
     Key::choice("preprocess", &["tensor", "pil"]),
     Dtype::KEY,
 ];

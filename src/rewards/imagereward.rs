@@ -14,6 +14,7 @@ use super::{Dtype, Images, Key, Options, Reward, Score};
 use crate::data::Prompt;
 use crate::device::{Device, Tensor};
 use crate::io::TensorFile;
+use crate::io::origins::from;
 use crate::models::blip::Blip;
 use crate::models::outline::is_outline;
 use crate::models::tokenizer::WordPiece;
@@ -33,11 +34,7 @@ const BATCH: usize = 16;
 
 /// What its table can say.
 pub(super) const KEYS: &[Key] = &[
-    Key::path(
-        "model",
-        "the weights of ImageReward (hf download THUDM/ImageReward --local-dir models/ImageReward)",
-        &["models/ImageReward", "models/ImageReward.pt"],
-    ),
+    Key::path("model", "the weights of ImageReward", &["models/ImageReward", "models/ImageReward.pt"]),
     Key { name: "max_length", kind: Kind::Whole { default: 35, least: 2, most: 512 } },
     Dtype::KEY,
 ];
@@ -122,8 +119,9 @@ fn tokenizer(beside: &Path) -> Result<WordPiece> {
     let places = [beside, Path::new(BERT)];
     let Some(found) = places.into_iter().find(|folder| is_there(folder)) else {
         bail!(
-            "imagereward: no vocab.txt or tokenizer.json in {} or {BERT} (hf download google-bert/bert-base-uncased vocab.txt --local-dir {BERT})",
-            if beside == Path::new("") { ".".into() } else { beside.display().to_string() }
+            "imagereward: no vocab.txt or tokenizer.json in {} or {BERT}{}",
+            if beside == Path::new("") { ".".into() } else { beside.display().to_string() },
+            from(Path::new(BERT))
         );
     };
     WordPiece::load(found, &ADDED)

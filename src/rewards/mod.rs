@@ -12,6 +12,7 @@ pub mod imagereward;
 mod images;
 pub mod jpeg;
 pub mod ocr;
+mod opencv;
 mod options;
 pub mod pickscore;
 pub mod preprocess;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::Value;
 
 use crate::io::did_you_mean;
-use crate::io::origins::origin;
+use crate::io::origins::from;
 use crate::models::outline::is_outline;
 
 /// One key of a reward's table.
@@ -231,11 +231,7 @@ impl Key {
                 Some(place) => Some(Value::String((*place).into())),
                 None if *optional => None,
                 None if places.is_empty() => bail!("{full}: missing, expected {what}"),
-                None => {
-                    let from = places.iter().find_map(|place| origin(Path::new(place)));
-                    let from = from.map(|from| format!(" ({from})")).unwrap_or_default();
-                    bail!("{full}: missing, and there is no {}; expected {what}{from}", places.join(", no "))
-                }
+                None => bail!("{}", nowhere(full, what, places)),
             },
             Kind::Choice(words) => Some(Value::String(words[0].into())),
             Kind::Text { optional: true, .. } => None,
@@ -244,6 +240,12 @@ impl Key {
             Kind::Whole { default, .. } => Some(Value::Integer(*default as i64)),
         })
     }
+}
+
+/// That the key `full` is missing and `what` it names is at none of `places`, and where to get it.
+pub(super) fn nowhere(full: &str, what: &str, places: &[&str]) -> String {
+    let from = from(Path::new(places[0]));
+    format!("{full}: missing, and there is no {}; expected {what}{from}", places.join(", no "))
 }
 
 /// A number, whole or not.

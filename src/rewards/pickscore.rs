@@ -19,14 +19,7 @@ use crate::models::outline;
 const SCALE: f64 = 26.0;
 
 /// What its table can say.
-pub(super) const KEYS: &[Key] = &[
-    Key::path(
-        "model",
-        "a CLIP model (hf download yuvalkirstain/PickScore_v1 --local-dir models/PickScore_v1)",
-        &["models/PickScore_v1"],
-    ),
-    Dtype::KEY,
-];
+pub(super) const KEYS: &[Key] = &[Key::path("model", "a CLIP model", &["models/PickScore_v1"]), Dtype::KEY];
 
 /// The reward: `exp(logit_scale) · cos(image, prompt) / 26`.
 ///

@@ -23,8 +23,7 @@ use crate::ops::copy;
 /// Images that go through a model at a time; what they give does not depend on it.
 const BATCH: usize = 16;
 /// OpenAI's ViT-L/14 for messages, and where it is looked for.
-pub(super) const OPENAI_CLIP: &str =
-    "a CLIP model (hf download openai/clip-vit-large-patch14 --local-dir models/clip-vit-large-patch14)";
+pub(super) const OPENAI_CLIP: &str = "a CLIP model";
 pub(super) const OPENAI_CLIP_PLACE: &str = "models/clip-vit-large-patch14";
 /// Where the tokenizer is that PickScore was trained with.
 const LAION: &str = "models/CLIP-ViT-H-14-laion2B-s32B-b79K";

@@ -124,6 +124,15 @@ impl Schedule {
         }
     }
 
+    /// The noise levels at which a rollout of `steps` steps evaluates the network: its [`sigmas`](Self::sigmas) but the 0 at the
+    /// end.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn levels(&self, steps: usize, tokens: usize) -> Result<Vec<f32>> {
+        Ok(self.sigmas(steps, tokens)?.into_iter().filter(|sigma| *sigma > 0.0).collect())
+    }
+
     /// The `steps + 1` noise levels from noise to 0 for an image of `tokens`. A static shift is applied to the end-point
     /// twice, as in diffusers: the grid runs to the shifted last training level, and is then shifted itself.
     ///

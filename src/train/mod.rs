@@ -101,8 +101,8 @@ impl Setup {
         // The points of each optimiser step; loss, gradient, step.
         self.device.phase("update");
         let mut report = EpochReport::new(rollout.scores.clone(), advantages.clone());
-        let judged_images = order.samples.len() as f64;
-        report.reward_ms = rollout.reward_seconds.iter().map(|(name, s)| (*name, 1e3 * s / judged_images)).collect();
+        let sampled = order.samples.len() as f64;
+        report.reward_ms = rollout.reward_seconds.iter().map(|(name, s)| (*name, 1e3 * s / sampled)).collect();
         report.skipped_groups = why.map(|why| (judged.skipped, why));
         let updates = self.algorithm.updates(&scored);
         assert_eq!(updates.len(), self.algorithm.updates_per_epoch());

@@ -15,7 +15,7 @@ use super::setup::{Planned, Setup, check};
 use super::speed::{Speed, peak_memory};
 use super::state::State;
 use crate::config::raw::Stop;
-use crate::config::{Job, TrainConfig};
+use crate::config::{Job, Resolved};
 use crate::device::Device;
 use crate::models::lora::Slot;
 use crate::telemetry::bytes;
@@ -33,22 +33,24 @@ pub struct Stage {
     pub peak_memory: u64,
 }
 
-/// The run of `raw` with as few groups as fill whole batches, and one held-out prompt; all else stays.
+/// The run `whole` with as few groups as fill whole batches, and one held-out prompt; all else stays.
 ///
 /// # Errors
 /// As [`check`].
-pub fn shortened(raw: &TrainConfig) -> Result<Planned> {
-    let mut short = raw.clone();
+pub fn shortened(whole: &Resolved) -> Result<Planned> {
+    let mut short = whole.raw.clone();
+    let images = |groups: usize| groups * short.rollout.num_images_per_prompt;
+    let points_per_image = whole.points / whole.images;
+    let fills = |groups: &usize| {
+        images(*groups).is_multiple_of(short.rollout.batch_size)
+            && (images(*groups) * points_per_image).is_multiple_of(short.train.batch_size)
+    };
+    let groups = (1..short.rollout.num_prompts_per_epoch).find(fills);
+    short.rollout.num_prompts_per_epoch = groups.unwrap_or(short.rollout.num_prompts_per_epoch);
     (short.num_epochs, short.eval.num_prompts) = (1, 1);
     short.optimizer.warmup = 0;
     short.stop = Stop::default();
-    let with = |groups| {
-        let mut short = short.clone();
-        short.rollout.num_prompts_per_epoch = groups;
-        check(short, Job::Train)
-    };
-    let all = raw.rollout.num_prompts_per_epoch;
-    (1..all).find_map(|groups| with(groups).ok()).map_or_else(|| with(all), Ok)
+    check(short, Job::Train)
 }
 
 /// Goes through all stages of the run `planned`, which is [`shortened`], and writes what a run would to `folder`.

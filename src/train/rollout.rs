@@ -96,8 +96,7 @@ impl Recorded {
         if !self.steps.contains(&visit.step) {
             return;
         }
-        let images = self.x.dim(0) / self.steps.len();
-        let row = (visit.step - self.steps.start) * images + first;
+        let row = self.row(visit.step, first);
         copy::rows_into(&mut self.x, row, visit.x);
         copy::rows_into(&mut self.next, row, visit.next);
         if let Some(mean) = &mut self.mean {

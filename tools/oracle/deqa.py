@@ -8,7 +8,6 @@ texts, their ids by transformers' LlamaTokenizer where there is one (`legacy: fa
 
 import io as bytesio
 import json
-import math
 
 import numpy as np
 import sentencepiece
@@ -19,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from common import FIXTURES, uniform
+from common import FIXTURES, Listed, uniform
 
 V, V_INNER, V_LAYERS, V_HEADS, PATCH, GRID = 64, 96, 2, 4, 4, 4
 A_INNER, A_LAYERS, A_HEADS, QUERIES = 48, 2, 2, 5
@@ -31,7 +30,8 @@ OPENAI = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.275777
 TEXTS = QUESTION + LEVELS + ["", " ", "  two  spaces ", "a\nb", "Émile 中 \U0001f600", "aaaaaaaa", "image image", "USER:ASSISTANT"]
 FOLDER = FIXTURES / "deqa"
 FOLDER.mkdir(parents=True, exist_ok=True)
-listing = []
+listed = Listed()
+tensor, linear, norm = listed.tensor, listed.linear, listed.norm
 
 
 def vocabulary():
@@ -43,23 +43,6 @@ def vocabulary():
         hard_vocab_limit=False, minloglevel=2)
     (FOLDER / "tokenizer.model").write_bytes(out.getvalue())
     return sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
-
-
-def tensor(name, *shape, scale=None, mean=0.0):
-    if scale is None:
-        scale = 0.2 if len(shape) == 1 else math.sqrt(3 / math.prod(shape[1:]))
-    scale = float(np.float32(scale))
-    listing.append({"name": name, "shape": shape, "scale": scale, "mean": mean})
-    values = uniform(name, math.prod(shape)) * np.float32(scale) + np.float32(mean)
-    return {name: torch.from_numpy(values).reshape(shape)}
-
-
-def linear(name, inputs, outputs):
-    return tensor(name + ".weight", outputs, inputs) | tensor(name + ".bias", outputs)
-
-
-def norm(name, width):
-    return tensor(name + ".weight", width, scale=0.3, mean=1.0) | tensor(name + ".bias", width)
 
 
 def weights(vocabulary):
@@ -206,7 +189,7 @@ def main():
         scores.append((torch.softmax(logits, 0) @ torch.tensor([5.0, 4, 3, 2, 1])).item())
     print(scores, count, words, [spm.id_to_piece(w) for w in words], [spm.id_to_piece(p) for p in after])
     save_file({k: v.contiguous() for k, v in io.items()}, FOLDER / "io.safetensors")
-    (FOLDER / "tensors.json").write_text("[\n" + ",\n".join(json.dumps(t) for t in listing) + "\n]\n")
+    listed.write(FOLDER / "tensors.json")
     config = {"num_attention_heads": L_HEADS, "rms_norm_eps": EPS, "visual_config": {
         "visual_model": {"num_attention_heads": V_HEADS, "layer_norm_eps": 1e-6},
         "visual_abstractor": {"num_attention_heads": A_HEADS, "layer_norm_eps": 1e-6}}}

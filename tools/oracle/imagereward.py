@@ -6,7 +6,6 @@ the prompts, their ids and the scores.
 """
 
 import json
-import math
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-from common import FIXTURES, uniform
+from common import FIXTURES, Listed, uniform
 
 V, V_INNER, V_LAYERS, PATCH, GRID = 128, 192, 2, 16, 3
 T, T_INNER, T_LAYERS, POSITIONS = 128, 160, 2, 24
@@ -49,24 +48,8 @@ def ids(tokenizer, text):
     return out["input_ids"], out["attention_mask"]
 
 
-listing = []
-
-
-def tensor(name, *shape, scale=None, mean=0.0):
-    if scale is None:
-        scale = 0.2 if len(shape) == 1 else math.sqrt(3 / math.prod(shape[1:]))
-    scale = float(np.float32(scale))
-    listing.append({"name": name, "shape": shape, "scale": scale, "mean": mean})
-    values = uniform(name, math.prod(shape)) * np.float32(scale) + np.float32(mean)
-    return {name: torch.from_numpy(values).reshape(shape)}
-
-
-def linear(name, inputs, outputs):
-    return tensor(name + ".weight", outputs, inputs) | tensor(name + ".bias", outputs)
-
-
-def norm(name, width):
-    return tensor(name + ".weight", width, scale=0.3, mean=1.0) | tensor(name + ".bias", width)
+listed = Listed()
+tensor, linear, norm = listed.tensor, listed.linear, listed.norm
 
 
 def weights(vocabulary):
@@ -164,7 +147,7 @@ def main():
     for string in STRINGS:
         row, mask = ids(tokenizer, string)
         rows.append(row[:sum(mask)])
-    (FOLDER / "tensors.json").write_text("[\n" + ",\n".join(json.dumps(t) for t in listing) + "\n]\n")
+    listed.write(FOLDER / "tensors.json")
     io = {"max_length": LENGTH, "strings": STRINGS, "ids": rows, "prompts": PROMPTS, "scores": scores}
     (FOLDER / "io.json").write_text(json.dumps(io) + "\n")
 

@@ -25,7 +25,7 @@ impl Strata {
             TimeType::LogitNormal => return continuous(|u, s| s.trained(sigmoid(normal_quantile(u))).max(0.01)),
             TimeType::Uniform => return continuous(|u, s| s.trained(0.2 + 0.8 * u)),
         };
-        let times: Vec<f32> = schedule.sigmas(steps, tokens)?.into_iter().filter(|t| *t > 0.0).collect();
+        let times = schedule.levels(steps, tokens)?;
         let last = ((steps as f64 * keys.timestep_fraction) as usize).clamp(1, times.len());
         let first = first.min(last - 1);
         let parts = if with_init { count - 1 } else { count };

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use self::mask2former::Photographs;
 use self::rules::Verdict;
 use super::options::Kind;
+use super::similarity::OPENAI_CLIP_PLACE;
 use super::{Dtype, Images, Key, Options, Reward, Score};
 use crate::data::{Color, Prompt, PromptSet};
 use crate::device::Device;
@@ -84,10 +85,7 @@ pub trait Detector: Send + Sync {
 pub(super) const KEYS: &[Key] = &[
     Key::choice("detector", &["mask2former", "shapes"]),
     Key { name: "model", kind: Kind::Path { what: mask2former::MODEL, places: &mask2former::PLACES, optional: true } },
-    Key {
-        name: "clip",
-        kind: Kind::Path { what: mask2former::CLIP, places: &[mask2former::CLIP_PLACE], optional: true },
-    },
+    Key { name: "clip", kind: Kind::Path { what: mask2former::CLIP, places: &[OPENAI_CLIP_PLACE], optional: true } },
     Key::choice("channels", &["rgb", "bgr"]),
     Key::choice("color_activation", &["quick_gelu", "gelu"]),
     Key { name: "jpeg_quality", kind: Kind::Whole { default: 0, least: 0, most: 100 } },

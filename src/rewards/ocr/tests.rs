@@ -1,9 +1,9 @@
 use super::detect::{boxes, sorted, tidy};
-use super::opencv::bilinear;
 use super::recognise::crop;
 use super::*;
 use crate::io::TensorFile;
 use crate::ops::testing::fixture;
+use crate::rewards::opencv::bilinear;
 
 fn numbers(file: &TensorFile, name: &str) -> Vec<f32> {
     file.entry(name).unwrap().to_f32().unwrap()

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use crate::device::{Device, Tensor};
 use crate::io::image::RgbImage;
 use crate::models::mask2former::Layout;
+use crate::rewards::opencv::bilinear;
 
 /// Most pixels of the longer and of the shorter side.
 const LONGEST: f64 = 1333.0;
@@ -40,7 +41,9 @@ pub fn ready(image: &RgbImage, layout: Layout, channels: Channels) -> Ready {
     let resized = match layout {
         // Of floats, which are not rounded.
         Layout::Mmdet3 => resize_floats(image, size),
-        Layout::Mmdet2 | Layout::HuggingFace => resize_bytes(image, size).iter().map(|v| f32::from(*v)).collect(),
+        Layout::Mmdet2 | Layout::HuggingFace => {
+            bilinear(image, size[1], size[0]).data.into_iter().map(f32::from).collect()
+        }
     };
     let beyond = |c: usize| match layout {
         Layout::Mmdet3 => 0.0,
@@ -69,79 +72,48 @@ fn fitting([h, w]: [usize; 2]) -> [usize; 2] {
 }
 
 /// Two pixels along an axis and their shares of what lies between.
-type Between<T> = ([usize; 2], [T; 2]);
+type Between = ([usize; 2], [f32; 2]);
 
 /// The places of `to` pixels along an axis of `from`: the pixel before, and the share of the one after.
-fn places(from: usize, to: usize, rounded: fn(f64) -> f64) -> impl Iterator<Item = (i64, f32)> {
+fn places(from: usize, to: usize) -> impl Iterator<Item = (i64, f32)> {
     let scale = from as f64 / to as f64;
     (0..to).map(move |i| {
-        let at = rounded((i as f64 + 0.5) * scale - 0.5);
+        let at = (i as f64 + 0.5) * scale - 0.5;
         (at.floor() as i64, (at - at.floor()) as f32)
     })
 }
 
 /// Along a row: places stop at the first and the last pixel.
-fn columns(from: usize, to: usize, rounded: fn(f64) -> f64) -> Vec<Between<f32>> {
+fn columns(from: usize, to: usize) -> Vec<Between> {
     let last = from as i64 - 1;
     let column = |(first, share): (i64, f32)| match first {
         i64::MIN..0 => ([0, 0], [1.0, 0.0]),
         _ if first >= last => ([last as usize; 2], [1.0, 0.0]),
         _ => ([first as usize, first as usize + 1], [1.0 - share, share]),
     };
-    places(from, to, rounded).map(column).collect()
+    places(from, to).map(column).collect()
 }
 
 /// Down a column: beyond the edge both are the same pixel.
-fn rows(from: usize, to: usize, rounded: fn(f64) -> f64) -> Vec<Between<f32>> {
+fn rows(from: usize, to: usize) -> Vec<Between> {
     let within = |i: i64| i.clamp(0, from as i64 - 1) as usize;
-    places(from, to, rounded).map(|(i, share)| ([within(i), within(i + 1)], [1.0 - share, share])).collect()
+    places(from, to).map(|(i, share)| ([within(i), within(i + 1)], [1.0 - share, share])).collect()
 }
 
-/// The picture's bytes in another size, to the byte what OpenCV's `resize` gives with `INTER_LINEAR`: shares of 11 bits, and
-/// sums cut as its vector code cuts them.
-fn resize_bytes(image: &RgbImage, [h, w]: [usize; 2]) -> Vec<u8> {
-    const ONE: f32 = 2048.0;
-    if [h, w] == [image.height, image.width] {
-        return image.data.clone();
-    }
-    let fixed = |shares: [f32; 2]| shares.map(|s| (s * ONE).round_ties_even() as i32);
-    // Places are in single precision here.
-    let rounded = |at: f64| f64::from(at as f32);
-    let columns: Vec<Between<i32>> =
-        columns(image.width, w, rounded).into_iter().map(|(at, shares)| (at, fixed(shares))).collect();
-    let across = |y: usize| -> Vec<i32> {
-        let row = &image.data[y * image.width * 3..][..image.width * 3];
-        let pixel = |([a, b], [first, second]): &Between<i32>| {
-            [0, 1, 2].map(|c| i32::from(row[a * 3 + c]) * first + i32::from(row[b * 3 + c]) * second)
-        };
-        columns.iter().flat_map(pixel).collect()
-    };
-    let lines: Vec<Vec<i32>> = (0..image.height).into_par_iter().map(across).collect();
-    let mut out = vec![0; h * w * 3];
-    out.par_chunks_exact_mut(w * 3).zip(rows(image.height, h, rounded)).for_each(|(out, ([a, b], shares))| {
-        let [first, second] = fixed(shares);
-        for ((out, a), b) in out.iter_mut().zip(&lines[a]).zip(&lines[b]) {
-            let cut = |line: i32, share: i32| ((line >> 4) * share) >> 16;
-            *out = ((cut(*a, first) + cut(*b, second) + 2) >> 2).clamp(0, 255) as u8;
-        }
-    });
-    out
-}
-
-/// The same of floats, as the library on x86 has it (with Intel's primitives): places are exact, nothing is rounded.
+/// The picture's values in another size, as OpenCV's `resize` has them on x86 with `INTER_LINEAR` (by Intel's primitives): places are
+/// exact, nothing is rounded.
 fn resize_floats(image: &RgbImage, [h, w]: [usize; 2]) -> Vec<f32> {
-    let exact = |at: f64| at;
-    let columns = columns(image.width, w, exact);
+    let columns = columns(image.width, w);
     let across = |y: usize| -> Vec<f32> {
         let row = &image.data[y * image.width * 3..][..image.width * 3];
-        let pixel = |([a, b], [first, second]): &Between<f32>| {
+        let pixel = |([a, b], [first, second]): &Between| {
             [0, 1, 2].map(|c| f32::from(row[a * 3 + c]) * first + f32::from(row[b * 3 + c]) * second)
         };
         columns.iter().flat_map(pixel).collect()
     };
     let lines: Vec<Vec<f32>> = (0..image.height).into_par_iter().map(across).collect();
     let mut out = vec![0.0; h * w * 3];
-    out.par_chunks_exact_mut(w * 3).zip(rows(image.height, h, exact)).for_each(|(out, ([a, b], [first, second]))| {
+    out.par_chunks_exact_mut(w * 3).zip(rows(image.height, h)).for_each(|(out, ([a, b], [first, second]))| {
         let both = lines[a].iter().zip(&lines[b]);
         out.iter_mut().zip(both).for_each(|(out, (a, b))| *out = a * first + b * second);
     });
@@ -200,7 +172,7 @@ mod tests {
         let Fixture { resized, step, .. } = fixture_of();
         for Case { from, to, crc32, floats } in resized {
             let picture = picture(from[0], from[1]);
-            assert_eq!(crc32fast::hash(&resize_bytes(&picture, to)), crc32, "{from:?} to {to:?}");
+            assert_eq!(crc32fast::hash(&bilinear(&picture, to[1], to[0]).data), crc32, "{from:?} to {to:?}");
             check(&format!("{from:?} to {to:?}"), &resize_floats(&picture, to), &floats, step, 1e-4);
         }
     }

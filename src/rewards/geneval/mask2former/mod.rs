@@ -18,11 +18,12 @@ use crate::io::TensorFile;
 use crate::io::image::RgbImage;
 use crate::models::clip::HiddenAct;
 use crate::models::mask2former::Mask2Former;
+use crate::rewards::options::nowhere;
+use crate::rewards::similarity::OPENAI_CLIP_PLACE;
 use crate::rewards::{Dtype, Options, jpeg};
 
 /// What the key `model` names.
-pub const MODEL: &str = "the weights of Mask2Former with Swin-S trained on COCO instances, as download.openmmlab.com has them \
-                         (mmdetection/v3.0/mask2former/..) or huggingface.co (facebook/mask2former-swin-small-coco-instance)";
+pub const MODEL: &str = "the weights of Mask2Former with Swin-S trained on COCO instances";
 /// Files of mmdetection 3.x and 2.x.
 const FILES: [&str; 2] = [
     "mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco_20220504_001756-c9d0c4f2.pth",
@@ -35,9 +36,7 @@ pub const PLACES: [&str; 3] = [
     "models/mask2former-swin-small-coco-instance",
 ];
 /// What the key `clip` names.
-pub const CLIP: &str = "CLIP ViT-L/14, which tells colours (huggingface.co, openai/clip-vit-large-patch14)";
-/// Where it is looked for.
-pub const CLIP_PLACE: &str = "models/clip-vit-large-patch14";
+pub const CLIP: &str = "CLIP ViT-L/14, which tells colours";
 
 /// Most pictures that are looked at side by side: each takes about half a gigabyte.
 const TOGETHER: usize = 8;
@@ -161,12 +160,12 @@ impl Photographs {
         let needed = |key: &str, places: &[&str], what: &str| match options.path(key) {
             Some(path) => Ok(path.to_path_buf()),
             None => bail!(
-                "rewards.geneval.{key}: missing, and there is no {}; expected {what}, or detector = \"shapes\" for the tiny models",
-                places.join(", no ")
+                "{}; detector = \"shapes\" needs no weights, for the tiny models",
+                nowhere(&format!("rewards.geneval.{key}"), what, places)
             ),
         };
         let model = needed("model", &PLACES, MODEL)?;
-        let clip = needed("clip", &[CLIP_PLACE], CLIP)?;
+        let clip = needed("clip", &[OPENAI_CLIP_PLACE], CLIP)?;
         let channels = match options.choice("channels") {
             "bgr" => Channels::Bgr,
             _ => Channels::Rgb,
