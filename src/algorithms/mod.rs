@@ -14,7 +14,7 @@ pub mod time;
 
 use std::ops::Range;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use self::advantage::{Advantages, group_centered};
 use crate::config::TrainConfig;
@@ -209,6 +209,11 @@ pub trait Algorithm: Send + Sync {
         None
     }
 
+    /// How far a ratio can be from 1 before it is clipped, of methods that clip.
+    fn clip_range(&self) -> Option<f64> {
+        None
+    }
+
     /// How many points that follow each other must be seen together: parts of an update are multiples of it.
     fn together(&self) -> usize {
         1
@@ -250,6 +255,21 @@ pub fn check_rollout(algorithm: &dyn Algorithm, weights: Sampled) -> Result<()> 
         algorithm.name()
     );
     Ok(())
+}
+
+/// Fails if `noise`, the largest `|ρ − 1|` of a policy that has not changed since it sampled, is not less than what `algorithm`
+/// clips at.
+///
+/// # Errors
+/// Says both numbers.
+pub fn check_ratio_noise(algorithm: &dyn Algorithm, noise: f64) -> Result<()> {
+    let Some(range) = algorithm.clip_range().filter(|range| noise >= *range) else { return Ok(()) };
+    bail!(
+        "{0}.clip_low and clip_high: ratios are clipped at {range:e} from 1, and those of a policy that has not changed yet are already \
+         {noise:.1e} from it, which is what rollout and training differ by; expected a range above that, or \
+         train.compute = \"f32\"",
+        algorithm.name()
+    )
 }
 
 /// The loss of `points`, which are some of `total`, and its gradient to the trained policy's velocity times `scale`; `operand`

@@ -397,6 +397,12 @@ pub struct Stop {
     /// No epoch begins after the run has trained and evaluated for this many seconds, those before it was resumed included
     /// and loading not; 0: no limit.
     pub max_seconds: u32,
+    /// Largest `‖v‖` over that of the base's velocity at a point of the epoch's rollout; 0: no limit.
+    pub max_velocity_growth: f64,
+    /// Largest mean square distance between the two; 0: no limit.
+    pub max_velocity_distance: f64,
+    /// Largest share of prompts whose images all have the same reward; 0: no limit.
+    pub max_flat_groups: f64,
 }
 
 /// Saved state.

@@ -191,6 +191,10 @@ impl TrainConfig {
             ("optimizer.weight_decay", self.optimizer.weight_decay, 0.0..=1.0),
             ("optimizer.eps", self.optimizer.eps, 1e-30..=1.0),
             ("optimizer.max_grad_norm", self.optimizer.max_grad_norm, 0.0..=f64::MAX),
+            ("optimizer.max_grad_outlier", self.optimizer.max_grad_outlier, 0.0..=f64::MAX),
+            ("stop.max_velocity_growth", self.stop.max_velocity_growth, 0.0..=f64::MAX),
+            ("stop.max_velocity_distance", self.stop.max_velocity_distance, 0.0..=f64::MAX),
+            ("stop.max_flat_groups", self.stop.max_flat_groups, 0.0..=1.0),
             ("lora.alpha", f64::from(self.lora.alpha), 1e-6..=1e6),
         ] {
             within(key, value, range)?;

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::drift::{Drift, ratio_deviation};
 use super::guard::Interrupt;
 use super::rollout::{Probe, Rollout};
 use super::scaler::LossScale;
@@ -84,6 +85,8 @@ pub struct Evaluated {
     pub clipped: usize,
     /// The largest difference between the rollout's velocity and the same here, if there was a probe.
     pub deviation: Option<f32>,
+    /// How far from the base the trained policy is there.
+    pub drift: Option<Drift>,
 }
 
 /// Adds to `grads` the gradient of the loss, times its scale, at the points of `batch`, which are some of `total`.
@@ -114,15 +117,18 @@ pub fn accumulate(
     let halves: Vec<&PromptEmbeds> = negative.iter().chain([&batch.prompts]).collect();
     let per_policy = n * halves.len();
     let probe = batch.probe.as_ref();
-    let rows = Rows::runs(each.iter().map(|s| (*s, per_policy)).chain(probe.map(|(probe, _)| (probe.slot, 1))));
+    // At the probe: the policy that sampled, the trained one, the reference.
+    let probed = probe.map_or(Vec::new(), |(probe, _)| vec![probe.slot, Some(Slot::Theta), reference]);
+    let rows = Rows::runs(each.iter().map(|s| (*s, per_policy)).chain(probed.iter().map(|slot| (*slot, 1))));
     // The probe may go through the trained policy too.
     let rows = rows.training(per_policy);
     let blocks = each.len() * halves.len();
     let mut timestep: Vec<f32> = (0..blocks).flat_map(|_| &t).map(|t| p.schedule.timestep(*t)).collect();
-    timestep.extend(probe.map(|(probe, _)| probe.timestep));
-    let inputs: Vec<&Tensor> = (0..blocks).map(|_| &x).chain(probe.map(|(probe, _)| &probe.x)).collect();
+    let at_probe = || probe.into_iter().flat_map(|at| std::iter::repeat_n(at, probed.len()));
+    timestep.extend(at_probe().map(|(probe, _)| probe.timestep));
+    let inputs: Vec<&Tensor> = (0..blocks).map(|_| &x).chain(at_probe().map(|(probe, _)| &probe.x)).collect();
     let conditions: Vec<&PromptEmbeds> =
-        each.iter().flat_map(|_| &halves).copied().chain(probe.map(|(_, e)| e)).collect();
+        each.iter().flat_map(|_| &halves).copied().chain(at_probe().map(|(_, e)| e)).collect();
     let condition = PromptEmbeds::concat(&conditions);
     let adapters = Adapters { bank: Some(p.bank), rows: &rows };
     let (velocity, saved) =
@@ -146,8 +152,9 @@ pub fn accumulate(
     let reference = if needs.reference { policies.next() } else { None };
     let old = if needs.old { policies.next() } else { None };
     drop(policies);
-    let deviation =
-        probe.map(|(probe, _)| largest_difference(&probe.velocity, &velocity.slice(blocks * n..rows.count())));
+    let at = |i: usize| velocity.slice(blocks * n + i..blocks * n + i + 1);
+    let deviation = probe.map(|(probe, _)| largest_difference(&probe.velocity, &at(0)));
+    let drift = probe.map(|_| Drift::of(&at(1), &at(2)));
 
     let operand = |operand: Operand| match (operand, &batch.inputs) {
         (Operand::Theta, _) => &theta,
@@ -163,7 +170,16 @@ pub fn accumulate(
     let found = algorithms::evaluate(algorithm, batch.points, operand, total, p.loss_scale);
     let mut trained = Trained { bank: p.bank, slot: Slot::Theta, grads };
     p.network.backward(&found.dv, saved, &mut trained, false);
-    Evaluated { loss: found.loss, theta, reference, old, ratios: found.ratios, clipped: found.clipped, deviation }
+    Evaluated {
+        loss: found.loss,
+        theta,
+        reference,
+        old,
+        ratios: found.ratios,
+        clipped: found.clipped,
+        deviation,
+        drift,
+    }
 }
 
 /// The largest element of `|a − b|`; NaN if there is one.
@@ -187,6 +203,8 @@ pub struct UpdateReport {
     pub overflowed: bool,
     /// The largest difference between a velocity of the rollout and the same in training, if it was looked for.
     pub deviation: Option<f32>,
+    /// How far from the base the policy was before this step, at one point of the rollout.
+    pub drift: Option<Drift>,
     /// As [`algorithms::Loss::ratios`], of all points.
     pub ratios: Vec<f64>,
     /// As [`algorithms::Loss::clipped`].
@@ -208,17 +226,19 @@ impl Setup {
         Inputs::Noised { x0, noise }
     }
 
-    /// One optimiser step at `points` of `rollout`, whose images have the prompts `texts`.
+    /// One optimiser step at `points` of `rollout`, whose images have the prompts `texts`. The first of an epoch, before which
+    /// nothing has changed, can be interrupted.
     ///
     /// # Errors
-    /// [`Interrupted`](super::guard::Interrupted), or what an encoder reports; `state` is unchanged then.
+    /// [`Interrupted`](super::guard::Interrupted), or what an encoder reports; in the first of an epoch, if the ratios of the
+    /// unchanged policy are further from 1 than the algorithm clips them. `state` is unchanged then.
     pub(super) fn update(
         &mut self,
         state: &mut State,
         rollout: &Rollout,
         texts: &[&str],
         points: &[Point],
-        interrupt: &Interrupt,
+        first: Option<&Interrupt>,
     ) -> Result<UpdateReport> {
         let raw = &self.config.raw;
         let mut grads = Tensor::zeros(&self.device, &[state.bank.layout().len()]);
@@ -257,10 +277,14 @@ impl Setup {
             report.ratios.extend(done.ratios);
             report.clipped += done.clipped;
             report.deviation = report.deviation.or(done.deviation);
+            report.drift = report.drift.or(done.drift);
             progress.step(points.len() as u64);
-            interrupt.check()?;
+            first.map_or(Ok(()), Interrupt::check)?;
         }
         progress.finish();
+        if let Some(noise) = first.and_then(|_| ratio_deviation(&report)) {
+            algorithms::check_ratio_noise(&*self.algorithm, noise)?;
+        }
 
         self.device.check()?;
         let modules = self.pipeline.network.modules();
@@ -281,8 +305,11 @@ impl Setup {
             (None, scale) => {
                 let factor = clip_factor(report.grad_norm, raw.optimizer.max_grad_norm) / scaled as f32;
                 scale.iter_mut().for_each(LossScale::grow);
-                let optimizer = AdamW { lr, ..self.optimizer };
-                self.device.region(|| state.step(&optimizer, &*self.algorithm, &grads, factor));
+                report.skipped = state.grad_norms.outlier(report.grad_norm, raw.optimizer.max_grad_outlier);
+                if report.skipped.is_none() {
+                    let optimizer = AdamW { lr, ..self.optimizer };
+                    self.device.region(|| state.step(&optimizer, &*self.algorithm, &grads, factor));
+                }
             }
         }
         Ok(report)

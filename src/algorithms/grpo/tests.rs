@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use super::super::evaluate;
 use super::super::testing::{check_golden, golden, points};
+use super::super::{check_ratio_noise, evaluate};
 use super::*;
 use crate::config::raw::Prompts;
 use crate::device::{Device, Tensor};
@@ -104,7 +104,7 @@ fn losses_and_gradients_are_the_golden_ones() {
 
 /// §5.8: what the trained policy says of a step that it took itself is what was recorded, bit for bit: the ratio is 1.
 #[test]
-fn on_policy_every_ratio_is_exactly_one() {
+fn t4_t5_on_policy_every_ratio_is_exactly_one() {
     for (method, kind) in [(Method::FlowGrpo, Kind::Flow), (Method::Cps, Kind::Cps), (Method::GrpoGuard, Kind::Flow)] {
         let grpo = grpo(method, kind, 0.7, |_| ());
         let random = |seed| crate::ops::testing::random(&[4, 64], seed);
@@ -178,4 +178,40 @@ fn a_sampler_that_does_not_fit_is_refused() {
     assert_eq!(e, "rollout.sampler is 'euler', expected flow or cps or dance for 'flow_grpo'");
     assert!(error(Method::GrpoGuard, Kind::Cps, 0.7).contains("expected flow for 'grpo_guard'"));
     assert!(error(Method::Cps, Kind::Cps, 0.0).contains("has nothing to compare"));
+}
+
+#[test]
+fn a_clip_range_below_what_an_unchanged_policys_ratios_differ_by_is_refused_with_both_numbers() {
+    let grpo = grpo(Method::FlowGrpo, Kind::Flow, 0.7, |keys| keys.clip_low = 1e-5);
+    for noise in [0.0, 9e-6] {
+        check_ratio_noise(&grpo, noise).unwrap();
+    }
+    let e = check_ratio_noise(&grpo, 3.2e-4).unwrap_err().to_string();
+    assert!(e.starts_with("flow_grpo.clip_low and clip_high: ratios are clipped at 1e-5 from 1"), "{e}");
+    assert!(e.contains("are already 3.2e-4 from it"), "{e}");
+}
+
+/// §8: the logarithm of the guard's ratio is the mean of `ε·Δμ`, with the noise `ε` that was drawn: of mean zero over that,
+/// where the plain ratio's is below by `‖Δμ‖²/2s²`.
+#[test]
+fn t20_the_guards_log_ratio_is_the_mean_of_the_noise_times_the_change_of_the_mean() {
+    let grpo = grpo(Method::GrpoGuard, Kind::Flow, 0.7, |_| ());
+    let close = Close::of(&grpo);
+    let noise: Vec<f64> = golden(1.0);
+    let host = |t: &Tensor| t.to_host().into_iter().map(f64::from).collect::<Vec<_>>();
+    let (x, theta, mean_old) = (host(&close.x), host(&close.theta), host(&close.mean_old));
+    for (i, point) in close.points.iter().enumerate() {
+        let Step { a, b, s, .. } = grpo.steps[point.step];
+        let row = i * 8..(i + 1) * 8;
+        let mean = |f: &dyn Fn(usize) -> f64| row.clone().map(f).sum::<f64>() / 8.0;
+        let change = |j: usize| a * x[j] + b * theta[j] - mean_old[j];
+        let residual = mean(&|j| (change(j) - s * noise[j]).powi(2));
+        let mut gram = [[0.0; 4]; 4];
+        (gram[0][0], gram[1][1]) = (residual, mean(&|j| change(j).powi(2)));
+        let exact =
+            Point { log_prob_old: Some(grpo.log_prob(point.step).of(mean(&|j| (s * noise[j]).powi(2)))), ..*point };
+        let want = mean(&|j| noise[j] * change(j));
+        // Operands are in f32.
+        assert!((grpo.log_ratio(&exact, &gram) - want).abs() < 1e-5 * want.abs().max(1.0), "{i}");
+    }
 }
