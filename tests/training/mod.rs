@@ -3,6 +3,8 @@
 mod commands;
 #[cfg(unix)]
 mod events;
+#[cfg(unix)]
+mod first_order;
 mod fp8;
 mod gpu;
 #[cfg(unix)]
