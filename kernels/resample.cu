@@ -3,8 +3,12 @@
 
 // hot resample_*
 
+struct Three {
+  float a, b, c;
+  __device__ __forceinline__ float of(u32 i) const { return i == 0 ? a : i == 1 ? b : c; }
+};
 struct Normal {
-  float mean[3], std[3];
+  Three mean, std;
 };
 
 // x is [outer, from, inner], out [outer, to, inner]. A thread has a number of [to, inner] in some of the outer entries, which are
@@ -22,6 +26,6 @@ extern "C" __global__ void __launch_bounds__(256)
     const float* at = x + (u64)o * from * inner;
     float sum = 0.0f;
     for (int k = 0; k < count; ++k) sum = fmaf(at[(u64)k * inner], __int_as_float(taps[2 + k]), sum);
-    out[(u64)o * to * inner + i] = (sum - normal.mean[o % 3]) / normal.std[o % 3];
+    out[(u64)o * to * inner + i] = (sum - normal.mean.of(o % 3)) / normal.std.of(o % 3);
   }
 }
