@@ -347,6 +347,7 @@ impl Reporter {
         let rewards: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         let line = json!({
             "epoch": state.epoch,
+            "updates": state.moments.steps,
             "reward_mean": mean["reward"],
             "reward_std": std,
             "rewards": rewards,

@@ -1,6 +1,7 @@
 //! Whole training runs of the built program on a small random model.
 
 mod commands;
+mod compare;
 #[cfg(unix)]
 mod events;
 #[cfg(unix)]
