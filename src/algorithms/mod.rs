@@ -7,6 +7,7 @@ pub mod awm;
 pub mod grpo;
 pub mod nft;
 pub mod ram;
+pub mod rsm_first_order;
 mod surrogate;
 #[cfg(test)]
 mod testing;
@@ -31,6 +32,7 @@ pub use awm::Awm;
 pub use grpo::Grpo;
 pub use nft::Nft;
 pub use ram::Ram;
+pub use rsm_first_order::RsmFirstOrder;
 
 /// One place that is trained at.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,12 +49,15 @@ pub struct Point {
     pub step: usize,
     /// How likely the policy that sampled it found it, for methods that compare; none if that is the trained one as it is.
     pub log_prob_old: Option<f64>,
+    /// What the gradient of its image's reward is times, for methods that follow it.
+    pub gradient_scale: f64,
 }
 
 impl Point {
     /// A point whose noise is not drawn yet.
     pub fn new(image: usize, t: f32, advantage: f64) -> Self {
-        Self { image, t, noise: Key::new(0, Purpose::ForwardNoise), advantage, step: 0, log_prob_old: None }
+        let noise = Key::new(0, Purpose::ForwardNoise);
+        Self { image, t, noise, advantage, step: 0, log_prob_old: None, gradient_scale: 1.0 }
     }
 }
 
@@ -75,6 +80,8 @@ pub enum Operand {
     Next,
     /// The mean of the step by the policy that sampled.
     MeanOld,
+    /// The gradient of the reward to the latent at the end of the rollout.
+    RewardGradient,
 }
 
 /// `Σ weight·operand`, added up in the order it is written in.
@@ -119,6 +126,8 @@ pub struct Needs {
     pub old: bool,
     /// The means of the rollout's steps.
     pub mean_old: bool,
+    /// The gradients of the rewards to the clean latents, and the samples before every step of the rollout.
+    pub reward_gradient: bool,
 }
 
 /// The loss of some points and its gradient: `dL/dv = (1/D)·Σ_k coefficients[k]·difference_k` for each.
@@ -162,6 +171,8 @@ pub struct Scored<'a> {
     pub steps: Range<usize>,
     /// As said.
     pub log_probs: &'a [f64],
+    /// The length of each image's gradient of the reward, for methods that follow it.
+    pub gradient_norms: &'a [f64],
 }
 
 /// A training method.
@@ -240,6 +251,7 @@ pub fn build(config: &TrainConfig, schedule: &Schedule, tokens: usize) -> Result
         MethodKeys::Awm(keys) => Box::new(Awm::new(&keys, schedule, steps, tokens)?),
         MethodKeys::Grpo(keys) => Box::new(Grpo::new(&keys, config, schedule, tokens)?),
         MethodKeys::Nft(keys) => Box::new(Nft::new(&keys, schedule, steps, tokens)?),
+        MethodKeys::RsmFirstOrder(keys) => Box::new(RsmFirstOrder::new(&keys, config, schedule, tokens)?),
     })
 }
 

@@ -44,7 +44,7 @@ impl Operands {
             Operand::Old => &self.old,
             Operand::Noise => &self.noise,
             Operand::X0 => &self.x0,
-            Operand::X | Operand::Next | Operand::MeanOld => unreachable!("of methods that are trained on steps"),
+            _ => unreachable!("of methods that are trained on steps"),
         };
         let found = evaluate(algorithm, points, of, total, 1.0);
         (found.loss, found.dv)

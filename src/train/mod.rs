@@ -97,6 +97,7 @@ impl Setup {
             key: &|purpose, image, draw| key(&samples, purpose, image, draw),
             steps: recorded.map_or(0..0, |r| r.steps.clone()),
             log_probs: recorded.map_or(&[], |r| &r.log_probs),
+            gradient_norms: &rollout.gradient_norms(),
         };
 
         // The points of each optimiser step; loss, gradient, step.

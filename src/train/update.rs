@@ -53,6 +53,13 @@ pub enum Inputs {
         /// The steps' means by the policy that sampled, if the algorithm needs them.
         mean_old: Option<Tensor>,
     },
+    /// What a rollout went through, and where it should have gone.
+    Led {
+        /// The samples on its way.
+        x: Tensor,
+        /// The gradients of the reward at its end.
+        reward_gradient: Tensor,
+    },
 }
 
 /// Points that go through the network together, one row per point.
@@ -101,7 +108,7 @@ pub fn accumulate(
     let t: Vec<f32> = batch.points.iter().map(|p| p.t).collect();
     let x = match &batch.inputs {
         Inputs::Noised { x0, noise } => noising::forward(x0, noise, &t),
-        Inputs::Stepped { x, .. } => x.clone(),
+        Inputs::Stepped { x, .. } | Inputs::Led { x, .. } => x.clone(),
     };
 
     // All policies' rows in one forward, the trained ones first; with guidance the unconditional half of each before the other.
@@ -165,6 +172,7 @@ pub fn accumulate(
         (Operand::X, Inputs::Stepped { x, .. }) => x,
         (Operand::Next, Inputs::Stepped { next, .. }) => next,
         (Operand::MeanOld, Inputs::Stepped { mean_old: Some(mean), .. }) => mean,
+        (Operand::RewardGradient, Inputs::Led { reward_gradient, .. }) => reward_gradient,
         (other, _) => unreachable!("{other:?} of points of the other kind"),
     };
     let found = algorithms::evaluate(algorithm, batch.points, operand, total, p.loss_scale);
@@ -217,6 +225,10 @@ impl Setup {
         if let Some(recorded) = &rollout.recorded {
             let rows: Vec<usize> = points.iter().map(|p| recorded.row(p.step, p.image)).collect();
             let of = |t: &Tensor| copy::gather(t, &rows);
+            if let Some(gradient) = &rollout.reward_gradient {
+                let images: Vec<usize> = points.iter().map(|p| p.image).collect();
+                return Inputs::Led { x: of(&recorded.x), reward_gradient: copy::gather(gradient, &images) };
+            }
             let mean_old = recorded.mean.as_ref().map(of);
             return Inputs::Stepped { x: of(&recorded.x), next: of(&recorded.next), mean_old };
         }

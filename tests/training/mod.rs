@@ -4,6 +4,8 @@ mod commands;
 mod compare;
 #[cfg(unix)]
 mod events;
+#[cfg(unix)]
+mod first_order;
 mod fp8;
 mod gpu;
 #[cfg(unix)]

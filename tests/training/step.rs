@@ -105,7 +105,8 @@ fn check_method(case: &str, device: &str) {
 
 #[test]
 fn every_method_s_loss_and_gradients_match_autograd() {
-    for case in ["awm", "awm_off_policy", "nft", "flow_grpo", "cps", "grpo_guard"] {
+    let led = ["rsm_first_order", "rsm_first_order_square"];
+    for case in ["awm", "awm_off_policy", "nft", "flow_grpo", "cps", "grpo_guard"].into_iter().chain(led) {
         check_method(case, "cpu");
     }
 }
@@ -113,4 +114,5 @@ fn every_method_s_loss_and_gradients_match_autograd() {
 #[test]
 fn on_the_interpreted_gpu_steps_with_guidance_match_autograd_too() {
     check_method("flow_grpo", "vm");
+    check_method("rsm_first_order", "vm");
 }

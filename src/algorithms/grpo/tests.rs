@@ -69,7 +69,7 @@ impl Close {
             Operand::Theta => &self.theta,
             Operand::Reference => &self.reference,
             Operand::MeanOld => &self.mean_old,
-            Operand::Old | Operand::Noise | Operand::X0 => unreachable!("not compared with"),
+            _ => unreachable!("not compared with"),
         };
         let found = evaluate(grpo, &self.points, of, 4, 1.0);
         (found.loss, found.dv)
@@ -155,7 +155,7 @@ fn images_without_an_advantage_are_not_trained_on() {
     let grpo = grpo(Method::FlowGrpo, Kind::Flow, 0.7, |_| ());
     let key = |purpose, image: usize, draw| Key { prompt: image as u32, step: draw, ..Key::new(1, purpose) };
     let log_probs: Vec<f64> = (0..27).map(f64::from).collect();
-    let epoch = |advantages| Scored { advantages, key: &key, steps: 0..9, log_probs: &log_probs };
+    let epoch = |advantages| Scored { advantages, key: &key, steps: 0..9, log_probs: &log_probs, gradient_norms: &[] };
     let updates = grpo.updates(&epoch(&[1.0, 0.0, -1.0]));
     assert_eq!(updates.iter().map(Vec::len).collect::<Vec<_>>(), [9, 9]);
     let mut images: Vec<usize> = updates.iter().map(|points| points[0].image).collect();

@@ -4,6 +4,7 @@ mod awm;
 mod grpo;
 mod nft;
 mod ram;
+mod rsm_first_order;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ pub use awm::{AwmKeys, KlForm, LossType, TimeType, Weighting};
 pub use grpo::{GrpoKeys, GuardGradBalance, KlDenominator, KlType};
 pub use nft::{AdvantageMode, Decay, NftKeys};
 pub use ram::{Form, Grid, RamKeys};
+pub use rsm_first_order::{RsmFirstOrderKeys, Slope};
 
 /// The training methods there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -31,16 +33,31 @@ pub enum Method {
     Cps,
     /// GRPO-Guard: Flow-GRPO with normalised ratios.
     GrpoGuard,
+    /// First-order residual score matching.
+    RsmFirstOrder,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Ram, Self::Awm, Self::Nft, Self::FlowGrpo, Self::FlowGrpoFast, Self::Cps, Self::GrpoGuard];
+    pub const ALL: [Self; 8] = [
+        Self::Ram,
+        Self::Awm,
+        Self::Nft,
+        Self::FlowGrpo,
+        Self::FlowGrpoFast,
+        Self::Cps,
+        Self::GrpoGuard,
+        Self::RsmFirstOrder,
+    ];
 
     /// Whether it is trained on the steps of its rollouts; else on clean latents, whoever made them.
     pub fn is_trained_on_steps(self) -> bool {
         matches!(self, Self::FlowGrpo | Self::FlowGrpoFast | Self::Cps | Self::GrpoGuard)
+    }
+
+    /// Whether it follows the gradient of the rewards, and so needs one of each; images are compared with no others.
+    pub fn follows_gradients(self) -> bool {
+        self == Self::RsmFirstOrder
     }
 
     /// Its name, also that of its table.
@@ -53,6 +70,7 @@ impl Method {
             Self::FlowGrpoFast => "flow_grpo_fast",
             Self::Cps => "cps",
             Self::GrpoGuard => "grpo_guard",
+            Self::RsmFirstOrder => "rsm_first_order",
         }
     }
 }
@@ -68,6 +86,8 @@ pub enum MethodKeys {
     Nft(NftKeys),
     /// Flow-GRPO and its variants.
     Grpo(GrpoKeys),
+    /// First-order residual score matching.
+    RsmFirstOrder(RsmFirstOrderKeys),
 }
 
 impl MethodKeys {
@@ -81,6 +101,7 @@ impl MethodKeys {
             Self::Ram(keys) => keys.check(),
             Self::Awm(keys) => keys.check(),
             Self::Nft(keys) => keys.check(),
+            Self::RsmFirstOrder(keys) => keys.check(),
         }
     }
 }
