@@ -37,6 +37,38 @@ pub fn group_centered<G: Ord>(rewards: &[f64], group: &[G], eps: f64) -> Advanta
     Advantages { values, std, zero_variance_groups, groups: members.len() }
 }
 
+/// What `choose` makes of the rewards of each group; of one whose rewards are all equal nothing, unless it is to.
+pub fn chosen<G: Ord>(
+    rewards: &[f64],
+    group: &[G],
+    skip_equal: bool,
+    choose: impl Fn(&[f64]) -> Vec<f64>,
+) -> Advantages {
+    assert_eq!(rewards.len(), group.len());
+    let members = members(group);
+    let (mut values, mut zero_variance_groups) = (vec![0.0; rewards.len()], 0);
+    for images in &members {
+        let of_group: Vec<f64> = images.iter().map(|i| rewards[*i]).collect();
+        zero_variance_groups += usize::from(are_equal(&of_group));
+        if !(skip_equal && are_equal(&of_group)) {
+            images.iter().zip(choose(&of_group)).for_each(|(i, value)| values[*i] = value);
+        }
+    }
+    Advantages { values, std: statistics(rewards).1, zero_variance_groups, groups: members.len() }
+}
+
+/// The number of each image's group, in the order of the groups' first images.
+pub fn numbered<G: Ord>(group: &[G]) -> Vec<usize> {
+    let mut numbers = BTreeMap::new();
+    group
+        .iter()
+        .map(|g| {
+            let next = numbers.len();
+            *numbers.entry(g).or_insert(next)
+        })
+        .collect()
+}
+
 /// The least that rewards are divided by where each is normalised.
 const STD_FLOOR: f64 = 1e-6;
 

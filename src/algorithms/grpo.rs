@@ -9,6 +9,7 @@ use std::ops::Range;
 use anyhow::{Result, bail, ensure};
 
 use super::surrogate::Clip;
+use super::together::shares;
 use super::{Algorithm, Difference, Guidance, Loss, Needs, Operand, Point, Scored, Weight, Window};
 use crate::config::TrainConfig;
 use crate::config::method::{GrpoKeys, GuardGradBalance, KlDenominator, KlType, Method};
@@ -127,7 +128,7 @@ impl Algorithm for Grpo {
         self.method.name()
     }
 
-    fn rollout(&self) -> Slot {
+    fn rollout(&self, _: u64) -> Slot {
         Slot::Theta
     }
 
@@ -169,10 +170,9 @@ impl Algorithm for Grpo {
             log_prob_old: Some(epoch.log_probs[(step - epoch.steps.start) * count + image]),
             ..Point::new(image, self.steps[step].sigma, epoch.advantages[image])
         };
-        let updates = self.keys.updates_per_epoch;
-        let share = |i: usize| &images[images.len() * i / updates..images.len() * (i + 1) / updates];
         let of_image = |image: &usize| epoch.steps.clone().map(|step| point(*image, step)).collect::<Vec<_>>();
-        (0..updates).map(|i| share(i).iter().flat_map(of_image).collect()).collect()
+        let update = |share: Range<usize>| images[share].iter().flat_map(of_image).collect();
+        shares(images.len(), self.keys.updates_per_epoch).map(update).collect()
     }
 
     fn window(&self, seed: u64, epoch: u32) -> Option<Window> {

@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::super::evaluate;
-use super::super::testing::{check_golden, golden, points};
+use super::super::testing::{check_golden, evaluate, golden, points};
 use super::*;
 use crate::config::raw::Prompts;
 use crate::device::{Device, Tensor};
@@ -71,8 +70,8 @@ impl Close {
             Operand::MeanOld => &self.mean_old,
             Operand::Old | Operand::Noise | Operand::X0 => unreachable!("not compared with"),
         };
-        let found = evaluate(grpo, &self.points, of, 4, 1.0);
-        (found.loss, found.dv)
+        let (loss, dv) = evaluate(grpo, &self.points, of, 4);
+        (loss.value, dv)
     }
 }
 
@@ -127,7 +126,7 @@ fn on_policy_every_ratio_is_exactly_one() {
                 Operand::MeanOld => &mean_old,
                 _ => unreachable!("not compared with"),
             };
-            assert_eq!(evaluate(&grpo, &points, of, 4, 1.0).ratios, [1.0; 4], "{method:?} step {step}");
+            assert_eq!(evaluate(&grpo, &points, of, 4).0.ratios, [1.0; 4], "{method:?} step {step}");
         }
     }
 }
@@ -155,7 +154,7 @@ fn images_without_an_advantage_are_not_trained_on() {
     let grpo = grpo(Method::FlowGrpo, Kind::Flow, 0.7, |_| ());
     let key = |purpose, image: usize, draw| Key { prompt: image as u32, step: draw, ..Key::new(1, purpose) };
     let log_probs: Vec<f64> = (0..27).map(f64::from).collect();
-    let epoch = |advantages| Scored { advantages, key: &key, steps: 0..9, log_probs: &log_probs };
+    let epoch = |advantages| Scored { advantages, key: &key, steps: 0..9, log_probs: &log_probs, groups: &[] };
     let updates = grpo.updates(&epoch(&[1.0, 0.0, -1.0]));
     assert_eq!(updates.iter().map(Vec::len).collect::<Vec<_>>(), [9, 9]);
     let mut images: Vec<usize> = updates.iter().map(|points| points[0].image).collect();
