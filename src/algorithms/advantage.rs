@@ -18,6 +18,17 @@ pub struct Advantages {
 /// `A_i = (r_i − mean of its group) / (std of all rewards + eps)`; images with equal `group` are one group.
 /// Statistics are population statistics in f64. If all rewards are equal, every advantage is exactly zero.
 pub fn group_centered<G: Ord>(rewards: &[f64], group: &[G], eps: f64) -> Advantages {
+    let (_, std) = statistics(rewards);
+    centered(rewards, group, |_| std + eps)
+}
+
+/// As [`group_centered`], each group divided by its own standard deviation.
+pub fn group_normalised<G: Ord>(rewards: &[f64], group: &[G], eps: f64) -> Advantages {
+    centered(rewards, group, |of_group| of_group + eps)
+}
+
+/// Rewards less the mean of their group, over what `divisor` makes of its standard deviation.
+fn centered<G: Ord>(rewards: &[f64], group: &[G], divisor: impl Fn(f64) -> f64) -> Advantages {
     assert_eq!(rewards.len(), group.len());
     let (_, std) = statistics(rewards);
     let mut values = vec![0.0; rewards.len()];
@@ -29,9 +40,9 @@ pub fn group_centered<G: Ord>(rewards: &[f64], group: &[G], eps: f64) -> Advanta
             zero_variance_groups += 1;
             continue;
         }
-        let (centre, _) = statistics(&of_group);
+        let (centre, of_group) = statistics(&of_group);
         for i in images {
-            values[*i] = (rewards[*i] - centre) / (std + eps);
+            values[*i] = (rewards[*i] - centre) / divisor(of_group);
         }
     }
     Advantages { values, std, zero_variance_groups, groups: members.len() }
@@ -136,6 +147,20 @@ mod tests {
         let std = 25.25f64.sqrt();
         assert!((a.std - std).abs() < 1e-12);
         assert!((a.values[3] - 0.5 / std).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_group_over_its_own_deviation_does_not_feel_the_others() {
+        let rewards = [1.0, 3.0, 10.0, 30.0, 5.0, 5.0];
+        let a = group_normalised(&rewards, &[0, 0, 1, 1, 2, 2], 1e-4);
+        let want = [-1.0 / 1.0001, 1.0 / 1.0001, -10.0 / 10.0001, 10.0 / 10.0001, 0.0, 0.0];
+        assert!(a.values.iter().zip(want).all(|(a, w)| (a - w).abs() < 1e-12), "{:?}", a.values);
+        assert_eq!((a.zero_variance_groups, a.groups), (1, 3));
+    }
+
+    #[test]
+    fn groups_are_numbered_by_their_first_images() {
+        assert_eq!(numbered(&["b", "a", "b", "c", "a"]), [0, 1, 0, 2, 1]);
     }
 
     #[test]

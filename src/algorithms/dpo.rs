@@ -28,13 +28,7 @@ impl Dpo {
     ///
     /// # Errors
     /// If the schedule has no such rollout.
-    pub fn new(
-        keys: &DpoKeys,
-        method: Method,
-        schedule: &Schedule,
-        steps: usize,
-        tokens: usize,
-    ) -> Result<Self> {
+    pub fn new(keys: &DpoKeys, method: Method, schedule: &Schedule, steps: usize, tokens: usize) -> Result<Self> {
         let draws = Draws { times: Strata::new(keys.times(), schedule, steps, tokens)?, noise: Noise::OfTime };
         Ok(Self { keys: keys.clone(), method, draws })
     }

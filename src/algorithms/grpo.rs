@@ -8,11 +8,12 @@ use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
 
+use super::advantage::{Advantages, group_centered, group_normalised};
 use super::surrogate::Clip;
 use super::together::shares;
 use super::{Algorithm, Difference, Guidance, Loss, Needs, Operand, Point, Scored, Weight, Window};
 use crate::config::TrainConfig;
-use crate::config::method::{GrpoKeys, GuardGradBalance, KlDenominator, KlType, Method};
+use crate::config::method::{GrpoKeys, GuardGradBalance, KlDenominator, KlType, Method, Std, WindowPlace};
 use crate::device::philox::{Key, Purpose};
 use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::products::Products;
@@ -148,6 +149,13 @@ impl Algorithm for Grpo {
         self.keys.advantage_eps
     }
 
+    fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
+        match self.keys.std {
+            Std::Global => group_centered(rewards, group, self.keys.advantage_eps),
+            Std::Group => group_normalised(rewards, group, self.keys.advantage_eps),
+        }
+    }
+
     fn points_per_image(&self) -> usize {
         match self.keys.window_size {
             0 => self.most(),
@@ -181,8 +189,13 @@ impl Algorithm for Grpo {
             return Some(Window { noisy: 0..self.steps.len(), trained: self.candidates() });
         }
         let [first, end] = self.keys.window_range;
-        let mut stream = Key { epoch, ..Key::new(seed, Purpose::Window) }.stream();
-        let start = first + stream.below((end - first - size + 1) as u32) as usize;
+        let places = (end - first - size + 1) as u32;
+        let place = match self.keys.window_place {
+            WindowPlace::Random => Key { epoch, ..Key::new(seed, Purpose::Window) }.stream().below(places),
+            // Epochs are counted from 1.
+            WindowPlace::Progressive => epoch.saturating_sub(1) / self.keys.window_interval % places,
+        };
+        let start = first + place as usize;
         Some(Window { noisy: start..start + size, trained: start..start + size })
     }
 

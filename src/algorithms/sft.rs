@@ -31,13 +31,7 @@ impl Sft {
     ///
     /// # Errors
     /// If the schedule has no such rollout.
-    pub fn new(
-        keys: &SftKeys,
-        method: Method,
-        schedule: &Schedule,
-        steps: usize,
-        tokens: usize,
-    ) -> Result<Self> {
+    pub fn new(keys: &SftKeys, method: Method, schedule: &Schedule, steps: usize, tokens: usize) -> Result<Self> {
         let draws = Draws { times: Strata::new(keys.times(), schedule, steps, tokens)?, noise: Noise::Own };
         Ok(Self { keys: keys.clone(), method, draws })
     }

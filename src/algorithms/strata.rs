@@ -42,7 +42,10 @@ impl Strata {
         // A hair wider, as levels are rounded.
         let first = times.partition_point(|t| f64::from(*t) > high + 1e-6);
         let end = times.partition_point(|t| f64::from(*t) >= low - 1e-6);
-        ensure!(first < end, "none of the rollout's {steps} noise levels is between {high:.4} and {low:.4}: timestep_range");
+        ensure!(
+            first < end,
+            "none of the rollout's {steps} noise levels is between {high:.4} and {low:.4}: timestep_range"
+        );
         Ok(Self::within(keys, times, first..end, schedule))
     }
 

@@ -88,7 +88,11 @@ impl Draws {
                 together: together(draw),
                 ..Point::new(image, times[draw], epoch.advantages[image])
             };
-            draws.clone().flat_map(|draw| unit.iter().map(move |image| (*image, draw))).map(|(i, d)| point(i, d)).collect()
+            draws
+                .clone()
+                .flat_map(|draw| unit.iter().map(move |image| (*image, draw)))
+                .map(|(i, d)| point(i, d))
+                .collect()
         };
         units.iter().flat_map(of_unit).collect()
     }

@@ -146,11 +146,7 @@ fn step(args: &Args, device: &Device) -> Result<()> {
         step: steps.get(i).copied().unwrap_or(0),
         log_prob_old: log_prob_old.as_ref().map(|all| f64::from(all[i])),
         together: together.as_ref().map(|of| of[i]),
-        ..Point::new(
-            i,
-            t.get(i).copied().unwrap_or_else(|| sigmas[steps[i]]),
-            f64::from(advantage[i]),
-        )
+        ..Point::new(i, t.get(i).copied().unwrap_or_else(|| sigmas[steps[i]]), f64::from(advantage[i]))
     };
     let points: Vec<Point> = (0..n).map(point).collect();
     let mut grads = Tensor::zeros(device, &[layout.len()]);

@@ -7,9 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::method::{
-    AwmKeys, CrdKeys, DgpoKeys, DpoKeys, GrpoKeys, Method, MethodKeys, NftKeys, RamKeys, SftKeys,
-};
+use super::method::{AwmKeys, CrdKeys, DgpoKeys, DpoKeys, GrpoKeys, Method, MethodKeys, NftKeys, RamKeys, SftKeys};
 use super::optimizer::Optimizer;
 use super::reward::{RewardKeys, RewardModel};
 use crate::device::{DType, Precision, Wide};

@@ -238,9 +238,8 @@ pub fn accumulate(
     let deviation = pairs.map(|((probe, _), here)| largest_difference(&probe.velocity, &here));
 
     let operand = |of| velocities.operand(&batch.inputs, of);
-    let loss = known.unwrap_or_else(|| {
-        algorithm.loss(batch.points, &algorithms::compare(algorithm, batch.points, operand), total)
-    });
+    let loss = known
+        .unwrap_or_else(|| algorithm.loss(batch.points, &algorithms::compare(algorithm, batch.points, operand), total));
     let dv = algorithms::gradient(algorithm, batch.points, operand, &loss, p.loss_scale);
     let mut trained = Trained { bank: p.bank, slot: Slot::Theta, grads };
     p.network.backward(&dv, saved, &mut trained, false);

@@ -4,7 +4,7 @@ use crate::device::{Device, Tensor};
 use crate::ops::testing::{bits, check_gradient, wide};
 
 fn dpo(method: Method, change: impl FnOnce(&mut DpoKeys)) -> Dpo {
-    let mut keys = DpoKeys::default();
+    let mut keys = DpoKeys { updates_per_epoch: 39, ..DpoKeys::default() };
     change(&mut keys);
     Dpo::new(&keys, method, &Schedule::with_shift(3.0), 40, 1024).unwrap()
 }

@@ -178,3 +178,25 @@ fn a_sampler_that_does_not_fit_is_refused() {
     assert!(error(Method::GrpoGuard, Kind::Cps, 0.7).contains("expected flow for 'grpo_guard'"));
     assert!(error(Method::Cps, Kind::Cps, 0.0).contains("has nothing to compare"));
 }
+
+/// §2.8.
+#[test]
+fn advantages_are_in_the_deviation_of_all_rewards_or_of_the_group_s() {
+    let advantages = |std| {
+        let grpo = grpo(Method::FlowGrpo, Kind::Flow, 0.7, |k| k.std = std);
+        grpo.advantages(&[0.0, 2.0, 0.0, 6.0], &["a", "a", "b", "b"]).values
+    };
+    let group = advantages(Std::Group);
+    assert!((group[1] - group[3]).abs() < 1e-3 && (group[1] - 1.0).abs() < 1e-3);
+    assert!((advantages(Std::Global)[3] / advantages(Std::Global)[1] - 3.0).abs() < 1e-12);
+}
+
+#[test]
+fn a_progressive_window_goes_through_its_range_and_begins_again() {
+    let fast = grpo(Method::FlowGrpoFast, Kind::Flow, 0.7, |k| {
+        (k.window_size, k.window_range) = (2, [1, 5]);
+        (k.window_place, k.window_interval) = (WindowPlace::Progressive, 3);
+    });
+    let starts: Vec<usize> = (1..=12).map(|epoch| fast.window(7, epoch).unwrap().noisy.start).collect();
+    assert_eq!(starts, [1, 1, 1, 2, 2, 2, 3, 3, 3, 1, 1, 1]);
+}

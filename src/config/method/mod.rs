@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use awm::{AwmKeys, KlForm, LossType, Weighting};
 pub use crd::{CrdKeys, CrdLoss, Ramp};
-pub use grpo::{GrpoKeys, GuardGradBalance, KlDenominator, KlType};
+pub use grpo::{GrpoKeys, GuardGradBalance, KlDenominator, KlType, Std, WindowPlace};
 pub use nft::{AdvantageMode, Decay, NftKeys};
 pub use preference::{DgpoKeys, DpoKeys, GroupReference};
 pub use ram::{Form, Grid, RamKeys};
@@ -131,7 +131,9 @@ impl MethodKeys {
             Method::Ram => bail!("algorithm is 'ram', but there is no table [ram] with its settings"),
             Method::Awm => Self::Awm(AwmKeys::default()),
             Method::Nft => Self::Nft(NftKeys::default()),
-            Method::FlowGrpo | Method::FlowGrpoFast | Method::Cps | Method::GrpoGuard => Self::Grpo(GrpoKeys::default()),
+            Method::FlowGrpo | Method::FlowGrpoFast | Method::Cps | Method::GrpoGuard => {
+                Self::Grpo(GrpoKeys::default())
+            }
             Method::Sft | Method::OnlineSft | Method::Rwr => Self::Sft(SftKeys::default()),
             Method::Dpo | Method::OnlineDpo => Self::Dpo(DpoKeys::default()),
             Method::Dgpo => Self::Dgpo(DgpoKeys::default()),

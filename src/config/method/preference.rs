@@ -37,7 +37,7 @@ impl Default for DpoKeys {
             num_timesteps: 39,
             time_type: TimeType::LogitNormal1000,
             timestep_range: [0.0, 1.0],
-            updates_per_epoch: 39,
+            updates_per_epoch: 1,
             skip_equal_groups: true,
             ref_update_step: None,
         }
