@@ -73,7 +73,7 @@ impl Algorithm for RsmFirstOrder {
         "rsm_first_order"
     }
 
-    fn rollout(&self) -> Slot {
+    fn rollout(&self, _: u64) -> Slot {
         Slot::Theta
     }
 

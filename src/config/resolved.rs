@@ -76,7 +76,7 @@ impl Resolved {
         job: Job,
         sizes: ModelSizes,
         [train_prompts, eval_prompts]: [usize; 2],
-        points_per_image: usize,
+        points_per_prompt: usize,
     ) -> Result<Self> {
         raw.check()?;
         let r = &raw.rollout;
@@ -94,7 +94,7 @@ impl Resolved {
         );
         let resolution = sizes.resolution(&raw)?;
         let images = prompts * r.num_images_per_prompt;
-        let points = images * points_per_image;
+        let points = prompts * points_per_prompt;
         if job == Job::Train {
             divides("rollout.batch_size", r.batch_size, images, "images per epoch")?;
             r.sampler.check("rollout.noise_level", r.noise_level)?;
@@ -123,7 +123,12 @@ impl Resolved {
             ),
             (
                 "training points per epoch",
-                format!("{} images x {} = {}", self.images, self.points / self.images.max(1), self.points),
+                format!(
+                    "{} prompts x {} = {}",
+                    r.num_prompts_per_epoch,
+                    self.points / r.num_prompts_per_epoch.max(1),
+                    self.points
+                ),
             ),
             (
                 "rollout",
@@ -267,7 +272,7 @@ mod tests {
         );
         {
             let raw = super::super::parse("c", &text).unwrap();
-            let points = raw.ram.as_ref().expect("given above").num_noisings;
+            let points = raw.ram.as_ref().expect("given above").num_noisings * raw.rollout.num_images_per_prompt;
             Resolved::new(raw, Job::Train, SIZES, [100, 10], points)
         }
     }

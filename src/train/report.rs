@@ -64,8 +64,9 @@ pub struct EpochReport {
 /// How much likelier an epoch's points were made by its updates than they were to the policy that sampled.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Ratios {
-    /// The largest `|ρ − 1|` in the first optimiser step, before anything has changed: 0 if rollout and training agree.
-    pub on_policy_deviation: f64,
+    /// The largest `|ρ − 1|` in the first optimiser step, before anything has changed: 0 if rollout and training agree. None
+    /// where ratios are to another policy than the one that sampled.
+    pub on_policy_deviation: Option<f64>,
     /// The same in all steps.
     pub deviation: f64,
     /// Points that were clipped.
@@ -75,10 +76,10 @@ pub struct Ratios {
 }
 
 impl Ratios {
-    /// With those of one more step.
-    fn with(before: Option<Self>, update: &UpdateReport) -> Option<Self> {
+    /// With those of one more step; `of_rollout` says whether they are to the policy that sampled.
+    fn with(before: Option<Self>, update: &UpdateReport, of_rollout: bool) -> Option<Self> {
         let Some(deviation) = ratio_deviation(update) else { return before };
-        let first = Self { on_policy_deviation: deviation, ..Self::default() };
+        let first = Self { on_policy_deviation: of_rollout.then_some(deviation), ..Self::default() };
         let so_far = before.unwrap_or(first);
         Some(Self {
             deviation: so_far.deviation.max(deviation),
@@ -116,15 +117,15 @@ impl EpochReport {
         }
     }
 
-    /// Takes in an optimiser step.
-    pub fn add(&mut self, update: &UpdateReport) {
+    /// Takes in an optimiser step; `of_rollout` says whether its ratios are to the policy that sampled.
+    pub fn add(&mut self, update: &UpdateReport, of_rollout: bool) {
         (self.loss, self.lr, self.grad_norm) = (update.loss, update.lr, update.grad_norm);
         self.skipped = self.skipped.take().or_else(|| update.skipped.clone());
         self.overflows += u32::from(update.overflowed);
         // Later steps of an epoch train what has moved since.
         self.deviation = self.deviation.or(update.deviation);
         self.drift = self.drift.or(update.drift);
-        self.ratios = Ratios::with(self.ratios, update);
+        self.ratios = Ratios::with(self.ratios, update, of_rollout);
     }
 }
 
@@ -346,8 +347,8 @@ impl Reporter {
         }
         if let Some(ratios) = &e.ratios {
             shown.field(4, format!("clip {:>3.0} %", 100.0 * ratios.clip_fraction()));
-            if ratios.on_policy_deviation != 0.0 {
-                shown.alert(format!("|ρ − 1| {:.1e} on policy", ratios.on_policy_deviation));
+            if let Some(deviation) = ratios.on_policy_deviation.filter(|d| *d != 0.0) {
+                shown.alert(format!("|ρ − 1| {deviation:.1e} on policy"));
             }
         }
         if e.overflows > 0 {
@@ -381,7 +382,7 @@ impl Reporter {
             "loss_scale": scale,
             "overflows": e.overflows,
             "rollout_train_deviation": e.deviation,
-            "on_policy_ratio_deviation": e.ratios.map(|r| r.on_policy_deviation),
+            "on_policy_ratio_deviation": e.ratios.and_then(|r| r.on_policy_deviation),
             "ratio_deviation": e.ratios.map(|r| r.deviation),
             "clip_fraction": e.ratios.map(|r| r.clip_fraction()),
             "rollout_weights": setup.config.raw.rollout.weights,

@@ -14,6 +14,7 @@ pub mod identity;
 #[cfg(unix)]
 mod kills;
 mod memory;
+mod methods;
 mod report;
 mod resume;
 mod rewards;

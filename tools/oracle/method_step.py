@@ -1,4 +1,4 @@
-"""One training step of each method but RAM with LoRA gradients by autograd -> tests/fixtures/method_step/*.
+"""One training step of AWM, DiffusionNFT and the GRPO family with LoRA gradients by autograd -> tests/fixtures/method_step/*.
 
 The losses are written elementwise, as the published programs have them, not by inner products as the engine does. LoRA is
 applied by PEFT; the adapters "default" (theta) and "old" share the base weights.

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use super::super::testing::{check_golden, golden, points};
-use super::super::{check_ratio_noise, evaluate};
+use super::super::check_ratio_noise;
+use super::super::testing::{check_golden, evaluate, golden, points};
 use super::*;
 use crate::config::raw::Prompts;
 use crate::device::{Device, Tensor};
@@ -71,8 +71,8 @@ impl Close {
             Operand::MeanOld => &self.mean_old,
             _ => unreachable!("not compared with"),
         };
-        let found = evaluate(grpo, &self.points, of, 4, 1.0);
-        (found.loss, found.dv)
+        let (loss, dv) = evaluate(grpo, &self.points, of, 4);
+        (loss.value, dv)
     }
 }
 
@@ -127,7 +127,7 @@ fn t4_t5_on_policy_every_ratio_is_exactly_one() {
                 Operand::MeanOld => &mean_old,
                 _ => unreachable!("not compared with"),
             };
-            assert_eq!(evaluate(&grpo, &points, of, 4, 1.0).ratios, [1.0; 4], "{method:?} step {step}");
+            assert_eq!(evaluate(&grpo, &points, of, 4).0.ratios, [1.0; 4], "{method:?} step {step}");
         }
     }
 }
@@ -155,7 +155,14 @@ fn images_without_an_advantage_are_not_trained_on() {
     let grpo = grpo(Method::FlowGrpo, Kind::Flow, 0.7, |_| ());
     let key = |purpose, image: usize, draw| Key { prompt: image as u32, step: draw, ..Key::new(1, purpose) };
     let log_probs: Vec<f64> = (0..27).map(f64::from).collect();
-    let epoch = |advantages| Scored { advantages, key: &key, steps: 0..9, log_probs: &log_probs, gradient_norms: &[] };
+    let epoch = |advantages| Scored {
+        advantages,
+        key: &key,
+        steps: 0..9,
+        log_probs: &log_probs,
+        gradient_norms: &[],
+        groups: &[],
+    };
     let updates = grpo.updates(&epoch(&[1.0, 0.0, -1.0]));
     assert_eq!(updates.iter().map(Vec::len).collect::<Vec<_>>(), [9, 9]);
     let mut images: Vec<usize> = updates.iter().map(|points| points[0].image).collect();
@@ -214,4 +221,26 @@ fn t20_the_guards_log_ratio_is_the_mean_of_the_noise_times_the_change_of_the_mea
         // Operands are in f32.
         assert!((grpo.log_ratio(&exact, &gram) - want).abs() < 1e-5 * want.abs().max(1.0), "{i}");
     }
+}
+
+/// §2.8.
+#[test]
+fn advantages_are_in_the_deviation_of_all_rewards_or_of_the_group_s() {
+    let advantages = |std| {
+        let grpo = grpo(Method::FlowGrpo, Kind::Flow, 0.7, |k| k.std = std);
+        grpo.advantages(&[0.0, 2.0, 0.0, 6.0], &["a", "a", "b", "b"]).values
+    };
+    let group = advantages(Std::Group);
+    assert!((group[1] - group[3]).abs() < 1e-3 && (group[1] - 1.0).abs() < 1e-3);
+    assert!((advantages(Std::Global)[3] / advantages(Std::Global)[1] - 3.0).abs() < 1e-12);
+}
+
+#[test]
+fn a_progressive_window_goes_through_its_range_and_begins_again() {
+    let fast = grpo(Method::FlowGrpoFast, Kind::Flow, 0.7, |k| {
+        (k.window_size, k.window_range) = (2, [1, 5]);
+        (k.window_place, k.window_interval) = (WindowPlace::Progressive, 3);
+    });
+    let starts: Vec<usize> = (1..=12).map(|epoch| fast.window(7, epoch).unwrap().noisy.start).collect();
+    assert_eq!(starts, [1, 1, 1, 2, 2, 2, 3, 3, 3, 1, 1, 1]);
 }

@@ -1,5 +1,5 @@
-use super::super::testing::{check_golden, golden, points};
-use super::super::{Gradient, evaluate};
+use super::super::Loss;
+use super::super::testing::{check_golden, evaluate, golden, points};
 use super::*;
 use crate::config::raw::Prompts;
 use crate::device::philox::Key;
@@ -18,14 +18,14 @@ fn method(change: impl FnOnce(&mut RsmFirstOrderKeys)) -> RsmFirstOrder {
 }
 
 /// Loss and gradient at points of these velocities and gradients of the reward.
-fn at(method: &RsmFirstOrder, points: &[Point], [theta, reference, gradient]: [&Tensor; 3]) -> Gradient {
+fn at(method: &RsmFirstOrder, points: &[Point], [theta, reference, gradient]: [&Tensor; 3]) -> (Loss, Tensor) {
     let of = |operand| match operand {
         Operand::Theta => theta,
         Operand::Reference => reference,
         Operand::RewardGradient => gradient,
         other => unreachable!("{other:?}"),
     };
-    evaluate(method, points, of, points.len(), 1.0)
+    evaluate(method, points, of, points.len())
 }
 
 const TIMES: [f32; 4] = [1.0, 0.75, 0.5, 0.25];
@@ -38,8 +38,9 @@ fn losses_and_gradients_are_the_golden_ones() {
     };
     let [theta, reference, gradient] = [2.0, 3.0, 8.0].map(tensor);
     let check = |schedule, want| {
-        let found = at(&method(|k| k.schedule = schedule), &points(&TIMES, &[0.0; 4]), [&theta, &reference, &gradient]);
-        check_golden((found.loss, found.dv), want);
+        let (loss, dv) =
+            at(&method(|k| k.schedule = schedule), &points(&TIMES, &[0.0; 4]), [&theta, &reference, &gradient]);
+        check_golden((loss.value, dv), want);
     };
     check(Slope::Linear, [1.92540792, -0.101887999, 0.0887107613, -0.0212125312]);
     check(Slope::Square, [1.7635787, -0.101887999, 0.100128914, -0.00266654301]);
@@ -49,13 +50,13 @@ fn losses_and_gradients_are_the_golden_ones() {
 #[test]
 fn at_the_reference_only_the_gradient_of_the_reward_is_left() {
     let (method, v, g) = (method(|_| ()), random(&[4, 32], 1), random(&[4, 32], 2));
-    let found = at(&method, &points(&TIMES, &[0.0; 4]), [&v, &v, &g]);
+    let (loss, _) = at(&method, &points(&TIMES, &[0.0; 4]), [&v, &v, &g]);
     let square = |row: usize| wide(&g)[row * 32..(row + 1) * 32].iter().map(|g| g * g).sum::<f64>() / 32.0;
     let want: f64 = (0..4).map(|i| (2.0 * f64::from(1.0 - TIMES[i])).powi(2) * square(i)).sum::<f64>() / 4.0;
-    assert!((found.loss - want).abs() < 1e-12 * want, "{} {want}", found.loss);
+    assert!((loss.value - want).abs() < 1e-12 * want, "{} {want}", loss.value);
     let none = Tensor::zeros(&Device::Cpu, &[4, 32]);
-    let found = at(&method, &points(&TIMES, &[0.0; 4]), [&v, &v, &none]);
-    assert_eq!((found.loss, found.dv.to_host()), (0.0, vec![0.0; 128]));
+    let (loss, dv) = at(&method, &points(&TIMES, &[0.0; 4]), [&v, &v, &none]);
+    assert_eq!((loss.value, dv.to_host()), (0.0, vec![0.0; 128]));
 }
 
 /// §12: with `r = −½‖x‖²`, whose gradient is `−x`, the velocity gains `+ηκx`, so that `x0 = x − t·v` shrinks.
@@ -69,12 +70,12 @@ fn the_velocity_that_is_matched_leads_up_the_reward() {
         *v += 2.0 * (1.0 - TIMES[i / 32]) * x.host()[i];
     }
     let matched = Tensor::from_slice(&Device::Cpu, &theta, &[4, 32]);
-    let found = at(&method, &points(&TIMES, &[0.0; 4]), [&matched, &v, &gradient]);
+    let (loss, _) = at(&method, &points(&TIMES, &[0.0; 4]), [&matched, &v, &gradient]);
     // Rounding of `v + ηκx` in f32.
-    assert!(found.loss < 1e-12, "{}", found.loss);
-    let start = at(&method, &points(&TIMES, &[0.0; 4]), [&v, &v, &gradient]);
+    assert!(loss.value < 1e-12, "{}", loss.value);
+    let (_, start) = at(&method, &points(&TIMES, &[0.0; 4]), [&v, &v, &gradient]);
     // Descent goes towards `+x`.
-    assert!(start.dv.to_host().iter().zip(x.host()).skip(32).all(|(d, x)| d * x < 0.0));
+    assert!(start.to_host().iter().zip(x.host()).skip(32).all(|(d, x)| d * x < 0.0));
 }
 
 #[test]
@@ -82,7 +83,7 @@ fn the_gradient_matches_finite_differences_of_the_published_form() {
     let (method, [theta, reference, g]) = (method(|_| ()), [1, 2, 3].map(|seed| random(&[3, 32], seed)));
     let mut points = points(&[0.9, 0.5, 0.1], &[0.0; 3]);
     points[1].gradient_scale = 0.25;
-    let found = at(&method, &points, [&theta, &reference, &g]);
+    let (loss, dv) = at(&method, &points, [&theta, &reference, &g]);
     let (reference, g) = (wide(&reference), wide(&g));
     let of = |v: &[f64]| {
         let element = |i: usize| {
@@ -92,9 +93,9 @@ fn the_gradient_matches_finite_differences_of_the_published_form() {
         };
         vec![(0..96).map(element).sum::<f64>() / 96.0]
     };
-    assert!((found.loss - of(&wide(&theta))[0]).abs() < 1e-6 * found.loss);
-    check_gradient(&found.dv, &wide(&theta), &Tensor::from_slice(&Device::Cpu, &[1.0], &[1]), of);
-    assert_eq!(found.clipped, 1);
+    assert!((loss.value - of(&wide(&theta))[0]).abs() < 1e-6 * loss.value);
+    check_gradient(&dv, &wide(&theta), &Tensor::from_slice(&Device::Cpu, &[1.0], &[1]), of);
+    assert_eq!(loss.clipped, 1);
 }
 
 fn updates(method: &RsmFirstOrder, norms: &[f64]) -> Vec<Vec<Point>> {
@@ -105,6 +106,7 @@ fn updates(method: &RsmFirstOrder, norms: &[f64]) -> Vec<Vec<Point>> {
         steps: 0..STEPS,
         log_probs: &[],
         gradient_norms: norms,
+        groups: &[],
     })
 }
 
