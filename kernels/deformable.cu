@@ -34,8 +34,8 @@ struct Corners {
 
 // values and out [b, tokens, heads * d]; offsets [b, tokens, heads * points * 2]; weights [b, tokens, heads * points].
 extern "C" __global__ void __launch_bounds__(256)
-    deformable_forward_f32(float* out, const float* values, const float* offsets, const float* weights, const Pyramid p, u32 heads,
-                           u32 d, u32 points, u32 n) {
+    deformable_forward_f32(float* out, const float* values, const float* offsets, const float* weights, const __grid_constant__ Pyramid p,
+                           u32 heads, u32 d, u32 points, u32 n) {
   const u32 warp = global_thread() / 32, lane = threadIdx.x % 32;
   if (warp >= n) return;
   const u32 token = warp / heads, head = warp - token * heads, sample = token / p.tokens, width = heads * d;
