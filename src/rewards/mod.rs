@@ -359,7 +359,7 @@ pub const TABLE: [Entry; 14] = [
         keys: pickscore::KEYS,
         build: |options, device| Ok(Box::new(PickScore::build(options, device)?)),
     },
-    Entry { name: "ocr", keys: ocr::KEYS, build: |options, _| Ok(Box::new(Ocr::build(options)?)) },
+    Entry { name: "ocr", keys: ocr::KEYS, build: |options, device| Ok(Box::new(Ocr::build(options, device)?)) },
     Entry {
         name: "clipscore",
         keys: clipscore::KEYS,

@@ -12,6 +12,7 @@ mod tests;
 use super::dispatch;
 use crate::device::work::{Kind, Work};
 use crate::device::{DType, Tensor};
+pub(in crate::ops) use cuda::Conv;
 #[cfg(test)]
 pub(crate) use cuda::in_every_form;
 
