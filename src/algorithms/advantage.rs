@@ -48,6 +48,13 @@ fn centered<G: Ord>(rewards: &[f64], group: &[G], divisor: impl Fn(f64) -> f64) 
     Advantages { values, std, zero_variance_groups, groups: members.len() }
 }
 
+/// The mean over groups of the standard deviation of their rewards: what there is to learn from.
+pub fn group_spread<G: Ord>(rewards: &[f64], group: &[G]) -> f64 {
+    let members = members(group);
+    let of_group = |images: &Vec<usize>| statistics(&images.iter().map(|i| rewards[*i]).collect::<Vec<_>>()).1;
+    members.iter().map(of_group).sum::<f64>() / members.len() as f64
+}
+
 /// What `choose` makes of the rewards of each group; of one whose rewards are all equal nothing, unless it is to.
 pub fn chosen<G: Ord>(
     rewards: &[f64],
@@ -141,12 +148,34 @@ mod tests {
         assert_eq!(a.groups, 5);
     }
 
+    /// T8: however the images are handed out and gathered again, each has the advantage that it has in one place.
+    #[test]
+    fn t8_advantages_do_not_depend_on_the_order_in_which_images_are_gathered() {
+        let rewards: Vec<f64> = (0..64).map(|i| f64::from(i * i % 7) / 8.0).collect();
+        let group: Vec<usize> = (0..64).map(|i| i / 8).collect();
+        let whole = group_centered(&rewards, &group, 1e-4);
+        for ranks in [2, 4, 8] {
+            // Rank by rank: every `ranks`-th image.
+            let order: Vec<usize> = (0..ranks).flat_map(|rank| (rank..64).step_by(ranks)).collect();
+            let of = |x: &[f64]| order.iter().map(|i| x[*i]).collect::<Vec<_>>();
+            let groups: Vec<usize> = order.iter().map(|i| group[*i]).collect();
+            // Eighths, and means of 8 and 64 of them, add up without rounding in any order.
+            assert_eq!(group_centered(&of(&rewards), &groups, 1e-4).values, of(&whole.values), "{ranks}");
+        }
+    }
+
     #[test]
     fn scale_is_the_population_deviation_of_all_rewards() {
         let a = group_centered(&[0.0, 1.0, 10.0, 11.0], &[0, 0, 1, 1], 0.0);
         let std = 25.25f64.sqrt();
         assert!((a.std - std).abs() < 1e-12);
         assert!((a.values[3] - 0.5 / std).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_spread_is_that_within_groups_alone() {
+        let spread = group_spread(&[0.0, 1.0, 10.0, 13.0, 7.0], &[0, 0, 1, 1, 2]);
+        assert!((spread - 2.0 / 3.0).abs() < 1e-12, "{spread}");
     }
 
     #[test]

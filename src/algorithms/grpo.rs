@@ -199,6 +199,10 @@ impl Algorithm for Grpo {
         Some(Window { noisy: start..start + size, trained: start..start + size })
     }
 
+    fn clip_range(&self) -> Option<f64> {
+        Some(self.keys.clip_low.min(self.keys.clip_high))
+    }
+
     fn guidance(&self) -> Option<Guidance> {
         let trains_unconditional = self.keys.cfg_uncond_grad;
         (self.guidance > 1.0).then_some(Guidance { scale: self.guidance, trains_unconditional })

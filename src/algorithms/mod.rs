@@ -10,6 +10,7 @@ pub mod dpo;
 pub mod grpo;
 pub mod nft;
 pub mod ram;
+pub mod rsm_first_order;
 pub mod sft;
 mod strata;
 mod surrogate;
@@ -20,7 +21,7 @@ pub mod together;
 
 use std::ops::Range;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use self::advantage::{Advantages, group_centered};
 use crate::config::TrainConfig;
@@ -40,6 +41,7 @@ pub use dpo::Dpo;
 pub use grpo::Grpo;
 pub use nft::Nft;
 pub use ram::Ram;
+pub use rsm_first_order::RsmFirstOrder;
 pub use sft::Sft;
 
 /// One place that is trained at.
@@ -57,6 +59,8 @@ pub struct Point {
     pub step: usize,
     /// How likely the policy that sampled it found it, for methods that compare; none if that is the trained one as it is.
     pub log_prob_old: Option<f64>,
+    /// What the gradient of its image's reward is times, for methods that follow it.
+    pub gradient_scale: f64,
     /// The loss looks at points of the same number together: those of a pair or a group at one time. None: at this one alone.
     pub together: Option<usize>,
 }
@@ -65,7 +69,7 @@ impl Point {
     /// A point whose noise is not drawn yet.
     pub fn new(image: usize, t: f32, advantage: f64) -> Self {
         let noise = Key::new(0, Purpose::ForwardNoise);
-        Self { image, t, noise, advantage, step: 0, log_prob_old: None, together: None }
+        Self { image, t, noise, advantage, step: 0, log_prob_old: None, gradient_scale: 1.0, together: None }
     }
 }
 
@@ -88,6 +92,8 @@ pub enum Operand {
     Next,
     /// The mean of the step by the policy that sampled.
     MeanOld,
+    /// The gradient of the reward to the latent at the end of the rollout.
+    RewardGradient,
 }
 
 /// `Σ weight·operand`, added up in the order it is written in.
@@ -132,6 +138,8 @@ pub struct Needs {
     pub old: bool,
     /// The means of the rollout's steps.
     pub mean_old: bool,
+    /// The gradients of the rewards to the clean latents, and the samples before every step of the rollout.
+    pub reward_gradient: bool,
 }
 
 /// The loss of some points and its gradient: `dL/dv = (1/D)·Σ_k coefficients[k]·difference_k` for each.
@@ -196,6 +204,8 @@ pub struct Scored<'a> {
     pub steps: Range<usize>,
     /// As said.
     pub log_probs: &'a [f64],
+    /// The length of each image's gradient of the reward, for methods that follow it.
+    pub gradient_norms: &'a [f64],
 }
 
 /// A training method.
@@ -255,6 +265,11 @@ pub trait Algorithm: Send + Sync {
         None
     }
 
+    /// How far a ratio can be from 1 before it is clipped, of methods that clip.
+    fn clip_range(&self) -> Option<f64> {
+        None
+    }
+
     /// The guidance of the reference's velocity alone, for methods that compare the others without.
     fn reference_guidance(&self) -> Option<f32> {
         None
@@ -281,6 +296,7 @@ pub fn build(config: &TrainConfig, schedule: &Schedule, tokens: usize) -> Result
         MethodKeys::Awm(keys) => Box::new(Awm::new(&keys, schedule, steps, tokens)?),
         MethodKeys::Grpo(keys) => Box::new(Grpo::new(&keys, config, schedule, tokens)?),
         MethodKeys::Nft(keys) => Box::new(Nft::new(&keys, schedule, steps, tokens)?),
+        MethodKeys::RsmFirstOrder(keys) => Box::new(RsmFirstOrder::new(&keys, config, schedule, tokens)?),
         MethodKeys::Sft(keys) => Box::new(Sft::new(&keys, config.algorithm, schedule, steps, tokens)?),
         MethodKeys::Dpo(keys) => Box::new(Dpo::new(&keys, config.algorithm, schedule, steps, tokens)?),
         MethodKeys::Dgpo(keys) => Box::new(Dgpo::new(&keys, schedule, steps, tokens)?),
@@ -300,6 +316,21 @@ pub fn check_rollout(algorithm: &dyn Algorithm, weights: Sampled) -> Result<()> 
         algorithm.name()
     );
     Ok(())
+}
+
+/// Fails if `noise`, the largest `|ρ − 1|` of a policy that has not changed since it sampled, is not less than what `algorithm`
+/// clips at.
+///
+/// # Errors
+/// Says both numbers.
+pub fn check_ratio_noise(algorithm: &dyn Algorithm, noise: f64) -> Result<()> {
+    let Some(range) = algorithm.clip_range().filter(|range| noise >= *range) else { return Ok(()) };
+    bail!(
+        "{0}.clip_low and clip_high: ratios are clipped at {range:e} from 1, and those of a policy that has not changed yet are already \
+         {noise:.1e} from it, which is what rollout and training differ by; expected a range above that, or \
+         train.compute = \"f32\"",
+        algorithm.name()
+    )
 }
 
 /// Whether the loss of `algorithm` looks at a guided velocity.

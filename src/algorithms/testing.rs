@@ -48,7 +48,7 @@ impl Operands {
             Operand::Old => &self.old,
             Operand::Noise => &self.noise,
             Operand::X0 => &self.x0,
-            Operand::X | Operand::Next | Operand::MeanOld => unreachable!("of methods that are trained on steps"),
+            _ => unreachable!("of methods that are trained on steps"),
         };
         let (loss, dv) = evaluate(algorithm, points, of, total);
         (loss.value, dv)
@@ -89,7 +89,7 @@ pub fn bank(slots: &[Slot]) -> AdapterBank {
 /// The points of an epoch of images with these `advantages` in these `groups`.
 pub fn epoch(algorithm: &dyn Algorithm, advantages: &[f64], groups: &[usize]) -> Vec<Vec<Point>> {
     let key = |purpose, image: usize, draw| Key { prompt: image as u32, step: draw, ..Key::new(1, purpose) };
-    algorithm.updates(&Scored { advantages, groups, key: &key, steps: 0..0, log_probs: &[] })
+    algorithm.updates(&Scored { advantages, groups, key: &key, steps: 0..0, log_probs: &[], gradient_norms: &[] })
 }
 
 /// The numbers of the specification's tensor `k`: 4 rows of 8.

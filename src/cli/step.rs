@@ -23,12 +23,13 @@ use super::DeviceArg;
 /// Reads advantage [N]; prompt_embeds [N,L,D]; pooled_prompt_embeds [N,P]; and the adapter lora.<module>.lora_A.weight,
 /// lora.<module>.lora_B.weight with modules named as in diffusers. flow_grpo, flow_grpo_fast, cps and grpo_guard besides: x, x_next
 /// [N,C,h,w], the samples before and after a step of the rollout; step, its number, and log_prob_old [N]; grpo_guard mean_old
-/// [N,C,h,w]. The others besides: x0, noise [N,C,h,w]; t [N]. ram, awm, nft, dgpo and crd: the lagged adapter lora_old.<module>...;
-/// dpo and online_dpo the reference lora_ref.<module>...; awm, if it is not on policy, log_prob_old [N], and with sum_first image
-/// [N]. What advantage is: 1 or 0 for sft and online_sft, the reward for rwr; for dpo and online_dpo 1 for the better and -1 for the
-/// worse image of a pair, which pair [N] numbers and which share noise and t; dgpo and crd have the number of its prompt's images
-/// in group [N]. With guidance, also of the reference alone (kl_guidance_scale): negative_prompt_embeds [1,L,D],
-/// negative_pooled_prompt_embeds [1,P].
+/// [N,C,h,w]. rsm_first_order, which reads no advantage, besides: x [N,C,h,w], a sample of the rollout at time t [N]; reward_grad
+/// [N,C,h,w], the gradient of the reward to the latent at its end, which is not clipped here. The others besides: x0, noise
+/// [N,C,h,w]; t [N]. ram, awm, nft, dgpo and crd: the lagged adapter lora_old.<module>...; dpo and online_dpo the reference
+/// lora_ref.<module>...; awm, if it is not on policy, log_prob_old [N], and with sum_first image [N]. What advantage is: 1 or 0 for
+/// sft and online_sft, the reward for rwr; for dpo and online_dpo 1 for the better and -1 for the worse image of a pair, which pair
+/// [N] numbers and which share noise and t; dgpo and crd have the number of its prompt's images in group [N]. With guidance, also of
+/// the reference alone (kl_guidance_scale): negative_prompt_embeds [1,L,D], negative_pooled_prompt_embeds [1,P].
 ///
 /// Writes loss [1]; velocity [N,C,h,w] (with guidance, if the loss has it), and velocity_ref and velocity_old if the
 /// algorithm compares with them; ratio [N] if it weighs by one; grad.<module>.lora_A.weight and .lora_B.weight.
@@ -68,7 +69,8 @@ fn step(args: &Args, device: &Device) -> Result<()> {
 
     // Methods that are trained on the steps of a rollout say where they started; the others make their points of clean latents.
     let is_stepped = config.algorithm.is_trained_on_steps();
-    let first = if is_stepped { "x" } else { "x0" };
+    let follows_gradients = config.algorithm.follows_gradients();
+    let first = if is_stepped || follows_gradients { "x" } else { "x0" };
     let x = file.tensor(first, device)?;
     ensure!(
         x.shape().len() == 4 && x.dim(0) > 0 && x.dim(1) == sizes.channels,
@@ -86,10 +88,12 @@ fn step(args: &Args, device: &Device) -> Result<()> {
     let inputs = if is_stepped {
         let mean_old = needs.mean_old.then(|| tensor_of("mean_old", &shape)).transpose()?;
         Inputs::Stepped { next: tensor_of("x_next", &shape)?, mean_old, x }
+    } else if follows_gradients {
+        Inputs::Led { reward_gradient: tensor_of("reward_grad", &shape)?, x }
     } else {
         Inputs::Noised { noise: tensor_of("noise", &shape)?, x0: x }
     };
-    let advantage = numbers("advantage")?;
+    let advantage = if follows_gradients { vec![0.0; n] } else { numbers("advantage")? };
     let log_prob_old = if is_stepped { Some(numbers("log_prob_old")?) } else { optional("log_prob_old")? };
     let (t, steps) = if is_stepped {
         (Vec::new(), whole("step", &numbers("step")?, config.rollout.num_inference_steps)?)

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::method::{AwmKeys, CrdKeys, DgpoKeys, DpoKeys, GrpoKeys, Method, MethodKeys, NftKeys, RamKeys, SftKeys};
+use super::method::{
+    AwmKeys, CrdKeys, DgpoKeys, DpoKeys, GrpoKeys, Method, MethodKeys, NftKeys, RamKeys, RsmFirstOrderKeys, SftKeys,
+};
 use super::optimizer::Optimizer;
 use super::reward::{RewardKeys, RewardModel};
 use crate::device::{DType, Precision, Wide};
@@ -70,6 +72,9 @@ pub struct TrainConfig {
     /// GRPO-Guard, if that is the algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grpo_guard: Option<GrpoKeys>,
+    /// First-order residual score matching, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rsm_first_order: Option<RsmFirstOrderKeys>,
     /// Supervised fine-tuning, if that is the algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sft: Option<SftKeys>,
@@ -136,6 +141,7 @@ impl TrainConfig {
             flow_grpo_fast: None,
             cps: None,
             grpo_guard: None,
+            rsm_first_order: None,
             sft: None,
             online_sft: None,
             rwr: None,
@@ -186,6 +192,7 @@ impl TrainConfig {
             Method::FlowGrpoFast => self.flow_grpo_fast.clone().map(MethodKeys::Grpo),
             Method::Cps => self.cps.clone().map(MethodKeys::Grpo),
             Method::GrpoGuard => self.grpo_guard.clone().map(MethodKeys::Grpo),
+            Method::RsmFirstOrder => self.rsm_first_order.clone().map(MethodKeys::RsmFirstOrder),
             Method::Sft => self.sft.clone().map(MethodKeys::Sft),
             Method::OnlineSft => self.online_sft.clone().map(MethodKeys::Sft),
             Method::Rwr => self.rwr.clone().map(MethodKeys::Sft),
@@ -423,6 +430,12 @@ pub struct Stop {
     /// No epoch begins after the run has trained and evaluated for this many seconds, those before it was resumed included
     /// and loading not; 0: no limit.
     pub max_seconds: u32,
+    /// Largest `‖v‖` over that of the base's velocity at a point of the epoch's rollout; 0: no limit.
+    pub max_velocity_growth: f64,
+    /// Largest mean square distance between the two; 0: no limit.
+    pub max_velocity_distance: f64,
+    /// Largest share of prompts whose images all have the same reward; 0: no limit.
+    pub max_flat_groups: f64,
 }
 
 /// Saved state.

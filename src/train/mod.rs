@@ -3,6 +3,7 @@
 mod absent;
 pub mod best;
 pub mod checkpoint;
+mod drift;
 pub mod ema;
 pub mod guard;
 pub mod learning_rate;
@@ -27,7 +28,7 @@ use self::rollout::{Job, Order};
 use self::setup::Setup;
 use self::state::State;
 use crate::algorithms::Scored;
-use crate::algorithms::advantage::{group_normalised_sum, numbered};
+use crate::algorithms::advantage::{group_normalised_sum, group_spread, numbered};
 use crate::config::raw::Aggregation;
 use crate::data::Prompt;
 use crate::data::sampler::{Sample, groups};
@@ -100,6 +101,7 @@ impl Setup {
             key: &|purpose, image, draw| key(&samples, purpose, image, draw),
             steps: recorded.map_or(0..0, |r| r.steps.clone()),
             log_probs: recorded.map_or(&[], |r| &r.log_probs),
+            gradient_norms: &rollout.gradient_norms(),
         };
 
         // The points of each optimiser step; loss, gradient, step.
@@ -107,14 +109,14 @@ impl Setup {
         let mut report = EpochReport::new(rollout.scores.clone(), advantages.clone());
         let sampled = order.samples.len() as f64;
         report.reward_ms = rollout.reward_seconds.iter().map(|(name, s)| (*name, 1e3 * s / sampled)).collect();
+        report.group_spread = group_spread(&rewards, &texts);
         report.skipped_groups = why.map(|why| (judged.skipped, why));
         let updates = self.algorithm.updates(&scored);
         assert_eq!(updates.len(), self.algorithm.updates_per_epoch());
         for (i, points) in updates.iter().enumerate() {
             // Once a step is taken, the epoch is finished.
-            let never = Interrupt::never();
             let _range = range("update");
-            let update = self.update(state, &rollout, &texts, points, if i == 0 { interrupt } else { &never })?;
+            let update = self.update(state, &rollout, &texts, points, (i == 0).then_some(interrupt))?;
             report.add(&update, self.algorithm.compares_with_rollout());
         }
         state.epoch += 1;

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::drift::{Drift, ratio_deviation};
 use super::guard::Interrupt;
 use super::prompts::PromptBank;
 use super::rollout::{Probe, Rollout};
@@ -55,6 +56,13 @@ pub enum Inputs {
         /// The steps' means by the policy that sampled, if the algorithm needs them.
         mean_old: Option<Tensor>,
     },
+    /// What a rollout went through, and where it should have gone.
+    Led {
+        /// The samples on its way.
+        x: Tensor,
+        /// The gradients of the reward at its end.
+        reward_gradient: Tensor,
+    },
 }
 
 /// Points that go through the network together, one row per point.
@@ -87,6 +95,8 @@ pub struct Evaluated {
     pub clipped: usize,
     /// The largest difference between the rollout's velocity and the same here, if there was a probe.
     pub deviation: Option<f32>,
+    /// How far from the base the trained policy is there.
+    pub drift: Option<Drift>,
 }
 
 /// A policy that is evaluated at every point of a batch.
@@ -117,7 +127,7 @@ impl Evaluator {
 }
 
 /// All policies' rows at the points of a batch, as one forward takes them: one policy after the other, with guidance the
-/// unconditional half before the other; the probe last.
+/// unconditional half before the other; the probe's last: of the policy that sampled, the trained one and the reference.
 struct Stacked {
     each: Vec<Evaluator>,
     /// The points, `[n, channels, h, w]`.
@@ -135,7 +145,8 @@ struct Feed {
 /// The velocities at the points of a batch.
 struct Velocities {
     each: Vec<(Operand, Tensor)>,
-    probe: Option<Tensor>,
+    /// At the probe, if there is one.
+    probed: Option<[Tensor; 3]>,
 }
 
 impl Stacked {
@@ -144,7 +155,7 @@ impl Stacked {
         let t: Vec<f32> = batch.points.iter().map(|p| p.t).collect();
         let x = match &batch.inputs {
             Inputs::Noised { x0, noise } => noising::forward(x0, noise, &t),
-            Inputs::Stepped { x, .. } => x.clone(),
+            Inputs::Stepped { x, .. } | Inputs::Led { x, .. } => x.clone(),
         };
         let each = Evaluator::all(algorithm, p.bank);
         let negative = algorithms::is_guided(algorithm).then(|| {
@@ -152,14 +163,18 @@ impl Stacked {
             row.rows(&vec![0; n])
         });
         let halves = |e: &Evaluator| e.guidance.and(negative.as_ref()).into_iter().chain([&batch.prompts]);
-        let runs = each.iter().map(|e| (e.slot, e.rows() * n)).chain(probe.map(|(probe, _)| (probe.slot, 1)));
+        let reference = p.bank.has(Slot::Reference).then_some(Slot::Reference);
+        let probed = probe.map(|(probe, _)| [probe.slot, Some(Slot::Theta), reference]);
+        let at_probe = || probe.into_iter().flat_map(|at| std::iter::repeat_n(at, 3));
+        let runs =
+            each.iter().map(|e| (e.slot, e.rows() * n)).chain(probed.into_iter().flatten().map(|slot| (slot, 1)));
         // The probe may go through the trained policy too.
         let rows = Rows::runs(runs).training(each[0].rows() * n);
         let blocks: usize = each.iter().map(Evaluator::rows).sum();
         let mut timestep: Vec<f32> = (0..blocks).flat_map(|_| &t).map(|t| p.schedule.timestep(*t)).collect();
-        timestep.extend(probe.map(|(probe, _)| probe.timestep));
-        let inputs: Vec<&Tensor> = (0..blocks).map(|_| &x).chain(probe.map(|(probe, _)| &probe.x)).collect();
-        let conditions: Vec<&PromptEmbeds> = each.iter().flat_map(halves).chain(probe.map(|(_, e)| e)).collect();
+        timestep.extend(at_probe().map(|(probe, _)| probe.timestep));
+        let inputs: Vec<&Tensor> = (0..blocks).map(|_| &x).chain(at_probe().map(|(probe, _)| &probe.x)).collect();
+        let conditions: Vec<&PromptEmbeds> = each.iter().flat_map(halves).chain(at_probe().map(|(_, e)| e)).collect();
         let feed = Feed { x: copy::concat(&inputs), timestep, condition: PromptEmbeds::concat(&conditions) };
         (Self { each, x, rows }, feed)
     }
@@ -183,8 +198,8 @@ impl Stacked {
             (e.of, velocity)
         };
         let each = self.each.iter().map(one).collect();
-        let probe = (start < self.rows.count()).then(|| velocity.slice(start..self.rows.count()));
-        Velocities { each, probe }
+        let probed = (start < self.rows.count()).then(|| [0, 1, 2].map(|i| velocity.slice(start + i..start + i + 1)));
+        Velocities { each, probed }
     }
 }
 
@@ -204,6 +219,7 @@ impl Velocities {
             (Operand::X, Inputs::Stepped { x, .. }) => x,
             (Operand::Next, Inputs::Stepped { next, .. }) => next,
             (Operand::MeanOld, Inputs::Stepped { mean_old: Some(mean), .. }) => mean,
+            (Operand::RewardGradient, Inputs::Led { reward_gradient, .. }) => reward_gradient,
             (other, _) => unreachable!("{other:?} of points of the other kind"),
         }
     }
@@ -234,8 +250,12 @@ pub fn accumulate(
     let (velocity, saved) = p.network.forward_saved(&feed.x, condition, &adapters, p.checkpointing);
     drop(feed);
     let mut velocities = stacked.split(&velocity);
-    let pairs = batch.probe.as_ref().zip(velocities.probe.take());
-    let deviation = pairs.map(|((probe, _), here)| largest_difference(&probe.velocity, &here));
+    let (deviation, drift) = match batch.probe.as_ref().zip(velocities.probed.take()) {
+        Some(((probe, _), [sampled, theta, reference])) => {
+            (Some(largest_difference(&probe.velocity, &sampled)), Some(Drift::of(&theta, &reference)))
+        }
+        None => (None, None),
+    };
 
     let operand = |of| velocities.operand(&batch.inputs, of);
     let loss = known
@@ -252,6 +272,7 @@ pub fn accumulate(
         ratios: loss.ratios,
         clipped: loss.clipped,
         deviation,
+        drift,
     }
 }
 
@@ -276,6 +297,8 @@ pub struct UpdateReport {
     pub overflowed: bool,
     /// The largest difference between a velocity of the rollout and the same in training, if it was looked for.
     pub deviation: Option<f32>,
+    /// How far from the base the policy was before this step, at one point of the rollout.
+    pub drift: Option<Drift>,
     /// As [`algorithms::Loss::ratios`], of all points.
     pub ratios: Vec<f64>,
     /// As [`algorithms::Loss::clipped`].
@@ -298,6 +321,10 @@ impl Epoch<'_> {
         if let Some(recorded) = &self.rollout.recorded {
             let rows: Vec<usize> = points.iter().map(|p| recorded.row(p.step, p.image)).collect();
             let of = |t: &Tensor| copy::gather(t, &rows);
+            if let Some(gradient) = &self.rollout.reward_gradient {
+                let images: Vec<usize> = points.iter().map(|p| p.image).collect();
+                return Inputs::Led { x: of(&recorded.x), reward_gradient: copy::gather(gradient, &images) };
+            }
             let mean_old = recorded.mean.as_ref().map(of);
             return Inputs::Stepped { x: of(&recorded.x), next: of(&recorded.next), mean_old };
         }
@@ -322,17 +349,19 @@ impl Epoch<'_> {
 }
 
 impl Setup {
-    /// One optimiser step at `points` of `rollout`, whose images have the prompts `texts`.
+    /// One optimiser step at `points` of `rollout`, whose images have the prompts `texts`. The first of an epoch, before which
+    /// nothing has changed, can be interrupted.
     ///
     /// # Errors
-    /// [`Interrupted`](super::guard::Interrupted), or what an encoder reports; `state` is unchanged then.
+    /// [`Interrupted`](super::guard::Interrupted), or what an encoder reports; in the first of an epoch, if the ratios of the
+    /// unchanged policy are further from 1 than the algorithm clips them. `state` is unchanged then.
     pub(super) fn update(
         &mut self,
         state: &mut State,
         rollout: &Rollout,
         texts: &[&str],
         points: &[Point],
-        interrupt: &Interrupt,
+        first: Option<&Interrupt>,
     ) -> Result<UpdateReport> {
         let raw = &self.config.raw;
         let mut grads = Tensor::zeros(&self.device, &[state.bank.layout().len()]);
@@ -365,7 +394,7 @@ impl Setup {
                 for points in &chunks {
                     let batch = epoch.batch(&mut self.prompts, points, None)?;
                     products.extend(self.device.region(|| compare(policies, algorithm, &batch)));
-                    interrupt.check()?;
+                    first.map_or(Ok(()), Interrupt::check)?;
                 }
                 let loss = algorithm.loss(part, &products, total);
                 known = loss.split(chunks.iter().map(|c| c.len())).into_iter().map(Some).collect();
@@ -377,11 +406,15 @@ impl Setup {
                 report.ratios.extend(done.ratios);
                 report.clipped += done.clipped;
                 report.deviation = report.deviation.or(done.deviation);
+                report.drift = report.drift.or(done.drift);
                 progress.step(points.len() as u64);
-                interrupt.check()?;
+                first.map_or(Ok(()), Interrupt::check)?;
             }
         }
         progress.finish();
+        if let Some(noise) = first.and_then(|_| ratio_deviation(&report)) {
+            algorithms::check_ratio_noise(algorithm, noise)?;
+        }
 
         self.device.check()?;
         let modules = self.pipeline.network.modules();
@@ -402,8 +435,11 @@ impl Setup {
             (None, scale) => {
                 let factor = clip_factor(report.grad_norm, raw.optimizer.max_grad_norm) / scaled as f32;
                 scale.iter_mut().for_each(LossScale::grow);
-                let optimizer = AdamW { lr, ..self.optimizer };
-                self.device.region(|| state.step(&optimizer, &*self.algorithm, &grads, factor));
+                report.skipped = state.grad_norms.outlier(report.grad_norm, raw.optimizer.max_grad_outlier);
+                if report.skipped.is_none() {
+                    let optimizer = AdamW { lr, ..self.optimizer };
+                    self.device.region(|| state.step(&optimizer, &*self.algorithm, &grads, factor));
+                }
             }
         }
         Ok(report)

@@ -1,8 +1,11 @@
 //! Whole training runs of the built program on a small random model.
 
 mod commands;
+mod compare;
 #[cfg(unix)]
 mod events;
+#[cfg(unix)]
+mod first_order;
 mod fp8;
 mod gpu;
 #[cfg(unix)]

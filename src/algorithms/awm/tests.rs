@@ -49,7 +49,7 @@ fn off_policy_the_stored_log_probability_counts() {
 
 /// §9.7: on policy the ratio is exactly 1, and the gradient is that of `−A·logp` and the anchors.
 #[test]
-fn gradient_matches_finite_differences_on_policy() {
+fn t13_t14_gradient_matches_finite_differences_on_policy() {
     let (operands, times, advantages) = (Operands::random(3, 32), [0.9, 0.5, 0.1], [3.0, -1.0, 0.5]);
     for weighting in [Weighting::Uniform, Weighting::T, Weighting::T2, Weighting::Huber, Weighting::Ghuber] {
         let awm = awm(|k| k.weighting = weighting);

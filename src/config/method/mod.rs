@@ -6,6 +6,7 @@ mod grpo;
 mod nft;
 mod preference;
 mod ram;
+mod rsm_first_order;
 mod sft;
 mod times;
 
@@ -18,6 +19,7 @@ pub use grpo::{GrpoKeys, GuardGradBalance, KlDenominator, KlType, Std, WindowPla
 pub use nft::{AdvantageMode, Decay, NftKeys};
 pub use preference::{DgpoKeys, DpoKeys, GroupReference};
 pub use ram::{Form, Grid, RamKeys};
+pub use rsm_first_order::{RsmFirstOrderKeys, Slope};
 pub use sft::SftKeys;
 pub use times::{TimeType, Times};
 
@@ -39,6 +41,8 @@ pub enum Method {
     Cps,
     /// GRPO-Guard: Flow-GRPO with normalised ratios.
     GrpoGuard,
+    /// First-order residual score matching.
+    RsmFirstOrder,
     /// Supervised fine-tuning on the best image of each prompt.
     Sft,
     /// The same, on images of a policy that follows.
@@ -57,7 +61,7 @@ pub enum Method {
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Ram,
         Self::Awm,
         Self::Nft,
@@ -65,6 +69,7 @@ impl Method {
         Self::FlowGrpoFast,
         Self::Cps,
         Self::GrpoGuard,
+        Self::RsmFirstOrder,
         Self::Sft,
         Self::OnlineSft,
         Self::Rwr,
@@ -79,6 +84,11 @@ impl Method {
         matches!(self, Self::FlowGrpo | Self::FlowGrpoFast | Self::Cps | Self::GrpoGuard)
     }
 
+    /// Whether it follows the gradient of the rewards, and so needs one of each; images are compared with no others.
+    pub fn follows_gradients(self) -> bool {
+        self == Self::RsmFirstOrder
+    }
+
     /// Its name, also that of its table.
     pub fn name(self) -> &'static str {
         match self {
@@ -89,6 +99,7 @@ impl Method {
             Self::FlowGrpoFast => "flow_grpo_fast",
             Self::Cps => "cps",
             Self::GrpoGuard => "grpo_guard",
+            Self::RsmFirstOrder => "rsm_first_order",
             Self::Sft => "sft",
             Self::OnlineSft => "online_sft",
             Self::Rwr => "rwr",
@@ -111,6 +122,8 @@ pub enum MethodKeys {
     Nft(NftKeys),
     /// Flow-GRPO and its variants.
     Grpo(GrpoKeys),
+    /// First-order residual score matching.
+    RsmFirstOrder(RsmFirstOrderKeys),
     /// Regression to the images that rewards choose.
     Sft(SftKeys),
     /// Diffusion-DPO.
@@ -134,6 +147,7 @@ impl MethodKeys {
             Method::FlowGrpo | Method::FlowGrpoFast | Method::Cps | Method::GrpoGuard => {
                 Self::Grpo(GrpoKeys::default())
             }
+            Method::RsmFirstOrder => Self::RsmFirstOrder(RsmFirstOrderKeys::default()),
             Method::Sft | Method::OnlineSft | Method::Rwr => Self::Sft(SftKeys::default()),
             Method::Dpo | Method::OnlineDpo => Self::Dpo(DpoKeys::default()),
             Method::Dgpo => Self::Dgpo(DgpoKeys::default()),
@@ -151,6 +165,7 @@ impl MethodKeys {
             Self::Ram(keys) => keys.check(),
             Self::Awm(keys) => keys.check(),
             Self::Nft(keys) => keys.check(),
+            Self::RsmFirstOrder(keys) => keys.check(),
             Self::Sft(keys) => keys.check(method),
             Self::Dpo(keys) => keys.check(method),
             Self::Dgpo(keys) => keys.check(),
