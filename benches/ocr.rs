@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use criterion::{BenchmarkId, Criterion, criterion_group};
+use engine::device::Device;
 use engine::io::image::read_rgb;
 use engine::rewards::ocr::{Channels, Ocr};
 

@@ -125,7 +125,7 @@ impl Algorithm for Crd {
     }
 
     fn reference_guidance(&self) -> Option<f32> {
-        (self.keys.kl_guidance_scale > 1.0).then_some(self.keys.kl_guidance_scale)
+        (self.needs().reference && self.keys.kl_guidance_scale > 1.0).then_some(self.keys.kl_guidance_scale)
     }
 
     /// `θ − y`, `old − y`, and where it has weight `θ − ref`.

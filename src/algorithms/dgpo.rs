@@ -95,7 +95,7 @@ impl Algorithm for Dgpo {
     }
 
     fn reference_guidance(&self) -> Option<f32> {
-        (self.keys.kl_guidance_scale > 1.0).then_some(self.keys.kl_guidance_scale)
+        (self.needs().reference && self.keys.kl_guidance_scale > 1.0).then_some(self.keys.kl_guidance_scale)
     }
 
     /// `θ − y`, and where they are needed `θ − ref` and `θ − old`.
