@@ -18,6 +18,17 @@ pub struct Advantages {
 /// `A_i = (r_i − mean of its group) / (std of all rewards + eps)`; images with equal `group` are one group.
 /// Statistics are population statistics in f64. If all rewards are equal, every advantage is exactly zero.
 pub fn group_centered<G: Ord>(rewards: &[f64], group: &[G], eps: f64) -> Advantages {
+    let (_, all) = statistics(rewards);
+    centered(rewards, group, |_| all + eps)
+}
+
+/// The same with the standard deviation of its group in the place of that of all rewards.
+pub fn group_scaled<G: Ord>(rewards: &[f64], group: &[G], eps: f64) -> Advantages {
+    centered(rewards, group, |std| std + eps)
+}
+
+/// The rewards less the mean of their group, over what `scale` makes of its standard deviation.
+fn centered<G: Ord>(rewards: &[f64], group: &[G], scale: impl Fn(f64) -> f64) -> Advantages {
     assert_eq!(rewards.len(), group.len());
     let (_, std) = statistics(rewards);
     let mut values = vec![0.0; rewards.len()];
@@ -29,9 +40,9 @@ pub fn group_centered<G: Ord>(rewards: &[f64], group: &[G], eps: f64) -> Advanta
             zero_variance_groups += 1;
             continue;
         }
-        let (centre, _) = statistics(&of_group);
+        let (centre, of_group) = statistics(&of_group);
         for i in images {
-            values[*i] = (rewards[*i] - centre) / (std + eps);
+            values[*i] = (rewards[*i] - centre) / scale(of_group);
         }
     }
     Advantages { values, std, zero_variance_groups, groups: members.len() }
@@ -104,6 +115,14 @@ mod tests {
         let std = 25.25f64.sqrt();
         assert!((a.std - std).abs() < 1e-12);
         assert!((a.values[3] - 0.5 / std).abs() < 1e-12);
+    }
+
+    #[test]
+    fn groups_of_their_own_scale_are_divided_by_their_own_deviation() {
+        let a = group_scaled(&[0.0, 1.0, 10.0, 14.0, 3.0], &[0, 0, 1, 1, 2], 0.5);
+        assert_eq!(a.values, [-0.5, 0.5, -0.8, 0.8, 0.0]);
+        assert_eq!((a.groups, a.zero_variance_groups), (3, 1), "one alone cannot be compared");
+        assert_eq!(a.std, group_centered(&[0.0, 1.0, 10.0, 14.0, 3.0], &[0; 5], 0.0).std);
     }
 
     #[test]

@@ -7,6 +7,8 @@ pub mod awm;
 pub mod grpo;
 pub mod nft;
 pub mod ram;
+pub mod rsm;
+pub mod steps;
 mod surrogate;
 #[cfg(test)]
 mod testing;
@@ -17,7 +19,7 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 
 use self::advantage::{Advantages, group_centered};
-use crate::config::TrainConfig;
+use crate::config::{Each, TrainConfig};
 use crate::config::method::MethodKeys;
 use crate::config::raw::Weights as Sampled;
 use crate::device::Tensor;
@@ -25,12 +27,14 @@ use crate::device::philox::{Key, Purpose};
 use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::products::{self, Products, Weights};
 use crate::ops::{combine, copy};
+use crate::rollout::branch::Fork;
 use crate::rollout::schedule::Schedule;
 
 pub use awm::Awm;
 pub use grpo::Grpo;
 pub use nft::Nft;
 pub use ram::Ram;
+pub use rsm::Rsm;
 
 /// One place that is trained at.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,12 +51,24 @@ pub struct Point {
     pub step: usize,
     /// How likely the policy that sampled it found it, for methods that compare; none if that is the trained one as it is.
     pub log_prob_old: Option<f64>,
+    /// What the terms of its loss are times, for methods where that depends on the other points of an optimiser step.
+    pub share: Share,
+}
+
+/// What the terms of a point's loss are times.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Share {
+    /// What makes good images likelier.
+    pub policy: f64,
+    /// What holds the policy to the reference.
+    pub anchor: f64,
 }
 
 impl Point {
     /// A point whose noise is not drawn yet.
     pub fn new(image: usize, t: f32, advantage: f64) -> Self {
-        Self { image, t, noise: Key::new(0, Purpose::ForwardNoise), advantage, step: 0, log_prob_old: None }
+        let (noise, share) = (Key::new(0, Purpose::ForwardNoise), Share::default());
+        Self { image, t, noise, advantage, step: 0, log_prob_old: None, share }
     }
 }
 
@@ -75,6 +91,8 @@ pub enum Operand {
     Next,
     /// The mean of the step by the policy that sampled.
     MeanOld,
+    /// The velocity of the policy that sampled, with guidance.
+    VelocityOld,
 }
 
 /// `Σ weight·operand`, added up in the order it is written in.
@@ -119,6 +137,8 @@ pub struct Needs {
     pub old: bool,
     /// The means of the rollout's steps.
     pub mean_old: bool,
+    /// The velocities of the rollout's steps, and their noise in the place of the samples after.
+    pub velocity_old: bool,
 }
 
 /// The loss of some points and its gradient: `dL/dv = (1/D)·Σ_k coefficients[k]·difference_k` for each.
@@ -162,6 +182,8 @@ pub struct Scored<'a> {
     pub steps: Range<usize>,
     /// As said.
     pub log_probs: &'a [f64],
+    /// Where each image left its trunk, if images are forks; the recorded step is that one alone.
+    pub forks: &'a [Fork],
 }
 
 /// A training method.
@@ -193,6 +215,16 @@ pub trait Algorithm: Send + Sync {
     /// Training points per image and epoch.
     fn points_per_image(&self) -> usize;
 
+    /// How many forks each step of a sample has, if images are those; else none.
+    fn forks(&self) -> &[usize] {
+        &[]
+    }
+
+    /// What each sample of an epoch gives.
+    fn each(&self) -> Each {
+        Each { images: 1, points: self.points_per_image() }
+    }
+
     /// Optimiser steps of an epoch.
     fn updates_per_epoch(&self) -> usize;
 
@@ -203,6 +235,9 @@ pub trait Algorithm: Send + Sync {
     fn window(&self, _seed: u64, _epoch: u32) -> Option<Window> {
         None
     }
+
+    /// Sets what the points of an optimiser step say of one another: [`Point::share`].
+    fn weigh(&self, _points: &mut [Point]) {}
 
     /// The guidance of the velocities that it compares.
     fn guidance(&self) -> Option<Guidance> {
@@ -235,6 +270,7 @@ pub fn build(config: &TrainConfig, schedule: &Schedule, tokens: usize) -> Result
         MethodKeys::Awm(keys) => Box::new(Awm::new(&keys, schedule, steps, tokens)?),
         MethodKeys::Grpo(keys) => Box::new(Grpo::new(&keys, config, schedule, tokens)?),
         MethodKeys::Nft(keys) => Box::new(Nft::new(&keys, schedule, steps, tokens)?),
+        MethodKeys::Rsm(keys) => Box::new(Rsm::new(&keys, config, schedule, tokens)?),
     })
 }
 

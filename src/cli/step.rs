@@ -24,7 +24,9 @@ use super::DeviceArg;
 /// adapter lora_old.<module>...; awm, if it is not on policy, log_prob_old [N], and with sum_first image [N]. flow_grpo,
 /// flow_grpo_fast, cps and grpo_guard besides: x, x_next [N,C,h,w], the samples before and after a step of the rollout; step, its
 /// number, and log_prob_old [N]; grpo_guard mean_old [N,C,h,w]; with guidance negative_prompt_embeds [1,L,D],
-/// negative_pooled_prompt_embeds [1,P].
+/// negative_pooled_prompt_embeds [1,P]. rsm besides: x; step; what guidance needs; with rsm.loss = "matching" velocity_old, noise
+/// [N,C,h,w], the velocity that the step was taken along (with guidance) and its noise; with "ppo" x_next, log_prob_old, and for
+/// reweight = "guard" mean_old. Its rows at steps without forks are anchors.
 ///
 /// Writes loss [1]; velocity [N,C,h,w] (with guidance, if the loss has it), and velocity_ref and velocity_old if the
 /// algorithm compares with them; ratio [N] if it weighs by one; grad.<module>.lora_A.weight and .lora_B.weight.
@@ -79,14 +81,17 @@ fn step(args: &Args, device: &Device) -> Result<()> {
     let optional = |name: &str| file.entry(name).map(|_| numbers(name)).transpose();
     let algorithm = algorithms::build(&config, &schedule, sizes.tokens(x.dim(2), x.dim(3)))?;
     let needs = algorithm.needs();
-    let inputs = if is_stepped {
+    let inputs = if needs.velocity_old {
+        Inputs::Matched { velocity_old: tensor_of("velocity_old", &shape)?, noise: tensor_of("noise", &shape)?, x }
+    } else if is_stepped {
         let mean_old = needs.mean_old.then(|| tensor_of("mean_old", &shape)).transpose()?;
         Inputs::Stepped { next: tensor_of("x_next", &shape)?, mean_old, x }
     } else {
         Inputs::Noised { noise: tensor_of("noise", &shape)?, x0: x }
     };
     let advantage = numbers("advantage")?;
-    let log_prob_old = if is_stepped { Some(numbers("log_prob_old")?) } else { optional("log_prob_old")? };
+    let is_compared = matches!(inputs, Inputs::Stepped { .. });
+    let log_prob_old = if is_compared { Some(numbers("log_prob_old")?) } else { optional("log_prob_old")? };
     let (t, steps, image) = if is_stepped {
         (Vec::new(), whole("step", &numbers("step")?, config.rollout.num_inference_steps)?, None)
     } else {
@@ -131,7 +136,8 @@ fn step(args: &Args, device: &Device) -> Result<()> {
             f64::from(advantage[i]),
         )
     };
-    let points: Vec<Point> = (0..n).map(point).collect();
+    let mut points: Vec<Point> = (0..n).map(point).collect();
+    algorithm.weigh(&mut points);
     let mut grads = Tensor::zeros(device, &[layout.len()]);
     let batch = Batch { points: &points, inputs, prompts, negative, probe: None };
     let done = accumulate(policies, &*algorithm, &batch, n, &mut grads);

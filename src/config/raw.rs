@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::method::{AwmKeys, GrpoKeys, Method, MethodKeys, NftKeys, RamKeys};
+use super::method::{AwmKeys, GrpoKeys, Method, MethodKeys, NftKeys, RamKeys, RsmKeys};
 use super::optimizer::Optimizer;
 use super::reward::{RewardKeys, RewardModel};
 use crate::device::{DType, Precision, Wide};
@@ -70,6 +70,9 @@ pub struct TrainConfig {
     /// GRPO-Guard, if that is the algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grpo_guard: Option<GrpoKeys>,
+    /// Reward Score Matching, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rsm: Option<RsmKeys>,
     /// How the update is computed.
     #[serde(default)]
     pub train: Train,
@@ -115,6 +118,7 @@ impl TrainConfig {
             flow_grpo_fast: None,
             cps: None,
             grpo_guard: None,
+            rsm: None,
             train: Train::default(),
             lora: Lora::default(),
             optimizer: Optimizer::default(),
@@ -146,12 +150,13 @@ impl TrainConfig {
             Method::FlowGrpoFast => self.flow_grpo_fast.as_ref(),
             Method::Cps => self.cps.as_ref(),
             Method::GrpoGuard => self.grpo_guard.as_ref(),
-            Method::Ram | Method::Awm | Method::Nft => None,
+            Method::Ram | Method::Awm | Method::Nft | Method::Rsm => None,
         };
         let is_given = |method: Method| match method {
             Method::Ram => self.ram.is_some(),
             Method::Awm => self.awm.is_some(),
             Method::Nft => self.nft.is_some(),
+            Method::Rsm => self.rsm.is_some(),
             method => grpo(method).is_some(),
         };
         if let Some(other) = Method::ALL.into_iter().find(|method| is_given(*method) && *method != self.algorithm) {
@@ -166,6 +171,7 @@ impl TrainConfig {
             }
             Method::Awm => MethodKeys::Awm(self.awm.clone().unwrap_or_default()),
             Method::Nft => MethodKeys::Nft(self.nft.clone().unwrap_or_default()),
+            Method::Rsm => MethodKeys::Rsm(self.rsm.clone().unwrap_or_default()),
             method => MethodKeys::Grpo(grpo(method).cloned().unwrap_or_default()),
         })
     }
@@ -221,7 +227,8 @@ impl Prompts {
 pub struct Rollout {
     /// Different prompts per epoch.
     pub num_prompts_per_epoch: usize,
-    /// Images of each prompt; their mean reward is what an image is compared with.
+    /// Images of each prompt; their mean reward is what an image is compared with. Where images are forks (`rsm`), seeds of each
+    /// prompt: an image is compared with the other forks of its seed and step.
     pub num_images_per_prompt: usize,
     /// Steps.
     pub num_inference_steps: usize,

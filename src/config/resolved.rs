@@ -27,6 +27,8 @@ pub struct Resolved {
     pub resolution: usize,
     /// Height and width of a latent in its own pixels.
     pub latent: usize,
+    /// What each sample of an epoch gives.
+    pub each: Each,
     /// Images per epoch.
     pub images: usize,
     /// Training points per epoch.
@@ -49,6 +51,15 @@ pub struct ModelSizes {
     pub max_tokens: usize,
     /// The model's own latent side.
     pub own_latent: usize,
+}
+
+/// What a sample of a rollout, one of a prompt's seeds, gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Each {
+    /// Images that are judged: more than one if samples fork.
+    pub images: usize,
+    /// Training points.
+    pub points: usize,
 }
 
 impl ModelSizes {
@@ -74,7 +85,7 @@ impl Resolved {
         job: Job,
         sizes: ModelSizes,
         [train_prompts, eval_prompts]: [usize; 2],
-        points_per_image: usize,
+        each: Each,
     ) -> Result<Self> {
         raw.check()?;
         let r = &raw.rollout;
@@ -91,8 +102,8 @@ impl Resolved {
             raw.prompts.eval.display()
         );
         let resolution = sizes.resolution(&raw)?;
-        let images = prompts * r.num_images_per_prompt;
-        let points = images * points_per_image;
+        let samples = prompts * r.num_images_per_prompt;
+        let (images, points) = (samples * each.images, samples * each.points);
         if job == Job::Train {
             divides("rollout.batch_size", r.batch_size, images, "images per epoch")?;
             r.sampler.check("rollout.noise_level", r.noise_level)?;
@@ -103,6 +114,7 @@ impl Resolved {
             job,
             resolution,
             latent: resolution / sizes.downscale,
+            each,
             images,
             points,
             eval_images: evaluated * raw.eval.num_images_per_prompt,
@@ -112,15 +124,21 @@ impl Resolved {
 
     /// The sizes that follow from the config, one line each.
     pub fn describe(&self) -> String {
-        let (r, t) = (&self.raw.rollout, &self.raw.train);
+        let (r, t, each) = (&self.raw.rollout, &self.raw.train, self.each);
+        let (prompts, seeds) = (r.num_prompts_per_epoch, r.num_images_per_prompt);
+        let (samples, what) = (prompts * seeds, if each.images == 1 { "images" } else { "seeds" });
         let rows = [
             (
                 "images per epoch",
-                format!("{} prompts x {} = {}", r.num_prompts_per_epoch, r.num_images_per_prompt, self.images),
+                if each.images == 1 {
+                    format!("{prompts} prompts x {seeds} = {}", self.images)
+                } else {
+                    format!("{prompts} prompts x {seeds} seeds x {} forks = {}", each.images, self.images)
+                },
             ),
             (
                 "training points per epoch",
-                format!("{} images x {} = {}", self.images, self.points / self.images.max(1), self.points),
+                format!("{samples} {what} x {} = {}", each.points, self.points),
             ),
             (
                 "rollout",
@@ -171,9 +189,10 @@ impl TrainConfig {
         ensure!(warmup as usize <= MOST, "optimizer.warmup is {warmup}, expected at most {MOST}");
         check_steps("rollout.num_inference_steps", r.num_inference_steps)?;
         check_steps("eval.num_inference_steps", self.eval.num_inference_steps)?;
+        let method = self.method()?;
         let images_per_prompt = r.num_images_per_prompt;
         ensure!(
-            images_per_prompt >= 2,
+            images_per_prompt >= 2 || method.compares_within_seeds(),
             "rollout.num_images_per_prompt is {images_per_prompt}, expected at least 2: an image is compared with the others of its prompt"
         );
         let sequence = self.prompts.max_sequence_length;
@@ -195,7 +214,7 @@ impl TrainConfig {
         ] {
             within(key, value, range)?;
         }
-        self.method()?.check(self.algorithm)?;
+        method.check(self.algorithm)?;
         ensure!(!self.rewards.is_empty(), "[rewards] is empty, expected at least one name = weight");
         ensure!(!self.lora.targets.is_empty(), "lora.targets is empty, expected at least one layer name");
         Ok(())
@@ -238,7 +257,7 @@ mod tests {
         {
             let raw = super::super::parse("c", &text).unwrap();
             let points = raw.ram.as_ref().expect("given above").num_noisings;
-            Resolved::new(raw, Job::Train, SIZES, [100, 10], points)
+            Resolved::new(raw, Job::Train, SIZES, [100, 10], Each { images: 1, points })
         }
     }
 

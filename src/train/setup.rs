@@ -149,10 +149,9 @@ pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
         "train.batch_size is {batch}, and '{}' with these settings looks at {together} points at once; expected a multiple of that",
         algorithm.name()
     );
-    let points_per_image = algorithm.points_per_image();
     let counts = [train.prompts.len(), eval.prompts.len()];
     Ok(Planned {
-        config: Resolved::new(raw, job, sizes_of, counts, points_per_image)?,
+        config: Resolved::new(raw, job, sizes_of, counts, algorithm.each())?,
         encoders_leave: false,
         model,
         train,

@@ -52,6 +52,15 @@ pub enum Inputs {
         /// The steps' means by the policy that sampled, if the algorithm needs them.
         mean_old: Option<Tensor>,
     },
+    /// Steps of a rollout, by where their noise points.
+    Matched {
+        /// The samples before.
+        x: Tensor,
+        /// The velocities there of the policy that sampled, with guidance.
+        velocity_old: Tensor,
+        /// The noise.
+        noise: Tensor,
+    },
 }
 
 /// Points that go through the network together, one row per point.
@@ -98,7 +107,7 @@ pub fn accumulate(
     let t: Vec<f32> = batch.points.iter().map(|p| p.t).collect();
     let x = match &batch.inputs {
         Inputs::Noised { x0, noise } => noising::forward(x0, noise, &t),
-        Inputs::Stepped { x, .. } => x.clone(),
+        Inputs::Stepped { x, .. } | Inputs::Matched { x, .. } => x.clone(),
     };
 
     // All policies' rows in one forward, the trained ones first; with guidance the unconditional half of each before the other.
@@ -153,8 +162,9 @@ pub fn accumulate(
         (Operand::Theta, _) => &theta,
         (Operand::Reference, _) => reference.as_ref().expect("the algorithm says that it needs it"),
         (Operand::Old, _) => old.as_ref().expect("the algorithm says that it needs it"),
-        (Operand::Noise, Inputs::Noised { noise, .. }) => noise,
+        (Operand::Noise, Inputs::Noised { noise, .. } | Inputs::Matched { noise, .. }) => noise,
         (Operand::X0, Inputs::Noised { x0, .. }) => x0,
+        (Operand::VelocityOld, Inputs::Matched { velocity_old, .. }) => velocity_old,
         (Operand::X, Inputs::Stepped { x, .. }) => x,
         (Operand::Next, Inputs::Stepped { next, .. }) => next,
         (Operand::MeanOld, Inputs::Stepped { mean_old: Some(mean), .. }) => mean,
@@ -196,16 +206,27 @@ pub struct UpdateReport {
 impl Setup {
     /// What `points` of `rollout` are made from.
     fn inputs(&self, rollout: &Rollout, points: &[Point]) -> Inputs {
-        if let Some(recorded) = &rollout.recorded {
-            let rows: Vec<usize> = points.iter().map(|p| recorded.row(p.step, p.image)).collect();
-            let of = |t: &Tensor| copy::gather(t, &rows);
-            let mean_old = recorded.mean.as_ref().map(of);
-            return Inputs::Stepped { x: of(&recorded.x), next: of(&recorded.next), mean_old };
-        }
-        let x0 = copy::gather(&rollout.x0, &points.iter().map(|p| p.image).collect::<Vec<_>>());
         let keys: Vec<Key> = points.iter().map(|p| p.noise).collect();
-        let noise = noise::normal(&self.device, &keys, x0.shape());
-        Inputs::Noised { x0, noise }
+        let drawn = |shape: &[usize]| noise::normal(&self.device, &keys, shape);
+        let Some(recorded) = &rollout.recorded else {
+            let all = rollout.x0.as_ref().expect("kept where no steps are");
+            let x0 = copy::gather(all, &points.iter().map(|p| p.image).collect::<Vec<_>>());
+            return Inputs::Noised { noise: drawn(x0.shape()), x0 };
+        };
+        let before: Vec<usize> = points.iter().map(|p| recorded.before(p.step, p.image)).collect();
+        let x = copy::gather(&recorded.x, &before);
+        match &recorded.next {
+            Some(next) => {
+                let after: Vec<usize> = points.iter().map(|p| recorded.after(p.step, p.image)).collect();
+                let mean_old = recorded.mean.as_ref().map(|mean| copy::gather(mean, &before));
+                Inputs::Stepped { x, next: copy::gather(next, &after), mean_old }
+            }
+            None => {
+                let velocity = recorded.velocity.as_ref().expect("kept where the samples after are not");
+                // The rollout's own, drawn again.
+                Inputs::Matched { velocity_old: copy::gather(velocity, &before), noise: drawn(x.shape()), x }
+            }
+        }
     }
 
     /// One optimiser step at `points` of `rollout`, whose images have the prompts `texts`.

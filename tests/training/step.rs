@@ -105,12 +105,14 @@ fn check_method(case: &str, device: &str) {
 
 #[test]
 fn every_method_s_loss_and_gradients_match_autograd() {
-    for case in ["awm", "awm_off_policy", "nft", "flow_grpo", "cps", "grpo_guard"] {
+    for case in ["awm", "awm_off_policy", "nft", "flow_grpo", "cps", "grpo_guard", "rsm", "rsm_ppo"] {
         check_method(case, "cpu");
     }
 }
 
 #[test]
 fn on_the_interpreted_gpu_steps_with_guidance_match_autograd_too() {
-    check_method("flow_grpo", "vm");
+    for case in ["flow_grpo", "rsm"] {
+        check_method(case, "vm");
+    }
 }

@@ -66,7 +66,7 @@ fn an_image_is_trained_at_nine_of_ten_levels_in_an_order_of_its_own() {
         step: draw,
         ..crate::device::philox::Key::new(1, purpose)
     };
-    let updates = nft.updates(&Scored { advantages: &[1.0, -1.0], key: &key, steps: 0..0, log_probs: &[] });
+    let updates = nft.updates(&Scored { advantages: &[1.0, -1.0], key: &key, steps: 0..0, log_probs: &[], forks: &[] });
     assert_eq!((updates.len(), updates[0].len(), nft.points_per_image()), (1, 18, 9));
     let times = |image: usize| -> Vec<f32> { updates[0].iter().filter(|p| p.image == image).map(|p| p.t).collect() };
     assert_ne!(times(0), times(1));

@@ -4,6 +4,7 @@ mod awm;
 mod grpo;
 mod nft;
 mod ram;
+mod rsm;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ pub use awm::{AwmKeys, KlForm, LossType, TimeType, Weighting};
 pub use grpo::{GrpoKeys, GuardGradBalance, KlDenominator, KlType};
 pub use nft::{AdvantageMode, Decay, NftKeys};
 pub use ram::{Form, Grid, RamKeys};
+pub use rsm::{Profile, ProfileName, Reweight, RsmKeys, RsmLoss, RsmSampler};
 
 /// The training methods there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -31,16 +33,18 @@ pub enum Method {
     Cps,
     /// GRPO-Guard: Flow-GRPO with normalised ratios.
     GrpoGuard,
+    /// Reward Score Matching, zeroth-order.
+    Rsm,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Ram, Self::Awm, Self::Nft, Self::FlowGrpo, Self::FlowGrpoFast, Self::Cps, Self::GrpoGuard];
+    pub const ALL: [Self; 8] =
+        [Self::Ram, Self::Awm, Self::Nft, Self::FlowGrpo, Self::FlowGrpoFast, Self::Cps, Self::GrpoGuard, Self::Rsm];
 
     /// Whether it is trained on the steps of its rollouts; else on clean latents, whoever made them.
     pub fn is_trained_on_steps(self) -> bool {
-        matches!(self, Self::FlowGrpo | Self::FlowGrpoFast | Self::Cps | Self::GrpoGuard)
+        matches!(self, Self::FlowGrpo | Self::FlowGrpoFast | Self::Cps | Self::GrpoGuard | Self::Rsm)
     }
 
     /// Its name, also that of its table.
@@ -53,6 +57,7 @@ impl Method {
             Self::FlowGrpoFast => "flow_grpo_fast",
             Self::Cps => "cps",
             Self::GrpoGuard => "grpo_guard",
+            Self::Rsm => "rsm",
         }
     }
 }
@@ -68,9 +73,16 @@ pub enum MethodKeys {
     Nft(NftKeys),
     /// Flow-GRPO and its variants.
     Grpo(GrpoKeys),
+    /// Reward Score Matching.
+    Rsm(RsmKeys),
 }
 
 impl MethodKeys {
+    /// Whether an image is compared with others of its seed, so that a prompt may have one seed alone.
+    pub(super) fn compares_within_seeds(&self) -> bool {
+        matches!(self, Self::Rsm(keys) if keys.sampler == RsmSampler::Branch)
+    }
+
     /// Checks what does not depend on anything else.
     ///
     /// # Errors
@@ -81,6 +93,7 @@ impl MethodKeys {
             Self::Ram(keys) => keys.check(),
             Self::Awm(keys) => keys.check(),
             Self::Nft(keys) => keys.check(),
+            Self::Rsm(keys) => keys.check(),
         }
     }
 }
