@@ -14,6 +14,8 @@ mod memory;
 mod report;
 mod resume;
 mod rewards;
+#[cfg(unix)]
+mod rsm;
 mod scaling;
 mod speed;
 mod step;
