@@ -10,7 +10,7 @@ use engine::rewards::ocr::{Channels, Ocr};
 fn bench(c: &mut Criterion) {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let folder = std::env::var_os("ENGINE_PPOCR").map_or(root.join("models/ppocr-en"), PathBuf::from);
-    let reward = match Ocr::load(&folder, Channels::Rgb) {
+    let reward = match Ocr::load(&folder, Channels::Rgb, &Device::Cpu) {
         Ok(reward) => reward,
         Err(e) => return eprintln!("nothing to measure: {e:#}"),
     };

@@ -1,179 +1,10 @@
-// Convolution of NHWC images as a matrix product, and its weights put in order: see src/ops/conv2d. Rows are windows,
-// columns are output channels; a row of a window is `depth` numbers that lie side by side in the image, so that the sum runs
-// over (window row, number) and nothing is divided. What lies outside the image is filled with zeros on the way to shared
-// memory.
+// Convolution of NHWC images as a matrix product, and its weights put in order: see src/ops/conv2d.
 // shared conv2d_wide_*16_* 65536
 // shared conv2d_narrow_*16_* 40960
 // shared conv2d_ragged_* 40960
 // hot conv2d_wide_* conv2d_narrow_* conv2d_ragged_*
+#include "common/conv.cuh"
 #include "common/mma.cuh"
-#include "common/rows.cuh"
-
-// One convolution, or the four of the parities of an image enlarged twofold (the grid's second dimension).
-struct Conv {
-  // Of the image.
-  int height, width, inputs;
-  // Windows of an image, of all images, and channels of the result.
-  int down, across, outputs;
-  u32 windows;
-  // Of a window; `depth` is its width times `inputs`.
-  int rows, depth;
-  int stride, top, left, doubled;
-};
-
-// Windows per block.
-constexpr int M = 128, THREADS = 256;
-
-__device__ __forceinline__ int parity() { return blockIdx.y; }
-
-// Where a window lies: it begins at row `row`, number `column` of its image, which is at `at` if that is inside.
-template <typename T> struct Window {
-  int row, column;
-  const T* at;
-
-  __device__ __forceinline__ Window(const Conv& p, const T* x, u32 window) {
-    u32 line = window / p.across, image = line / p.down;
-    int top = p.doubled ? 1 - parity() / 2 : p.top, left = p.doubled ? 1 - parity() % 2 : p.left;
-    row = (int)(line - image * p.down) * p.stride - top;
-    column = ((int)(window - line * p.across) * p.stride - left) * p.inputs;
-    at = x + ((long long)image * p.height + row) * p.width * p.inputs + column;
-    if (window >= p.windows) row = -(1 << 30);
-  }
-  // How many numbers are in the image's row that window row r meets.
-  __device__ __forceinline__ int numbers(const Conv& p, int r) const {
-    return (u32)(row + r) < (u32)p.height ? p.width * p.inputs : 0;
-  }
-  // Whether number k of window row r is there.
-  __device__ __forceinline__ bool has(const Conv& p, int r, int k) const {
-    return (u32)(column + k) < (u32)numbers(p, r) && k < p.depth;
-  }
-  __device__ __forceinline__ const T* number(const Conv& p, int r, int k) const {
-    return at + (long long)r * p.width * p.inputs + k;
-  }
-};
-
-// The pixel of the result that a window gives.
-__device__ __forceinline__ u64 pixel(const Conv& p, u32 window) {
-  if (!p.doubled) return window;
-  u32 line = window / p.across;
-  return ((u64)line * 2 + parity() / 2) * 2 * p.across + 2 * (window - line * p.across) + parity() % 2;
-}
-
-// Writes N neighbouring channels, of which `count` are there.
-template <bool PACKED, typename T, int N>
-__device__ __forceinline__ void finish(T* y, const T* add, float (&v)[N], const float (&bias)[N], int count) {
-#pragma unroll
-  for (int i = 0; i < N; ++i) v[i] += bias[i];
-  if (add) {
-    float a[N];
-    load<PACKED>(a, add, count);
-#pragma unroll
-    for (int i = 0; i < N; ++i) v[i] += a[i];
-  }
-  store<PACKED>(y, v, count);
-}
-
-// In single precision, without tensor cores: the CPU's chains of fused multiply-adds, cut where it cuts them. A thread has 8
-// windows times TN channels; tiles of 16 numbers lie in shared memory with the windows, and channels, side by side.
-template <int TN>
-__device__ __forceinline__ void simt(float* y, const float* x, const float* w, const float* bias, const float* add, const Conv& p) {
-  constexpr int N = 16 * TN, K = 16, CUT = 256, PAD = 4;
-  __shared__ __align__(16) float a_smem[2][K][M + PAD], b_smem[2][K][N + PAD];
-  const int tid = threadIdx.x, tx = tid % 16, ty = tid / 16, tiles_n = (p.outputs + N - 1) / N;
-  const u32 m0 = blockIdx.x / tiles_n * M;
-  const int n0 = blockIdx.x % tiles_n * N;
-  const bool packed = p.inputs % 4 == 0 && are_aligned(x, w);
-  w += (u64)parity() * p.outputs * p.rows * p.depth;
-
-  // A thread fetches the same four numbers of two windows and of one channel.
-  const int fetched = tid / 4, part = tid % 4 * 4;
-  const Window<float> window[2] = {Window<float>(p, x, m0 + fetched), Window<float>(p, x, m0 + fetched + 64)};
-  const bool has_channel = fetched < N && n0 + fetched < p.outputs;
-  const float* channel = w + (u64)(n0 + fetched) * p.rows * p.depth;
-  float a[2][4], b[4];
-  auto fetch = [&](int r, int k) {
-    k += part;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float* from = window[i].number(p, r, k);
-      if (packed) {
-        load<true>(a[i], from, window[i].has(p, r, k) ? 4 : 0);
-      } else {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) a[i][j] = window[i].has(p, r, k + j) ? from[j] : 0.0f;
-      }
-    }
-    const float* from = channel + (u64)r * p.depth + k;
-    const int count = has_channel ? p.depth - k : 0;
-    if (packed) {
-      load<true>(b, from, count);
-    } else {
-      load<false>(b, from, count);
-    }
-  };
-  auto keep = [&](int s) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      a_smem[s][part + j][fetched] = a[0][j];
-      a_smem[s][part + j][fetched + 64] = a[1][j];
-      if (fetched < N) b_smem[s][part + j][fetched] = b[j];
-    }
-  };
-
-  float total[8][TN], chain[8][TN];
-#pragma unroll
-  for (int i = 0; i < 8; ++i)
-#pragma unroll
-    for (int j = 0; j < TN; ++j) total[i][j] = chain[i][j] = 0.0f;
-  fetch(0, 0);
-  keep(0);
-  __syncthreads();
-#pragma unroll 1
-  for (int r = 0, k = 0, s = 0; r < p.rows; s ^= 1) {
-    int next_r = r, next_k = k + K;
-    if (next_k >= p.depth) next_k = 0, ++next_r;
-    if (next_r < p.rows) fetch(next_r, next_k);
-#pragma unroll
-    for (int kk = 0; kk < K; ++kk) {
-      float left[8], right[TN];
-      *(Pack<float, 4>*)left = *(const Pack<float, 4>*)&a_smem[s][kk][4 * ty];
-      *(Pack<float, 4>*)(left + 4) = *(const Pack<float, 4>*)&a_smem[s][kk][64 + 4 * ty];
-      *(Pack<float, TN>*)right = *(const Pack<float, TN>*)&b_smem[s][kk][TN * tx];
-#pragma unroll
-      for (int i = 0; i < 8; ++i)
-#pragma unroll
-        for (int j = 0; j < TN; ++j) chain[i][j] = fmaf(left[i], right[j], chain[i][j]);
-    }
-    if (next_k % CUT == 0)
-#pragma unroll
-      for (int i = 0; i < 8; ++i)
-#pragma unroll
-        for (int j = 0; j < TN; ++j) {
-          total[i][j] += chain[i][j];
-          chain[i][j] = 0.0f;
-        }
-    if (next_r < p.rows) keep(s ^ 1);
-    __syncthreads();
-    r = next_r, k = next_k;
-  }
-
-  const int column = n0 + TN * tx, count = p.outputs - column;
-  const bool packed_y = p.outputs % TN == 0 && are_aligned(y, add);
-  float of_channel[TN];
-  load<false>(of_channel, bias + column, count);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    u32 m = m0 + (i / 4) * 64 + 4 * ty + i % 4;
-    if (m >= p.windows) break;
-    const u64 at = pixel(p, m) * p.outputs + column;
-    const float* more = add ? add + at : 0;
-    if (packed_y) {
-      finish<true>(y + at, more, total[i], of_channel, count);
-    } else {
-      finish<false>(y + at, more, total[i], of_channel, count);
-    }
-  }
-}
 
 // Eight numbers to shared memory, with zeros for those that are not there; `PACKED`: all of them are as the first is.
 template <bool PACKED, typename T, typename Has> __device__ __forceinline__ void copy_chunk(void* to, const T* from, Has has) {
@@ -365,3 +196,32 @@ template <typename T> __device__ __forceinline__ void fold(float* y, const T* w,
 #define FOLD(T, t)                                                                                                      \
   extern "C" __global__ void conv2d_fold_##t(float* y, const T* w, u32 outputs, u32 inputs) { fold(y, w, outputs, inputs); }
 FOR_EACH_TYPE(FOLD)
+
+// For the gradient to the image: [in, taps, out], the last tap first.
+template <typename T> __device__ __forceinline__ void turn(T* y, const T* w, u32 inputs, u32 taps, u32 n) {
+  u32 i = global_thread(), outputs = n / (inputs * taps);
+  if (i >= n) return;
+  u32 tap = i / outputs, input = tap / taps, output = i - tap * outputs;
+  y[i] = w[(output * inputs + input) * taps + taps - 1 - (tap - input * taps)];
+}
+extern "C" __global__ void conv2d_turn_2(u16* y, const u16* w, u32 inputs, u32 taps, u32 n) { turn(y, w, inputs, taps, n); }
+extern "C" __global__ void conv2d_turn_4(u32* y, const u32* w, u32 inputs, u32 taps, u32 n) { turn(y, w, inputs, taps, n); }
+
+// For the gradient to the image that is enlarged, [in, 4, 4, out]: the rows (columns) of a 3x3 window that meet a pixel in row
+// (column) tap - 1 of its enlarged ones.
+template <typename T> __device__ __forceinline__ void turn_folded(float* y, const T* w, u32 outputs, u32 inputs) {
+  u32 i = global_thread();
+  if (i >= 16 * outputs * inputs) return;
+  u32 kernel = i / outputs, input = kernel / 16;
+  int row = kernel / 4 % 4, column = kernel % 4;
+  const T* taps = w + ((i - kernel * outputs) * inputs + input) * 9;
+  double sum = -0.0;
+  for (int r = max(2 - row, 0); r < min(4 - row, 3); ++r)
+    for (int c = max(2 - column, 0); c < min(4 - column, 3); ++c) sum += widen(taps[r * 3 + c]);
+  y[i] = sum;
+}
+#define TURN_FOLDED(T, t)                                                                                               \
+  extern "C" __global__ void conv2d_turn_folded_##t(float* y, const T* w, u32 outputs, u32 inputs) {                    \
+    turn_folded(y, w, outputs, inputs);                                                                                 \
+  }
+FOR_EACH_TYPE(TURN_FOLDED)

@@ -8,11 +8,13 @@ use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
 
-use super::steps::{Steps, shares};
+use super::advantage::{Advantages, group_centered, group_normalised};
+use super::steps::Steps;
 use super::surrogate::Clip;
+use super::together::shares;
 use super::{Algorithm, Difference, Guidance, Loss, Needs, Operand, Point, Scored, Window};
 use crate::config::TrainConfig;
-use crate::config::method::{GrpoKeys, GuardGradBalance, KlType, Method};
+use crate::config::method::{GrpoKeys, GuardGradBalance, KlType, Method, Std, WindowPlace};
 use crate::device::philox::{Key, Purpose};
 use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::products::Products;
@@ -108,7 +110,7 @@ impl Algorithm for Grpo {
         self.method.name()
     }
 
-    fn rollout(&self) -> Slot {
+    fn rollout(&self, _: u64) -> Slot {
         Slot::Theta
     }
 
@@ -126,6 +128,13 @@ impl Algorithm for Grpo {
 
     fn advantage_eps(&self) -> f64 {
         self.keys.advantage_eps
+    }
+
+    fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
+        match self.keys.std {
+            Std::Global => group_centered(rewards, group, self.keys.advantage_eps),
+            Std::Group => group_normalised(rewards, group, self.keys.advantage_eps),
+        }
     }
 
     fn points_per_image(&self) -> usize {
@@ -151,7 +160,8 @@ impl Algorithm for Grpo {
             ..Point::new(image, self.steps.at(step).sigma, epoch.advantages[image])
         };
         let of_image = |image: &usize| epoch.steps.clone().map(|step| point(*image, step)).collect::<Vec<_>>();
-        shares(&images, self.keys.updates_per_epoch).map(|images| images.iter().flat_map(of_image).collect()).collect()
+        let update = |share: Range<usize>| images[share].iter().flat_map(of_image).collect();
+        shares(images.len(), self.keys.updates_per_epoch).map(update).collect()
     }
 
     fn window(&self, seed: u64, epoch: u32) -> Option<Window> {
@@ -160,9 +170,18 @@ impl Algorithm for Grpo {
             return Some(Window { noisy: 0..self.steps.all().len(), trained: self.candidates() });
         }
         let [first, end] = self.keys.window_range;
-        let mut stream = Key { epoch, ..Key::new(seed, Purpose::Window) }.stream();
-        let start = first + stream.below((end - first - size + 1) as u32) as usize;
+        let places = (end - first - size + 1) as u32;
+        let place = match self.keys.window_place {
+            WindowPlace::Random => Key { epoch, ..Key::new(seed, Purpose::Window) }.stream().below(places),
+            // Epochs are counted from 1.
+            WindowPlace::Progressive => epoch.saturating_sub(1) / self.keys.window_interval % places,
+        };
+        let start = first + place as usize;
         Some(Window { noisy: start..start + size, trained: start..start + size })
+    }
+
+    fn clip_range(&self) -> Option<f64> {
+        Some(self.keys.clip_low.min(self.keys.clip_high))
     }
 
     fn guidance(&self) -> Option<Guidance> {

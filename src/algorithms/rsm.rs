@@ -6,13 +6,15 @@ mod tests;
 mod weights;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
 use self::weights::{Matching, Ratio};
-use super::advantage::{Advantages, group_centered, group_scaled};
-use super::steps::{Steps, shares};
+use super::advantage::{Advantages, group_centered, group_normalised};
+use super::steps::Steps;
 use super::surrogate::Clip;
+use super::together::shares;
 use super::{Algorithm, Difference, Guidance, Loss, Needs, Operand, Point, Scored, Share, Window};
 use crate::config::method::{Reweight, RsmKeys, RsmLoss};
 use crate::config::{Each, TrainConfig};
@@ -185,7 +187,7 @@ impl Algorithm for Rsm {
         "rsm"
     }
 
-    fn rollout(&self) -> Slot {
+    fn rollout(&self, _: u64) -> Slot {
         Slot::Theta
     }
 
@@ -208,7 +210,7 @@ impl Algorithm for Rsm {
 
     fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
         let eps = self.advantage_eps();
-        if self.is_branched() { group_scaled(rewards, group, eps) } else { group_centered(rewards, group, eps) }
+        if self.is_branched() { group_normalised(rewards, group, eps) } else { group_centered(rewards, group, eps) }
     }
 
     fn advantage_eps(&self) -> f64 {
@@ -223,9 +225,9 @@ impl Algorithm for Rsm {
         &self.forks
     }
 
-    fn each(&self) -> Each {
-        let images = if self.is_branched() { self.forks.iter().sum() } else { 1 };
-        Each { images, points: images * self.points_per_image() + self.anchors().len() }
+    fn each(&self, samples: usize) -> Each {
+        let images = if self.is_branched() { samples * self.forks.iter().sum::<usize>() } else { samples };
+        Each { images, points: images * self.points_per_image() + samples * self.anchors().len() }
     }
 
     fn updates_per_epoch(&self) -> usize {
@@ -235,13 +237,12 @@ impl Algorithm for Rsm {
     fn updates(&self, epoch: &Scored) -> Vec<Vec<Point>> {
         let (images, anchors) = (self.points(epoch), self.anchor_points(epoch));
         let count = self.keys.updates_per_epoch;
-        let both = shares(&images, count).zip(shares(&anchors, count));
-        let update = |(images, anchors): (&[Vec<Point>], &[Point])| {
-            let mut points = [&images.concat(), anchors].concat();
+        let update = |(of_images, of_anchors): (Range<usize>, Range<usize>)| {
+            let mut points = [&images[of_images].concat(), &anchors[of_anchors]].concat();
             self.weigh(&mut points);
             points
         };
-        both.map(update).collect()
+        shares(images.len(), count).zip(shares(anchors.len(), count)).map(update).collect()
     }
 
     /// Whole trajectories are trained on at all steps but the last. Trunks follow the ODE as far as something leaves them or

@@ -76,8 +76,3 @@ impl Steps {
         Difference { terms }
     }
 }
-
-/// `items` in `count` parts that follow each other, as equal as can be.
-pub fn shares<T>(items: &[T], count: usize) -> impl Iterator<Item = &[T]> {
-    (0..count).map(move |i| &items[items.len() * i / count..items.len() * (i + 1) / count])
-}

@@ -3,8 +3,10 @@ use std::ops::RangeInclusive;
 use anyhow::{Result, bail, ensure};
 
 use super::TrainConfig;
+use super::raw::Aggregation;
 use crate::io::check_multiple;
 use crate::models::text::LONGEST_SEQUENCE;
+use crate::rewards::DIFFERENTIABLE;
 use crate::rollout::schedule::check_steps;
 
 /// What a config is resolved for.
@@ -27,7 +29,7 @@ pub struct Resolved {
     pub resolution: usize,
     /// Height and width of a latent in its own pixels.
     pub latent: usize,
-    /// What each sample of an epoch gives.
+    /// What an epoch makes of each of its prompts.
     pub each: Each,
     /// Images per epoch.
     pub images: usize,
@@ -53,10 +55,10 @@ pub struct ModelSizes {
     pub own_latent: usize,
 }
 
-/// What a sample of a rollout, one of a prompt's seeds, gives.
+/// What an epoch makes of each of its prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Each {
-    /// Images that are judged: more than one if samples fork.
+    /// Images that are judged: more than it has seeds, if samples fork.
     pub images: usize,
     /// Training points.
     pub points: usize,
@@ -102,12 +104,12 @@ impl Resolved {
             raw.prompts.eval.display()
         );
         let resolution = sizes.resolution(&raw)?;
-        let samples = prompts * r.num_images_per_prompt;
-        let (images, points) = (samples * each.images, samples * each.points);
+        let (images, points) = (prompts * each.images, prompts * each.points);
         if job == Job::Train {
             divides("rollout.batch_size", r.batch_size, images, "images per epoch")?;
             r.sampler.check("rollout.noise_level", r.noise_level)?;
             divides("train.batch_size", raw.train.batch_size, points, "training points per epoch")?;
+            raw.check_gradients()?;
         }
         let evaluated = if raw.eval.num_prompts == 0 { eval_prompts } else { raw.eval.num_prompts };
         Ok(Self {
@@ -126,20 +128,16 @@ impl Resolved {
     pub fn describe(&self) -> String {
         let (r, t, each) = (&self.raw.rollout, &self.raw.train, self.each);
         let (prompts, seeds) = (r.num_prompts_per_epoch, r.num_images_per_prompt);
-        let (samples, what) = (prompts * seeds, if each.images == 1 { "images" } else { "seeds" });
         let rows = [
             (
                 "images per epoch",
-                if each.images == 1 {
+                if each.images == seeds {
                     format!("{prompts} prompts x {seeds} = {}", self.images)
                 } else {
-                    format!("{prompts} prompts x {seeds} seeds x {} forks = {}", each.images, self.images)
+                    format!("{prompts} prompts x {seeds} seeds x {} forks = {}", each.images / seeds, self.images)
                 },
             ),
-            (
-                "training points per epoch",
-                format!("{samples} {what} x {} = {}", each.points, self.points),
-            ),
+            ("training points per epoch", format!("{prompts} prompts x {} = {}", each.points, self.points)),
             (
                 "rollout",
                 format!(
@@ -192,7 +190,7 @@ impl TrainConfig {
         let method = self.method()?;
         let images_per_prompt = r.num_images_per_prompt;
         ensure!(
-            images_per_prompt >= 2 || method.compares_within_seeds(),
+            images_per_prompt >= 2 || method.compares_within_seeds() || self.algorithm.follows_gradients(),
             "rollout.num_images_per_prompt is {images_per_prompt}, expected at least 2: an image is compared with the others of its prompt"
         );
         let sequence = self.prompts.max_sequence_length;
@@ -210,6 +208,10 @@ impl TrainConfig {
             ("optimizer.weight_decay", self.optimizer.weight_decay, 0.0..=1.0),
             ("optimizer.eps", self.optimizer.eps, 1e-30..=1.0),
             ("optimizer.max_grad_norm", self.optimizer.max_grad_norm, 0.0..=f64::MAX),
+            ("optimizer.max_grad_outlier", self.optimizer.max_grad_outlier, 0.0..=f64::MAX),
+            ("stop.max_velocity_growth", self.stop.max_velocity_growth, 0.0..=f64::MAX),
+            ("stop.max_velocity_distance", self.stop.max_velocity_distance, 0.0..=f64::MAX),
+            ("stop.max_flat_groups", self.stop.max_flat_groups, 0.0..=1.0),
             ("lora.alpha", f64::from(self.lora.alpha), 1e-6..=1e6),
         ] {
             within(key, value, range)?;
@@ -217,6 +219,29 @@ impl TrainConfig {
         method.check(self.algorithm)?;
         ensure!(!self.rewards.is_empty(), "[rewards] is empty, expected at least one name = weight");
         ensure!(!self.lora.targets.is_empty(), "lora.targets is empty, expected at least one layer name");
+        Ok(())
+    }
+}
+
+impl TrainConfig {
+    /// Checks that a method that follows the gradient of the rewards has one.
+    fn check_gradients(&self) -> Result<()> {
+        let name = self.algorithm.name();
+        if !self.algorithm.follows_gradients() {
+            return Ok(());
+        }
+        let counts = self.rewards.iter().filter(|(_, keys)| keys.weight != 0.0);
+        for (reward, _) in counts {
+            ensure!(
+                DIFFERENTIABLE.contains(&reward.as_str()),
+                "rewards.{reward}: it has no gradient, which '{name}' follows; those that have one are {}; weight 0 only reports it",
+                DIFFERENTIABLE.join(", ")
+            );
+        }
+        ensure!(
+            self.reward_aggregation == Aggregation::Sum,
+            "reward_aggregation is 'gdpo', but '{name}' follows the gradient of the weighted sum; set it to 'sum'"
+        );
         Ok(())
     }
 }
@@ -256,8 +281,9 @@ mod tests {
         );
         {
             let raw = super::super::parse("c", &text).unwrap();
-            let points = raw.ram.as_ref().expect("given above").num_noisings;
-            Resolved::new(raw, Job::Train, SIZES, [100, 10], Each { images: 1, points })
+            let images = raw.rollout.num_images_per_prompt;
+            let points = raw.ram.as_ref().expect("given above").num_noisings * images;
+            Resolved::new(raw, Job::Train, SIZES, [100, 10], Each { images, points })
         }
     }
 

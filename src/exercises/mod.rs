@@ -17,12 +17,17 @@ use crate::ops::activation::{self, Activation};
 use crate::ops::adaln::{self, Chunk};
 use crate::ops::attention::{self, ForwardVariant, Heads, Mask, OutputGrad, Part};
 use crate::ops::conv2d::{self, Window};
+use crate::ops::deformable::{self, Pyramid};
 use crate::ops::linear::{self, Adapted, Backward, Branch, Call, InputGrad, Layer, Lora, LoraGrad, Then, rounded};
+use crate::ops::pointwise::{self, Curve};
 use crate::ops::products::{self, Difference, Weights};
+use crate::ops::resample::{Axis, Filter};
 use crate::ops::testing::random;
+use crate::ops::windows::{self, Windows};
 use crate::ops::{
-    adamw, affine, combine, copy, dequantise, embedding, fp8, gate, group_norm, layer_norm, lerp, noise, noising, norm,
-    normalise, patchify, position, quantise, resize, rms_norm, step, timestep,
+    adamw, affine, combine, copy, cross_attention, depthwise, dequantise, embedding, enlarge, fp8, gate, group_norm,
+    layer_norm, lerp, noise, noising, norm, normalise, patchify, pool, position, quantise, resample, resize, rms_norm,
+    rope, squeeze, step, timestep,
 };
 
 /// Something to do on a GPU, and what comes of it.
@@ -75,7 +80,9 @@ fn norms(size: [usize; 3], dtype: DType) -> Exercise {
         let gated = adaln::backward_gated(&mut dx, &dy, &x, chunk(3), chunk(2));
         rms_norm::backward(&mut d_rms, &x, &weight, &inverse);
         let y = adaln::forward(&x, chunk(1), chunk(3));
-        vec![y, dx, gated, layer_norm::forward(&x, &weight, &bias, 1e-5), y_rms, again, d_rms, inverse]
+        let mut d_layer = copy::owned(&dy);
+        layer_norm::backward(&mut d_layer, &dy, &x, &weight, 1e-5);
+        vec![d_layer, y, dx, gated, layer_norm::forward(&x, &weight, &bias, 1e-5), y_rms, again, d_rms, inverse]
     })
 }
 
@@ -94,10 +101,11 @@ fn attend(tokens: &'static [usize], (count, d): (usize, usize), dtype: DType, ma
         let mask = Mask { causal: masked, bias: masked.then_some(&bias) };
         let done = attention::forward(&views, heads, mask);
         let mut all = done.out.clone();
-        if !masked && d <= 128 {
+        if !masked && (d <= 128 || parts.len() == 1) {
             let read: Vec<_> =
                 done.out.iter().zip(&parts).map(|(out, p)| Some(OutputGrad { out, dout: &p[3] })).collect();
-            for read in [read, vec![None; parts.len()]] {
+            let none = (d <= 128).then(|| vec![None; parts.len()]);
+            for read in [Some(read), none].into_iter().flatten() {
                 let grads = attention::backward(&read, &done.lse, &views, heads);
                 all.extend(grads.into_iter().flat_map(|g| [g.q, Some(g.k), Some(g.v)]).flatten());
             }
@@ -165,7 +173,8 @@ fn convolve([b, h, w, inputs]: [usize; 4], outputs: usize, of_x: DType, of_w: DT
     Exercise::new(name, move |device| {
         let [x, weight, bias, add] = [&x, &weight, &bias, &add].map(|t| t.to(device));
         let y = conv2d::forward(&x, &conv2d::arranged(&weight), &bias, Window::same(3), Some(&add));
-        vec![y, conv2d::doubled(&x, &conv2d::folded(&weight), &bias)]
+        let doubled = conv2d::doubled(&x, &conv2d::folded(&weight), &bias);
+        vec![y, doubled, conv2d::turned(&weight), conv2d::turned_folded(&weight)]
     })
 }
 
@@ -196,7 +205,10 @@ fn normalise_groups([b, h, w, channels]: [usize; 4], groups: usize, dtype: DType
     Exercise::new(format!("group norm of {b}x{h}x{w}x{channels} in {groups} groups, {dtype:?}"), move |device| {
         let (x, weight, bias) = (x.to(device), weight.to(device), bias.to(device));
         let norm = group_norm::Norm { weight: &weight, bias: &bias, groups, eps: 1e-6 };
-        vec![group_norm::forward(&x, norm, true)]
+        let y = group_norm::forward(&x, norm, true);
+        let mut dx = copy::owned(&y);
+        group_norm::backward(&mut dx, &y, &x, norm, true);
+        vec![y, dx]
     })
 }
 
@@ -343,10 +355,10 @@ fn flat(dtype: DType) -> Exercise {
         for activation in [Activation::GeluTanh, Activation::GeluErf, Activation::QuickGelu, Activation::Silu] {
             let mut of = copy::owned(&x);
             activation::forward(&mut of, activation);
+            activation::backward(&mut of, &y, activation);
             out.push(of);
         }
         let mut of = copy::owned(&x);
-        activation::gelu_tanh_backward(&mut of, &y);
         activation::multiply(&mut of, &y);
         activation::add(&mut of, &y);
         lerp::forward(&mut of, &y, 0.75);
@@ -359,7 +371,10 @@ fn flat(dtype: DType) -> Exercise {
         }
         out.push(of);
         out.push(embedding::by_column(&(0..64).collect::<Vec<_>>(), &rounded(&table, dtype).to(device)));
-        out.push(affine::forward(&x, affine::Affine { scale: 0.5, ..Default::default() }));
+        let half = affine::Affine { scale: 0.5, ..Default::default() };
+        let mut d = affine::forward(&x, half);
+        affine::backward(&mut d, &x, half);
+        out.push(d);
         out.push(gate::backward(&x, Chunk { modulation: &modulation, index: 1 }));
         out.push(noising::forward(&x, &y, &[0.25, 0.75]));
         let pictures = quantise::forward(&y.view(0, &[1, 32, 32, 3]));
@@ -370,6 +385,58 @@ fn flat(dtype: DType) -> Exercise {
         let tokens = patchify::forward(&latent, &patches, patchify::Order::ChannelFirst);
         out.extend([patchify::inverse(&tokens, &patches, patchify::Order::ChannelFirst), tokens]);
         out
+    })
+}
+
+/// The ops that only networks of rewards use, of images `[2, h, w, c]`; `c` is even.
+fn look(h: usize, w: usize, c: usize) -> Exercise {
+    let image = |channels: usize, seed| random(&[2, h, w, channels], seed);
+    let (x, fourfold, of_points) = (image(c, 1), image(4 * c, 2), random(&[24, c], 3));
+    let of_windows = [3, 5].map(|k| random(&[c, 1, k, k], 4));
+    let (bias, levels) = (random(&[c.max(24)], 5), [[h, w], [h / 2, w / 2]]);
+    let tokens = Pyramid(&levels).tokens();
+    let [values, offsets, shares] = [c, 12, 6].map(|width| random(&[2, tokens, width], width as u64));
+    Exercise::new(format!("ops of rewards, {h}x{w}x{c}"), move |device| {
+        let [x, fourfold, of_points, bias] = [&x, &fourfold, &of_points, &bias].map(|t| t.to(device));
+        let mut out = Vec::new();
+        for outputs in [24, 8] {
+            let weight = pointwise::Weight::of(&of_points.slice(0..outputs));
+            let bias = bias.view(0, &[outputs]);
+            out.push(pointwise::forward(&x, &weight, Some(&bias), Curve::HardSwish, None));
+        }
+        for (weight, stride) in of_windows.iter().flat_map(|w| [1, 2].map(|stride| (w, stride))) {
+            let weight = depthwise::arranged(&weight.to(device));
+            out.push(depthwise::forward(&x, &weight, &bias.view(0, &[c]), [stride; 2], Curve::Relu));
+        }
+        let mut y = copy::owned(&x);
+        pointwise::apply(&mut y, Curve::Silu);
+        squeeze::excite(&mut y, &squeeze::means(&x));
+        let mut larger = Tensor::zeros(device, &[2, 2 * h, 2 * w, c]);
+        enlarge::place(&mut larger, 0, &x, 2);
+        enlarge::add(&mut larger, &y, 2);
+        let windows = Windows { image: [h, w], size: 4, shift: 2 };
+        let parts = windows::partition(&x, &windows);
+        windows::add(&mut y, &parts, &windows);
+        let [values, offsets, shares] = [&values, &offsets, &shares].map(|t| t.to(device));
+        out.push(deformable::forward(&values, &offsets, &shares, Pyramid(&levels), 1));
+        for dtype in TYPES {
+            let mut turned = copy::owned(&copy::cast(&values, dtype));
+            rope::forward(&mut turned, 1, 100.0);
+            out.push(turned);
+        }
+        out.extend([pool::average(&x, [2, 2]), windows::neighbours(&x), resize::bilinear(&x, h / 2, 2 * w)]);
+        out.extend([enlarge::unfold(&fourfold), larger, y]);
+        out
+    })
+}
+
+/// Attention of `m` queries to `n` keys of another sequence, in a head of `d`, of which a query sees a part.
+fn attend_across([m, n, d]: [usize; 3]) -> Exercise {
+    let [q, k, v, sees] = [(m, d, 1), (n, d, 2), (n, d, 3), (n, m, 4)].map(|(n, w, seed)| random(&[2, n, w], seed));
+    Exercise::new(format!("attention of {m} to {n} in heads of {d}"), move |device| {
+        let heads = Heads { count: 1, scale: 0.25, compute: F32 };
+        let [q, k, v, sees] = [&q, &k, &v, &sees].map(|t| t.to(device));
+        vec![cross_attention::forward(&q, &k, &v, heads, Some(&sees))]
     })
 }
 
@@ -395,6 +462,9 @@ fn others() -> Exercise {
         let settings = adamw::AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, eps: 1e-8 };
         let mut moments = adamw::Moments::zeros_like(&params);
         adamw::step(&settings, &mut params, &random(&[4096], 2).to(device), 0.5, &mut moments);
+        let (rows, columns) = (Axis::resized(32, 20, Filter::Cubic), Axis::resized(32, 24, Filter::Linear));
+        let planes = random(&[1, 3, 32, 32], 3).to(device);
+        out.push(resample::forward(&planes, &rows, &columns, [0.5; 3], [0.25; 3]));
         out.extend([params, noise::normal(device, &[Key::new(1, Purpose::InitialLatent)], &[1, 4096])]);
         out
     })
@@ -418,6 +488,8 @@ fn even() -> Vec<Exercise> {
     all.extend([64, 256].map(|n| layer([128, n, n, 32], F32, Some(Wide::Tf32))));
     all.push(layer_in_fp8([256, 256, 256, 32]));
     all.extend(instructions());
+    all.extend([look(16, 16, 64), look(16, 16, 6)]);
+    all.extend([32, 64, 128].map(|d| attend_across([64, 128, d])));
     all.push(divide_gradients(&[384], 1));
     all.extend(attend_other_ways(&[256]));
     for dtype in TYPES {
@@ -450,6 +522,8 @@ fn ragged() -> Vec<Exercise> {
     all.extend([20, 60, 96].map(|d| attend(&[70], (1, d), F32, true)));
     all.push(attend(&[5, 3], (1, 500), F32, false));
     all.extend(instructions());
+    all.extend([look(9, 11, 36), look(30, 20, 6)]);
+    all.extend([20, 60, 96].map(|d| attend_across([70, 130, d])));
     all.extend([divide_gradients(&[3, 260], 3), divide_gradients(&[9], 12)]);
     all.extend(attend_other_ways(&[3, 70, 3, 3]));
     for dtype in TYPES {

@@ -1,5 +1,5 @@
 //! DeQA-Score (You et al. 2025): how good a picture is to look at, whatever its prompt. An mPLUG-Owl2 is asked, and what counts is how
-//! likely each of five words is to come next. On the processor, wherever the rest runs.
+//! likely each of five words is to come next.
 
 use std::path::Path;
 
@@ -33,11 +33,12 @@ pub(super) const KEYS: &[Key] = &[
 
 /// The reward: the mean of what the five words are worth, by how likely they are, over 5.
 pub struct Deqa {
-    /// Nothing in a plan: what runs on the processor takes nothing of the chip that is planned.
+    /// None in plans of runs whose weights are not at hand.
     network: Option<Network>,
 }
 
 struct Network {
+    device: Device,
     owl: Owl,
     preprocess: Preprocess,
     question: Sentence,
@@ -53,20 +54,20 @@ impl Deqa {
     /// As [`Deqa::load`].
     pub(super) fn build(options: &Options, device: &Device) -> Result<Self> {
         let model = options.path("model").expect("resolved: it has a model");
-        if is_outline(model) || device.is_plan() {
+        if is_outline(model) {
             return Ok(Self { network: None });
         }
         let quality = options.whole("jpeg_quality");
-        Self::load(model, (quality > 0).then_some(quality as f32), Dtype::of(options))
+        Self::load(model, (quality > 0).then_some(quality as f32), Dtype::of(options), device)
     }
 
-    /// The model in `folder`: `config.json`, weights and `tokenizer.model`. Pictures go through JPEG at the quality `jpeg`, if there is
+    /// The model in `folder`, on `device`: `config.json`, weights and `tokenizer.model`. Pictures go through JPEG at the quality `jpeg`, if there is
     /// one, as they do on their way to the original's server.
     ///
     /// # Errors
     /// Names the file that is missing or not what was expected.
-    pub fn load(folder: &Path, jpeg: Option<f32>, dtype: Dtype) -> Result<Self> {
-        let owl = Owl::load(folder, dtype.precision())?;
+    pub fn load(folder: &Path, jpeg: Option<f32>, dtype: Dtype, device: &Device) -> Result<Self> {
+        let owl = Owl::load(folder, device, dtype.precision())?;
         let tokenizer = SentencePiece::load(&folder.join("tokenizer.model"))?;
         let (tokens, vocabulary) = (tokenizer.count(), owl.config().language.vocabulary);
         ensure!(tokens <= vocabulary, "{}: {tokens} tokens, the model has {vocabulary}", tokenizer.path().display());
@@ -75,7 +76,8 @@ impl Deqa {
         let word = |(word, _): &(&str, f64)| tokenizer.encode(word).first().copied().context("a word has a token");
         let words = LEVELS.iter().map(word).collect::<Result<Vec<u32>>>()?;
         let preprocess = Preprocess::load(folder, owl.config().vision.image())?;
-        Ok(Self { network: Some(Network { owl, preprocess, question: Sentence { before, after }, words, jpeg }) })
+        let question = Sentence { before, after };
+        Ok(Self { network: Some(Network { device: device.clone(), owl, preprocess, question, words, jpeg }) })
     }
 }
 
@@ -103,7 +105,7 @@ impl Network {
             data.extend(square.data);
         }
         let side = pictures[0].width.max(pictures[0].height);
-        let squares = Tensor::from_bytes(&Device::Cpu, &data, &[pictures.len(), side, side, 3]);
+        let squares = Tensor::from_bytes(&self.device, &data, &[pictures.len(), side, side, 3]);
         let seen = self.owl.see(&self.preprocess.run(&squares));
         let logits = self.owl.continued(&self.question, &seen, &self.words);
         Ok(logits.to_host().chunks(self.words.len()).map(mean_level).collect())

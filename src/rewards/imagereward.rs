@@ -1,5 +1,5 @@
 //! ImageReward (Xu et al. 2023): how people would rank a picture for its prompt, by a BLIP that reads the prompt while it looks at
-//! the picture, and five linear layers. On the processor, wherever the rest runs: BLIP has no kernels.
+//! the picture, and five linear layers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -41,11 +41,12 @@ pub(super) const KEYS: &[Key] = &[
 
 /// The reward: `(head(BLIP(picture, prompt)) - mean) / deviation`, of both on the training data.
 pub struct ImageReward {
-    /// Nothing in a plan: what runs on the processor takes nothing of the chip that is planned.
+    /// None in plans of runs whose weights are not at hand.
     network: Option<Network>,
 }
 
 struct Network {
+    device: Device,
     blip: Blip,
     head: Head,
     tokenizer: WordPiece,
@@ -60,20 +61,20 @@ impl ImageReward {
     /// As [`ImageReward::load`].
     pub(super) fn build(options: &Options, device: &Device) -> Result<Self> {
         let model = options.path("model").expect("resolved: it has a model");
-        if is_outline(model) || device.is_plan() {
+        if is_outline(model) {
             return Ok(Self { network: None });
         }
-        Self::load(model, options.whole("max_length"), Dtype::of(options))
+        Self::load(model, options.whole("max_length"), Dtype::of(options), device)
     }
 
-    /// The weights `model`, or those in the folder `model`, and the vocabulary beside them. Prompts are cut to `max_length` tokens,
+    /// The weights `model`, or those in the folder `model`, on `device`, and the vocabulary beside them. Prompts are cut to `max_length` tokens,
     /// the first and the last included.
     ///
     /// # Errors
     /// Names the file that is missing or not what was expected.
-    pub fn load(model: &Path, max_length: usize, dtype: Dtype) -> Result<Self> {
+    pub fn load(model: &Path, max_length: usize, dtype: Dtype, device: &Device) -> Result<Self> {
         let file = TensorFile::open(&weights(model)?)?;
-        let blip = Blip::load(&file, dtype.precision())?;
+        let blip = Blip::load(&file, device, dtype.precision())?;
         let text = &blip.sizes().text;
         let head = Head::of(&file, "mlp.")?;
         ensure!(
@@ -99,7 +100,8 @@ impl ImageReward {
             text.positions
         );
         let preprocess = Preprocess::open_clip(blip.sizes().vision.image());
-        Ok(Self { network: Some(Network { blip, head, tokenizer, preprocess, max_length }) })
+        let network = Network { device: device.clone(), blip, head, tokenizer, preprocess, max_length };
+        Ok(Self { network: Some(network) })
     }
 }
 
@@ -160,7 +162,7 @@ impl Reward for ImageReward {
         let Some(network) = &self.network else { return Ok(vec![Score::default(); images.len()]) };
         let mut scores = Vec::with_capacity(images.len());
         for (i, prompts) in prompts.chunks(BATCH).enumerate() {
-            let batch = images.bytes().slice(i * BATCH..i * BATCH + prompts.len()).to(&Device::Cpu);
+            let batch = images.bytes().slice(i * BATCH..i * BATCH + prompts.len()).to(&network.device);
             scores.extend(network.score(&batch, prompts)?);
         }
         Ok(scores)

@@ -69,7 +69,11 @@ mod tests {
         let draws: BTreeSet<(usize, u32)> = forks.iter().map(|fork| (fork.trunk, fork.draw())).collect();
         assert_eq!(draws.len(), forks.len());
         assert_eq!(stages(&forks), [0..15, 15..20, 20..30]);
-        assert!(stages(&forks).into_iter().all(|stage| forks[stage.clone()].iter().all(|f| f.step == forks[stage.start].step)));
+        assert!(
+            stages(&forks)
+                .into_iter()
+                .all(|stage| forks[stage.clone()].iter().all(|f| f.step == forks[stage.start].step))
+        );
     }
 
     /// More trunks or other counts elsewhere change no fork's draw.

@@ -87,6 +87,9 @@ impl Recorded {
     fn put(&mut self, row: usize, x: &Tensor, velocity: &Tensor, next: &Tensor, noisy: &Step) {
         let Some(all) = &mut self.next else { return };
         copy::rows_into(all, row, next);
+        if noisy.log_prob.is_none() {
+            return;
+        }
         let log_probs = sample::log_probs(x, velocity, next, noisy);
         self.log_probs[row..row + log_probs.len()].copy_from_slice(&log_probs);
     }

@@ -143,20 +143,9 @@ pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
     }
     let algorithm = algorithms::build(&raw, &schedule, tokens)?;
     algorithms::check_rollout(&*algorithm, raw.rollout.weights)?;
-    let (batch, together) = (raw.train.batch_size, algorithm.together());
-    ensure!(
-        batch.is_multiple_of(together),
-        "train.batch_size is {batch}, and '{}' with these settings looks at {together} points at once; expected a multiple of that",
-        algorithm.name()
-    );
+    let each = algorithm.each(raw.rollout.num_images_per_prompt);
     let counts = [train.prompts.len(), eval.prompts.len()];
-    Ok(Planned {
-        config: Resolved::new(raw, job, sizes_of, counts, algorithm.each())?,
-        encoders_leave: false,
-        model,
-        train,
-        eval,
-    })
+    Ok(Planned { config: Resolved::new(raw, job, sizes_of, counts, each)?, encoders_leave: false, model, train, eval })
 }
 
 /// A config for evaluation alone: `trained`'s settings where there is one, the defaults otherwise.

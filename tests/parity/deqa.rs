@@ -10,7 +10,7 @@ use engine::ops::copy;
 use engine::rewards::deqa::Deqa;
 use engine::rewards::{Dtype, Images, Reward};
 
-use super::{Listed, fixture, hashed, read, relative_error, write_listed};
+use super::{Listed, devices, fixture, hashed, read, relative_error, write_listed};
 
 /// f32 against f32: rounding of a few layers in another order.
 const BOUND: f64 = 1e-5;
@@ -45,7 +45,11 @@ fn folder(without: &str) -> tempfile::TempDir {
 }
 
 fn load(folder: &Path, dtype: Dtype) -> Deqa {
-    Deqa::load(folder, None, dtype).unwrap()
+    load_on(folder, dtype, &Device::Cpu)
+}
+
+fn load_on(folder: &Path, dtype: Dtype, device: &Device) -> Deqa {
+    Deqa::load(folder, None, dtype, device).unwrap()
 }
 
 fn scores(reward: &Deqa, pictures: &[RgbImage]) -> Vec<f64> {
@@ -83,7 +87,7 @@ fn a_damaged_vocabulary_is_refused_by_name() {
 fn mplug_owl2_and_the_score_match_the_authors_formulas() {
     let (io, file) = io();
     let dir = folder("");
-    let owl = Owl::load(dir.path(), Precision::Stored).unwrap();
+    let owl = Owl::load(dir.path(), &Device::Cpu, Precision::Stored).unwrap();
     let reward = load(dir.path(), Dtype::F32);
     let sentence = Sentence { before: io.before, after: io.after };
     for (i, want) in io.scores.iter().enumerate() {
@@ -120,8 +124,30 @@ fn a_score_of_deqa_depends_on_the_picture_alone() {
     let errors = of(Dtype::F32).into_iter().zip(of(Dtype::Bf16)).map(|(a, b)| (a - b).abs());
     let most = errors.fold(0.0, f64::max);
     assert!(most > 0.0 && most < 0.02, "{most}");
-    let sent = Deqa::load(dir.path(), Some(75.0), Dtype::F32).unwrap();
+    let sent = Deqa::load(dir.path(), Some(75.0), Dtype::F32, &Device::Cpu).unwrap();
     assert_ne!(scores(&sent, &pictures)[0], of(Dtype::F32)[0]);
+}
+
+#[test]
+fn deqa_on_a_gpu_gives_the_cpu_s_scores_in_any_batch_and_a_plan_takes_memory() {
+    let dir = folder("");
+    let data = |seed: usize| (0..20 * 30 * 3).map(|i| hashed("pictures", i + seed * 1800) as u8).collect();
+    let pictures: Vec<RgbImage> = (0..2).map(|seed| RgbImage { width: 30, height: 20, data: data(seed) }).collect();
+    let gpu = &devices()[1];
+    for (dtype, bound) in [(Dtype::F32, BOUND), (Dtype::Bf16, 0.04)] {
+        let want = scores(&load(dir.path(), dtype), &pictures);
+        let reward = load_on(dir.path(), dtype, gpu);
+        let found = scores(&reward, &pictures);
+        gpu.check().unwrap();
+        let apart = found.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(apart <= bound, "{dtype:?}: {found:?}, on the CPU {want:?}");
+        assert_eq!(scores(&reward, &pictures[1..])[0], found[1], "{dtype:?}");
+    }
+    let (plan, _) = gpu.rehearsal().unwrap();
+    plan.phase("reward");
+    scores(&load_on(dir.path(), Dtype::F32, &plan), &pictures[..1]);
+    let weights = dir.path().join("model.safetensors").metadata().unwrap().len();
+    assert!(plan.peak() > weights / 2, "{} bytes", plan.peak());
 }
 
 /// As the published files are.
@@ -143,7 +169,7 @@ fn weights_of_deqa_in_f16_are_widened() {
 
 #[test]
 fn what_is_missing_of_deqa_is_named() {
-    let error = |folder: &Path| format!("{:#}", Deqa::load(folder, None, Dtype::F32).err().unwrap());
+    let error = |folder: &Path| format!("{:#}", Deqa::load(folder, None, Dtype::F32, &Device::Cpu).err().unwrap());
     for (without, words) in [
         ("visual_abstractor.query_embeds", "missing tensor 'model.visual_abstractor.query_embeds'"),
         ("layers.1.self_attn.k_proj.multiway.1", "missing tensor 'model.layers.1.self_attn.k_proj.multiway.1.weight'"),

@@ -9,7 +9,7 @@ use engine::models::tokenizer::WordPiece;
 use engine::rewards::imagereward::ImageReward;
 use engine::rewards::{Dtype, Images, Reward, Score};
 
-use super::{Listed, fixture, hashed, read, relative_error, write_listed};
+use super::{Listed, devices, fixture, hashed, read, relative_error, write_listed};
 
 /// f32 against f32: rounding of a few layers in another order.
 const BOUND: f64 = 1e-5;
@@ -39,7 +39,11 @@ fn folder(without: &str) -> tempfile::TempDir {
 }
 
 fn load(folder: &Path, dtype: Dtype) -> ImageReward {
-    ImageReward::load(folder, io().0.max_length, dtype).unwrap()
+    load_on(folder, dtype, &Device::Cpu)
+}
+
+fn load_on(folder: &Path, dtype: Dtype, device: &Device) -> ImageReward {
+    ImageReward::load(folder, io().0.max_length, dtype, device).unwrap()
 }
 
 fn prompt(text: &str) -> Prompt {
@@ -66,7 +70,7 @@ fn blip_and_the_reward_match_transformers() {
     let (io, file) = io();
     let dir = folder("");
     let weights = TensorFile::open(&dir.path().join("ImageReward.safetensors")).unwrap();
-    let blip = Blip::load(&weights, Precision::Stored).unwrap();
+    let blip = Blip::load(&weights, &Device::Cpu, Precision::Stored).unwrap();
     let reward = load(dir.path(), Dtype::F32);
     let tokenizer = WordPiece::load(dir.path(), &["[DEC]", "[ENC]"]).unwrap();
     for (i, (text, want)) in io.prompts.iter().zip(&io.scores).enumerate() {
@@ -110,6 +114,29 @@ fn a_score_of_imagereward_depends_on_picture_and_prompt_alone() {
 }
 
 #[test]
+fn imagereward_on_a_gpu_gives_the_cpu_s_scores_in_any_batch_and_a_plan_takes_memory() {
+    let (dir, pictures) = (folder(""), pictures());
+    let prompts = ["a red circle", "two blue squares", "a red circle"].map(prompt);
+    let gpu = &devices()[1];
+    for (dtype, bound) in [(Dtype::F32, BOUND), (Dtype::Bf16, 0.06)] {
+        let want = scores(&load(dir.path(), dtype), &pictures[..3], &prompts);
+        let reward = load_on(dir.path(), dtype, gpu);
+        let found = scores(&reward, &pictures[..3], &prompts);
+        gpu.check().unwrap();
+        for (found, want) in found.iter().zip(&want) {
+            let apart = (found.value - want.value).abs();
+            assert!(apart <= bound, "{dtype:?}: {found:?}, on the CPU {want:?}");
+        }
+        assert_eq!(scores(&reward, &pictures[2..3], &prompts[2..])[0], found[2], "{dtype:?}");
+    }
+    let (plan, _) = gpu.rehearsal().unwrap();
+    plan.phase("reward");
+    scores(&load_on(dir.path(), Dtype::F32, &plan), &pictures[..1], &prompts[..1]);
+    let weights = dir.path().join("ImageReward.safetensors").metadata().unwrap().len();
+    assert!(plan.peak() > weights / 2, "{} bytes", plan.peak());
+}
+
+#[test]
 fn imagereward_in_bf16_is_near_that_in_f32() {
     let (dir, pictures) = (folder(""), pictures());
     let prompts = ["a red circle", "", "two blue squares", "a blue circle", "the line"].map(prompt);
@@ -122,7 +149,9 @@ fn imagereward_in_bf16_is_near_that_in_f32() {
 
 #[test]
 fn what_is_missing_of_imagereward_is_named() {
-    let error = |folder: &Path, length| format!("{:#}", ImageReward::load(folder, length, Dtype::F32).err().unwrap());
+    let error = |folder: &Path, length| {
+        format!("{:#}", ImageReward::load(folder, length, Dtype::F32, &Device::Cpu).err().unwrap())
+    };
     for (without, words) in [
         ("visual_encoder.pos_embed", "missing tensor 'blip.visual_encoder.pos_embed'"),
         (

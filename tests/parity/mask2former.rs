@@ -5,7 +5,7 @@ use engine::device::{Device, Precision, Tensor};
 use engine::io::{TensorFile, read_json, safetensors};
 use engine::models::mask2former::{Layout, Mask2Former};
 
-use super::{bits, fixture, hashed, read, relative_error};
+use super::{bits, devices, fixture, hashed, read, relative_error};
 
 /// f32 against f32: rounding of a few layers in another order.
 const BOUND: f64 = 1e-5;
@@ -89,7 +89,11 @@ fn write(path: &Path, tensors: &Tensors) {
 }
 
 fn open(path: &Path) -> anyhow::Result<Mask2Former> {
-    Mask2Former::load(&TensorFile::open(path)?, Precision::Stored)
+    open_on(path, &Device::Cpu)
+}
+
+fn open_on(path: &Path, device: &Device) -> anyhow::Result<Mask2Former> {
+    Mask2Former::load(&TensorFile::open(path)?, device, Precision::Stored)
 }
 
 fn io() -> TensorFile {
@@ -138,6 +142,24 @@ fn it_finds_what_transformers_finds_in_every_layout_and_at_sizes_that_need_paddi
             let masks = channels_last(&read(&io, &format!("{size}.masks")));
             check(&format!("{layout:?} {size} masks"), &found.masks, &masks);
         }
+    }
+}
+
+#[test]
+fn kernels_find_what_transformers_finds_and_a_plan_takes_memory() {
+    let (_folder, path) = written(&Listing::read().transformers());
+    let io = io();
+    let pixels = read(&io, "odd.pixels");
+    for device in devices().into_iter().filter(|device| !matches!(device, Device::Cpu)) {
+        let found = open_on(&path, &device).unwrap().forward(&pixels.to(&device));
+        device.check().unwrap();
+        check(&format!("classes on {device:?}"), &found.classes, &read(&io, "odd.classes"));
+        check(&format!("masks on {device:?}"), &found.masks, &channels_last(&read(&io, "odd.masks")));
+        let (plan, _) = device.rehearsal().unwrap();
+        plan.phase("network");
+        let planned = open_on(&path, &plan).unwrap().forward(&pixels.to(&plan));
+        assert_eq!(planned.masks.shape(), found.masks.shape());
+        assert!(plan.peak() > path.metadata().unwrap().len() / 2, "{} bytes", plan.peak());
     }
 }
 

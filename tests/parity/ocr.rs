@@ -7,7 +7,7 @@ use engine::models::ppocr::{Detector, Recogniser};
 use engine::rewards::ocr::{Channels, Ocr};
 use serde_json::Value;
 
-use super::{fixture, read, relative_error};
+use super::{devices, fixture, read, relative_error};
 
 /// f32 against f32: rounding of some dozens of layers in another order.
 const BOUND: f64 = 1e-5;
@@ -16,17 +16,19 @@ const BOUND: f64 = 1e-5;
 fn the_networks_match_torch() {
     let folder = fixture("ocr/tiny");
     let io = TensorFile::open(&folder.join("io.safetensors")).unwrap();
-    let detector = Detector::load(&folder.join("det.safetensors"), &Device::Cpu).unwrap();
-    let recogniser = Recogniser::load(&folder.join("rec.safetensors"), &Device::Cpu).unwrap();
-    for (name, got, want) in [
-        ("det", detector.forward(&read(&io, "pixels")), "probabilities"),
-        ("rec", recogniser.forward(&read(&io, "lines")), "logits"),
-    ] {
-        let want = read(&io, want);
-        assert_eq!(got.shape(), want.shape());
-        let error = relative_error(&got, &want);
-        println!("ocr/tiny {name}: {error:.1e}");
-        assert!(error <= BOUND, "{name}: {error:e}");
+    for device in devices() {
+        let detector = Detector::load(&folder.join("det.safetensors"), &device).unwrap();
+        let recogniser = Recogniser::load(&folder.join("rec.safetensors"), &device).unwrap();
+        for (name, got, want) in [
+            ("det", detector.forward(&read(&io, "pixels").to(&device)), "probabilities"),
+            ("rec", recogniser.forward(&read(&io, "lines").to(&device)), "logits"),
+        ] {
+            let want = read(&io, want);
+            assert_eq!(got.shape(), want.shape());
+            let error = relative_error(&got, &want);
+            println!("ocr/tiny {name} on {device:?}: {error:.1e}");
+            assert!(error <= BOUND, "{name} on {device:?}: {error:e}");
+        }
     }
 }
 
@@ -54,7 +56,7 @@ fn with_the_real_weights_pictures_are_read_and_rewarded_as_by_paddleocr() {
         serde_json::from_str(&std::fs::read_to_string(fixture("ocr/expected.json")).unwrap()).unwrap();
     assert!(expected.len() >= 24);
     for (channels, key) in [(Channels::Rgb, "rgb"), (Channels::Bgr, "bgr")] {
-        let reward = Ocr::load(&folder, channels).unwrap();
+        let reward = Ocr::load(&folder, channels, &Device::Cpu).unwrap();
         for case in &expected {
             let name = case["picture"].as_str().unwrap();
             let image = read_rgb(&fixture("ocr/pictures").join(name)).unwrap();

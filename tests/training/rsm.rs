@@ -33,7 +33,10 @@ fn check_on_policy(run: &Path) {
     for line in epochs(run) {
         assert_eq!(line["rollout_train_deviation"], 0.0, "{line}");
         assert_eq!(line["on_policy_ratio_deviation"], 0.0, "{line}");
-        assert!(line["ratio_deviation"].as_f64().unwrap() > 0.0, "the second step is of a policy that has moved: {line}");
+        assert!(
+            line["ratio_deviation"].as_f64().unwrap() > 0.0,
+            "the second step is of a policy that has moved: {line}"
+        );
         assert!(line["grad_norm"].as_f64().unwrap() > 0.0, "{line}");
     }
     assert_eq!(epochs(run).len(), 3);

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use super::super::testing::{Close, check_golden, points};
-use super::super::{Grpo, evaluate};
+use super::super::Grpo;
+use super::super::testing::{Close, check_golden, evaluate, points};
 use super::*;
 use crate::config::method::{GrpoKeys, Method, Profile, RsmSampler};
 use crate::config::raw::Prompts;
@@ -94,7 +94,7 @@ impl Taken {
         Self { x, velocity, next, noise, mean, points }
     }
 
-    fn evaluate(&self, algorithm: &dyn Algorithm, theta: &Tensor) -> super::super::Gradient {
+    fn evaluate(&self, algorithm: &dyn Algorithm, theta: &Tensor) -> (Loss, Tensor) {
         let of = |operand| match operand {
             Operand::X => &self.x,
             Operand::Next => &self.next,
@@ -102,9 +102,9 @@ impl Taken {
             Operand::Theta => theta,
             Operand::VelocityOld | Operand::Reference => &self.velocity,
             Operand::MeanOld => &self.mean,
-            Operand::Old | Operand::X0 => unreachable!("not compared with"),
+            _ => unreachable!("not compared with"),
         };
-        evaluate(algorithm, &self.points, of, self.points.len(), 1.0)
+        evaluate(algorithm, &self.points, of, self.points.len())
     }
 }
 
@@ -123,16 +123,16 @@ fn t4_on_policy_every_ratio_is_exactly_one() {
         for reweight in ALL {
             let rsm = rsm(RsmLoss::Matching, reweight, all_forks);
             let taken = Taken::at(&rsm, step, &advantages);
-            let found = taken.evaluate(&rsm, &taken.velocity);
+            let (found, _) = taken.evaluate(&rsm, &taken.velocity);
             assert_eq!(found.ratios, [1.0; 4], "{reweight:?} step {step}");
             let post = weights::matching(reweight, rsm.steps.at(step), rsm.steps.length(step)).post;
             let hinge = 1e-4 * (1.0 + 2.0 + 0.5 + 5.0) / 4.0 * post * rsm.balance(step).unwrap();
-            assert!((found.loss - hinge).abs() < 1e-12 * hinge, "{reweight:?} step {step}");
+            assert!((found.value - hinge).abs() < 1e-12 * hinge, "{reweight:?} step {step}");
         }
         for reweight in RATIOS {
             let rsm = rsm(RsmLoss::Ppo, reweight, all_forks);
             let taken = Taken::at(&rsm, step, &advantages);
-            assert_eq!(taken.evaluate(&rsm, &taken.velocity).ratios, [1.0; 4], "{reweight:?} step {step}");
+            assert_eq!(taken.evaluate(&rsm, &taken.velocity).0.ratios, [1.0; 4], "{reweight:?} step {step}");
         }
     }
 }
@@ -148,8 +148,7 @@ fn t5_the_recorded_log_probability_follows_from_what_is_stored() {
         let again: Vec<f32> =
             taken.mean.to_host().iter().zip(taken.noise.to_host()).map(|(mean, noise)| mean + s * noise).collect();
         assert_eq!(again, taken.next.to_host(), "step {step}");
-        let log_probs =
-            crate::rollout::sample::log_probs(&taken.x, &taken.velocity, &taken.next, &rsm.steps.at(step));
+        let log_probs = crate::rollout::sample::log_probs(&taken.x, &taken.velocity, &taken.next, &rsm.steps.at(step));
         assert_eq!(log_probs, taken.points.iter().map(|p| p.log_prob_old.unwrap()).collect::<Vec<_>>());
     }
 }
@@ -160,8 +159,8 @@ fn t6_zero_advantage_and_theta_equal_to_reference_give_exactly_zero() {
     for loss in [RsmLoss::Matching, RsmLoss::Ppo] {
         let rsm = rsm(loss, Base, all_forks);
         let taken = Taken::at(&rsm, 2, &[0.0; 3]);
-        let found = taken.evaluate(&rsm, &taken.velocity);
-        assert!(found.loss == 0.0 && wide(&found.dv).iter().all(|v| *v == 0.0), "{loss:?}");
+        let (found, dv) = taken.evaluate(&rsm, &taken.velocity);
+        assert!(found.value == 0.0 && wide(&dv).iter().all(|v| *v == 0.0), "{loss:?}");
     }
 }
 
@@ -173,7 +172,7 @@ fn t13_t14_gradients_match_finite_differences() {
     let check = |rsm: &Rsm, step: usize| {
         let taken = Taken::at(rsm, step, &advantages);
         let theta = near(&taken.velocity, 0.3);
-        let found = taken.evaluate(rsm, &theta);
+        let (found, dv) = taken.evaluate(rsm, &theta);
         let (at, length) = (rsm.steps.at(step), rsm.steps.length(step));
         let [x, old, next, noise] = [&taken.x, &taken.velocity, &taken.next, &taken.noise].map(wide);
         let of = |v: &[f64]| -> Vec<f64> {
@@ -207,8 +206,8 @@ fn t13_t14_gradients_match_finite_differences() {
         };
         let wanted = of(&wide(&theta))[0];
         // The engine's differences are f32; tempflow's terms are of size 1, and sums of 64 of them cancel.
-        assert!((found.loss - wanted).abs() < 1e-5 * wanted.abs().max(1e-2), "{} {wanted}", found.loss);
-        check_gradient(&found.dv, &wide(&theta), &one, of);
+        assert!((found.value - wanted).abs() < 1e-5 * wanted.abs().max(1e-2), "{} {wanted}", found.value);
+        check_gradient(&dv, &wide(&theta), &one, of);
     };
     for step in [1, 6] {
         // An open hinge and a closed one, an open ratio and a clipped one.
@@ -242,7 +241,7 @@ fn t17_the_matching_terms_are_the_log_ratio() {
     for step in 0..9 {
         let taken = Taken::at(&matching, step, &[1.0, -1.0, 0.5, 2.0]);
         let theta = near(&taken.velocity, 0.2);
-        let [a, b] = [&matching, &ppo].map(|rsm| taken.evaluate(rsm, &theta).ratios);
+        let [a, b] = [&matching, &ppo].map(|rsm| taken.evaluate(rsm, &theta).0.ratios);
         for (a, b) in a.iter().zip(&b) {
             assert!((a.ln() - b.ln()).abs() < 1e-5, "step {step}: {a} {b}");
             assert!(a.ln().abs() > 1e-4);
@@ -263,22 +262,22 @@ fn t17_the_hinge_is_zero_beyond_its_clip_range() {
     let open = wide_open(Base, 0.0);
     let taken = Taken::at(&open, step, &[2.0, -2.0]);
     // Against the noise, which makes what was sampled less likely.
-    let theta: Vec<f32> = taken.velocity.to_host().iter().zip(taken.noise.to_host()).map(|(v, e)| v + 0.1 * e).collect();
+    let theta: Vec<f32> =
+        taken.velocity.to_host().iter().zip(taken.noise.to_host()).map(|(v, e)| v + 0.1 * e).collect();
     let theta = Tensor::from_slice(&Device::Cpu, &theta, &[2, 64]);
-    let moved: Vec<f64> = taken.evaluate(&open, &theta).ratios.iter().map(|r| r.ln().abs()).collect();
+    let moved: Vec<f64> = taken.evaluate(&open, &theta).0.ratios.iter().map(|r| r.ln().abs()).collect();
     for (clip_range, is_open) in [(0.99 * moved[1], [true, false]), (1.01 * moved[1], [true, true])] {
         let rsm = wide_open(Base, clip_range);
-        let found = taken.evaluate(&rsm, &theta);
-        let rows = wide(&found.dv);
+        let (found, dv) = taken.evaluate(&rsm, &theta);
+        let rows = wide(&dv);
         let is_zero = |row: usize| rows[row * 64..(row + 1) * 64].iter().all(|v| *v == 0.0);
         assert_eq!([!is_zero(0), !is_zero(1)], is_open);
         assert_eq!(found.clipped, usize::from(!is_open[1]));
     }
     // fairclip looks at the log-ratio times s²: the same range is reached later.
     let s = open.steps.at(step).s;
-    let found = taken.evaluate(&wide_open(Fairclip, 0.99 * moved[1] * s * s), &theta);
-    assert_eq!(found.clipped, 1);
-    assert_eq!(taken.evaluate(&wide_open(Fairclip, 1.01 * moved[1] * s * s), &theta).clipped, 0);
+    let clipped = |part: f64| taken.evaluate(&wide_open(Fairclip, part * moved[1] * s * s), &theta).0.clipped;
+    assert_eq!([0.99, 1.01].map(clipped), [1, 0]);
 }
 
 /// §10.8: where the policy is the one that sampled, the slope of `base` is GRPO's.
@@ -296,7 +295,7 @@ fn at_the_old_policy_the_gradient_is_that_of_grpo() {
         for step in 0..9 {
             let taken = Taken::at(&rsm, step, &[1.0, -2.0, 7.0]);
             let [ours, theirs] =
-                [&rsm as &dyn Algorithm, &grpo].map(|algorithm| wide(&taken.evaluate(algorithm, &taken.velocity).dv));
+                [&rsm as &dyn Algorithm, &grpo].map(|algorithm| wide(&taken.evaluate(algorithm, &taken.velocity).1));
             for (a, b) in ours.iter().zip(&theirs) {
                 // One takes the noise from its key, the other from f32 samples about ten times its size at small steps.
                 assert!((a - b).abs() < 1e-5 * b.abs().max(1e-2), "{loss:?} step {step}: {a} {b}");
@@ -312,7 +311,7 @@ fn epoch<'a>(
     forks: &'a [branch::Fork],
     key: &'a dyn Fn(Purpose, usize, u32) -> Key,
 ) -> Scored<'a> {
-    Scored { advantages, key, steps: 0..9, log_probs, forks }
+    Scored { advantages, key, steps: 0..9, log_probs, forks, groups: &[], gradient_norms: &[] }
 }
 
 /// T17: every fork is a point at its step with its own noise; those of a group of one have no advantage and count for nothing;
@@ -323,7 +322,7 @@ fn t17_forks_become_points_and_steps_without_them_anchors() {
         keys.profile = Some(Profile::Counts(vec![2, 0, 1, 3, 0, 0, 0, 0, 0, 6]));
     });
     let forks = branch::forks(rsm.forks(), 2);
-    assert_eq!((forks.len(), rsm.each()), (12, Each { images: 6, points: 12 }));
+    assert_eq!((forks.len(), rsm.each(2)), (12, Each { images: 12, points: 24 }));
     assert_eq!(rsm.window(1, 1), Some(Window { noisy: 0..0, trained: 0..9 }));
     let rewards: Vec<f64> = (0..12).map(|i| f64::from(i * i % 7)).collect();
     let names: Vec<String> = forks.iter().map(branch::Fork::group).collect();
@@ -335,7 +334,8 @@ fn t17_forks_become_points_and_steps_without_them_anchors() {
         assert!(fork.step != 2 || advantages[i] == 0.0, "one fork alone");
     }
     let log_probs: Vec<f64> = (0..12).map(f64::from).collect();
-    let key = |purpose, image: usize, draw| Key { prompt: forks[image].trunk as u32, step: draw, ..Key::new(1, purpose) };
+    let key =
+        |purpose, image: usize, draw| Key { prompt: forks[image].trunk as u32, step: draw, ..Key::new(1, purpose) };
     let updates = rsm.updates(&epoch(&advantages, &log_probs, &forks, &key));
     assert_eq!(updates.len(), 2);
     let mut seen = Vec::new();
@@ -379,14 +379,14 @@ fn without_a_divergence_forks_that_teach_nothing_are_left_out() {
     let updates = rsm.updates(&epoch(&advantages, &[], &forks, &key));
     let mut images: Vec<usize> = updates.concat().iter().map(|p| p.image).collect();
     images.sort_unstable();
-    assert_eq!((images, rsm.each()), (vec![0, 1, 6, 7], Each { images: 4, points: 4 }));
+    assert_eq!((images, rsm.each(2)), (vec![0, 1, 6, 7], Each { images: 8, points: 8 }));
     assert_eq!(rsm.window(1, 1).unwrap().trained, 0..3, "a trunk goes as far as something leaves it");
 }
 
 #[test]
 fn whole_trajectories_are_trained_on_at_all_steps_but_the_last() {
     let rsm = rsm(RsmLoss::Matching, Base, |keys| keys.sampler = RsmSampler::Default);
-    assert_eq!((rsm.each(), rsm.forks()), (Each { images: 1, points: 9 }, &[][..]));
+    assert_eq!((rsm.each(3), rsm.forks()), (Each { images: 3, points: 27 }, &[][..]));
     assert_eq!(rsm.window(1, 1), Some(Window { noisy: 0..10, trained: 0..9 }));
     let key = |purpose, image: usize, draw| Key { prompt: image as u32, step: draw, ..Key::new(1, purpose) };
     let updates = rsm.updates(&epoch(&[1.0, -1.0], &[], &[], &key));
@@ -418,9 +418,9 @@ fn the_loss_of_parts_adds_up_to_that_of_the_whole() {
             Operand::Noise => &rows[2],
             _ => &rows[3],
         };
-        let part = evaluate(&rsm, &points[i..i + 1], of, 4, 1.0);
-        sum += part.loss;
-        assert_eq!(bits(&part.dv), bits(&dv.slice(i..i + 1)));
+        let (part, part_dv) = evaluate(&rsm, &points[i..i + 1], of, 4);
+        sum += part.value;
+        assert_eq!(bits(&part_dv), bits(&dv.slice(i..i + 1)));
     }
     assert!((sum - whole).abs() <= 1e-12 * whole);
 }

@@ -76,7 +76,9 @@ impl RsmKeys {
              'ppo' expected base, pcpo, tempflow, guard or fairclip"
         );
         if self.sampler == RsmSampler::Default && self.profile.is_some() {
-            bail!("rsm.profile says how a trunk forks, and rsm.sampler is 'default', which has no trunks; leave it out");
+            bail!(
+                "rsm.profile says how a trunk forks, and rsm.sampler is 'default', which has no trunks; leave it out"
+            );
         }
         Ok(())
     }
@@ -292,7 +294,10 @@ mod tests {
             "rsm.profile 'base2' is for 10 steps, and rollout.num_inference_steps is 20; expected a list of 20 fork counts, or 10 steps"
         );
         assert!(e("", 8).starts_with("rsm.profile 'lowsnr2' is for 10 steps, and rollout.num_inference_steps is 8"));
-        assert!(e("profile = [2, 2]", 3).ends_with("has 2 fork counts, and rollout.num_inference_steps is 3; expected one for each step"));
+        assert!(
+            e("profile = [2, 2]", 3)
+                .ends_with("has 2 fork counts, and rollout.num_inference_steps is 3; expected one for each step")
+        );
         assert!(e("profile = [1, 1, 4]", 3).ends_with("nothing to compare"), "the last step is not trained on");
         assert!(e("profile = [2000, 1]", 2).contains("2000 forks at step 0, expected at most 1024"));
     }

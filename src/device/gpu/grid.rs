@@ -1,6 +1,6 @@
 //! How kernels are laid over their work, and what their entries are called.
 
-use super::DType;
+use super::{DType, DevicePtr};
 
 /// How a kernel is laid over its work.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +60,18 @@ pub struct Rows {
     pub lanes: u32,
     /// Of the entry: turns of a thread, and storage type.
     pub suffix: String,
+}
+
+/// A size as kernels take it.
+pub fn small(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or_else(|_| panic!("{n}: on a GPU sizes are less than 2^32"))
+}
+
+/// Numbers of single precision that a thread moves at once, and what the entries for that are called: 16 bytes where all rows
+/// of `width` numbers from all `places` on consist of them.
+pub fn vectors<const N: usize>(width: usize, places: [DevicePtr; N]) -> (usize, &'static str) {
+    let whole = width.is_multiple_of(4) && places.iter().all(|place| place.is_multiple_of(16));
+    if whole { (4, "packed") } else { (1, "plain") }
 }
 
 /// The suffix of the entries for a storage type.

@@ -29,7 +29,7 @@ pub use buffer::{Results, Table};
 pub use chip::{CHIPS, Chip, EXPS_PER_CLOCK};
 pub use driver::{Arg, DevicePtr, Driver, Facts, FunctionInfo, Swizzle, TensorMapDesc};
 use driver::{Launch, Op, TensorMap};
-pub use grid::{Grid, Rows, suffix, type_code};
+pub use grid::{Grid, Rows, small, suffix, type_code, vectors};
 use kernels::Kernels;
 pub use kernels::{File, files};
 use lane::{Between, Lane};

@@ -1,5 +1,4 @@
 //! BLIP (Li et al. 2022) as ImageReward has it: a vision transformer, and a BERT that reads a text while it looks at the picture.
-//! On the processor only, as there is no kernel for attention of one sequence to another.
 
 mod sizes;
 mod text;
@@ -28,15 +27,15 @@ pub struct Blip {
 }
 
 impl Blip {
-    /// The network in `file`, whose sizes follow from its tensors; its matrices are multiplied in `precision`.
+    /// The network in `file`, on `device`, whose sizes follow from its tensors; its matrices are multiplied in `precision`.
     ///
     /// # Errors
     /// Names the file and the tensor that is missing, left over or not as expected.
-    pub fn load(file: &TensorFile, precision: Precision) -> Result<Self> {
+    pub fn load(file: &TensorFile, device: &Device, precision: Precision) -> Result<Self> {
         let sizes = Sizes::of(file)?;
         let tensors = file.entries().map(|(name, entry)| (name.to_string(), entry.clone())).collect();
         let file = file.with(names::blip::to_clip(tensors, VISION));
-        let loader = Loader::new(&file, IGNORED, &Device::Cpu).precision(precision);
+        let loader = Loader::new(&file, IGNORED, device).precision(precision);
         let root = loader.root();
         let vision = vision::VisionEncoder::load(&root.sub(VISION), &sizes.vision);
         let text = text::TextEncoder::load(&root.sub(TEXT), &sizes.text, sizes.vision.width);

@@ -1,6 +1,6 @@
 //! Mask2Former (Cheng et al. 2022) with a Swin backbone: a fixed number of queries, each of which finds one object, says what
 //! it is and which pixels are its. In the names of transformers' `Mask2FormerForUniversalSegmentation`; files of both
-//! generations of mmdetection are brought under them. On the processor.
+//! generations of mmdetection are brought under them.
 
 mod decoder;
 mod layers;
@@ -101,14 +101,14 @@ pub struct Mask2Former {
 }
 
 impl Mask2Former {
-    /// The network in `file`, in whichever layout, with its matrices multiplied in `precision`.
+    /// The network in `file`, in whichever layout, on `device`, with its matrices multiplied in `precision`.
     ///
     /// # Errors
     /// Names the file and the tensor that is missing or not as expected, or says that it is another network.
-    pub fn load(file: &TensorFile, precision: Precision) -> Result<Self> {
+    pub fn load(file: &TensorFile, device: &Device, precision: Precision) -> Result<Self> {
         let (layout, file) = in_transformers(file)?;
         let config = Config::of(&file)?;
-        let loader = Loader::new(&file, IGNORED, &Device::Cpu).precision(precision);
+        let loader = Loader::new(&file, IGNORED, device).precision(precision);
         let root = loader.root().sub("model");
         let queries = root.sub("transformer_module");
         let under = root.sub("pixel_level_module");

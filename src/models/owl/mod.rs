@@ -1,5 +1,5 @@
 //! mPLUG-Owl2 (Ye et al. 2023): a picture encoder, an abstractor that brings what it sees to a few tokens, and a LLaMA in which
-//! tokens of pictures have keys, values and norms of their own. On the processor only, as some of its ops have no kernels.
+//! tokens of pictures have keys, values and norms of their own.
 
 mod abstractor;
 mod config;
@@ -32,17 +32,17 @@ pub struct Owl {
 }
 
 impl Owl {
-    /// The model in `folder`: `config.json` and the weights `model`; its matrices are multiplied in `precision`.
+    /// The model in `folder`: `config.json` and the weights `model`, on `device`; its matrices are multiplied in `precision`.
     ///
     /// # Errors
     /// Names the file and the key or tensor that is missing, left over or not as expected.
-    pub fn load(folder: &Path, precision: Precision) -> Result<Self> {
+    pub fn load(folder: &Path, device: &Device, precision: Precision) -> Result<Self> {
         let file = TensorFile::open_component(folder, "model", None)?;
         let config = OwlConfig::read(&file, &folder.join("config.json"))?;
         let tensors = file.entries().map(|(name, entry)| (name.to_string(), entry.clone())).collect();
         let encoder = format!("{VISION}.encoder");
         let file = file.with(names::owl::to_clip(tensors, &encoder, config.vision.heads));
-        let loader = Loader::new(&file, IGNORED, &Device::Cpu).precision(precision);
+        let loader = Loader::new(&file, IGNORED, device).precision(precision);
         let root = loader.root();
         let vision = vision::VisionEncoder::load(&root.sub(VISION), &config.vision);
         let abstractor = abstractor::Abstractor::load(&root.sub(ABSTRACTOR), &config);

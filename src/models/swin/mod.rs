@@ -1,5 +1,5 @@
 //! Swin (Liu et al. 2021): a transformer over windows of an image, which are shifted from block to block, in stages of half
-//! the size each. In the names of transformers' `SwinBackbone`; on the processor.
+//! the size each. In the names of transformers' `SwinBackbone`.
 
 mod block;
 

@@ -5,10 +5,11 @@ mod hopper;
 mod hopper_backward;
 
 mod wide;
+mod wide_backward;
 
 use super::{Heads, Mask, OutputGrad, Part, PartGrad};
 use crate::device::gpu::driver::DevicePtr;
-use crate::device::gpu::{Arg, Grid, suffix};
+use crate::device::gpu::{Arg, Gpu, Grid, small, suffix};
 use crate::device::{DType, Tensor};
 use crate::ops::copy::cast;
 
@@ -42,7 +43,7 @@ struct PartArg {
 /// `Sequence` of kernels/common/attention.cuh.
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 #[repr(C)]
-struct Sequence {
+pub struct Sequence {
     part: [PartArg; PARTS],
     parts: u32,
     n: u32,
@@ -52,10 +53,6 @@ struct Sequence {
     vectors: u32,
     scale: f32,
     wide: u32,
-}
-
-fn small(n: usize) -> u32 {
-    u32::try_from(n).expect("sizes of attention fit 32 bits")
 }
 
 impl Sequence {
@@ -72,6 +69,30 @@ impl Sequence {
         let d = small(operands[0][0].dim(2) / heads.count);
         let (parts, heads, scale) = (small(operands.len()), small(heads.count), heads.scale);
         Self { part, parts, n, heads, d, stats: 0, vectors: 0, scale, wide: wide.into() }
+    }
+
+    /// Queries `q` with room for what they find, and keys and values of another sequence, all in f32.
+    pub fn crossing(out: &mut Tensor, q: &Tensor, [k, v]: [&Tensor; 2], heads: Heads) -> Self {
+        let [m, n] = [q, k].map(|t| small(t.dim(1)));
+        let mut part = [PartArg::default(); PARTS];
+        part[0] = PartArg { q: q.address(), out: out.address_mut(), n: m, queries: m, ..PartArg::default() };
+        part[1] = PartArg { k: k.address(), v: v.address(), n, first: m, ..PartArg::default() };
+        let (d, heads, scale) = (small(q.dim(2) / heads.count), small(heads.count), heads.scale);
+        Self { part, parts: 2, n: m + n, heads, d, stats: 0, vectors: 0, scale, wide: 1 }
+    }
+
+    /// Launches a kernel of an op in f32, that for the least of `widths` that holds a head, with `rest` behind the sequence.
+    pub fn launch_f32(
+        &self,
+        gpu: &Gpu,
+        [op, name]: [&'static str; 2],
+        widths: &[u32],
+        batch: usize,
+        rest: impl IntoIterator<Item = Arg>,
+    ) {
+        let (entry, _) = entry(name, self.d, widths);
+        let args = [self.arg(DType::F32)].into_iter().chain(rest);
+        gpu.launch(op, &entry, self.grid(|p| p.queries, 64, batch, 256), args);
     }
 
     /// Whether operands of `dtype` can be read 16 bytes at a time.
@@ -159,8 +180,7 @@ pub(super) fn forward_by(
         let rest = [lse.arg_mut(), bias, u32::from(mask.causal).into()];
         let args = |s| [s].into_iter().chain(rest.clone());
         if product == DType::F32 {
-            let (entry, _) = entry("attention_forward_f32", s.d, &[32, 64, 128, 512]);
-            gpu.launch("attention", &entry, s.grid(|p| p.n, 64, batch, 256), args(s.arg(product)));
+            s.launch_f32(&gpu, ["attention", "attention_forward_f32"], &[32, 64, 128, 512], batch, rest);
         } else {
             assert!(heads.scale > 0.0, "attention: a scale of {} on tensor cores", heads.scale);
             let masked = mask.causal || mask.bias.is_some();
@@ -201,6 +221,9 @@ pub(super) fn backward(
 ) {
     if hopper_backward::fits(&lse.gpu(), outputs, parts, heads) {
         return hopper_backward::backward(grads, outputs, lse, parts, heads, None);
+    }
+    if let ([Some(output)], true) = (outputs, wide_backward::fits(outputs, parts, heads)) {
+        return wide_backward::backward(&mut grads[0], output, lse, &parts[0], heads);
     }
     let (gpu, batch, dtype) = (lse.gpu(), lse.dim(0), grads[0].k.dtype());
     let product = product(parts[0].q, heads);

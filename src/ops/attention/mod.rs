@@ -8,6 +8,7 @@ mod cuda;
 mod tests;
 
 pub(in crate::ops) use cpu::{Head, HeadOut, cut, scores_total, softmax, tile_rows};
+pub(in crate::ops) use cuda::Sequence;
 pub use cuda::{BackwardVariant, ForwardVariant, backward_variants, forward_variants};
 
 use super::dispatch;

@@ -1,13 +1,14 @@
-//! Softmax attention of one sequence to another, over token-major operands as in [`attention`](super::attention). On the
-//! processor only: no kernel has been written for it.
+//! Softmax attention of one sequence to another, over token-major operands as in [`attention`](super::attention). A GPU
+//! computes it in single precision, whatever is asked for: it is a small part of the networks that have it.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
 use super::attention::Heads;
-use super::on_cpu;
-use crate::device::Tensor;
+use super::dispatch;
+use crate::device::{DType, Tensor};
 
 /// `softmax(scale·q·kᵀ)·v` per head. `q` `[b, m, heads·d]`, `k` and `v` `[b, n, heads·d]`; returns the shape of `q`.
 ///
@@ -17,8 +18,11 @@ pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, sees: Option<&T
     let (&[b, m, width], &[_, n, _]) = (q.shape(), k.shape()) else { panic!("cross attention: q {q:?}, k {k:?}") };
     let fits = k.shape() == [b, n, width] && v.shape() == k.shape() && width.is_multiple_of(heads.count) && n > 0;
     assert!(fits, "cross attention: {} heads, q {q:?}, k {k:?}, v {v:?}", heads.count);
-    assert!(sees.is_none_or(|s| s.shape() == [b, n, m]), "cross attention: q {q:?}, k {k:?}, sees {sees:?}");
+    assert!(
+        sees.is_none_or(|s| s.shape() == [b, n, m] && s.dtype() == DType::F32),
+        "cross attention: q {q:?}, k {k:?}, sees {sees:?}"
+    );
     let mut out = q.scratch_like(q.shape());
-    on_cpu!(q, forward(&mut out, q, k, v, heads, sees));
+    dispatch!(q, forward(&mut out, q, k, v, heads, sees));
     out
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::device::{DType, Device};
-use crate::ops::testing::{check_batch_invariance, max_error, random, wide};
+use crate::ops::linear::rounded;
+use crate::ops::testing::{bits, check_batch_invariance, devices, max_error, on_vm, random, wide};
 
 const HEADS: Heads = Heads { count: 2, scale: 0.4, compute: DType::F32 };
 
@@ -26,8 +27,12 @@ fn reference([q, k, v]: [&Tensor; 3], seen: impl Fn(usize, usize, usize) -> bool
 fn queries_of_one_sequence_see_the_keys_of_another() {
     for (m, n, d) in [(1, 1, 4), (7, 300, 5), (130, 9, 16)] {
         let [q, k, v] = [(m, 1), (n, 2), (n, 3)].map(|(tokens, seed)| random(&[2, tokens, 2 * d], seed));
-        let error = max_error(&forward(&q, &k, &v, HEADS, None), &reference([&q, &k, &v], |_, _, _| true));
-        assert!(error < 1e-5, "{m} queries, {n} keys: off by {error:e}");
+        let want = reference([&q, &k, &v], |_, _, _| true);
+        for device in devices() {
+            let [q, k, v] = [&q, &k, &v].map(|t| t.to(&device));
+            let error = max_error(&forward(&q, &k, &v, HEADS, None), &want);
+            assert!(error < 1e-5, "{m} queries, {n} keys on {device:?}: off by {error:e}");
+        }
     }
 }
 
@@ -44,8 +49,12 @@ fn a_query_sees_only_what_it_may_and_everything_if_that_is_nothing() {
     let numbers: Vec<f32> = sees.iter().map(|v| *v as f32).collect();
     let mask = Tensor::from_slice(&Device::Cpu, &numbers, &[2, n, m]);
     let seen = |b: usize, i: usize, j: usize| (b, i) == (0, 2) || sees[(b * n + j) * m + i] >= 0.0;
-    let error = max_error(&forward(&q, &k, &v, HEADS, Some(&mask)), &reference([&q, &k, &v], seen));
-    assert!(error < 1e-5, "off by {error:e}");
+    let want = reference([&q, &k, &v], seen);
+    for device in devices() {
+        let [q, k, v, mask] = [&q, &k, &v, &mask].map(|t| t.to(&device));
+        let error = max_error(&forward(&q, &k, &v, HEADS, Some(&mask)), &want);
+        assert!(error < 1e-5, "off by {error:e} on {device:?}");
+    }
 }
 
 #[test]
@@ -56,4 +65,38 @@ fn a_sample_gives_the_same_bits_alone_and_in_a_batch() {
         let [q, k, v, sees] = [&q, &k, &v, &sees].map(|t| t.slice(samples.clone()));
         forward(&q, &k, &v, HEADS, Some(&sees))
     });
+}
+
+#[test]
+fn kernels_give_a_sample_the_same_bits_in_any_batch_and_whatever_the_order() {
+    // More queries and keys than a tile has; tiles of which some queries see nothing.
+    for d in [12, 64, 128] {
+        let (m, n, width) = (70, 140, d);
+        let [q, k, v] = [(m, 1), (n, 2), (n, 3)].map(|(tokens, seed)| random(&[2, tokens, width], seed));
+        let late = |i: usize| if i / m % n < 100 && i % 7 == 0 { -1.0 } else { (i * 37 % 11) as f32 - 3.0 };
+        let sees: Vec<f32> = (0..2 * n * m).map(late).collect();
+        let sees = Tensor::from_slice(&Device::Cpu, &sees, &[2, n, m]);
+        let heads = Heads { count: 1, ..HEADS };
+        let run = |device: &Device, samples: std::ops::Range<usize>| {
+            let [q, k, v, sees] = [&q, &k, &v, &sees].map(|t| t.slice(samples.clone()).to(device));
+            forward(&q, &k, &v, heads, Some(&sees))
+        };
+        let got = on_vm(|device| vec![run(device, 0..2), run(device, 1..2)]);
+        assert!(bits(&got[0].slice(1..2)) == bits(&got[1]), "heads of {d}");
+        let error = max_error(&got[0], &wide(&run(&Device::Cpu, 0..2)));
+        assert!(error < 1e-5, "heads of {d}: off by {error:e}");
+    }
+}
+
+#[test]
+fn operands_in_half_precision_give_the_result_of_their_values_rounded_once() {
+    let [q, k, v] = [(5, 1), (9, 2), (9, 3)].map(|(n, seed)| rounded(&random(&[2, n, 16], seed), DType::Bf16));
+    let want = reference([&q, &k, &v], |_, _, _| true);
+    let got = on_vm(|device| {
+        let [q, k, v] = [&q, &k, &v].map(|t| t.to(device));
+        vec![forward(&q, &k, &v, HEADS, None)]
+    });
+    assert_eq!(got[0].dtype(), DType::Bf16);
+    let error = max_error(&got[0], &want);
+    assert!(error < 2f64.powi(-8) + 1e-5, "off by {error:e}");
 }

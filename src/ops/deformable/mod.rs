@@ -1,12 +1,13 @@
 //! Multi-scale deformable attention (Zhu et al. 2021, Deformable DETR): every token looks at a few points of each level of
-//! a pyramid of images, at places it has computed itself. On the processor only: no kernel has been written for it.
+//! a pyramid of images, at places it has computed itself; in single precision.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
-use super::on_cpu;
-use crate::device::Tensor;
+use super::dispatch;
+use crate::device::{DType, Tensor};
 
 /// Where the tokens of a pyramid lie: the levels' images, `[height, width]` each, row by row, one level after another.
 #[derive(Clone, Copy)]
@@ -29,8 +30,9 @@ pub fn forward(values: &Tensor, offsets: &Tensor, weights: &Tensor, pyramid: Pyr
     let fits =
         n == pyramid.tokens() && width.is_multiple_of(heads) && per_token.is_multiple_of(heads * pyramid.0.len());
     let alike = weights.shape() == [b, n, per_token] && offsets.shape() == [b, n, 2 * per_token];
+    let alike = alike && [values, offsets, weights].iter().all(|t| t.dtype() == DType::F32);
     assert!(fits && alike, "deformable: {heads} heads of {values:?}, offsets {offsets:?}, weights {weights:?}");
     let mut out = values.scratch_like(values.shape());
-    on_cpu!(values, forward(&mut out, values, offsets, weights, pyramid, heads));
+    dispatch!(values, forward(&mut out, values, offsets, weights, pyramid, heads));
     out
 }

@@ -13,14 +13,6 @@ const LANES: usize = 16;
 /// Elements of the result per task, about.
 const GRAIN: usize = 1 << 14;
 
-pub(super) fn arrange(out: &mut Tensor, w: &Tensor) {
-    let (taps, channels) = (out.dim(0), out.dim(1));
-    let w = w.elems().to_f32();
-    for (tap, row) in out.host_mut().chunks_exact_mut(channels.max(1)).enumerate() {
-        row.iter_mut().zip(w[tap..].iter().step_by(taps)).for_each(|(o, v)| *o = *v);
-    }
-}
-
 pub(super) fn forward(y: &mut Tensor, x: &Tensor, w: &Tensor, bias: &Tensor, stride: [usize; 2], by: Bend) {
     if y.is_empty() {
         return;

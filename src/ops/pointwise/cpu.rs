@@ -11,18 +11,17 @@ const BAND: usize = 1 << 16;
 /// Elements per task that only bends.
 const GRAIN: usize = 1 << 14;
 
-/// Columns of whole panels for `outputs`.
-pub(super) fn padded(outputs: usize) -> usize {
-    outputs.next_multiple_of(NR)
-}
-
-pub(super) fn pack(panels: &mut Tensor, w: &Tensor) {
-    let (inputs, padded) = (panels.dim(0), panels.dim(1));
-    let panels = panels.host_mut();
+/// In panels, in the weight's place.
+pub(super) fn pack(w: &mut Tensor) {
+    let (outputs, inputs) = (w.dim(0), w.dim(1));
+    let padded = outputs.next_multiple_of(NR);
+    let mut packed = Tensor::scratch(&w.device(), &[inputs, padded]);
+    let panels = packed.host_mut();
     for k in (0..inputs).step_by(KC) {
         let steps = k..(k + KC).min(inputs);
-        pack_f32(&mut panels[padded * k..padded * steps.end], Mat::weight(w).t(), steps, 0..w.dim(0));
+        pack_f32(&mut panels[padded * k..padded * steps.end], Mat::weight(w).t(), steps, 0..outputs);
     }
+    *w = packed;
 }
 
 pub(super) fn forward(y: &mut Tensor, x: &Tensor, w: &Tensor, bias: Option<&Tensor>, by: Bend, add: Option<&Tensor>) {

@@ -1,16 +1,19 @@
-//! 1x1 convolutions with what follows them in mobile networks; forward only, and without kernels: of rewards.
+//! 1x1 convolutions with what follows them in mobile networks; forward only, in single precision: of rewards.
 //!
 //! Every element of the result is one chain of fused multiply-adds over the input channels, cut after a fixed length: the
-//! same bits for any batch and any number of threads.
+//! same bits for any batch, any number of threads and any device.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
 pub(in crate::ops) use cpu::bend;
+pub(in crate::ops) use cuda::bend_arg;
 
-use super::on_cpu;
-use crate::device::Tensor;
+use super::dispatch;
+use crate::device::work::{Kind, Work};
+use crate::device::{DType, Tensor};
 
 /// The non-linearities of mobile networks.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,8 +54,10 @@ impl From<Curve> for Bend {
 
 /// A weight `[out, in]` in the order that [`forward`] reads it.
 pub struct Weight {
-    /// Panels of columns, those of every chain of steps after one another: `[in, out]` with `out` rounded up.
-    panels: Tensor,
+    /// On the CPU panels of columns, those of every chain of steps after one another: `[in, out]` with `out` rounded up. On a
+    /// GPU as it was.
+    packed: Tensor,
+    inputs: usize,
     outputs: usize,
 }
 
@@ -60,9 +65,9 @@ impl Weight {
     /// `w` `[out, in]`, as files have it.
     pub fn of(w: &Tensor) -> Self {
         let &[outputs, inputs] = w.shape() else { panic!("pointwise: weight {w:?}") };
-        let mut panels = w.scratch_like(&[inputs, cpu::padded(outputs)]);
-        on_cpu!(w, pack(&mut panels, w));
-        Self { panels, outputs }
+        let mut packed = w.clone();
+        dispatch!(w, pack(&mut packed));
+        Self { packed, inputs, outputs }
     }
 
     /// Channels that come out.
@@ -74,18 +79,21 @@ impl Weight {
 /// `y = bend(x·Wᵀ + bias) (+ add)`. `x` `[.., in]`, `w` of `[out, in]`, `bias` `[out]`, `add` as the result; returns
 /// `[.., out]`.
 pub fn forward(x: &Tensor, w: &Weight, bias: Option<&Tensor>, bend: impl Into<Bend>, add: Option<&Tensor>) -> Tensor {
-    let (inputs, outputs) = (w.panels.dim(0), w.outputs);
+    let Weight { inputs, outputs, .. } = *w;
     let fits = x.width() == inputs && bias.is_none_or(|b| b.len() == outputs);
-    assert!(fits, "pointwise: x {x:?}, weight of {inputs} to {outputs}, bias {bias:?}");
+    assert!(fits && x.dtype() == DType::F32, "pointwise: x {x:?}, weight of {inputs} to {outputs}, bias {bias:?}");
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("at least one axis") = outputs;
     let mut y = x.scratch_like(&shape);
     assert!(add.is_none_or(|add| add.shape() == shape), "pointwise: add {add:?} to {y:?}");
-    on_cpu!(y, forward(&mut y, x, &w.panels, bias, bend.into(), add));
+    let read = x.bytes() + w.packed.bytes() + add.map_or(0, Tensor::bytes);
+    let work = Work::of(Kind::Convolution, DType::F32, [y.rows(), outputs, inputs]).moving(read, y.bytes());
+    dispatch!(y, forward(&mut y, x, &w.packed, bias, bend.into(), add), [work]);
     y
 }
 
 /// `bend(x)` of every element, in place.
 pub fn apply(x: &mut Tensor, bend: impl Into<Bend>) {
-    on_cpu!(x, apply(x, bend.into()));
+    assert_eq!(x.dtype(), DType::F32, "bend");
+    dispatch!(x, apply(x, bend.into()));
 }

@@ -1,5 +1,7 @@
 use super::*;
-use crate::ops::testing::{check_batch_invariance, max_error, random, wide};
+use crate::device::Device;
+use crate::ops::copy::owned;
+use crate::ops::testing::{bits, check_batch_invariance, devices, max_error, on_vm, random, wide};
 
 const CURVES: [Curve; 7] = [
     Curve::Line,
@@ -40,17 +42,24 @@ fn reference(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, bend: Bend, add: Opt
 #[test]
 fn layers_match_the_definition_in_f64_for_every_curve() {
     // Below, at and off what a panel and a chain of sums hold.
-    for (inputs, outputs) in [(3, 1), (8, 8), (40, 24), (96, 33), (300, 97), (513, 5)] {
+    for (inputs, outputs) in [(3, 1), (8, 8), (40, 24), (300, 97), (513, 5)] {
         let (x, w, bias) = (random(&[2, 5, 7, inputs], 1), random(&[outputs, inputs], 2), random(&[outputs], 3));
         let add = random(&[2, 5, 7, outputs], 4);
         for curve in CURVES {
             let bend = Bend { curve, scale: 0.7, shift: -0.3 };
             for (bias, add) in [(Some(&bias), None), (None, Some(&add)), (Some(&bias), Some(&add))] {
-                let error =
-                    max_error(&forward(&x, &Weight::of(&w), bias, bend, add), &reference(&x, &w, bias, bend, add));
+                let want = reference(&x, &w, bias, bend, add);
+                let run = |device: &Device| {
+                    let [bias, add] = [bias, add].map(|t| t.map(|t| t.to(device)));
+                    let weight = Weight::of(&w.to(device));
+                    forward(&x.to(device), &weight, bias.as_ref(), bend, add.as_ref())
+                };
+                let all = devices().map(|device| run(&device));
+                let error = max_error(&all[0], &want);
                 // Curves that saturate leave little of sums as large as these.
                 let bound = 1e-6 * (inputs as f64).sqrt();
                 assert!(error < bound, "{inputs} to {outputs}, {curve:?}: {error:e}");
+                assert!(bits(&all[0]) == bits(&all[1]), "{inputs} to {outputs}, {curve:?}: a GPU gives other bits");
             }
         }
     }
@@ -61,9 +70,13 @@ fn curves_alone_are_those_of_layers() {
     for curve in CURVES {
         let x = random(&[3, 1000], 5);
         let want: Vec<f64> = wide(&x).into_iter().map(|v| in_f64(curve.into(), v)).collect();
-        let mut y = crate::ops::copy::owned(&x);
-        apply(&mut y, curve);
-        assert!(max_error(&y, &want) < 1e-6, "{curve:?}");
+        let all = devices().map(|device| {
+            let mut y = owned(&x.to(&device));
+            apply(&mut y, curve);
+            y
+        });
+        assert!(max_error(&all[0], &want) < 1e-6, "{curve:?}");
+        assert!(bits(&all[0]) == bits(&all[1]), "{curve:?}: a GPU gives other bits");
     }
 }
 
@@ -71,4 +84,32 @@ fn curves_alone_are_those_of_layers() {
 fn a_sample_alone_and_in_a_batch_gives_the_same_bits() {
     let (x, w, bias) = (random(&[9, 31, 17, 70], 1), Weight::of(&random(&[52, 70], 2)), random(&[52], 3));
     check_batch_invariance("pointwise", |r| forward(&x.slice(r), &w, Some(&bias), Curve::HardSwish, None));
+}
+
+#[test]
+fn what_is_not_a_number_stays_so_on_every_device() {
+    let x = Tensor::from_slice(&Device::Cpu, &[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -3.0, 0.0], &[5]);
+    for curve in CURVES {
+        let all = devices().map(|device| {
+            let mut y = owned(&x.to(&device));
+            apply(&mut y, curve);
+            y.to_host()
+        });
+        let same = all[0].iter().zip(&all[1]).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()));
+        assert!(same, "{curve:?}: {all:?}");
+    }
+}
+
+#[test]
+fn kernels_give_a_sample_the_same_bits_in_any_batch_and_whatever_the_order() {
+    // More rows than a block has; the second is not aligned to 16 bytes.
+    for (inputs, outputs) in [(24, 40), (5, 16)] {
+        let (x, w, bias) = (random(&[3, 7, 9, inputs], 1), random(&[outputs, inputs], 2), random(&[outputs], 3));
+        let run = |device: &Device, samples: std::ops::Range<usize>| {
+            let (x, w, bias) = (x.slice(samples).to(device), Weight::of(&w.to(device)), bias.to(device));
+            forward(&x, &w, Some(&bias), Curve::HardSwish, None)
+        };
+        let got = on_vm(|device| vec![run(device, 0..3), run(device, 1..2)]);
+        assert!(bits(&got[0].slice(1..2)) == bits(&got[1]), "{inputs} to {outputs}");
+    }
 }

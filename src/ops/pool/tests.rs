@@ -1,12 +1,13 @@
 use super::*;
-use crate::ops::testing::{check_batch_invariance, max_error, random, wide};
+use crate::ops::testing::{bits, check_batch_invariance, devices, max_error, random, wide};
 
 #[test]
 fn windows_are_averaged_and_the_rest_is_dropped() {
     for (height, width, channels, size) in [(3, 7, 5, [3, 2]), (8, 8, 16, [2, 2]), (7, 5, 3, [3, 1]), (4, 4, 2, [1, 1])]
     {
         let x = random(&[2, height, width, channels], 1);
-        let y = average(&x, size);
+        let [y, on_gpu] = devices().map(|device| average(&x.to(&device), size));
+        assert!(bits(&y) == bits(&on_gpu), "{:?} by {size:?}: other bits", x.shape());
         let (h, w) = (height / size[0], width / size[1]);
         assert_eq!(y.shape(), [2, h, w, channels]);
         let values = wide(&x);

@@ -1,6 +1,6 @@
 use super::cpu::taps;
 use crate::device::Tensor;
-use crate::device::gpu::{self, Grid};
+use crate::device::gpu::{self, Arg, Grid, small, vectors};
 
 pub(super) fn bicubic(out: &mut Tensor, middle: &mut Tensor, images: &Tensor, rows_first: bool) {
     if rows_first {
@@ -33,4 +33,27 @@ fn pass(out: &mut Tensor, x: &Tensor, axis: usize) {
     let grid = Grid::of([(to * inner).div_ceil(256), outer.min(1024), 1], 256);
     let sizes = [2 + most, outer, from, to, inner].map(|n| (n as u32).into());
     gpu.launch("resize", "resize_pass", grid, [out.arg_mut(), x.arg(), (&table).into()].into_iter().chain(sizes));
+}
+
+/// `Bilinear` of kernels/resize.cu.
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+#[repr(C)]
+struct Bilinear {
+    from: [u32; 2],
+    to: [u32; 2],
+    channels: u32,
+    scales: [f32; 2],
+}
+
+pub(super) fn bilinear(out: &mut Tensor, x: &Tensor) {
+    if out.is_empty() {
+        return;
+    }
+    let ([from, to], channels) = ([x, &*out].map(|t| [t.dim(1), t.dim(2)]), x.dim(3));
+    let scales = [super::scale(from[0], to[0]), super::scale(from[1], to[1])];
+    let sizes = Bilinear { from: from.map(small), to: to.map(small), channels: small(channels), scales };
+    let (pack, form) = vectors(channels, [out.address(), x.address()]);
+    let threads = out.len() / pack;
+    let args = [out.arg_mut(), x.arg(), Arg::of(&sizes), small(threads).into()];
+    x.gpu().launch("resize", &format!("resize_bilinear_{form}"), Grid::flat(threads), args);
 }

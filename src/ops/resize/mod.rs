@@ -5,7 +5,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-use super::{dispatch, on_cpu};
+use super::dispatch;
 use crate::device::{DType, Tensor};
 
 /// Pictures `[b, h, w, 3]` of bytes as `[b, height, width, 3]`, to the byte what Pillow's `resize((width, height), BICUBIC)`
@@ -24,18 +24,24 @@ pub fn bicubic(images: &Tensor, height: usize, width: usize) -> Tensor {
 }
 
 /// Images `[b, h, w, c]` of numbers as `[b, height, width, c]`, each a bilinear mixture of four neighbours
-/// (`interpolate(mode="bilinear", align_corners=False)` of torch, without antialiasing). On the processor only.
+/// (`interpolate(mode="bilinear", align_corners=False)` of torch, without antialiasing); in single precision.
 pub fn bilinear(x: &Tensor, height: usize, width: usize) -> Tensor {
     let &[b, _, _, c] = x.shape() else { panic!("resize: {x:?}") };
     let mut out = x.scratch_like(&[b, height, width, c]);
-    on_cpu!(x, bilinear(&mut out, x));
+    assert_eq!(x.dtype(), DType::F32, "bilinear: {x:?}");
+    dispatch!(x, bilinear(&mut out, x));
     out
+}
+
+/// Pixels of `from` for one of `to`.
+fn scale(from: usize, to: usize) -> f32 {
+    from as f32 / to as f32
 }
 
 /// For each of `to` places along an axis of `from` pixels the two it lies between, and the share of the second
 /// (`area_pixel_compute_source_index` of torch).
 pub fn between(from: usize, to: usize) -> Vec<(usize, usize, f32)> {
-    let scale = from as f32 / to as f32;
+    let scale = scale(from, to);
     let place = |i: usize| {
         let at = (scale * (i as f32 + 0.5) - 0.5).max(0.0);
         let first = (at as usize).min(from - 1);

@@ -1,7 +1,7 @@
 use super::*;
 use crate::device::Device;
 use crate::io::TensorFile;
-use crate::ops::testing::{check_batch_invariance, devices, fixture, on_vm, random};
+use crate::ops::testing::{bits, check_batch_invariance, devices, fixture, on_vm, random};
 
 /// The fixture is Pillow's work.
 #[test]
@@ -40,6 +40,11 @@ fn bilinear_places_lie_between_pixel_centres_and_stop_at_the_edge() {
     assert_eq!(bilinear(&line, 2, 2).to_host(), [1.0, 7.0, 1.0, 7.0]);
     let square = Tensor::from_slice(&Device::Cpu, &[0.0, 1.0, 2.0, 3.0], &[1, 2, 2, 1]);
     assert_eq!(bilinear(&square, 1, 1).to_host(), [1.5]);
+    for (channels, to) in [(3, [7, 5]), (8, [2, 9]), (4, [4, 6])] {
+        let x = random(&[2, 4, 6, channels], 2);
+        let [on_cpu, on_gpu] = devices().map(|device| bits(&bilinear(&x.to(&device), to[0], to[1])));
+        assert!(on_cpu == on_gpu, "{channels} channels to {to:?}: a GPU gives other bits");
+    }
     let x = random(&[9, 3, 4, 2], 1);
     check_batch_invariance("bilinear", |samples| bilinear(&x.slice(samples), 5, 3));
 }

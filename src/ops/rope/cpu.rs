@@ -6,10 +6,8 @@ use crate::ops::cpu::at_least;
 pub(super) fn forward(x: &mut Tensor, heads: usize, theta: f32) {
     let (n, width) = (x.dim(1), x.dim(2));
     let half = width / heads / 2;
-    let turn = |position: usize, i: usize| {
-        let speed = f64::from(theta).powf(-(i as f64) / half as f64) as f32;
-        f64::from(position as f32 * speed).sin_cos()
-    };
+    let speeds = super::speeds(half, theta);
+    let turn = |position: usize, i: usize| f64::from(position as f32 * speeds[i]).sin_cos();
     let table: Vec<(f32, f32)> = (0..n)
         .flat_map(|position| (0..half).map(move |i| (position, i)))
         .map(|(position, i)| turn(position, i))

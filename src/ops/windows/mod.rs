@@ -1,14 +1,15 @@
 //! How a shifted-window transformer (Liu et al. 2021, Swin) cuts images `[b, h, w, c]` into windows that attend within
-//! themselves, puts them together again, and takes neighbours together. On the processor only: no kernel has been written.
+//! themselves, puts them together again, and takes neighbours together; in single precision.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
-use super::on_cpu;
-use crate::device::Tensor;
+use super::dispatch;
+use crate::device::{DType, Tensor};
 
 /// Windows of `size x size` pixels over images of `image` (height, width), padded with zeros below and at the right, that are
 /// first turned by `shift` pixels up and to the left.
@@ -77,7 +78,13 @@ impl Windows {
 
     fn check(&self, images: &Tensor) {
         let fits = images.shape().len() == 4 && images.shape()[1..3] == self.image && self.shift < self.size;
-        assert!(fits, "windows: {images:?} for {:?} by {} shifted {}", self.image, self.size, self.shift);
+        assert!(
+            fits && images.dtype() == DType::F32,
+            "windows: {images:?} for {:?} by {} shifted {}",
+            self.image,
+            self.size,
+            self.shift
+        );
     }
 }
 
@@ -87,7 +94,7 @@ pub fn partition(x: &Tensor, windows: &Windows) -> Tensor {
     windows.check(x);
     let [rows, columns] = windows.grid();
     let mut out = x.scratch_like(&[x.dim(0) * rows * columns, windows.size * windows.size, x.dim(3)]);
-    on_cpu!(x, partition(&mut out, x, windows));
+    dispatch!(x, partition(&mut out, x, windows));
     out
 }
 
@@ -95,16 +102,17 @@ pub fn partition(x: &Tensor, windows: &Windows) -> Tensor {
 pub fn add(x: &mut Tensor, parts: &Tensor, windows: &Windows) {
     windows.check(x);
     let ([rows, columns], pixels) = (windows.grid(), windows.size * windows.size);
-    let fits = parts.shape() == [x.dim(0) * rows * columns, pixels, x.dim(3)];
+    let fits = parts.shape() == [x.dim(0) * rows * columns, pixels, x.dim(3)] && parts.dtype() == DType::F32;
     assert!(fits, "windows: {parts:?} to {x:?}");
-    on_cpu!(x, add(x, parts, windows));
+    dispatch!(x, add(x, parts, windows));
 }
 
 /// Every two by two neighbours of images `[b, h, w, c]` as one pixel, `[b, ⌈h/2⌉, ⌈w/2⌉, 4c]`: (0, 0), (1, 0), (0, 1), (1, 1)
 /// by row and column. What is outside of the image is zero.
 pub fn neighbours(x: &Tensor) -> Tensor {
     let &[b, h, w, c] = x.shape() else { panic!("neighbours: {x:?}") };
+    assert_eq!(x.dtype(), DType::F32, "neighbours: {x:?}");
     let mut out = x.scratch_like(&[b, h.div_ceil(2), w.div_ceil(2), 4 * c]);
-    on_cpu!(x, neighbours(&mut out, x));
+    dispatch!(x, neighbours(&mut out, x));
     out
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::device::Device;
-use crate::ops::testing::{check_batch_invariance, random};
+use crate::ops::copy::owned;
+use crate::ops::testing::{bits, check_batch_invariance, devices, random};
 
 /// An image whose pixels are their own numbers, from 1 on.
 fn numbered(b: usize, h: usize, w: usize) -> Tensor {
@@ -15,11 +16,13 @@ fn windows_are_cut_from_the_turned_and_padded_image() {
     // 7 8 9                       0 0 0 0
     //                             2 3 0 1
     let windows = Windows { image: [3, 3], size: 2, shift: 1 };
-    let parts = partition(&numbered(1, 3, 3), &windows).to_host();
-    assert_eq!(parts, [5., 6., 8., 9., 0., 4., 0., 7., 0., 0., 2., 3., 0., 0., 0., 1.]);
     let plain = Windows { shift: 0, ..windows };
-    let parts = partition(&numbered(1, 3, 3), &plain).to_host();
-    assert_eq!(parts, [1., 2., 4., 5., 3., 0., 6., 0., 7., 8., 0., 0., 9., 0., 0., 0.]);
+    for device in devices() {
+        let parts = partition(&numbered(1, 3, 3).to(&device), &windows).to_host();
+        assert_eq!(parts, [5., 6., 8., 9., 0., 4., 0., 7., 0., 0., 2., 3., 0., 0., 0., 1.], "{device:?}");
+        let parts = partition(&numbered(1, 3, 3).to(&device), &plain).to_host();
+        assert_eq!(parts, [1., 2., 4., 5., 3., 0., 6., 0., 7., 8., 0., 0., 9., 0., 0., 0.], "{device:?}");
+    }
 }
 
 #[test]
@@ -40,11 +43,20 @@ fn windows_of_a_kind_lie_together_and_what_came_from_the_other_side_is_not_seen(
 fn windows_come_back_to_where_they_were_cut_from() {
     for (h, w, size, shift) in [(3, 3, 2, 1), (8, 6, 4, 2), (7, 5, 7, 3), (2, 9, 5, 2), (5, 5, 5, 0)] {
         let windows = Windows { image: [h, w], size, shift };
-        let x = random(&[2, h, w, 3], 1);
-        let mut twice = crate::ops::copy::owned(&x);
-        add(&mut twice, &partition(&x, &windows), &windows);
-        let want: Vec<f32> = x.to_host().iter().map(|v| v + v).collect();
-        assert_eq!(twice.to_host(), want, "{h}x{w} by {size} shifted {shift}");
+        for channels in [3, 8] {
+            let x = random(&[2, h, w, channels], 1);
+            let all = devices().map(|device| {
+                let x = x.to(&device);
+                let (parts, mut twice) = (partition(&x, &windows), owned(&x));
+                add(&mut twice, &parts, &windows);
+                (parts, twice)
+            });
+            let want: Vec<f32> = x.to_host().iter().map(|v| v + v).collect();
+            for (parts, twice) in &all {
+                assert_eq!(twice.to_host(), want, "{h}x{w} by {size} shifted {shift}");
+                assert!(bits(parts) == bits(&all[0].0), "{h}x{w} by {size} shifted {shift}: windows in another order");
+            }
+        }
     }
 }
 
@@ -52,7 +64,12 @@ fn windows_come_back_to_where_they_were_cut_from() {
 fn neighbours_are_taken_together_column_by_column() {
     let x = numbered(1, 3, 3);
     let want = [1., 4., 2., 5., 3., 6., 0., 0., 7., 0., 8., 0., 9., 0., 0., 0.];
-    assert_eq!(neighbours(&x).to_host(), want);
+    for device in devices() {
+        assert_eq!(neighbours(&x.to(&device)).to_host(), want, "{device:?}");
+    }
+    let x = random(&[2, 4, 5, 8], 1);
+    let [on_cpu, on_gpu] = devices().map(|device| bits(&neighbours(&x.to(&device))));
+    assert!(on_cpu == on_gpu);
 }
 
 #[test]

@@ -33,11 +33,15 @@ const SAME_LINE: f32 = 10.0;
 /// Corners clockwise from the upper left, in pixels.
 pub(super) type Quad = [[f32; 2]; 4];
 
-/// The boxes of lines of text in reading order.
-pub(super) fn detect(network: &Detector, image: &RgbImage, channels: Channels) -> Vec<Quad> {
-    let input = resized(image);
-    let probabilities = network.forward(&normalised(&input, channels)).to_host();
-    let found = boxes(&probabilities, input.width, [image.width, image.height]);
+/// A picture as the network takes it, `[1, h, w, 3]`.
+pub(super) fn pixels(image: &RgbImage, channels: Channels, device: &Device) -> Tensor {
+    normalised(&resized(image), channels, device)
+}
+
+/// The boxes of lines of text in reading order, where a pixel of `image`, at the network's size, is text as likely as the map
+/// `[1, h, w, 1]` says.
+pub(super) fn quads(map: &Tensor, image: &RgbImage) -> Vec<Quad> {
+    let found = boxes(&map.to_host(), map.dim(2), [image.width, image.height]);
     sorted(found.into_iter().filter_map(|quad| tidy(quad, image.width, image.height)).collect())
 }
 
@@ -68,15 +72,14 @@ fn pad(image: &RgbImage, width: usize, height: usize) -> RgbImage {
     RgbImage { width, height, data }
 }
 
-/// The picture as the network takes it, `[1, h, w, 3]`.
-fn normalised(image: &RgbImage, channels: Channels) -> Tensor {
+fn normalised(image: &RgbImage, channels: Channels, device: &Device) -> Tensor {
     let of = |c: usize| move |v: usize| (v as f32 * (1.0 / 255.0f32) - MEAN[c]) / STD[c];
     let table: [Vec<f32>; 3] = [0, 1, 2].map(|c| (0..256).map(of(c)).collect());
     let mut values = vec![0.0; image.data.len()];
     for (to, pixel) in values.as_chunks_mut::<3>().0.iter_mut().zip(channels.of(image)) {
         *to = [0, 1, 2].map(|c| table[c][usize::from(pixel[c])]);
     }
-    Tensor::from_slice(&Device::Cpu, &values, &[1, image.height, image.width, 3])
+    Tensor::from_slice(device, &values, &[1, image.height, image.width, 3])
 }
 
 /// The boxes of what is text in a map of probabilities, in pixels of a picture of `to` (width, height).

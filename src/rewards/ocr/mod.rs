@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use self::recognise::Alphabet;
 use super::{Images, Key, Options, Reward, Score};
 use crate::data::{Prompt, PromptSet};
-use crate::device::Device;
+use crate::device::{Device, Tensor};
 use crate::io::image::RgbImage;
 use crate::io::origins::from;
 use crate::models::outline::is_outline;
@@ -54,13 +54,14 @@ pub struct Line {
 pub struct Ocr {
     /// None in plans of runs whose weights are not at hand.
     networks: Option<Networks>,
-    channels: Channels,
 }
 
 struct Networks {
+    device: Device,
     detector: Detector,
     recogniser: Recogniser,
     alphabet: Alphabet,
+    channels: Channels,
 }
 
 impl Ocr {
@@ -68,18 +69,18 @@ impl Ocr {
     ///
     /// # Errors
     /// As [`Ocr::load`].
-    pub(super) fn build(options: &Options) -> Result<Self> {
+    pub(super) fn build(options: &Options, device: &Device) -> Result<Self> {
         let channels = if options.choice("channels") == "bgr" { Channels::Bgr } else { Channels::Rgb };
-        Self::load(options.path("model").expect("resolved: it has a model"), channels)
+        Self::load(options.path("model").expect("resolved: it has a model"), channels, device)
     }
 
-    /// The networks and the alphabet in `folder`, or in that of one of its files. They stay on the CPU.
+    /// The networks and the alphabet in `folder`, or in that of one of its files; the networks on `device`.
     ///
     /// # Errors
     /// Names the file that is missing or not what was expected.
-    pub fn load(folder: &Path, channels: Channels) -> Result<Self> {
+    pub fn load(folder: &Path, channels: Channels, device: &Device) -> Result<Self> {
         if is_outline(folder) {
-            return Ok(Self { networks: None, channels });
+            return Ok(Self { networks: None });
         }
         let folder = if folder.is_file() { folder.parent().expect("a file is in a folder") } else { folder };
         let file = |name: &str| {
@@ -90,10 +91,10 @@ impl Ocr {
             Ok(path)
         };
         let [detector, recogniser, alphabet] = ["det.safetensors", "rec.safetensors", "dict.txt"].map(file);
-        let (detector, recogniser) =
-            (Detector::load(&detector?, &Device::Cpu)?, Recogniser::load(&recogniser?, &Device::Cpu)?);
+        let (detector, recogniser) = (Detector::load(&detector?, device)?, Recogniser::load(&recogniser?, device)?);
         let alphabet = Alphabet::load(&alphabet?, recogniser.classes())?;
-        Ok(Self { networks: Some(Networks { detector, recogniser, alphabet }), channels })
+        let networks = Networks { device: device.clone(), detector, recogniser, alphabet, channels };
+        Ok(Self { networks: Some(networks) })
     }
 
     /// How nearly `image` shows the words that `prompt` quotes.
@@ -101,16 +102,58 @@ impl Ocr {
     /// # Errors
     /// If it quotes none.
     pub fn value(&self, image: &RgbImage, prompt: &str) -> Result<f64> {
-        let target = target(prompt)?;
-        let shown: String = self.read(image).into_iter().map(|line| line.text).collect();
-        Ok(likeness(&shown, &target))
+        Ok(nearness(&self.read(image), &target(prompt)?))
     }
 
     /// The lines of text in `image`, in reading order.
     pub fn read(&self, image: &RgbImage) -> Vec<Line> {
-        let Some(Networks { detector, recogniser, alphabet }) = &self.networks else { return Vec::new() };
-        let quads = detect::detect(detector, image, self.channels);
-        recognise::recognise(recogniser, alphabet, image, &quads, self.channels)
+        self.networks.as_ref().map_or_else(Vec::new, |networks| networks.read(image))
+    }
+
+    /// The same of each of `images`.
+    fn read_all(&self, images: &[RgbImage]) -> Vec<Vec<Line>> {
+        match &self.networks {
+            Some(networks) => networks.read_all(images),
+            None => vec![Vec::new(); images.len()],
+        }
+    }
+}
+
+impl Networks {
+    fn read(&self, image: &RgbImage) -> Vec<Line> {
+        self.lines(image, &self.map(image))
+    }
+
+    /// How likely each pixel of `image`, [at the detector's size](detect::resized), is text.
+    fn map(&self, image: &RgbImage) -> Tensor {
+        self.detector.forward(&detect::pixels(image, self.channels, &self.device))
+    }
+
+    fn lines(&self, image: &RgbImage, map: &Tensor) -> Vec<Line> {
+        let quads = detect::quads(map, image);
+        recognise::recognise(&self.recogniser, &self.alphabet, image, &quads, self.channels, &self.device)
+    }
+
+    fn read_all(&self, images: &[RgbImage]) -> Vec<Vec<Line>> {
+        match self.device {
+            Device::Cpu => images.par_iter().map(|image| self.read(image)).collect(),
+            // Launches come from one thread. A GPU looks for the text of pictures while the host reads the maps of those before.
+            Device::Gpu(_) if !self.device.is_plan() => {
+                let maps: Vec<Tensor> = images.iter().map(|image| self.map(image)).collect();
+                images.iter().zip(&maps).map(|(image, map)| self.lines(image, map)).collect()
+            }
+            Device::Gpu(_) | Device::Plan(_) => images.iter().map(|image| self.planned(image)).collect(),
+        }
+    }
+
+    /// What reading a picture takes that has one batch of lines.
+    fn planned(&self, image: &RgbImage) -> Vec<Line> {
+        self.map(image).to_host();
+        let ends = [0.0, image.width as f32 - 1.0, image.height as f32 - 1.0];
+        let quad = [[0.0, 0.0], [ends[1], 0.0], [ends[1], ends[2]], [0.0, ends[2]]];
+        let quads = vec![quad; recognise::BATCH];
+        recognise::recognise(&self.recogniser, &self.alphabet, image, &quads, self.channels, &self.device);
+        Vec::new()
     }
 }
 
@@ -124,20 +167,20 @@ impl Reward for Ocr {
     }
 
     fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<Score>> {
-        let pictures = images.pictures();
-        if images.bytes().device().is_plan() {
-            return Ok(vec![Score::default(); pictures.len()]);
+        let read = self.read_all(images.pictures());
+        if self.networks.as_ref().is_none_or(|networks| networks.device.is_plan()) {
+            return Ok(vec![Score::default(); images.len()]);
         }
-        let judge = |(image, prompt): (&RgbImage, &&Prompt)| Ok(Score::of(self.value(image, &prompt.text)?));
-        pictures.par_iter().zip(prompts).map(judge).collect()
+        let judge = |(lines, prompt): (&Vec<Line>, &&Prompt)| Ok(Score::of(nearness(lines, &target(&prompt.text)?)));
+        read.iter().zip(prompts).map(judge).collect()
     }
 
     fn explain(&self, images: &Images, _: &[&Prompt]) -> Result<Option<Vec<Value>>> {
-        let lines = |image: &RgbImage| {
-            let lines = self.read(image).into_iter();
+        let shown = |lines: Vec<Line>| {
+            let lines = lines.into_iter();
             lines.map(|l| json!({"quad": l.quad, "text": l.text, "confidence": l.confidence})).collect()
         };
-        Ok(Some(images.pictures().par_iter().map(lines).collect()))
+        Ok(Some(self.read_all(images.pictures()).into_iter().map(shown).collect()))
     }
 }
 
@@ -153,6 +196,12 @@ fn target(prompt: &str) -> Result<String> {
         bail!("ocr needs the words to be read in double quotes, and the prompt has nothing between them");
     }
     Ok(target)
+}
+
+/// [`likeness`] of all `lines` together.
+fn nearness(lines: &[Line], target: &str) -> f64 {
+    let shown: String = lines.iter().map(|line| line.text.as_str()).collect();
+    likeness(&shown, target)
 }
 
 /// Without spaces, in small letters.

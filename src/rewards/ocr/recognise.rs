@@ -13,7 +13,7 @@ use crate::models::ppocr::Recogniser;
 use crate::rewards::opencv::{bilinear, straightened};
 
 /// Crops that are recognised together.
-const BATCH: usize = 6;
+pub(super) const BATCH: usize = 6;
 /// Width over height of the input, at least.
 const SQUATTEST: f64 = 320.0 / 48.0;
 /// Height over width from which on a crop is turned.
@@ -52,13 +52,14 @@ impl Alphabet {
     }
 }
 
-/// What stands in the boxes `quads` of `image`, without what is too unsure.
+/// What stands in the boxes `quads` of `image`, without what is too unsure. The network is on `device`.
 pub(super) fn recognise(
     network: &Recogniser,
     alphabet: &Alphabet,
     image: &RgbImage,
     quads: &[Quad],
     channels: Channels,
+    device: &Device,
 ) -> Vec<Line> {
     let crops: Vec<RgbImage> = quads.iter().map(|quad| crop(image, quad)).collect();
     let ratio = |i: usize| crops[i].width as f64 / crops[i].height as f64;
@@ -69,7 +70,7 @@ pub(super) fn recognise(
         let widest = batch.iter().fold(SQUATTEST, |most, i| most.max(ratio(*i)));
         let width = (Recogniser::HEIGHT as f64 * widest) as usize;
         let inputs: Vec<f32> = batch.iter().flat_map(|i| input(&crops[*i], width, channels)).collect();
-        let pixels = Tensor::from_slice(&Device::Cpu, &inputs, &[batch.len(), Recogniser::HEIGHT, width, 3]);
+        let pixels = Tensor::from_slice(device, &inputs, &[batch.len(), Recogniser::HEIGHT, width, 3]);
         let logits = network.forward(&pixels);
         let (steps, classes) = (logits.dim(1), logits.dim(2));
         for (i, logits) in batch.iter().zip(logits.to_host().chunks(steps * classes)) {

@@ -15,7 +15,7 @@ fn picture(file: &TensorFile, name: &str) -> RgbImage {
 }
 
 #[test]
-fn rewards_are_those_of_flow_grpo_without_a_network() {
+fn t21_rewards_are_those_of_flow_grpo_without_a_network() {
     // What is shown, the prompt, the reward.
     let cases = [
         ("HELLO W0RLD", r#"a sign "hello world""#, 0.9),
@@ -84,7 +84,7 @@ fn pictures_are_resized_and_straightened_as_opencv_does_to_the_byte() {
 
 #[test]
 fn a_folder_that_lacks_something_is_refused_by_name() {
-    let error = |folder: &Path| format!("{:#}", Ocr::load(folder, Channels::Rgb).err().unwrap());
+    let error = |folder: &Path| format!("{:#}", Ocr::load(folder, Channels::Rgb, &Device::Cpu).err().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let e = error(folder.path());
     assert!(e.contains("det.safetensors: missing") && e.contains("tools/fetch_ppocr.sh"), "{e}");
@@ -102,12 +102,15 @@ fn a_folder_that_lacks_something_is_refused_by_name() {
     std::fs::copy(tiny.join("det.safetensors"), folder.path().join("rec.safetensors")).unwrap();
     let e = error(folder.path());
     assert!(e.contains("rec.safetensors: ") && e.contains("tensor '"), "{e}");
-    assert!(Ocr::load(&tiny.join("rec.safetensors"), Channels::Bgr).is_ok(), "a file stands for its folder");
+    assert!(
+        Ocr::load(&tiny.join("rec.safetensors"), Channels::Bgr, &Device::Cpu).is_ok(),
+        "a file stands for its folder"
+    );
 }
 
 #[test]
 fn a_picture_alone_and_in_a_batch_gives_the_same_score_and_any_size_is_read() {
-    let reward = Ocr::load(&fixture("ocr/tiny"), Channels::Rgb).unwrap();
+    let reward = Ocr::load(&fixture("ocr/tiny"), Channels::Rgb, &Device::Cpu).unwrap();
     let prompt = Prompt { text: r#"says "0a1b""#.into(), tag: None, include: vec![], exclude: vec![], line: 1 };
     for (width, height) in [(1, 1), (3, 70), (64, 64), (130, 33)] {
         let of = |seed: usize| RgbImage {
@@ -125,5 +128,41 @@ fn a_picture_alone_and_in_a_batch_gives_the_same_score_and_any_size_is_read() {
             assert_eq!(score(std::slice::from_ref(picture))[0], *score_of_it);
             assert!((0.0..=1.0).contains(&score_of_it.value));
         }
+    }
+}
+
+#[test]
+fn a_gpu_reads_pictures_as_the_cpu_does_and_a_plan_reads_without_seeing_any() {
+    let of = |seed: usize| RgbImage {
+        width: 70,
+        height: 40,
+        data: (0..70 * 40 * 3).map(|i| (i * (7 + 13 * seed) / 5 % 256) as u8).collect(),
+    };
+    let pictures: Vec<RgbImage> = (0..2).map(of).collect();
+    let prompt = Prompt { text: r#"says "0a1b""#.into(), tag: None, include: vec![], exclude: vec![], line: 1 };
+    let vm = Device::vm(ptxvm::Options::default()).unwrap();
+    let plans = [Device::plan().0, vm.rehearsal().unwrap().0];
+    let judge = |device: &Device| {
+        let reward = Ocr::load(&fixture("ocr/tiny"), Channels::Rgb, device).unwrap();
+        let images = Images::from_pictures(pictures.clone(), device);
+        let scores = reward.score(&images, &[&prompt; 2]).unwrap();
+        let maps = reward.networks.as_ref().map(|networks| networks.map(&pictures[0]).to_host()).unwrap();
+        let shown = if device.is_plan() { None } else { reward.explain(&images, &[&prompt; 2]).unwrap() };
+        (scores, shown, maps)
+    };
+    let ((scores, shown, map), (on_gpu, shown_on_gpu, map_on_gpu)) = (judge(&Device::Cpu), judge(&vm));
+    vm.check().unwrap();
+    // Probabilities; the means of channels are summed in another order.
+    assert!(map.iter().zip(&map_on_gpu).all(|(a, b)| (a - b).abs() < 1e-5));
+    assert_eq!(scores, on_gpu);
+    let texts = |shown: Option<Vec<Value>>| {
+        let of = |lines: &Value| lines.as_array().unwrap().iter().map(|l| l["text"].clone()).collect::<Vec<_>>();
+        shown.unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(texts(shown), texts(shown_on_gpu));
+    for plan in plans {
+        plan.phase("rewards");
+        assert_eq!(judge(&plan).0, vec![Score::default(); 2]);
+        assert!(plan.peak() > 0);
     }
 }

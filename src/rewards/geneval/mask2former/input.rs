@@ -35,8 +35,8 @@ pub struct Ready {
     pub size: [usize; 2],
 }
 
-/// Makes a picture ready for a network whose file is of `layout`.
-pub fn ready(image: &RgbImage, layout: Layout, channels: Channels) -> Ready {
+/// Makes a picture ready for a network on `device` whose file is of `layout`.
+pub fn ready(image: &RgbImage, layout: Layout, channels: Channels, device: &Device) -> Ready {
     let size = fitting([image.height, image.width]);
     let resized = match layout {
         // Of floats, which are not rounded.
@@ -61,7 +61,7 @@ pub fn ready(image: &RgbImage, layout: Layout, channels: Channels) -> Ready {
             out.iter_mut().zip(row).for_each(|(o, pixel)| *o = (pixel[from] - MEAN[c]) / STD[c]);
         }
     });
-    Ready { pixels: Tensor::from_slice(&Device::Cpu, &pixels, &[1, 3, padded[0], padded[1]]), size }
+    Ready { pixels: Tensor::from_slice(device, &pixels, &[1, 3, padded[0], padded[1]]), size }
 }
 
 /// The largest size of the same shape that fits (`mmcv.rescale_size`).
@@ -183,7 +183,8 @@ mod tests {
         for Whole { from, size, shape, mmdet2, mmdet3 } in cases {
             for (layout, want) in [(Layout::Mmdet2, &mmdet2), (Layout::HuggingFace, &mmdet2), (Layout::Mmdet3, &mmdet3)]
             {
-                let Ready { pixels, size: got } = ready(&picture(from[0], from[1]), layout, Channels::Rgb);
+                let Ready { pixels, size: got } =
+                    ready(&picture(from[0], from[1]), layout, Channels::Rgb, &Device::Cpu);
                 assert_eq!((got, pixels.shape()), (size, &[1, 3, shape[0], shape[1]][..]));
                 check(&format!("{layout:?} {from:?}"), &pixels.to_host(), want, step, 2e-6);
             }
@@ -194,7 +195,7 @@ mod tests {
     fn exchanged_channels_keep_the_means_of_their_places() {
         let one = RgbImage { width: 1, height: 1, data: vec![200, 100, 50] };
         let first = |channels| {
-            let Ready { pixels, .. } = ready(&one, Layout::Mmdet3, channels);
+            let Ready { pixels, .. } = ready(&one, Layout::Mmdet3, channels, &Device::Cpu);
             let pixels = pixels.to_host();
             [0, 1, 2].map(|c| pixels[c * pixels.len() / 3])
         };

@@ -129,12 +129,13 @@ const CLASSES: [&str; 80] = [
 pub enum Photographs {
     /// With its networks.
     Seeing(Box<Eyes>),
-    /// In a plan, whose device only what tells colours is on, if that is there: as if there were one object in every picture.
-    Planned(Option<Box<Colors>>),
+    /// In a plan, with what of them is at hand: as if there were one object in every picture.
+    Planned { network: Option<Box<Mask2Former>>, colors: Option<Box<Colors>>, channels: Channels, device: Device },
 }
 
 /// The networks, and how pictures come to them.
 pub struct Eyes {
+    device: Device,
     network: Mask2Former,
     colors: Colors,
     channels: Channels,
@@ -143,7 +144,7 @@ pub struct Eyes {
 }
 
 impl Photographs {
-    /// The detector for the reward's `options`. The network stays on the CPU; what tells colours is on `device`.
+    /// The detector for the reward's `options`, its networks on `device`.
     ///
     /// # Errors
     /// Names what is missing, where it was looked for, and where it comes from; or the file that is not as expected.
@@ -154,8 +155,15 @@ impl Photographs {
         };
         let dtype = Dtype::of(options);
         let colors = |clip: &Path| Colors::load(clip, activation, dtype, device);
+        let channels = match options.choice("channels") {
+            "bgr" => Channels::Bgr,
+            _ => Channels::Rgb,
+        };
+        let network = |model: &Path| Mask2Former::load(&weights(model)?, device, dtype.precision());
         if device.is_plan() {
-            return Ok(Self::Planned(options.path("clip").map(colors).transpose()?.map(Box::new)));
+            let network = options.path("model").map(network).transpose()?.map(Box::new);
+            let colors = options.path("clip").map(colors).transpose()?.map(Box::new);
+            return Ok(Self::Planned { network, colors, channels, device: device.clone() });
         }
         let needed = |key: &str, places: &[&str], what: &str| match options.path(key) {
             Some(path) => Ok(path.to_path_buf()),
@@ -166,17 +174,14 @@ impl Photographs {
         };
         let model = needed("model", &PLACES, MODEL)?;
         let clip = needed("clip", &[OPENAI_CLIP_PLACE], CLIP)?;
-        let channels = match options.choice("channels") {
-            "bgr" => Channels::Bgr,
-            _ => Channels::Rgb,
-        };
-        let network = Mask2Former::load(&weights(&model)?, dtype.precision())?;
+        let network = network(&model)?;
         let classes = network.config().classes;
         let (path, count) = (model.display(), CLASSES.len());
         ensure!(classes == count, "{path}: tells {classes} classes apart, expected the {count} of COCO");
         let quality = options.whole("jpeg_quality");
         let jpeg = (quality > 0).then_some(quality as f32);
-        Ok(Self::Seeing(Box::new(Eyes { network, colors: colors(&clip)?, channels, jpeg })))
+        let device = device.clone();
+        Ok(Self::Seeing(Box::new(Eyes { device, network, colors: colors(&clip)?, channels, jpeg })))
     }
 }
 
@@ -204,11 +209,17 @@ impl Detector for Photographs {
                 let some = images.chunks(together).zip(looks.chunks(together));
                 Ok(some.map(|(images, looks)| eyes.detect(images, looks)).collect::<Result<Vec<_>>>()?.concat())
             }
-            Self::Planned(colors) => {
-                for (image, colors) in images.iter().zip(colors.iter().cycle()) {
-                    let bounds = [0, 0, image.width, image.height];
-                    let mask = vec![true; image.width * image.height];
-                    colors.tell(image, &[(&Object { class: 0, score: 1.0, bounds, mask }, CLASSES[0])])?;
+            Self::Planned { network, colors, channels, device } => {
+                for image in images {
+                    if let Some(network) = network {
+                        let found = network.forward(&ready(image, network.layout(), *channels, device).pixels);
+                        [&found.classes, &found.masks].into_iter().for_each(|t| drop(t.to_host()));
+                    }
+                    if let Some(colors) = colors {
+                        let bounds = [0, 0, image.width, image.height];
+                        let mask = vec![true; image.width * image.height];
+                        colors.tell(image, &[(&Object { class: 0, score: 1.0, bounds, mask }, CLASSES[0])])?;
+                    }
                 }
                 Ok(vec![Vec::new(); images.len()])
             }
@@ -220,7 +231,7 @@ impl Eyes {
     /// What is in some pictures, which are looked at together.
     fn detect(&self, images: &[RgbImage], looks: &[Look]) -> Result<Vec<Vec<Detection>>> {
         let pictures = images.iter().zip(looks).collect();
-        let seen = Device::Cpu.side_by_side(pictures, |(image, look)| self.find(image, look));
+        let seen = self.device.side_by_side(pictures, |(image, look)| self.find(image, look));
         let seen: Vec<(Cow<RgbImage>, Vec<Object>)> = seen.into_iter().collect::<Result<_>>()?;
         seen.iter().zip(looks).map(|((image, objects), look)| self.describe(image, objects, look)).collect()
     }
@@ -231,7 +242,7 @@ impl Eyes {
             Some(quality) => Cow::Owned(jpeg::sent(image, quality)?),
             None => Cow::Borrowed(image),
         };
-        let Ready { pixels, size } = ready(&image, self.network.layout(), self.channels);
+        let Ready { pixels, size } = ready(&image, self.network.layout(), self.channels, &self.device);
         let padded = [pixels.dim(2), pixels.dim(3)];
         let sizes = Sizes { original: [image.height, image.width], resized: size, padded };
         let found = objects(&self.network.forward(&pixels), sizes, look.least);
