@@ -56,6 +56,15 @@ pub enum Inputs {
         /// The steps' means by the policy that sampled, if the algorithm needs them.
         mean_old: Option<Tensor>,
     },
+    /// Steps of a rollout, by where their noise points.
+    Matched {
+        /// The samples before.
+        x: Tensor,
+        /// The velocities there of the policy that sampled, with guidance.
+        velocity_old: Tensor,
+        /// The noise.
+        noise: Tensor,
+    },
     /// What a rollout went through, and where it should have gone.
     Led {
         /// The samples on its way.
@@ -155,7 +164,7 @@ impl Stacked {
         let t: Vec<f32> = batch.points.iter().map(|p| p.t).collect();
         let x = match &batch.inputs {
             Inputs::Noised { x0, noise } => noising::forward(x0, noise, &t),
-            Inputs::Stepped { x, .. } | Inputs::Led { x, .. } => x.clone(),
+            Inputs::Stepped { x, .. } | Inputs::Matched { x, .. } | Inputs::Led { x, .. } => x.clone(),
         };
         let each = Evaluator::all(algorithm, p.bank);
         let negative = algorithms::is_guided(algorithm).then(|| {
@@ -214,7 +223,8 @@ impl Velocities {
             (Operand::Theta | Operand::Reference | Operand::Old, _) => {
                 self.find(of).expect("the algorithm says that it needs it")
             }
-            (Operand::Noise, Inputs::Noised { noise, .. }) => noise,
+            (Operand::Noise, Inputs::Noised { noise, .. } | Inputs::Matched { noise, .. }) => noise,
+            (Operand::VelocityOld, Inputs::Matched { velocity_old, .. }) => velocity_old,
             (Operand::X0, Inputs::Noised { x0, .. }) => x0,
             (Operand::X, Inputs::Stepped { x, .. }) => x,
             (Operand::Next, Inputs::Stepped { next, .. }) => next,
@@ -318,20 +328,30 @@ struct Epoch<'a> {
 impl Epoch<'_> {
     /// What `points` are made from.
     fn inputs(&self, points: &[Point]) -> Inputs {
-        if let Some(recorded) = &self.rollout.recorded {
-            let rows: Vec<usize> = points.iter().map(|p| recorded.row(p.step, p.image)).collect();
-            let of = |t: &Tensor| copy::gather(t, &rows);
-            if let Some(gradient) = &self.rollout.reward_gradient {
-                let images: Vec<usize> = points.iter().map(|p| p.image).collect();
-                return Inputs::Led { x: of(&recorded.x), reward_gradient: copy::gather(gradient, &images) };
-            }
-            let mean_old = recorded.mean.as_ref().map(of);
-            return Inputs::Stepped { x: of(&recorded.x), next: of(&recorded.next), mean_old };
-        }
-        let x0 = copy::gather(&self.rollout.x0, &points.iter().map(|p| p.image).collect::<Vec<_>>());
+        let gather = |all: &Tensor| copy::gather(all, &points.iter().map(|p| p.image).collect::<Vec<_>>());
         let keys: Vec<Key> = points.iter().map(|p| p.noise).collect();
-        let noise = noise::normal(self.device, &keys, x0.shape());
-        Inputs::Noised { x0, noise }
+        let drawn = |shape: &[usize]| noise::normal(self.device, &keys, shape);
+        let Some(recorded) = &self.rollout.recorded else {
+            let x0 = gather(self.rollout.x0.as_ref().expect("kept where no steps are"));
+            return Inputs::Noised { noise: drawn(x0.shape()), x0 };
+        };
+        let before: Vec<usize> = points.iter().map(|p| recorded.before(p.step, p.image)).collect();
+        let x = copy::gather(&recorded.x, &before);
+        if let Some(gradient) = &self.rollout.reward_gradient {
+            return Inputs::Led { x, reward_gradient: gather(gradient) };
+        }
+        match &recorded.next {
+            Some(next) => {
+                let after: Vec<usize> = points.iter().map(|p| recorded.after(p.step, p.image)).collect();
+                let mean_old = recorded.mean.as_ref().map(|mean| copy::gather(mean, &before));
+                Inputs::Stepped { x, next: copy::gather(next, &after), mean_old }
+            }
+            None => {
+                let velocity = recorded.velocity.as_ref().expect("kept where the samples after are not");
+                // The rollout's own, drawn again.
+                Inputs::Matched { velocity_old: copy::gather(velocity, &before), noise: drawn(x.shape()), x }
+            }
+        }
     }
 
     /// `points` with all that goes through the network with them.
