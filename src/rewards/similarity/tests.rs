@@ -100,19 +100,19 @@ fn halving_the_precision_moves_a_score_by_little() {
 
 /// The four rewards that have a gradient, on one small model, for prompts called 0 and 1 with these embeddings; and the factor of
 /// PickScore.
-fn differentiable(text: &[f32], device: &Device) -> (Vec<Box<dyn Reward>>, f64) {
+fn differentiable(text: &[f32], dtype: Dtype, device: &Device) -> (Vec<Box<dyn Reward>>, f64) {
     let (folder, head) = (folder("quick"), fixture("clip_rewards/head.safetensors"));
     let clip = folder.path();
     let know = |similarity: &Similarity| {
         text.chunks(20).enumerate().for_each(|(i, row)| similarity.know(&i.to_string(), row));
     };
-    let pickscore = PickScore::load(clip, Dtype::F32, device).unwrap();
-    let clipscore = ClipScore::load(clip, clipscore::Resize::TensorBilinear, Dtype::F32, device).unwrap();
-    let hpsv2 = Hpsv2::load(clip, hpsv2::Resize::Tensor, Dtype::F32, device);
+    let pickscore = PickScore::load(clip, dtype, device).unwrap();
+    let clipscore = ClipScore::load(clip, clipscore::Resize::TensorBilinear, dtype, device).unwrap();
+    let hpsv2 = Hpsv2::load(clip, hpsv2::Resize::Tensor, dtype, device);
     assert!(hpsv2.err().unwrap().to_string().contains("are not the 49408 of the built-in one"));
-    let with_steps = similarity(clip, Floats::padded(24), device);
+    let with_steps = similarity(clip, Floats::padded(24), dtype, device);
     let hpsv2 = Hpsv2::of(Similarity { tokenizer: Tokenizer::blank(16), ..with_steps });
-    let aesthetic = Aesthetic::load(clip, &head, aesthetic::Resize::Rsm, Dtype::F32, device).unwrap();
+    let aesthetic = Aesthetic::load(clip, &head, aesthetic::Resize::Rsm, dtype, device).unwrap();
     [pickscore.similarity(), clipscore.similarity(), hpsv2.similarity()].into_iter().for_each(know);
     let factor = pickscore.similarity().factor() / 26.0;
     (vec![Box::new(pickscore), Box::new(clipscore), Box::new(hpsv2), Box::new(aesthetic)], factor)
@@ -125,7 +125,7 @@ fn scores_and_gradients_of_decoded_pictures_are_those_of_torch() {
     let wide = |name: &str| -> Vec<f64> { get(name).to_host().into_iter().map(f64::from).collect() };
     let prompts = ["0", "1"].map(prompt);
     for device in devices() {
-        let (rewards, factor) = differentiable(&get("text").to_host(), &device);
+        let (rewards, factor) = differentiable(&get("text").to_host(), Dtype::F32, &device);
         let ways = ["padded", "cropped", "padded", "stretched"].into_iter().zip([factor, 1.0, 1.0, 1.0]);
         for (reward, (way, factor)) in rewards.iter().zip(ways) {
             let (decoded, name) = (get("decoded").to(&device), reward.name());
@@ -144,6 +144,28 @@ fn scores_and_gradients_of_decoded_pictures_are_those_of_torch() {
     }
 }
 
+/// Activations and gradients of half precision, on a GPU alone.
+#[test]
+fn gradients_in_half_precision_point_where_those_in_single_precision_do() {
+    let (text, picture) = (random(&[40], 1).to_host(), random(&[2, 30, 21, 3], 2));
+    let prompts = ["0", "1"].map(prompt);
+    let of = |dtype: Dtype, device: &Device| -> Vec<Vec<f32>> {
+        let (rewards, _) = differentiable(&text, dtype, device);
+        let picture = picture.to(device);
+        let gradient = |r: &dyn Reward| r.gradient().unwrap().gradient(&picture, &prompts.each_ref()).unwrap();
+        rewards.iter().map(|r| gradient(&**r).to_host()).collect()
+    };
+    let pairs = of(Dtype::Bf16, &devices()[1]).into_iter().zip(of(Dtype::F32, &Device::Cpu));
+    for (half, single) in pairs {
+        let apart: f32 = half.iter().zip(&single).map(|(g, w)| (g - w).powi(2)).sum();
+        let length: f32 = single.iter().map(|w| w * w).sum();
+        let error = (apart / length).sqrt();
+        println!("off by {error:.1e}");
+        // Half a step of bf16 is 2⁻⁹; some forty roundings there and back add up as their root.
+        assert!(error > 0.0 && error < 40f32.sqrt() * 4.0 * 2f32.powi(-9), "{error}");
+    }
+}
+
 /// From the latent through decoder, preprocessing, tower and head of each reward, and back.
 #[test]
 fn the_gradient_of_a_sum_of_rewards_to_the_latent_is_that_of_torch_and_of_finite_differences() {
@@ -152,7 +174,7 @@ fn the_gradient_of_a_sum_of_rewards_to_the_latent_is_that_of_torch_and_of_finite
     let prompts = ["0", "1"].map(prompt);
     let weights = [0.5, -1.5, 2.0, 0.25];
     for device in devices() {
-        let (rewards, _) = differentiable(&get("text").to_host(), &device);
+        let (rewards, _) = differentiable(&get("text").to_host(), Dtype::F32, &device);
         let sum = WeightedSum::new(rewards.into_iter().zip(weights).collect()).unwrap();
         let vae = Autoencoder::load(fixture("autoencoder/vae16").as_path(), &device, None).unwrap();
         let latent = get("latent").to(&device);
@@ -175,7 +197,7 @@ fn the_gradient_of_a_sum_of_rewards_to_the_latent_is_that_of_torch_and_of_finite
             let smooth = scores.rewards.iter().zip(weights).filter(|((name, _), _)| name != "pickscore");
             smooth.map(|((_, scores), w)| w * scores.iter().map(|s| s.value).sum::<f64>()).sum()
         };
-        let (rewards, _) = differentiable(&get("text").to_host(), &device);
+        let (rewards, _) = differentiable(&get("text").to_host(), Dtype::F32, &device);
         let without = WeightedSum::new(rewards.into_iter().zip(weights).skip(1).collect()).unwrap();
         let gradient = vae.gradient(&latent, |range: std::ops::Range<usize>, pictures: &Tensor| {
             without.gradient(pictures, &prompts[range].iter().collect::<Vec<_>>())
@@ -197,7 +219,7 @@ fn the_gradient_of_a_sum_of_rewards_to_the_latent_is_that_of_torch_and_of_finite
 #[test]
 fn rewards_without_a_gradient_are_refused_unless_they_are_only_watched() {
     let sum = |jpeg: f64| {
-        let (mut rewards, _) = differentiable(&[1.0; 40], &Device::Cpu);
+        let (mut rewards, _) = differentiable(&[1.0; 40], Dtype::F32, &Device::Cpu);
         let terms = [(rewards.remove(1), 1.0), (Box::new(Jpeg::Compressibility) as Box<dyn Reward>, jpeg)];
         WeightedSum::new(terms.into()).unwrap()
     };
@@ -207,14 +229,14 @@ fn rewards_without_a_gradient_are_refused_unless_they_are_only_watched() {
     let want = "rewards.jpeg_compressibility: it has no gradient; those that have one are aesthetic, clipscore, hpsv2, pickscore";
     assert_eq!(sum(0.1).check_gradient().unwrap_err().to_string(), want);
     assert_eq!(sum(0.1).gradient(&picture, &[&prompt("0")]).unwrap_err().to_string(), want);
-    let (rewards, _) = differentiable(&[1.0; 40], &Device::Cpu);
+    let (rewards, _) = differentiable(&[1.0; 40], Dtype::F32, &Device::Cpu);
     let mut names: Vec<&str> = rewards.iter().filter(|r| r.gradient().is_some()).map(|r| r.name()).collect();
     names.sort_unstable();
     assert_eq!(names, DIFFERENTIABLE);
 }
 
 /// The model at `clip`, whose tokenizer is beside it.
-fn similarity(clip: &Path, steps: Floats, device: &Device) -> Similarity {
+fn similarity(clip: &Path, steps: Floats, dtype: Dtype, device: &Device) -> Similarity {
     let pixels = |_| Ok(Pixels::Floats(steps));
-    Similarity::load(clip, Maker::Transformers, Dtype::F32, device, pixels).unwrap()
+    Similarity::load(clip, Maker::Transformers, dtype, device, pixels).unwrap()
 }
