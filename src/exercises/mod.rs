@@ -17,15 +17,16 @@ use crate::ops::activation::{self, Activation};
 use crate::ops::adaln::{self, Chunk};
 use crate::ops::attention::{self, ForwardVariant, Heads, Mask, OutputGrad, Part};
 use crate::ops::conv2d::{self, Window};
-use crate::ops::linear::{self, Adapted, Backward, Branch, Call, InputGrad, Layer, Lora, LoraGrad, Then, rounded};
 use crate::ops::deformable::{self, Pyramid};
+use crate::ops::linear::{self, Adapted, Backward, Branch, Call, InputGrad, Layer, Lora, LoraGrad, Then, rounded};
 use crate::ops::pointwise::{self, Curve};
 use crate::ops::products::{self, Difference, Weights};
 use crate::ops::testing::random;
 use crate::ops::windows::{self, Windows};
 use crate::ops::{
-    adamw, affine, combine, copy, cross_attention, depthwise, dequantise, embedding, enlarge, fp8, gate, group_norm, layer_norm, lerp, noise, noising, norm,
-    normalise, patchify, pool, position, quantise, resize, rms_norm, rope, squeeze, step, timestep,
+    adamw, affine, combine, copy, cross_attention, depthwise, dequantise, embedding, enlarge, fp8, gate, group_norm,
+    layer_norm, lerp, noise, noising, norm, normalise, patchify, pool, position, quantise, resize, rms_norm, rope,
+    squeeze, step, timestep,
 };
 
 /// Something to do on a GPU, and what comes of it.

@@ -149,7 +149,9 @@ fn imagereward_in_bf16_is_near_that_in_f32() {
 
 #[test]
 fn what_is_missing_of_imagereward_is_named() {
-    let error = |folder: &Path, length| format!("{:#}", ImageReward::load(folder, length, Dtype::F32, &Device::Cpu).err().unwrap());
+    let error = |folder: &Path, length| {
+        format!("{:#}", ImageReward::load(folder, length, Dtype::F32, &Device::Cpu).err().unwrap())
+    };
     for (without, words) in [
         ("visual_encoder.pos_embed", "missing tensor 'blip.visual_encoder.pos_embed'"),
         (

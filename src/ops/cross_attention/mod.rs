@@ -18,7 +18,10 @@ pub fn forward(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, sees: Option<&T
     let (&[b, m, width], &[_, n, _]) = (q.shape(), k.shape()) else { panic!("cross attention: q {q:?}, k {k:?}") };
     let fits = k.shape() == [b, n, width] && v.shape() == k.shape() && width.is_multiple_of(heads.count) && n > 0;
     assert!(fits, "cross attention: {} heads, q {q:?}, k {k:?}, v {v:?}", heads.count);
-    assert!(sees.is_none_or(|s| s.shape() == [b, n, m] && s.dtype() == DType::F32), "cross attention: q {q:?}, k {k:?}, sees {sees:?}");
+    assert!(
+        sees.is_none_or(|s| s.shape() == [b, n, m] && s.dtype() == DType::F32),
+        "cross attention: q {q:?}, k {k:?}, sees {sees:?}"
+    );
     let mut out = q.scratch_like(q.shape());
     dispatch!(q, forward(&mut out, q, k, v, heads, sees));
     out

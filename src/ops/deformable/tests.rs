@@ -35,10 +35,10 @@ fn kernels_give_a_sample_the_same_bits_in_any_batch_and_whatever_the_order() {
     for (heads, d, points) in [(2, 20, 3), (1, 70, 18)] {
         let n = Pyramid(&LEVELS).tokens();
         let shares = heads * LEVELS.len() * points;
-        let [values, offsets, weights] = [heads * d, 2 * shares, shares].map(|width| random(&[2, n, width], width as u64));
+        let [values, offsets, weights] =
+            [heads * d, 2 * shares, shares].map(|width| random(&[2, n, width], width as u64));
         let run = |device: &Device, samples: std::ops::Range<usize>| {
-            let [values, offsets, weights] =
-                [&values, &offsets, &weights].map(|t| t.slice(samples.clone()).to(device));
+            let [values, offsets, weights] = [&values, &offsets, &weights].map(|t| t.slice(samples.clone()).to(device));
             forward(&values, &offsets, &weights, Pyramid(&LEVELS), heads)
         };
         let got = on_vm(|device| vec![run(device, 0..2), run(device, 1..2)]);

@@ -78,7 +78,13 @@ impl Windows {
 
     fn check(&self, images: &Tensor) {
         let fits = images.shape().len() == 4 && images.shape()[1..3] == self.image && self.shift < self.size;
-        assert!(fits && images.dtype() == DType::F32, "windows: {images:?} for {:?} by {} shifted {}", self.image, self.size, self.shift);
+        assert!(
+            fits && images.dtype() == DType::F32,
+            "windows: {images:?} for {:?} by {} shifted {}",
+            self.image,
+            self.size,
+            self.shift
+        );
     }
 }
 

@@ -102,7 +102,10 @@ fn a_folder_that_lacks_something_is_refused_by_name() {
     std::fs::copy(tiny.join("det.safetensors"), folder.path().join("rec.safetensors")).unwrap();
     let e = error(folder.path());
     assert!(e.contains("rec.safetensors: ") && e.contains("tensor '"), "{e}");
-    assert!(Ocr::load(&tiny.join("rec.safetensors"), Channels::Bgr, &Device::Cpu).is_ok(), "a file stands for its folder");
+    assert!(
+        Ocr::load(&tiny.join("rec.safetensors"), Channels::Bgr, &Device::Cpu).is_ok(),
+        "a file stands for its folder"
+    );
 }
 
 #[test]

@@ -183,7 +183,8 @@ mod tests {
         for Whole { from, size, shape, mmdet2, mmdet3 } in cases {
             for (layout, want) in [(Layout::Mmdet2, &mmdet2), (Layout::HuggingFace, &mmdet2), (Layout::Mmdet3, &mmdet3)]
             {
-                let Ready { pixels, size: got } = ready(&picture(from[0], from[1]), layout, Channels::Rgb, &Device::Cpu);
+                let Ready { pixels, size: got } =
+                    ready(&picture(from[0], from[1]), layout, Channels::Rgb, &Device::Cpu);
                 assert_eq!((got, pixels.shape()), (size, &[1, 3, shape[0], shape[1]][..]));
                 check(&format!("{layout:?} {from:?}"), &pixels.to_host(), want, step, 2e-6);
             }
