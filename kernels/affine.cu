@@ -1,4 +1,4 @@
-// y = (x + before) * scale + after, limited to a range: see src/ops/affine.
+// y = (x + before) * scale + after, limited to a range, and its gradient: see src/ops/affine.
 // hot affine_*
 #include "common/map.cuh"
 
@@ -10,6 +10,15 @@ struct Affine {
   }
 };
 
+struct AffineBackward {
+  Affine map;
+  __device__ float of(float d, float x) const {
+    float y = (x + map.before) * map.scale + map.after;
+    return y >= map.low && y <= map.high ? d * map.scale : 0.0f;
+  }
+};
+
 #define KERNELS(T, t)                                                                                                   \
-  extern "C" __global__ void affine_forward_##t(T* y, const T* x, Affine by, u64 n) { map(y, x, n, by); }
+  extern "C" __global__ void affine_forward_##t(T* y, const T* x, Affine by, u64 n) { map(y, x, n, by); }                \
+  extern "C" __global__ void affine_backward_##t(T* d, const T* x, Affine by, u64 n) { zip(d, d, x, n, AffineBackward{by}); }
 FOR_EACH_TYPE(KERNELS)

@@ -47,6 +47,22 @@ __device__ __forceinline__ void statistics(const Sequence& s, const float* lse, 
   }
 FOR_EACH_TYPE(STATISTICS)
 
+// For heads whose scores are written out, p [rows, columns] = q k or k q and ds = dout v or v dout as products have left them:
+// p becomes the probabilities, ds the gradients to what these are made of. Queries are rows, or columns.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    attention_backward_weights(float* p, float* ds, const float* lse, const float* delta, u32 rows, u32 columns, float scale,
+                               u32 by_column) {
+  const u32 column = blockIdx.x * THREADS + threadIdx.x;
+  if (column >= columns) return;
+  for (u32 row = blockIdx.y; row < rows; row += gridDim.y) {
+    const u64 at = (u64)row * columns + column;
+    const u32 query = by_column ? column : row;
+    const float e = exp_exact(p[at] * scale - lse[query]);
+    p[at] = e;
+    ds[at] = e * (ds[at] - delta[query]) * scale;
+  }
+}
+
 // In f32 throughout. With KEYS a block owns keys and goes through queries: scores are transposed,
 //   dv += p dout, dk += ds q;
 // without, it owns queries and goes through keys: dq += ds k.

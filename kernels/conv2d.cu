@@ -196,3 +196,32 @@ template <typename T> __device__ __forceinline__ void fold(float* y, const T* w,
 #define FOLD(T, t)                                                                                                      \
   extern "C" __global__ void conv2d_fold_##t(float* y, const T* w, u32 outputs, u32 inputs) { fold(y, w, outputs, inputs); }
 FOR_EACH_TYPE(FOLD)
+
+// For the gradient to the image: [in, taps, out], the last tap first.
+template <typename T> __device__ __forceinline__ void turn(T* y, const T* w, u32 inputs, u32 taps, u32 n) {
+  u32 i = global_thread(), outputs = n / (inputs * taps);
+  if (i >= n) return;
+  u32 tap = i / outputs, input = tap / taps, output = i - tap * outputs;
+  y[i] = w[(output * inputs + input) * taps + taps - 1 - (tap - input * taps)];
+}
+extern "C" __global__ void conv2d_turn_2(u16* y, const u16* w, u32 inputs, u32 taps, u32 n) { turn(y, w, inputs, taps, n); }
+extern "C" __global__ void conv2d_turn_4(u32* y, const u32* w, u32 inputs, u32 taps, u32 n) { turn(y, w, inputs, taps, n); }
+
+// For the gradient to the image that is enlarged, [in, 4, 4, out]: the rows (columns) of a 3x3 window that meet a pixel in row
+// (column) tap - 1 of its enlarged ones.
+template <typename T> __device__ __forceinline__ void turn_folded(float* y, const T* w, u32 outputs, u32 inputs) {
+  u32 i = global_thread();
+  if (i >= 16 * outputs * inputs) return;
+  u32 kernel = i / outputs, input = kernel / 16;
+  int row = kernel / 4 % 4, column = kernel % 4;
+  const T* taps = w + ((i - kernel * outputs) * inputs + input) * 9;
+  double sum = -0.0;
+  for (int r = max(2 - row, 0); r < min(4 - row, 3); ++r)
+    for (int c = max(2 - column, 0); c < min(4 - column, 3); ++c) sum += widen(taps[r * 3 + c]);
+  y[i] = sum;
+}
+#define TURN_FOLDED(T, t)                                                                                               \
+  extern "C" __global__ void conv2d_turn_folded_##t(float* y, const T* w, u32 outputs, u32 inputs) {                    \
+    turn_folded(y, w, outputs, inputs);                                                                                 \
+  }
+FOR_EACH_TYPE(TURN_FOLDED)

@@ -1,4 +1,4 @@
-// Group normalisation of NHWC images, and SiLU: see src/ops/group_norm. Blocks take chunks of an image's pixels; a thread
+// Group normalisation of NHWC images, and SiLU; and the gradient to the image: see src/ops/group_norm. Blocks take chunks of an image's pixels; a thread
 // stays with the channels that lie side by side in 16 bytes. A chunk's size does not depend on how many images there are.
 // hot group_norm_*
 #include "common/math.cuh"
@@ -91,9 +91,10 @@ __device__ __forceinline__ void partial(float* out, const T* x, u32 pixels, int 
 }
 
 // What is done to every channel of an image, [image, 3, channel]: (x - shift) scale + bias. A block has a group of an image.
+// The reciprocal deviation of a group, and what its mean has lost, go to `moments` [image, group, 2], if that is there.
 extern "C" __global__ void __launch_bounds__(512)
     group_norm_maps(float* maps, const float* partial, const float* weight, const float* bias, u32 pixels, u32 chunks, u32 chunk,
-                    int channels, float eps) {
+                    int channels, float eps, float* moments) {
   int size = channels / gridDim.x, first = blockIdx.x * size;
   partial += (u64)blockIdx.y * chunks * 3 * channels + first;
   // About a number near all of them, in double precision.
@@ -109,6 +110,11 @@ extern "C" __global__ void __launch_bounds__(512)
   double n = (double)pixels * size, offset = sums[0] / n, mean = near + offset;
   float shift = mean;
   double lost = mean - shift, deviation = sqrt(fmax(sums[1] / n - offset * offset, 0.0) + eps);
+  if (moments && threadIdx.x == 0) {
+    moments += 2 * (blockIdx.y * gridDim.x + blockIdx.x);
+    moments[0] = 1.0 / deviation;
+    moments[1] = lost;
+  }
   maps += (u64)blockIdx.y * 3 * channels;
   for (int c = first + threadIdx.x; c < first + size; c += blockDim.x) {
     double scale = weight[c] / deviation;
@@ -152,6 +158,117 @@ __device__ __forceinline__ void apply(T* y, const T* x, const float* maps, u32 p
   }
 }
 
+// The gradient to (x - shift) scale + bias, if d is that to what `forward` makes of it.
+template <typename T>
+__device__ __forceinline__ float through(float d, float apart, float scale, float bias, int silu) {
+  if (!silu) return d;
+  float v = fmaf(apart, scale, bias), s = sigmoid_to<T>(v);
+  return d * (s + v * s * (1.0f - s));
+}
+
+// For every channel of a chunk the sums of d and of d (x - shift), [image, chunk, 2, channel].
+template <bool PACKED, typename T>
+__device__ __forceinline__ void gradient_partial(float* out, const T* dy, const T* x, const float* maps, u32 pixels, int channels,
+                                                 int columns, int silu) {
+  Chunk<T, PACKED> at(pixels, channels, columns);
+  constexpr int N = at.N;
+  auto& of_warp = sums_of_warps<N>();
+  float shift[N], scale[N], bias[N], sums[2 * N];
+  maps += (u64)blockIdx.z * 3 * channels + at.channel;
+  load<PACKED>(shift, maps, channels - at.channel);
+  load<PACKED>(scale, maps + channels, channels - at.channel);
+  load<PACKED>(bias, maps + 2 * channels, channels - at.channel);
+#pragma unroll
+  for (int k = 0; k < 2 * N; ++k) sums[k] = 0.0f;
+#pragma unroll 1
+  for (int i = 0; i < PIXELS; ++i) {
+    u32 pixel = at.pixel(i);
+    float d[N], v[N];
+    load<PACKED>(d, dy + at.offset(pixel), at.count(pixel));
+    load<PACKED>(v, x + at.offset(pixel), at.count(pixel));
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      float apart = v[k] - shift[k], g = through<T>(d[k], apart, scale[k], bias[k], silu);
+      sums[k] += g;
+      sums[N + k] = fmaf(g, apart, sums[N + k]);
+    }
+  }
+  for (int step = 16; step >= columns; step >>= 1)
+#pragma unroll
+    for (int k = 0; k < 2 * N; ++k) sums[k] += __shfl_xor_sync(0xFFFFFFFF, sums[k], step);
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (lane < columns)
+#pragma unroll
+    for (int k = 0; k < 2 * N; ++k) of_warp[warp][k / N][lane * N + k % N] = sums[k];
+  __syncthreads();
+  out += ((u64)blockIdx.z * gridDim.x + blockIdx.x) * 2 * channels;
+  int channel = blockIdx.y * columns * N + threadIdx.x;
+  if (threadIdx.x < columns * N && channel < channels)
+#pragma unroll
+    for (int s = 0; s < 2; ++s) {
+      float total = of_warp[0][s][threadIdx.x];
+#pragma unroll
+      for (int w = 1; w < WARPS; ++w) total += of_warp[w][s][threadIdx.x];
+      out[s * channels + channel] = total;
+    }
+}
+
+// The factor on x - shift and the offset of every channel's gradient, [image, 2, channel]. A block has a group of an image.
+extern "C" __global__ void __launch_bounds__(512)
+    group_norm_corrections(float* corrections, const float* partial, const float* weight, const float* moments, u32 pixels,
+                           u32 chunks, int channels) {
+  int size = channels / gridDim.x, first = blockIdx.x * size;
+  partial += (u64)blockIdx.y * chunks * 2 * channels + first;
+  double sums[2] = {0.0, 0.0};
+  for (u32 i = threadIdx.x; i < chunks * size; i += blockDim.x) {
+    u32 c = i / size;
+    const float* at = partial + (u64)c * 2 * channels + i % size;
+    double w = weight[first + i % size];
+    sums[0] += w * at[0];
+    sums[1] += w * at[channels];
+  }
+  block_sums<0>(sums, blockDim.x);
+  moments += 2 * (blockIdx.y * gridDim.x + blockIdx.x);
+  double n = (double)pixels * size, rstd = moments[0], lost = moments[1];
+  double mean = sums[0] / n, normalised = rstd * (sums[1] / n - lost * mean);
+  corrections += (u64)blockIdx.y * 2 * channels;
+  for (int c = first + threadIdx.x; c < first + size; c += blockDim.x) {
+    corrections[c] = -rstd * rstd * normalised;
+    corrections[channels + c] = rstd * (rstd * lost * normalised - mean);
+  }
+}
+
+template <bool PACKED, typename T>
+__device__ __forceinline__ void add_gradient(T* dx, const T* dy, const T* x, const float* maps, const float* corrections,
+                                             u32 pixels, int channels, int columns, int silu) {
+  Chunk<T, PACKED> at(pixels, channels, columns);
+  constexpr int N = at.N;
+  float shift[N], scale[N], bias[N], along[N], offset[N];
+  int count = channels - at.channel;
+  maps += (u64)blockIdx.z * 3 * channels + at.channel;
+  corrections += (u64)blockIdx.z * 2 * channels + at.channel;
+  load<PACKED>(shift, maps, count);
+  load<PACKED>(scale, maps + channels, count);
+  load<PACKED>(bias, maps + 2 * channels, count);
+  load<PACKED>(along, corrections, count);
+  load<PACKED>(offset, corrections + channels, count);
+#pragma unroll 1
+  for (int i = 0; i < PIXELS; ++i) {
+    u32 pixel = at.pixel(i);
+    u64 place = at.offset(pixel);
+    float d[N], v[N], sum[N];
+    load<PACKED>(d, dy + place, at.count(pixel));
+    load<PACKED>(v, x + place, at.count(pixel));
+    load<PACKED>(sum, dx + place, at.count(pixel));
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      float apart = v[k] - shift[k], g = through<T>(d[k], apart, scale[k], bias[k], silu);
+      sum[k] += fmaf(g, scale[k], fmaf(apart, along[k], offset[k]));
+    }
+    store<PACKED>(dx + place, sum, at.count(pixel));
+  }
+}
+
 #define KERNELS(T, t)                                                                                                   \
   extern "C" __global__ void __launch_bounds__(THREADS)                                                                 \
       group_norm_partial_##t(float* out, const T* x, u32 pixels, int channels, int columns) {                           \
@@ -167,6 +284,23 @@ __device__ __forceinline__ void apply(T* y, const T* x, const float* maps, u32 p
       apply<true>(y, x, maps, pixels, channels, columns, silu);                                                         \
     } else {                                                                                                            \
       apply<false>(y, x, maps, pixels, channels, columns, silu);                                                        \
+    }                                                                                                                   \
+  }                                                                                                                     \
+  extern "C" __global__ void __launch_bounds__(THREADS) group_norm_gradient_partial_##t(                                \
+      float* out, const T* dy, const T* x, const float* maps, u32 pixels, int channels, int columns, int silu) {        \
+    if (is_packed<T>(channels, dy, x)) {                                                                                \
+      gradient_partial<true>(out, dy, x, maps, pixels, channels, columns, silu);                                        \
+    } else {                                                                                                            \
+      gradient_partial<false>(out, dy, x, maps, pixels, channels, columns, silu);                                       \
+    }                                                                                                                   \
+  }                                                                                                                     \
+  extern "C" __global__ void __launch_bounds__(THREADS) group_norm_add_gradient_##t(                                    \
+      T* dx, const T* dy, const T* x, const float* maps, const float* corrections, u32 pixels, int channels,            \
+      int columns, int silu) {                                                                                          \
+    if (is_packed<T>(channels, dx, dy, x)) {                                                                            \
+      add_gradient<true>(dx, dy, x, maps, corrections, pixels, channels, columns, silu);                                \
+    } else {                                                                                                            \
+      add_gradient<false>(dx, dy, x, maps, corrections, pixels, channels, columns, silu);                               \
     }                                                                                                                   \
   }
 FOR_EACH_TYPE(KERNELS)

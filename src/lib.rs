@@ -3,10 +3,11 @@
 //! Reading the modules in this order is following the data: a [`config`] names prompts ([`data`]) and a model, whose files
 //! come in through [`io`] and live on a [`device`]; [`ops`] transform them, [`models`] are built of ops; [`rollout`]
 //! samples images, [`rewards`] judge them, [`algorithms`] turn judgements into a gradient, and [`train`] goes round,
-//! while [`telemetry`] reports and [`report`] makes a page of it. How fast: [`predict`] without the machine, [`mod@bench`] on it.
+//! while [`telemetry`] reports and [`report`] makes a page of it. [`compare`] sets methods side by side. How fast: [`predict`] without the machine, [`mod@bench`] on it.
 
 pub mod algorithms;
 pub mod bench;
+pub mod compare;
 pub mod config;
 pub mod data;
 pub mod device;

@@ -18,6 +18,17 @@ pub struct Advantages {
 /// `A_i = (r_i − mean of its group) / (std of all rewards + eps)`; images with equal `group` are one group.
 /// Statistics are population statistics in f64. If all rewards are equal, every advantage is exactly zero.
 pub fn group_centered<G: Ord>(rewards: &[f64], group: &[G], eps: f64) -> Advantages {
+    let (_, std) = statistics(rewards);
+    centered(rewards, group, |_| std + eps)
+}
+
+/// As [`group_centered`], each group divided by its own standard deviation.
+pub fn group_normalised<G: Ord>(rewards: &[f64], group: &[G], eps: f64) -> Advantages {
+    centered(rewards, group, |of_group| of_group + eps)
+}
+
+/// Rewards less the mean of their group, over what `divisor` makes of its standard deviation.
+fn centered<G: Ord>(rewards: &[f64], group: &[G], divisor: impl Fn(f64) -> f64) -> Advantages {
     assert_eq!(rewards.len(), group.len());
     let (_, std) = statistics(rewards);
     let mut values = vec![0.0; rewards.len()];
@@ -29,12 +40,51 @@ pub fn group_centered<G: Ord>(rewards: &[f64], group: &[G], eps: f64) -> Advanta
             zero_variance_groups += 1;
             continue;
         }
-        let (centre, _) = statistics(&of_group);
+        let (centre, of_group) = statistics(&of_group);
         for i in images {
-            values[*i] = (rewards[*i] - centre) / (std + eps);
+            values[*i] = (rewards[*i] - centre) / divisor(of_group);
         }
     }
     Advantages { values, std, zero_variance_groups, groups: members.len() }
+}
+
+/// The mean over groups of the standard deviation of their rewards: what there is to learn from.
+pub fn group_spread<G: Ord>(rewards: &[f64], group: &[G]) -> f64 {
+    let members = members(group);
+    let of_group = |images: &Vec<usize>| statistics(&images.iter().map(|i| rewards[*i]).collect::<Vec<_>>()).1;
+    members.iter().map(of_group).sum::<f64>() / members.len() as f64
+}
+
+/// What `choose` makes of the rewards of each group; of one whose rewards are all equal nothing, unless it is to.
+pub fn chosen<G: Ord>(
+    rewards: &[f64],
+    group: &[G],
+    skip_equal: bool,
+    choose: impl Fn(&[f64]) -> Vec<f64>,
+) -> Advantages {
+    assert_eq!(rewards.len(), group.len());
+    let members = members(group);
+    let (mut values, mut zero_variance_groups) = (vec![0.0; rewards.len()], 0);
+    for images in &members {
+        let of_group: Vec<f64> = images.iter().map(|i| rewards[*i]).collect();
+        zero_variance_groups += usize::from(are_equal(&of_group));
+        if !(skip_equal && are_equal(&of_group)) {
+            images.iter().zip(choose(&of_group)).for_each(|(i, value)| values[*i] = value);
+        }
+    }
+    Advantages { values, std: statistics(rewards).1, zero_variance_groups, groups: members.len() }
+}
+
+/// The number of each image's group, in the order of the groups' first images.
+pub fn numbered<G: Ord>(group: &[G]) -> Vec<usize> {
+    let mut numbers = BTreeMap::new();
+    group
+        .iter()
+        .map(|g| {
+            let next = numbers.len();
+            *numbers.entry(g).or_insert(next)
+        })
+        .collect()
 }
 
 /// The least that rewards are divided by where each is normalised.
@@ -98,12 +148,48 @@ mod tests {
         assert_eq!(a.groups, 5);
     }
 
+    /// T8: however the images are handed out and gathered again, each has the advantage that it has in one place.
+    #[test]
+    fn t8_advantages_do_not_depend_on_the_order_in_which_images_are_gathered() {
+        let rewards: Vec<f64> = (0..64).map(|i| f64::from(i * i % 7) / 8.0).collect();
+        let group: Vec<usize> = (0..64).map(|i| i / 8).collect();
+        let whole = group_centered(&rewards, &group, 1e-4);
+        for ranks in [2, 4, 8] {
+            // Rank by rank: every `ranks`-th image.
+            let order: Vec<usize> = (0..ranks).flat_map(|rank| (rank..64).step_by(ranks)).collect();
+            let of = |x: &[f64]| order.iter().map(|i| x[*i]).collect::<Vec<_>>();
+            let groups: Vec<usize> = order.iter().map(|i| group[*i]).collect();
+            // Eighths, and means of 8 and 64 of them, add up without rounding in any order.
+            assert_eq!(group_centered(&of(&rewards), &groups, 1e-4).values, of(&whole.values), "{ranks}");
+        }
+    }
+
     #[test]
     fn scale_is_the_population_deviation_of_all_rewards() {
         let a = group_centered(&[0.0, 1.0, 10.0, 11.0], &[0, 0, 1, 1], 0.0);
         let std = 25.25f64.sqrt();
         assert!((a.std - std).abs() < 1e-12);
         assert!((a.values[3] - 0.5 / std).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_spread_is_that_within_groups_alone() {
+        let spread = group_spread(&[0.0, 1.0, 10.0, 13.0, 7.0], &[0, 0, 1, 1, 2]);
+        assert!((spread - 2.0 / 3.0).abs() < 1e-12, "{spread}");
+    }
+
+    #[test]
+    fn a_group_over_its_own_deviation_does_not_feel_the_others() {
+        let rewards = [1.0, 3.0, 10.0, 30.0, 5.0, 5.0];
+        let a = group_normalised(&rewards, &[0, 0, 1, 1, 2, 2], 1e-4);
+        let want = [-1.0 / 1.0001, 1.0 / 1.0001, -10.0 / 10.0001, 10.0 / 10.0001, 0.0, 0.0];
+        assert!(a.values.iter().zip(want).all(|(a, w)| (a - w).abs() < 1e-12), "{:?}", a.values);
+        assert_eq!((a.zero_variance_groups, a.groups), (1, 3));
+    }
+
+    #[test]
+    fn groups_are_numbered_by_their_first_images() {
+        assert_eq!(numbered(&["b", "a", "b", "c", "a"]), [0, 1, 0, 2, 1]);
     }
 
     #[test]

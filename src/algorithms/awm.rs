@@ -3,14 +3,14 @@
 
 #[cfg(test)]
 mod tests;
-mod times;
 
 use anyhow::Result;
 
-use self::times::Strata;
+use super::strata::Strata;
 use super::surrogate::{Clip, Surrogate};
+use super::together::units;
 use super::{Algorithm, Difference, Loss, Needs, Operand, Point, Scored};
-use crate::config::method::{AwmKeys, KlForm, LossType, Weighting};
+use crate::config::method::{AwmKeys, KlForm, LossType, TimeType, Times, Weighting};
 use crate::device::philox::Purpose;
 use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::lerp;
@@ -32,7 +32,12 @@ impl Awm {
     /// # Errors
     /// If the schedule has no such rollout.
     pub fn new(keys: &AwmKeys, schedule: &Schedule, steps: usize, tokens: usize) -> Result<Self> {
-        Ok(Self { keys: keys.clone(), times: Strata::new(keys, schedule, steps, tokens)? })
+        let levels = schedule.levels(steps, tokens)?;
+        let last = ((steps as f64 * keys.timestep_fraction) as usize).clamp(1, levels.len());
+        // What is uniform is so from 0.2 on.
+        let range = [0.0, if keys.time_type == TimeType::Uniform { 0.8 } else { 1.0 }];
+        let times = Times { time_type: keys.time_type, count: keys.num_timesteps, range };
+        Ok(Self { keys: keys.clone(), times: Strata::within(times, levels, 0..last, schedule) })
     }
 
     /// The advantage as the loss takes it.
@@ -73,7 +78,7 @@ impl Algorithm for Awm {
         "awm"
     }
 
-    fn rollout(&self) -> Slot {
+    fn rollout(&self, _: u64) -> Slot {
         Slot::Theta
     }
 
@@ -106,18 +111,12 @@ impl Algorithm for Awm {
             let times = self.times.draw(&mut (epoch.key)(Purpose::Timestep, image, 0).stream());
             let point = move |(draw, t): (usize, f32)| {
                 let noise = (epoch.key)(Purpose::ForwardNoise, image, draw as u32);
-                Point { noise, ..Point::new(image, t, epoch.advantages[image]) }
+                let together = (self.keys.loss_type == LossType::SumFirst).then_some(image);
+                Point { noise, together, ..Point::new(image, t, epoch.advantages[image]) }
             };
             times.into_iter().enumerate().map(point)
         };
         vec![(0..epoch.advantages.len()).flat_map(of_image).collect()]
-    }
-
-    fn together(&self) -> usize {
-        match self.keys.loss_type {
-            LossType::ExpFirst => 1,
-            LossType::SumFirst => self.keys.num_timesteps,
-        }
     }
 
     /// `θ − y`, and where they have weight `θ − ref` and `θ − old`.
@@ -135,14 +134,13 @@ impl Algorithm for Awm {
             points.iter().zip(products).map(|(p, of)| self.log_prob(of.gram[0][0], p.t.into())).collect();
         // On policy the behaviour's log-probability is the policy's own.
         let log_ratio = |i: usize| points[i].log_prob_old.map_or(0.0, |old| rows[i].0 - old);
-        let ratio_of = |i: usize| match self.keys.loss_type {
-            LossType::ExpFirst => log_ratio(i),
-            LossType::SumFirst => {
-                let image: Vec<f64> =
-                    (0..points.len()).filter(|j| points[*j].image == points[i].image).map(log_ratio).collect();
-                image.iter().sum::<f64>() / image.len() as f64
+        let mut ratios: Vec<f64> = (0..points.len()).map(log_ratio).collect();
+        if self.keys.loss_type == LossType::SumFirst {
+            for image in units(points) {
+                let mean = image.iter().map(|i| ratios[*i]).sum::<f64>() / image.len() as f64;
+                image.into_iter().for_each(|i| ratios[i] = mean);
             }
-        };
+        }
         let Needs { reference, old, .. } = self.needs();
         let (kl, ema) = (
             reference.then_some((self.keys.kl_weight, self.keys.kl_form)),
@@ -151,9 +149,9 @@ impl Algorithm for Awm {
         let anchors: Vec<(f64, KlForm)> = [kl, ema].into_iter().flatten().collect();
         let mut loss = Loss { coefficients: vec![Vec::new(); 1 + anchors.len()], ..Loss::default() };
         for (i, (point, Products { gram, .. })) in points.iter().zip(products).enumerate() {
-            let Surrogate { value, slope } = self.clip().surrogate(self.clamped(point.advantage), ratio_of(i));
+            let Surrogate { value, slope } = self.clip().surrogate(self.clamped(point.advantage), ratios[i]);
             loss.value += share * value;
-            loss.ratios.push(ratio_of(i).exp());
+            loss.ratios.push(ratios[i].exp());
             loss.clipped += usize::from(slope == 0.0 && point.advantage != 0.0);
             loss.coefficients[0].push(share * 2.0 * slope * rows[i].1);
             for (k, (weight, form)) in anchors.iter().enumerate() {

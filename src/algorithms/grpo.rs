@@ -8,10 +8,12 @@ use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
 
+use super::advantage::{Advantages, group_centered, group_normalised};
 use super::surrogate::Clip;
+use super::together::shares;
 use super::{Algorithm, Difference, Guidance, Loss, Needs, Operand, Point, Scored, Weight, Window};
 use crate::config::TrainConfig;
-use crate::config::method::{GrpoKeys, GuardGradBalance, KlDenominator, KlType, Method};
+use crate::config::method::{GrpoKeys, GuardGradBalance, KlDenominator, KlType, Method, Std, WindowPlace};
 use crate::device::philox::{Key, Purpose};
 use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::products::Products;
@@ -127,7 +129,7 @@ impl Algorithm for Grpo {
         self.method.name()
     }
 
-    fn rollout(&self) -> Slot {
+    fn rollout(&self, _: u64) -> Slot {
         Slot::Theta
     }
 
@@ -145,6 +147,13 @@ impl Algorithm for Grpo {
 
     fn advantage_eps(&self) -> f64 {
         self.keys.advantage_eps
+    }
+
+    fn advantages(&self, rewards: &[f64], group: &[&str]) -> Advantages {
+        match self.keys.std {
+            Std::Global => group_centered(rewards, group, self.keys.advantage_eps),
+            Std::Group => group_normalised(rewards, group, self.keys.advantage_eps),
+        }
     }
 
     fn points_per_image(&self) -> usize {
@@ -169,10 +178,9 @@ impl Algorithm for Grpo {
             log_prob_old: Some(epoch.log_probs[(step - epoch.steps.start) * count + image]),
             ..Point::new(image, self.steps[step].sigma, epoch.advantages[image])
         };
-        let updates = self.keys.updates_per_epoch;
-        let share = |i: usize| &images[images.len() * i / updates..images.len() * (i + 1) / updates];
         let of_image = |image: &usize| epoch.steps.clone().map(|step| point(*image, step)).collect::<Vec<_>>();
-        (0..updates).map(|i| share(i).iter().flat_map(of_image).collect()).collect()
+        let update = |share: Range<usize>| images[share].iter().flat_map(of_image).collect();
+        shares(images.len(), self.keys.updates_per_epoch).map(update).collect()
     }
 
     fn window(&self, seed: u64, epoch: u32) -> Option<Window> {
@@ -181,9 +189,18 @@ impl Algorithm for Grpo {
             return Some(Window { noisy: 0..self.steps.len(), trained: self.candidates() });
         }
         let [first, end] = self.keys.window_range;
-        let mut stream = Key { epoch, ..Key::new(seed, Purpose::Window) }.stream();
-        let start = first + stream.below((end - first - size + 1) as u32) as usize;
+        let places = (end - first - size + 1) as u32;
+        let place = match self.keys.window_place {
+            WindowPlace::Random => Key { epoch, ..Key::new(seed, Purpose::Window) }.stream().below(places),
+            // Epochs are counted from 1.
+            WindowPlace::Progressive => epoch.saturating_sub(1) / self.keys.window_interval % places,
+        };
+        let start = first + place as usize;
         Some(Window { noisy: start..start + size, trained: start..start + size })
+    }
+
+    fn clip_range(&self) -> Option<f64> {
+        Some(self.keys.clip_low.min(self.keys.clip_high))
     }
 
     fn guidance(&self) -> Option<Guidance> {

@@ -4,17 +4,24 @@
 
 pub mod advantage;
 pub mod awm;
+pub mod crd;
+pub mod dgpo;
+pub mod dpo;
 pub mod grpo;
 pub mod nft;
 pub mod ram;
+pub mod rsm_first_order;
+pub mod sft;
+mod strata;
 mod surrogate;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod together;
 
 use std::ops::Range;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use self::advantage::{Advantages, group_centered};
 use crate::config::TrainConfig;
@@ -28,9 +35,14 @@ use crate::ops::{combine, copy};
 use crate::rollout::schedule::Schedule;
 
 pub use awm::Awm;
+pub use crd::Crd;
+pub use dgpo::Dgpo;
+pub use dpo::Dpo;
 pub use grpo::Grpo;
 pub use nft::Nft;
 pub use ram::Ram;
+pub use rsm_first_order::RsmFirstOrder;
+pub use sft::Sft;
 
 /// One place that is trained at.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,12 +59,17 @@ pub struct Point {
     pub step: usize,
     /// How likely the policy that sampled it found it, for methods that compare; none if that is the trained one as it is.
     pub log_prob_old: Option<f64>,
+    /// What the gradient of its image's reward is times, for methods that follow it.
+    pub gradient_scale: f64,
+    /// The loss looks at points of the same number together: those of a pair or a group at one time. None: at this one alone.
+    pub together: Option<usize>,
 }
 
 impl Point {
     /// A point whose noise is not drawn yet.
     pub fn new(image: usize, t: f32, advantage: f64) -> Self {
-        Self { image, t, noise: Key::new(0, Purpose::ForwardNoise), advantage, step: 0, log_prob_old: None }
+        let noise = Key::new(0, Purpose::ForwardNoise);
+        Self { image, t, noise, advantage, step: 0, log_prob_old: None, gradient_scale: 1.0, together: None }
     }
 }
 
@@ -75,6 +92,8 @@ pub enum Operand {
     Next,
     /// The mean of the step by the policy that sampled.
     MeanOld,
+    /// The gradient of the reward to the latent at the end of the rollout.
+    RewardGradient,
 }
 
 /// `Σ weight·operand`, added up in the order it is written in.
@@ -119,6 +138,8 @@ pub struct Needs {
     pub old: bool,
     /// The means of the rollout's steps.
     pub mean_old: bool,
+    /// The gradients of the rewards to the clean latents, and the samples before every step of the rollout.
+    pub reward_gradient: bool,
 }
 
 /// The loss of some points and its gradient: `dL/dv = (1/D)·Σ_k coefficients[k]·difference_k` for each.
@@ -132,6 +153,25 @@ pub struct Loss {
     pub ratios: Vec<f64>,
     /// How many of these were clipped.
     pub clipped: usize,
+}
+
+impl Loss {
+    /// The same for the points in runs of these `lengths`; the value and what was clipped go with the first.
+    pub fn split(self, lengths: impl IntoIterator<Item = usize>) -> Vec<Self> {
+        let mut start = 0;
+        let run = |length: usize| {
+            let range = start..start + length;
+            start += length;
+            let is_first = range.start == 0;
+            Self {
+                value: if is_first { self.value } else { 0.0 },
+                clipped: if is_first { self.clipped } else { 0 },
+                coefficients: self.coefficients.iter().map(|c| c[range.clone()].to_vec()).collect(),
+                ratios: self.ratios.get(range).unwrap_or_default().to_vec(),
+            }
+        };
+        lengths.into_iter().map(run).collect()
+    }
 }
 
 /// Which steps of an epoch's rollouts a method is trained on.
@@ -156,12 +196,16 @@ pub struct Guidance {
 pub struct Scored<'a> {
     /// One per image.
     pub advantages: &'a [f64],
+    /// The number of each image's group; numbers are given in the order of the groups' first images.
+    pub groups: &'a [usize],
     /// The stream of a use for an image and a draw.
     pub key: &'a dyn Fn(Purpose, usize, u32) -> Key,
     /// The steps that were recorded, and how likely each image's was: step by step, all images of one after the other.
     pub steps: Range<usize>,
     /// As said.
     pub log_probs: &'a [f64],
+    /// The length of each image's gradient of the reward, for methods that follow it.
+    pub gradient_norms: &'a [f64],
 }
 
 /// A training method.
@@ -169,8 +213,8 @@ pub trait Algorithm: Send + Sync {
     /// Its name in configs.
     fn name(&self) -> &'static str;
 
-    /// Which policy samples the images that are learnt from.
-    fn rollout(&self) -> Slot;
+    /// Which policy samples the images that are learnt from after `updates` optimiser steps.
+    fn rollout(&self, updates: u64) -> Slot;
 
     /// Whether images are mere data to it, whichever policy sampled them; else it compares how likely its policies make them,
     /// and they must be samples of the very network that is trained.
@@ -188,10 +232,22 @@ pub trait Algorithm: Send + Sync {
     }
 
     /// What is added to the standard deviation of the rewards.
-    fn advantage_eps(&self) -> f64;
+    fn advantage_eps(&self) -> f64 {
+        1e-4
+    }
 
-    /// Training points per image and epoch.
+    /// Training points per epoch of an image that is trained on.
     fn points_per_image(&self) -> usize;
+
+    /// How many of the `images` of a prompt are trained on, if no two have the same reward.
+    fn chosen(&self, images: usize) -> usize {
+        images
+    }
+
+    /// Whether its ratios are to the policy that sampled, and so 1 before the first optimiser step of an epoch.
+    fn compares_with_rollout(&self) -> bool {
+        true
+    }
 
     /// Optimiser steps of an epoch.
     fn updates_per_epoch(&self) -> usize;
@@ -209,9 +265,14 @@ pub trait Algorithm: Send + Sync {
         None
     }
 
-    /// How many points that follow each other must be seen together: parts of an update are multiples of it.
-    fn together(&self) -> usize {
-        1
+    /// How far a ratio can be from 1 before it is clipped, of methods that clip.
+    fn clip_range(&self) -> Option<f64> {
+        None
+    }
+
+    /// The guidance of the reference's velocity alone, for methods that compare the others without.
+    fn reference_guidance(&self) -> Option<f32> {
+        None
     }
 
     /// The differences whose products the loss of `points` is made of.
@@ -235,6 +296,11 @@ pub fn build(config: &TrainConfig, schedule: &Schedule, tokens: usize) -> Result
         MethodKeys::Awm(keys) => Box::new(Awm::new(&keys, schedule, steps, tokens)?),
         MethodKeys::Grpo(keys) => Box::new(Grpo::new(&keys, config, schedule, tokens)?),
         MethodKeys::Nft(keys) => Box::new(Nft::new(&keys, schedule, steps, tokens)?),
+        MethodKeys::RsmFirstOrder(keys) => Box::new(RsmFirstOrder::new(&keys, config, schedule, tokens)?),
+        MethodKeys::Sft(keys) => Box::new(Sft::new(&keys, config.algorithm, schedule, steps, tokens)?),
+        MethodKeys::Dpo(keys) => Box::new(Dpo::new(&keys, config.algorithm, schedule, steps, tokens)?),
+        MethodKeys::Dgpo(keys) => Box::new(Dgpo::new(&keys, schedule, steps, tokens)?),
+        MethodKeys::Crd(keys) => Box::new(Crd::new(&keys, schedule, steps, tokens)?),
     })
 }
 
@@ -252,46 +318,68 @@ pub fn check_rollout(algorithm: &dyn Algorithm, weights: Sampled) -> Result<()> 
     Ok(())
 }
 
-/// The loss of `points`, which are some of `total`, and its gradient to the trained policy's velocity times `scale`; `operand`
-/// gives the tensors, one row per point.
-pub fn evaluate<'a>(
+/// Fails if `noise`, the largest `|ρ − 1|` of a policy that has not changed since it sampled, is not less than what `algorithm`
+/// clips at.
+///
+/// # Errors
+/// Says both numbers.
+pub fn check_ratio_noise(algorithm: &dyn Algorithm, noise: f64) -> Result<()> {
+    let Some(range) = algorithm.clip_range().filter(|range| noise >= *range) else { return Ok(()) };
+    bail!(
+        "{0}.clip_low and clip_high: ratios are clipped at {range:e} from 1, and those of a policy that has not changed yet are already \
+         {noise:.1e} from it, which is what rollout and training differ by; expected a range above that, or \
+         train.compute = \"f32\"",
+        algorithm.name()
+    )
+}
+
+/// Whether the loss of `algorithm` looks at a guided velocity.
+pub fn is_guided(algorithm: &dyn Algorithm) -> bool {
+    algorithm.guidance().is_some() || algorithm.reference_guidance().is_some()
+}
+
+/// The products of which the loss of `points` is made; `operand` gives the tensors, one row per point.
+pub fn compare<'a>(
     algorithm: &dyn Algorithm,
     points: &[Point],
     operand: impl Fn(Operand) -> &'a Tensor,
-    total: usize,
-    scale: f64,
-) -> Gradient {
+) -> Vec<Products> {
     let differences = algorithm.differences(points);
-    let differences: Vec<products::Difference> = differences
-        .iter()
-        .map(|d| products::Difference { terms: d.terms.iter().map(|(w, of)| (w.weights(), operand(*of))).collect() })
-        .collect();
-    let loss = algorithm.loss(points, &products::forward(&differences), total);
+    products::forward(&with_tensors(&differences, operand))
+}
+
+/// The gradient of `loss`, which is that of `points`, to the trained policy's velocity times `scale`; `operand` gives the tensors,
+/// one row per point.
+pub fn gradient<'a>(
+    algorithm: &dyn Algorithm,
+    points: &[Point],
+    operand: impl Fn(Operand) -> &'a Tensor,
+    loss: &Loss,
+    scale: f64,
+) -> Tensor {
+    let differences = algorithm.differences(points);
+    let differences = with_tensors(&differences, operand);
     let times = |factor: f64| {
         let scaled = |c: &Vec<f64>| c.iter().map(|c| c * factor * scale).collect();
         combine::forward(&differences, &loss.coefficients.iter().map(scaled).collect::<Vec<_>>())
     };
-    let dv = match algorithm.guidance() {
+    match algorithm.guidance() {
         None => times(1.0),
         // v = (1 − g)·u + g·c, the unconditional half first.
         Some(Guidance { scale: g, trains_unconditional }) => {
             let unconditional = if trains_unconditional { 1.0 - f64::from(g) } else { 0.0 };
             copy::concat(&[&times(unconditional), &times(g.into())])
         }
-    };
-    Gradient { loss: loss.value, ratios: loss.ratios, clipped: loss.clipped, dv }
+    }
 }
 
-/// What a loss says of some points.
-pub struct Gradient {
-    /// Their share of it.
-    pub loss: f64,
-    /// As [`Loss::ratios`].
-    pub ratios: Vec<f64>,
-    /// As [`Loss::clipped`].
-    pub clipped: usize,
-    /// The gradient to the trained policy's velocities.
-    pub dv: Tensor,
+/// `differences` as the ops take them.
+fn with_tensors<'d, 'a: 'd>(
+    differences: &'d [Difference],
+    operand: impl Fn(Operand) -> &'a Tensor,
+) -> Vec<products::Difference<'d>> {
+    let terms = |d: &'d Difference| d.terms.iter().map(|(w, of)| (w.weights(), operand(*of))).collect();
+    differences.iter().map(|d| products::Difference { terms: terms(d) }).collect()
 }
 
 #[cfg(test)]
@@ -307,8 +395,8 @@ mod tests {
             "ratio"
         }
 
-        fn rollout(&self) -> Slot {
-            self.0.rollout()
+        fn rollout(&self, updates: u64) -> Slot {
+            self.0.rollout(updates)
         }
 
         fn rollout_is_data(&self) -> bool {

@@ -6,6 +6,7 @@ mod tests;
 
 use anyhow::Result;
 
+use super::together::shares;
 use super::{Algorithm, Difference, Loss, Needs, Operand, Point, Scored};
 use crate::config::method::{AdvantageMode, Decay, NftKeys};
 use crate::device::philox::Purpose;
@@ -65,7 +66,7 @@ impl Algorithm for Nft {
         "nft"
     }
 
-    fn rollout(&self) -> Slot {
+    fn rollout(&self, _: u64) -> Slot {
         Slot::Old
     }
 
@@ -105,9 +106,7 @@ impl Algorithm for Nft {
             };
             times.into_iter().take(self.points_per_image()).enumerate().map(point)
         };
-        let updates = self.keys.updates_per_epoch;
-        let share = |i: usize| count * i / updates..count * (i + 1) / updates;
-        (0..updates).map(|i| share(i).flat_map(of_image).collect()).collect()
+        shares(count, self.keys.updates_per_epoch).map(|share| share.flat_map(of_image).collect()).collect()
     }
 
     /// `e± = ±β·θ + (1 ∓ β)·old − y` and `θ − ref`.

@@ -42,7 +42,7 @@ impl Algorithm for Ram {
         "ram"
     }
 
-    fn rollout(&self) -> Slot {
+    fn rollout(&self, _: u64) -> Slot {
         Slot::Old
     }
 

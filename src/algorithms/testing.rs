@@ -1,7 +1,11 @@
 //! What the tests of all algorithms share: points, tensors for their operands, and the specification's golden ones.
 
-use super::{Algorithm, Operand, Point, evaluate};
+use std::sync::Arc;
+
+use super::{Algorithm, Loss, Operand, Point, Scored, compare, gradient};
+use crate::device::philox::Key;
 use crate::device::{Device, Tensor};
+use crate::models::lora::{AdapterBank, Layout, Module, Slot};
 use crate::ops::testing::random;
 
 /// The tensors of some points.
@@ -44,11 +48,48 @@ impl Operands {
             Operand::Old => &self.old,
             Operand::Noise => &self.noise,
             Operand::X0 => &self.x0,
-            Operand::X | Operand::Next | Operand::MeanOld => unreachable!("of methods that are trained on steps"),
+            _ => unreachable!("of methods that are trained on steps"),
         };
-        let found = evaluate(algorithm, points, of, total, 1.0);
-        (found.loss, found.dv)
+        let (loss, dv) = evaluate(algorithm, points, of, total);
+        (loss.value, dv)
     }
+}
+
+/// Loss and gradient of `points`, which are some of `total`.
+pub fn evaluate<'a>(
+    algorithm: &dyn Algorithm,
+    points: &[Point],
+    operand: impl Fn(Operand) -> &'a Tensor + Copy,
+    total: usize,
+) -> (Loss, Tensor) {
+    let loss = algorithm.loss(points, &compare(algorithm, points, operand), total);
+    let dv = gradient(algorithm, points, operand, &loss, 1.0);
+    (loss, dv)
+}
+
+/// Makes the points of each run of `length` ones that are seen together.
+pub fn together(mut points: Vec<Point>, length: usize) -> Vec<Point> {
+    points.iter_mut().enumerate().for_each(|(i, point)| point.together = Some(i / length));
+    points
+}
+
+/// A bank with these slots, all different, of the factors of two modules.
+pub fn bank(slots: &[Slot]) -> AdapterBank {
+    let module = |name: &str| Module { name: name.into(), inputs: 5, outputs: 4, trainable: true };
+    let modules = ["a", "b"].map(module);
+    let layout = Layout::selected(&modules, &[true; 2], 3);
+    let mut bank = AdapterBank::new(Arc::new(layout), 1.0);
+    for (seed, slot) in slots.iter().enumerate() {
+        let numbers = random(&[bank.layout().len()], 1 + seed as u64);
+        bank.set(*slot, numbers);
+    }
+    bank
+}
+
+/// The points of an epoch of images with these `advantages` in these `groups`.
+pub fn epoch(algorithm: &dyn Algorithm, advantages: &[f64], groups: &[usize]) -> Vec<Vec<Point>> {
+    let key = |purpose, image: usize, draw| Key { prompt: image as u32, step: draw, ..Key::new(1, purpose) };
+    algorithm.updates(&Scored { advantages, groups, key: &key, steps: 0..0, log_probs: &[], gradient_norms: &[] })
 }
 
 /// The numbers of the specification's tensor `k`: 4 rows of 8.

@@ -208,7 +208,9 @@ impl Subject {
         let tokens = config.sizes().tokens(planned.config.latent, planned.config.latent);
         let algorithm = algorithms::build(raw, &Schedule::load(model.component("scheduler")?)?, tokens)?;
         let needs = algorithm.needs();
-        let others = [needs.reference.then_some(None), needs.old.then_some(Some(Slot::Old))];
+        let reference = algorithm.slots().contains(&Slot::Reference).then_some(Slot::Reference);
+        let unconditional = algorithm.reference_guidance().map(|_| reference);
+        let others = [needs.reference.then_some(reference), unconditional, needs.old.then_some(Some(Slot::Old))];
         // What stands for a larger network has no time for more than the trained one.
         let others = others.into_iter().flatten().filter(|_| blocks.is_none());
         let (rehearsal, _) = device.rehearsal()?;

@@ -5,6 +5,7 @@
 //! same command may work later), 101 a mistake of this program, 128 and the number of the signal that ended it.
 
 mod bench;
+mod compare;
 mod complete;
 mod configs;
 mod cuda;
@@ -73,6 +74,7 @@ macro_rules! commands {
 commands! {
     Sample => sample,
     Train => train,
+    Compare => compare,
     Eval => eval,
     Report => report,
     Score => score,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use engine::algorithms::{self, Point};
 use engine::config::Place;
+use engine::config::method::Method;
 use engine::device::{Device, Tensor};
 use engine::io::{TensorFile, output_file, safetensors};
 use engine::models::load_network;
@@ -20,11 +21,15 @@ use super::DeviceArg;
 /// Compute one loss and its gradient at given points, for comparison with other implementations.
 ///
 /// Reads advantage [N]; prompt_embeds [N,L,D]; pooled_prompt_embeds [N,P]; and the adapter lora.<module>.lora_A.weight,
-/// lora.<module>.lora_B.weight with modules named as in diffusers. ram, awm and nft besides: x0, noise [N,C,h,w]; t [N]; the lagged
-/// adapter lora_old.<module>...; awm, if it is not on policy, log_prob_old [N], and with sum_first image [N]. flow_grpo,
-/// flow_grpo_fast, cps and grpo_guard besides: x, x_next [N,C,h,w], the samples before and after a step of the rollout; step, its
-/// number, and log_prob_old [N]; grpo_guard mean_old [N,C,h,w]; with guidance negative_prompt_embeds [1,L,D],
-/// negative_pooled_prompt_embeds [1,P].
+/// lora.<module>.lora_B.weight with modules named as in diffusers. flow_grpo, flow_grpo_fast, cps and grpo_guard besides: x, x_next
+/// [N,C,h,w], the samples before and after a step of the rollout; step, its number, and log_prob_old [N]; grpo_guard mean_old
+/// [N,C,h,w]. rsm_first_order, which reads no advantage, besides: x [N,C,h,w], a sample of the rollout at time t [N]; reward_grad
+/// [N,C,h,w], the gradient of the reward to the latent at its end, which is not clipped here. The others besides: x0, noise
+/// [N,C,h,w]; t [N]. ram, awm, nft, dgpo and crd: the lagged adapter lora_old.<module>...; dpo and online_dpo the reference
+/// lora_ref.<module>...; awm, if it is not on policy, log_prob_old [N], and with sum_first image [N]. What advantage is: 1 or 0 for
+/// sft and online_sft, the reward for rwr; for dpo and online_dpo 1 for the better and -1 for the worse image of a pair, which pair
+/// [N] numbers and which share noise and t; dgpo and crd have the number of its prompt's images in group [N]. With guidance, also of
+/// the reference alone (kl_guidance_scale): negative_prompt_embeds [1,L,D], negative_pooled_prompt_embeds [1,P].
 ///
 /// Writes loss [1]; velocity [N,C,h,w] (with guidance, if the loss has it), and velocity_ref and velocity_old if the
 /// algorithm compares with them; ratio [N] if it weighs by one; grad.<module>.lora_A.weight and .lora_B.weight.
@@ -64,7 +69,8 @@ fn step(args: &Args, device: &Device) -> Result<()> {
 
     // Methods that are trained on the steps of a rollout say where they started; the others make their points of clean latents.
     let is_stepped = config.algorithm.is_trained_on_steps();
-    let first = if is_stepped { "x" } else { "x0" };
+    let follows_gradients = config.algorithm.follows_gradients();
+    let first = if is_stepped || follows_gradients { "x" } else { "x0" };
     let x = file.tensor(first, device)?;
     ensure!(
         x.shape().len() == 4 && x.dim(0) > 0 && x.dim(1) == sizes.channels,
@@ -82,16 +88,27 @@ fn step(args: &Args, device: &Device) -> Result<()> {
     let inputs = if is_stepped {
         let mean_old = needs.mean_old.then(|| tensor_of("mean_old", &shape)).transpose()?;
         Inputs::Stepped { next: tensor_of("x_next", &shape)?, mean_old, x }
+    } else if follows_gradients {
+        Inputs::Led { reward_gradient: tensor_of("reward_grad", &shape)?, x }
     } else {
         Inputs::Noised { noise: tensor_of("noise", &shape)?, x0: x }
     };
-    let advantage = numbers("advantage")?;
+    let advantage = if follows_gradients { vec![0.0; n] } else { numbers("advantage")? };
     let log_prob_old = if is_stepped { Some(numbers("log_prob_old")?) } else { optional("log_prob_old")? };
-    let (t, steps, image) = if is_stepped {
-        (Vec::new(), whole("step", &numbers("step")?, config.rollout.num_inference_steps)?, None)
+    let (t, steps) = if is_stepped {
+        (Vec::new(), whole("step", &numbers("step")?, config.rollout.num_inference_steps)?)
     } else {
-        let image = optional("image")?.map(|image| whole("image", &image, n)).transpose()?;
-        (numbers("t")?, Vec::new(), image)
+        (numbers("t")?, Vec::new())
+    };
+    let together = match config.algorithm {
+        Method::Dpo | Method::OnlineDpo => {
+            let pair = whole("pair", &numbers("pair")?, n)?;
+            check_pairs(&pair, &advantage, &t).with_context(|| shown.to_string())?;
+            Some(pair)
+        }
+        Method::Dgpo | Method::Crd => Some(whole("group", &numbers("group")?, n)?),
+        Method::Awm => optional("image")?.map(|image| whole("image", &image, n)).transpose()?,
+        _ => None,
     };
     let sigmas = schedule.sigmas(config.rollout.num_inference_steps, sizes.tokens(shape[2], shape[3]))?;
     let tokens = file.tensor("prompt_embeds", device)?.shape().get(1).copied().unwrap_or(0);
@@ -101,16 +118,23 @@ fn step(args: &Args, device: &Device) -> Result<()> {
     };
     let layout = Arc::new(Layout::selected(modules, &select(modules, &config.lora.targets)?, config.lora.rank));
     let mut bank = AdapterBank::new(layout.clone(), config.lora.alpha / config.lora.rank as f32);
-    let old = algorithm.slots().contains(&Slot::Old).then_some((Slot::Old, "lora_old"));
-    for (slot, prefix) in [Some((Slot::Theta, "lora")), old].into_iter().flatten() {
-        bank.set(slot, read_adapter(&file, prefix, modules, &layout, device)?);
+    let has = |slot| algorithm.slots().contains(&slot);
+    for (slot, prefix, is_read) in [
+        (Slot::Theta, "lora", true),
+        (Slot::Old, "lora_old", has(Slot::Old)),
+        (Slot::Reference, "lora_ref", has(Slot::Reference) && needs.reference),
+    ] {
+        if is_read {
+            bank.set(slot, read_adapter(&file, prefix, modules, &layout, device)?);
+        }
     }
-    let negative = match algorithm.guidance() {
-        None => None,
-        Some(_) => Some(PromptEmbeds {
+    let negative = if algorithms::is_guided(&*algorithm) {
+        Some(PromptEmbeds {
             prompt_embeds: tensor_of("negative_prompt_embeds", &[1, tokens, sizes.text])?,
             pooled_prompt_embeds: tensor_of("negative_pooled_prompt_embeds", &[1, sizes.pooled])?,
-        }),
+        })
+    } else {
+        None
     };
 
     output_file(&args.outputs)?;
@@ -125,16 +149,13 @@ fn step(args: &Args, device: &Device) -> Result<()> {
     let point = |i: usize| Point {
         step: steps.get(i).copied().unwrap_or(0),
         log_prob_old: log_prob_old.as_ref().map(|all| f64::from(all[i])),
-        ..Point::new(
-            image.as_ref().map_or(i, |image| image[i]),
-            t.get(i).copied().unwrap_or_else(|| sigmas[steps[i]]),
-            f64::from(advantage[i]),
-        )
+        together: together.as_ref().map(|of| of[i]),
+        ..Point::new(i, t.get(i).copied().unwrap_or_else(|| sigmas[steps[i]]), f64::from(advantage[i]))
     };
     let points: Vec<Point> = (0..n).map(point).collect();
     let mut grads = Tensor::zeros(device, &[layout.len()]);
     let batch = Batch { points: &points, inputs, prompts, negative, probe: None };
-    let done = accumulate(policies, &*algorithm, &batch, n, &mut grads);
+    let done = accumulate(policies, &*algorithm, &batch, None, n, &mut grads);
 
     let loss = Tensor::from_slice(device, &[done.loss as f32], &[1]);
     let velocities = [("velocity", Some(done.theta)), ("velocity_ref", done.reference), ("velocity_old", done.old)];
@@ -153,6 +174,24 @@ fn whole(name: &str, numbers: &[f32], end: usize) -> Result<Vec<usize>> {
         Ok(*x as usize)
     };
     numbers.iter().map(one).collect()
+}
+
+/// Fails unless each of the pairs has a better and a worse image at one time.
+fn check_pairs(pair: &[usize], advantage: &[f32], t: &[f32]) -> Result<()> {
+    for (i, number) in pair.iter().enumerate() {
+        let mut others = (0..pair.len()).filter(|j| *j != i && pair[*j] == *number);
+        let other = others.next().filter(|_| others.next().is_none());
+        let other = other.with_context(|| format!("pair {number} has not two rows"))?;
+        let found = [advantage[i], advantage[other]];
+        ensure!(
+            found == [1.0, -1.0] || found == [-1.0, 1.0],
+            "the advantages of pair {number} are {} and {}, expected 1 and -1",
+            found[0],
+            found[1]
+        );
+        ensure!(t[i] == t[other], "pair {number} is at t = {} and {}, expected one time", t[i], t[other]);
+    }
+    Ok(())
 }
 
 /// The adapter stored under `prefix`, flat.

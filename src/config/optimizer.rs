@@ -24,6 +24,8 @@ pub struct Optimizer {
     pub eps: f64,
     /// The gradient is scaled down to this norm; 0 turns clipping off.
     pub max_grad_norm: f64,
+    /// A step whose gradient norm is more than this many times the running mean of those before is left out; 0: none is.
+    pub max_grad_outlier: f64,
 }
 
 impl Default for Optimizer {
@@ -37,6 +39,7 @@ impl Default for Optimizer {
             weight_decay: 1e-4,
             eps: 1e-8,
             max_grad_norm: 0.0,
+            max_grad_outlier: 0.0,
         }
     }
 }

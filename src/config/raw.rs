@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::method::{AwmKeys, GrpoKeys, Method, MethodKeys, NftKeys, RamKeys};
+use super::method::{
+    AwmKeys, CrdKeys, DgpoKeys, DpoKeys, GrpoKeys, Method, MethodKeys, NftKeys, RamKeys, RsmFirstOrderKeys, SftKeys,
+};
 use super::optimizer::Optimizer;
 use super::reward::{RewardKeys, RewardModel};
 use crate::device::{DType, Precision, Wide};
@@ -70,6 +72,30 @@ pub struct TrainConfig {
     /// GRPO-Guard, if that is the algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grpo_guard: Option<GrpoKeys>,
+    /// First-order residual score matching, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rsm_first_order: Option<RsmFirstOrderKeys>,
+    /// Supervised fine-tuning, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sft: Option<SftKeys>,
+    /// OnlineSFT, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online_sft: Option<SftKeys>,
+    /// Reward-weighted regression, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rwr: Option<SftKeys>,
+    /// Diffusion-DPO, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dpo: Option<DpoKeys>,
+    /// OnlineDPO, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online_dpo: Option<DpoKeys>,
+    /// Direct Group Preference Optimisation, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dgpo: Option<DgpoKeys>,
+    /// Centred Reward Distillation, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crd: Option<CrdKeys>,
     /// How the update is computed.
     #[serde(default)]
     pub train: Train,
@@ -115,6 +141,14 @@ impl TrainConfig {
             flow_grpo_fast: None,
             cps: None,
             grpo_guard: None,
+            rsm_first_order: None,
+            sft: None,
+            online_sft: None,
+            rwr: None,
+            dpo: None,
+            online_dpo: None,
+            dgpo: None,
+            crd: None,
             train: Train::default(),
             lora: Lora::default(),
             optimizer: Optimizer::default(),
@@ -141,33 +175,32 @@ impl TrainConfig {
     /// If there is no such table.
     pub fn method(&self) -> Result<MethodKeys> {
         let name = self.algorithm.name();
-        let grpo = |method| match method {
-            Method::FlowGrpo => self.flow_grpo.as_ref(),
-            Method::FlowGrpoFast => self.flow_grpo_fast.as_ref(),
-            Method::Cps => self.cps.as_ref(),
-            Method::GrpoGuard => self.grpo_guard.as_ref(),
-            Method::Ram | Method::Awm | Method::Nft => None,
-        };
-        let is_given = |method: Method| match method {
-            Method::Ram => self.ram.is_some(),
-            Method::Awm => self.awm.is_some(),
-            Method::Nft => self.nft.is_some(),
-            method => grpo(method).is_some(),
-        };
-        if let Some(other) = Method::ALL.into_iter().find(|method| is_given(*method) && *method != self.algorithm) {
+        let is_of_another = |method: &Method| *method != self.algorithm && self.table(*method).is_some();
+        if let Some(other) = Method::ALL.into_iter().find(is_of_another) {
             bail!("algorithm is '{name}', but there is a table [{}] of another", other.name());
         }
-        Ok(match self.algorithm {
-            // A multiplier that suits every reward there is not.
-            Method::Ram => {
-                MethodKeys::Ram(self.ram.clone().with_context(|| {
-                    format!("algorithm is '{name}', but there is no table [{name}] with its settings")
-                })?)
-            }
-            Method::Awm => MethodKeys::Awm(self.awm.clone().unwrap_or_default()),
-            Method::Nft => MethodKeys::Nft(self.nft.clone().unwrap_or_default()),
-            method => MethodKeys::Grpo(grpo(method).cloned().unwrap_or_default()),
-        })
+        self.table(self.algorithm).map_or_else(|| MethodKeys::published(self.algorithm), Ok)
+    }
+
+    /// The table of `method`, if there is one.
+    fn table(&self, method: Method) -> Option<MethodKeys> {
+        match method {
+            Method::Ram => self.ram.clone().map(MethodKeys::Ram),
+            Method::Awm => self.awm.clone().map(MethodKeys::Awm),
+            Method::Nft => self.nft.clone().map(MethodKeys::Nft),
+            Method::FlowGrpo => self.flow_grpo.clone().map(MethodKeys::Grpo),
+            Method::FlowGrpoFast => self.flow_grpo_fast.clone().map(MethodKeys::Grpo),
+            Method::Cps => self.cps.clone().map(MethodKeys::Grpo),
+            Method::GrpoGuard => self.grpo_guard.clone().map(MethodKeys::Grpo),
+            Method::RsmFirstOrder => self.rsm_first_order.clone().map(MethodKeys::RsmFirstOrder),
+            Method::Sft => self.sft.clone().map(MethodKeys::Sft),
+            Method::OnlineSft => self.online_sft.clone().map(MethodKeys::Sft),
+            Method::Rwr => self.rwr.clone().map(MethodKeys::Sft),
+            Method::Dpo => self.dpo.clone().map(MethodKeys::Dpo),
+            Method::OnlineDpo => self.online_dpo.clone().map(MethodKeys::Dpo),
+            Method::Dgpo => self.dgpo.clone().map(MethodKeys::Dgpo),
+            Method::Crd => self.crd.clone().map(MethodKeys::Crd),
+        }
     }
 }
 
@@ -397,6 +430,12 @@ pub struct Stop {
     /// No epoch begins after the run has trained and evaluated for this many seconds, those before it was resumed included
     /// and loading not; 0: no limit.
     pub max_seconds: u32,
+    /// Largest `‖v‖` over that of the base's velocity at a point of the epoch's rollout; 0: no limit.
+    pub max_velocity_growth: f64,
+    /// Largest mean square distance between the two; 0: no limit.
+    pub max_velocity_distance: f64,
+    /// Largest share of prompts whose images all have the same reward; 0: no limit.
+    pub max_flat_groups: f64,
 }
 
 /// Saved state.

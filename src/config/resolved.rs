@@ -3,8 +3,10 @@ use std::ops::RangeInclusive;
 use anyhow::{Result, bail, ensure};
 
 use super::TrainConfig;
+use super::raw::Aggregation;
 use crate::io::check_multiple;
 use crate::models::text::LONGEST_SEQUENCE;
+use crate::rewards::DIFFERENTIABLE;
 use crate::rollout::schedule::check_steps;
 
 /// What a config is resolved for.
@@ -74,7 +76,7 @@ impl Resolved {
         job: Job,
         sizes: ModelSizes,
         [train_prompts, eval_prompts]: [usize; 2],
-        points_per_image: usize,
+        points_per_prompt: usize,
     ) -> Result<Self> {
         raw.check()?;
         let r = &raw.rollout;
@@ -92,11 +94,12 @@ impl Resolved {
         );
         let resolution = sizes.resolution(&raw)?;
         let images = prompts * r.num_images_per_prompt;
-        let points = images * points_per_image;
+        let points = prompts * points_per_prompt;
         if job == Job::Train {
             divides("rollout.batch_size", r.batch_size, images, "images per epoch")?;
             r.sampler.check("rollout.noise_level", r.noise_level)?;
             divides("train.batch_size", raw.train.batch_size, points, "training points per epoch")?;
+            raw.check_gradients()?;
         }
         let evaluated = if raw.eval.num_prompts == 0 { eval_prompts } else { raw.eval.num_prompts };
         Ok(Self {
@@ -120,7 +123,12 @@ impl Resolved {
             ),
             (
                 "training points per epoch",
-                format!("{} images x {} = {}", self.images, self.points / self.images.max(1), self.points),
+                format!(
+                    "{} prompts x {} = {}",
+                    r.num_prompts_per_epoch,
+                    self.points / r.num_prompts_per_epoch.max(1),
+                    self.points
+                ),
             ),
             (
                 "rollout",
@@ -173,7 +181,7 @@ impl TrainConfig {
         check_steps("eval.num_inference_steps", self.eval.num_inference_steps)?;
         let images_per_prompt = r.num_images_per_prompt;
         ensure!(
-            images_per_prompt >= 2,
+            images_per_prompt >= 2 || self.algorithm.follows_gradients(),
             "rollout.num_images_per_prompt is {images_per_prompt}, expected at least 2: an image is compared with the others of its prompt"
         );
         let sequence = self.prompts.max_sequence_length;
@@ -191,6 +199,10 @@ impl TrainConfig {
             ("optimizer.weight_decay", self.optimizer.weight_decay, 0.0..=1.0),
             ("optimizer.eps", self.optimizer.eps, 1e-30..=1.0),
             ("optimizer.max_grad_norm", self.optimizer.max_grad_norm, 0.0..=f64::MAX),
+            ("optimizer.max_grad_outlier", self.optimizer.max_grad_outlier, 0.0..=f64::MAX),
+            ("stop.max_velocity_growth", self.stop.max_velocity_growth, 0.0..=f64::MAX),
+            ("stop.max_velocity_distance", self.stop.max_velocity_distance, 0.0..=f64::MAX),
+            ("stop.max_flat_groups", self.stop.max_flat_groups, 0.0..=1.0),
             ("lora.alpha", f64::from(self.lora.alpha), 1e-6..=1e6),
         ] {
             within(key, value, range)?;
@@ -198,6 +210,29 @@ impl TrainConfig {
         self.method()?.check(self.algorithm)?;
         ensure!(!self.rewards.is_empty(), "[rewards] is empty, expected at least one name = weight");
         ensure!(!self.lora.targets.is_empty(), "lora.targets is empty, expected at least one layer name");
+        Ok(())
+    }
+}
+
+impl TrainConfig {
+    /// Checks that a method that follows the gradient of the rewards has one.
+    fn check_gradients(&self) -> Result<()> {
+        let name = self.algorithm.name();
+        if !self.algorithm.follows_gradients() {
+            return Ok(());
+        }
+        let counts = self.rewards.iter().filter(|(_, keys)| keys.weight != 0.0);
+        for (reward, _) in counts {
+            ensure!(
+                DIFFERENTIABLE.contains(&reward.as_str()),
+                "rewards.{reward}: it has no gradient, which '{name}' follows; those that have one are {}; weight 0 only reports it",
+                DIFFERENTIABLE.join(", ")
+            );
+        }
+        ensure!(
+            self.reward_aggregation == Aggregation::Sum,
+            "reward_aggregation is 'gdpo', but '{name}' follows the gradient of the weighted sum; set it to 'sum'"
+        );
         Ok(())
     }
 }
@@ -237,7 +272,7 @@ mod tests {
         );
         {
             let raw = super::super::parse("c", &text).unwrap();
-            let points = raw.ram.as_ref().expect("given above").num_noisings;
+            let points = raw.ram.as_ref().expect("given above").num_noisings * raw.rollout.num_images_per_prompt;
             Resolved::new(raw, Job::Train, SIZES, [100, 10], points)
         }
     }

@@ -21,12 +21,13 @@ use crate::ops::deformable::{self, Pyramid};
 use crate::ops::linear::{self, Adapted, Backward, Branch, Call, InputGrad, Layer, Lora, LoraGrad, Then, rounded};
 use crate::ops::pointwise::{self, Curve};
 use crate::ops::products::{self, Difference, Weights};
+use crate::ops::resample::{Axis, Filter};
 use crate::ops::testing::random;
 use crate::ops::windows::{self, Windows};
 use crate::ops::{
     adamw, affine, combine, copy, cross_attention, depthwise, dequantise, embedding, enlarge, fp8, gate, group_norm,
-    layer_norm, lerp, noise, noising, norm, normalise, patchify, pool, position, quantise, resize, rms_norm, rope,
-    squeeze, step, timestep,
+    layer_norm, lerp, noise, noising, norm, normalise, patchify, pool, position, quantise, resample, resize, rms_norm,
+    rope, squeeze, step, timestep,
 };
 
 /// Something to do on a GPU, and what comes of it.
@@ -79,7 +80,9 @@ fn norms(size: [usize; 3], dtype: DType) -> Exercise {
         let gated = adaln::backward_gated(&mut dx, &dy, &x, chunk(3), chunk(2));
         rms_norm::backward(&mut d_rms, &x, &weight, &inverse);
         let y = adaln::forward(&x, chunk(1), chunk(3));
-        vec![y, dx, gated, layer_norm::forward(&x, &weight, &bias, 1e-5), y_rms, again, d_rms, inverse]
+        let mut d_layer = copy::owned(&dy);
+        layer_norm::backward(&mut d_layer, &dy, &x, &weight, 1e-5);
+        vec![d_layer, y, dx, gated, layer_norm::forward(&x, &weight, &bias, 1e-5), y_rms, again, d_rms, inverse]
     })
 }
 
@@ -98,10 +101,11 @@ fn attend(tokens: &'static [usize], (count, d): (usize, usize), dtype: DType, ma
         let mask = Mask { causal: masked, bias: masked.then_some(&bias) };
         let done = attention::forward(&views, heads, mask);
         let mut all = done.out.clone();
-        if !masked && d <= 128 {
+        if !masked && (d <= 128 || parts.len() == 1) {
             let read: Vec<_> =
                 done.out.iter().zip(&parts).map(|(out, p)| Some(OutputGrad { out, dout: &p[3] })).collect();
-            for read in [read, vec![None; parts.len()]] {
+            let none = (d <= 128).then(|| vec![None; parts.len()]);
+            for read in [Some(read), none].into_iter().flatten() {
                 let grads = attention::backward(&read, &done.lse, &views, heads);
                 all.extend(grads.into_iter().flat_map(|g| [g.q, Some(g.k), Some(g.v)]).flatten());
             }
@@ -169,7 +173,8 @@ fn convolve([b, h, w, inputs]: [usize; 4], outputs: usize, of_x: DType, of_w: DT
     Exercise::new(name, move |device| {
         let [x, weight, bias, add] = [&x, &weight, &bias, &add].map(|t| t.to(device));
         let y = conv2d::forward(&x, &conv2d::arranged(&weight), &bias, Window::same(3), Some(&add));
-        vec![y, conv2d::doubled(&x, &conv2d::folded(&weight), &bias)]
+        let doubled = conv2d::doubled(&x, &conv2d::folded(&weight), &bias);
+        vec![y, doubled, conv2d::turned(&weight), conv2d::turned_folded(&weight)]
     })
 }
 
@@ -200,7 +205,10 @@ fn normalise_groups([b, h, w, channels]: [usize; 4], groups: usize, dtype: DType
     Exercise::new(format!("group norm of {b}x{h}x{w}x{channels} in {groups} groups, {dtype:?}"), move |device| {
         let (x, weight, bias) = (x.to(device), weight.to(device), bias.to(device));
         let norm = group_norm::Norm { weight: &weight, bias: &bias, groups, eps: 1e-6 };
-        vec![group_norm::forward(&x, norm, true)]
+        let y = group_norm::forward(&x, norm, true);
+        let mut dx = copy::owned(&y);
+        group_norm::backward(&mut dx, &y, &x, norm, true);
+        vec![y, dx]
     })
 }
 
@@ -347,10 +355,10 @@ fn flat(dtype: DType) -> Exercise {
         for activation in [Activation::GeluTanh, Activation::GeluErf, Activation::QuickGelu, Activation::Silu] {
             let mut of = copy::owned(&x);
             activation::forward(&mut of, activation);
+            activation::backward(&mut of, &y, activation);
             out.push(of);
         }
         let mut of = copy::owned(&x);
-        activation::gelu_tanh_backward(&mut of, &y);
         activation::multiply(&mut of, &y);
         activation::add(&mut of, &y);
         lerp::forward(&mut of, &y, 0.75);
@@ -363,7 +371,10 @@ fn flat(dtype: DType) -> Exercise {
         }
         out.push(of);
         out.push(embedding::by_column(&(0..64).collect::<Vec<_>>(), &rounded(&table, dtype).to(device)));
-        out.push(affine::forward(&x, affine::Affine { scale: 0.5, ..Default::default() }));
+        let half = affine::Affine { scale: 0.5, ..Default::default() };
+        let mut d = affine::forward(&x, half);
+        affine::backward(&mut d, &x, half);
+        out.push(d);
         out.push(gate::backward(&x, Chunk { modulation: &modulation, index: 1 }));
         out.push(noising::forward(&x, &y, &[0.25, 0.75]));
         let pictures = quantise::forward(&y.view(0, &[1, 32, 32, 3]));
@@ -451,6 +462,9 @@ fn others() -> Exercise {
         let settings = adamw::AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, eps: 1e-8 };
         let mut moments = adamw::Moments::zeros_like(&params);
         adamw::step(&settings, &mut params, &random(&[4096], 2).to(device), 0.5, &mut moments);
+        let (rows, columns) = (Axis::resized(32, 20, Filter::Cubic), Axis::resized(32, 24, Filter::Linear));
+        let planes = random(&[1, 3, 32, 32], 3).to(device);
+        out.push(resample::forward(&planes, &rows, &columns, [0.5; 3], [0.25; 3]));
         out.extend([params, noise::normal(device, &[Key::new(1, Purpose::InitialLatent)], &[1, 4096])]);
         out
     })

@@ -20,7 +20,7 @@ impl LayerNorm {
         ops::layer_norm::forward(x, &self.weight, &self.bias, self.eps)
     }
 
-    /// Adds the gradient to `x` to `dx`, if `dy` is that to the result. On the processor only.
+    /// Adds the gradient to `x` to `dx`, if `dy` is that to the result.
     pub fn backward(&self, dx: &mut Tensor, dy: &Tensor, x: &Tensor) {
         ops::layer_norm::backward(dx, dy, x, &self.weight, self.eps);
     }

@@ -11,6 +11,7 @@ mod gallery;
 mod keys;
 mod page;
 mod pictures;
+pub mod plot;
 mod rewards;
 mod run;
 mod series;
@@ -20,8 +21,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+pub use keys::{Difference, differences};
 pub use pictures::{PROMPTS, Shown, Shows};
-pub use run::{ABOUT, About, Run};
+pub use run::{ABOUT, About, Axis, Run};
+pub use series::written;
 
 use crate::io::{output_file, write_atomic};
 

@@ -10,7 +10,8 @@ use super::work::Totals;
 use super::{checks, gallery, rewards, work};
 use crate::telemetry::bytes;
 
-const STYLE: &str = include_str!("style.css");
+/// Colours and sizes.
+pub const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 /// SHA-256 of the script in base64: no other one runs in the page.
 const SCRIPT_HASH: &str = "gejLXRG4gHvJ6SH2CxaD9jQjWZfpV4x2akWcN9sXaeM=";

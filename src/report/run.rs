@@ -70,6 +70,8 @@ pub struct Run {
 pub enum Axis {
     /// Epochs.
     Epochs,
+    /// Optimiser steps.
+    Updates,
     /// Images that were trained on.
     Images,
     /// Seconds of training, evaluations left out.
@@ -166,6 +168,7 @@ impl Run {
         for (epoch, line) in &self.epochs {
             let step = match axis {
                 Axis::Epochs => None,
+                Axis::Updates => number(line, &["updates"]).zip(at).map(|(done, at)| done - at),
                 Axis::Images => self.images(),
                 Axis::Seconds => self.seconds(line),
             };

@@ -96,6 +96,6 @@ impl Reward for Aesthetic {
 impl Differentiable for Aesthetic {
     fn gradient(&self, images: &Tensor, _: &[&Prompt]) -> Result<Tensor> {
         let steps = Floats::stretched(self.vision.image_size());
-        gradient(&self.vision, steps, images, |_| self.head.weight.clone())
+        Ok(gradient(&self.vision, steps, images, |_| self.head.weight.clone()))
     }
 }

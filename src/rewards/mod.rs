@@ -39,6 +39,8 @@ use self::pickscore::PickScore;
 use crate::data::{Prompt, PromptSet};
 use crate::device::{Device, Tensor};
 use crate::io::did_you_mean;
+use crate::ops::activation;
+use crate::ops::affine::{self, Affine};
 use crate::telemetry::Clock;
 
 pub use dtype::Dtype;
@@ -194,6 +196,33 @@ impl WeightedSum {
         self.timed(images, prompts, &mut Clock::start())
     }
 
+    /// Fails unless every reward that counts has a gradient.
+    ///
+    /// # Errors
+    /// Names the reward that has none, and those that have.
+    pub fn check_gradient(&self) -> Result<()> {
+        let counts = self.terms.iter().filter(|(_, weight)| *weight != 0.0);
+        counts.map(|(reward, _)| reward).find(|r| r.gradient().is_none()).map_or(Ok(()), |r| no_gradient(r.name()))
+    }
+
+    /// The gradient of the weighted sum to decoded pictures `[b, h, w, 3]` for their prompts, of the same shape. Rewards of weight
+    /// 0 are not differentiated.
+    ///
+    /// # Errors
+    /// As [`WeightedSum::check_gradient`]; names the reward that failed.
+    pub fn gradient(&self, images: &Tensor, prompts: &[&Prompt]) -> Result<Tensor> {
+        assert_eq!(images.dim(0), prompts.len(), "one prompt for each image");
+        let mut sum = images.zeros_like(images.shape());
+        for (reward, weight) in self.terms.iter().filter(|(_, weight)| *weight != 0.0) {
+            let name = reward.name();
+            let Some(differentiable) = reward.gradient() else { return no_gradient(name) };
+            let gradient = differentiable.gradient(images, prompts).with_context(|| format!("reward {name}"))?;
+            let scale = *weight as f32;
+            activation::add(&mut sum, &affine::forward(&gradient, Affine { scale, ..Affine::default() }));
+        }
+        Ok(sum)
+    }
+
     /// The same; what each reward takes is a lap of `clock`.
     fn timed(&self, images: &Images, prompts: &[&Prompt], clock: &mut Clock) -> Result<Scores> {
         assert_eq!(images.len(), prompts.len(), "one prompt for each image");
@@ -229,6 +258,14 @@ impl WeightedSum {
         }
         Ok(Scores { weighted, rewards, missing })
     }
+}
+
+/// The rewards that have a gradient.
+pub const DIFFERENTIABLE: [&str; 4] = ["aesthetic", "clipscore", "hpsv2", "pickscore"];
+
+/// Fails because the reward called `name` has no gradient.
+fn no_gradient<T>(name: &str) -> Result<T> {
+    bail!("rewards.{name}: it has no gradient; those that have one are {}", DIFFERENTIABLE.join(", "))
 }
 
 impl Scores {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Mutex;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use super::images::{planes, planes_backward};
 use super::preprocess::{Floats, Pixels};
@@ -39,33 +39,27 @@ pub(super) fn embeddings(vision: &ClipVision, pixels: &Pixels, images: &Images) 
 
 /// The gradient to decoded pictures `[b, h, w, 3]` of numbers that are functions of an embedding of length 1: `slope` says the
 /// gradient to that of picture `i`.
-///
-/// # Errors
-/// On a GPU, where there are no kernels for it.
 pub(super) fn gradient(
     vision: &ClipVision,
     steps: Floats,
     images: &Tensor,
     slope: impl Fn(usize) -> Vec<f64>,
-) -> Result<Tensor> {
-    if !matches!(vision.device(), Device::Cpu) {
-        bail!("the gradient of a CLIP is computed on the CPU only, the model is on {:?}", vision.device());
-    }
+) -> Tensor {
     let (height, width) = (images.dim(1), images.dim(2));
     let mut all = images.zeros_like(images.shape());
     for first in (0..images.dim(0)).step_by(BATCH) {
         let batch = images.slice(first..images.dim(0).min(first + BATCH));
-        let (embeds, tape) = vision.kept(&steps.run(&planes(&batch)));
+        let (embeds, tape) = vision.kept(&steps.run(&planes(&batch)).to(&vision.device()));
         let of = |(i, row): (usize, Vec<f32>)| {
             let unit = Unit::of(&row);
             unit.backward(&slope(first + i))
         };
         let d: Vec<f32> = rows(&embeds).into_iter().enumerate().flat_map(of).collect();
-        let d = vision.backward(&tape, &Tensor::from_slice(&embeds.device(), &d, embeds.shape()));
+        let d = vision.backward(&tape, &Tensor::from_slice(&embeds.device(), &d, embeds.shape())).to(&images.device());
         let d = planes_backward(&batch, &steps.backward(&d, height, width));
         copy::rows_into(&mut all, first, &d);
     }
-    Ok(all)
+    all
 }
 
 fn rows(t: &Tensor) -> Vec<Vec<f32>> {
@@ -162,12 +156,12 @@ impl Similarity {
     /// The gradient of `factor` times the cosines to decoded pictures that are preprocessed by `steps`.
     ///
     /// # Errors
-    /// As [`Similarity::cosines`] and [`gradient`].
+    /// As [`Similarity::cosines`].
     pub fn gradient(&self, steps: Floats, factor: f64, images: &Tensor, prompts: &[&Prompt]) -> Result<Tensor> {
         self.learn(prompts)?;
         let known = self.prompts.lock().expect("no panic while it is held");
         let slope = |i: usize| known[&prompts[i].text].iter().map(|x| factor * x).collect();
-        gradient(self.clip.vision(), steps, images, slope)
+        Ok(gradient(self.clip.vision(), steps, images, slope))
     }
 
     /// Height and width of the pixels that the model takes.

@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn patience_ends_after_so_many_evaluations_without_a_new_best() {
-        let rules = Stop { patience: 2, max_seconds: 0 };
+        let rules = Stop { patience: 2, ..Stop::default() };
         let mut best = fresh();
         let rewards = [0.5, 0.4, 0.6, 0.6, 0.5];
         let ends = rewards.iter().enumerate().map(|(i, reward)| {
@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn time_has_a_limit_if_one_is_given() {
-        let rules = Stop { patience: 0, max_seconds: 60 };
+        let rules = Stop { max_seconds: 60, ..Stop::default() };
         assert_eq!([time_is_up(&rules, 59.9), time_is_up(&Stop::default(), 1e9)], [None, None]);
         assert!(time_is_up(&rules, 60.0).unwrap().starts_with("it has taken 60 of 60 seconds"));
     }

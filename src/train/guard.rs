@@ -3,8 +3,8 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -102,23 +102,30 @@ const SIGNALS: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGUSR1];
 
 impl Interrupt {
     /// From now on the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 only makes [`Interrupt::requested`] true; a second SIGINT or
-    /// SIGTERM ends the process at once with exit code 128 and its number.
+    /// SIGTERM ends the process at once with exit code 128 and its number. All of a process are one: what comes between two
+    /// runs is not lost.
     ///
     /// # Errors
     /// If the system refuses the handlers.
     pub fn install() -> Result<Self> {
-        let (flag, first) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        static INSTALLED: Mutex<Option<Interrupt>> = Mutex::new(None);
+        let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(interrupt) = &*installed {
+            return Ok(interrupt.clone());
+        }
+        let interrupt = Self::never();
         for signal in SIGNALS {
+            let (flag, first) = (interrupt.flag.clone(), interrupt.signal.clone());
             let cannot = "cannot handle signals";
             // Handlers run in this order: the first signal finds the flag still down. A connection that goes may send
             // SIGHUP and SIGTERM, and several times: only who insists ends what is being saved.
             if [SIGINT, SIGTERM].contains(&signal) {
                 flag::register_conditional_shutdown(signal, 128 + signal, flag.clone()).context(cannot)?;
             }
-            flag::register_usize(signal, first.clone(), signal as usize).context(cannot)?;
-            flag::register(signal, flag.clone()).context(cannot)?;
+            flag::register_usize(signal, first, signal as usize).context(cannot)?;
+            flag::register(signal, flag).context(cannot)?;
         }
-        Ok(Self { flag, signal: first })
+        Ok(installed.insert(interrupt).clone())
     }
 
     /// One that no signal reaches, for use as a library.

@@ -3,6 +3,7 @@
 mod absent;
 pub mod best;
 pub mod checkpoint;
+mod drift;
 pub mod ema;
 pub mod guard;
 pub mod learning_rate;
@@ -27,7 +28,7 @@ use self::rollout::{Job, Order};
 use self::setup::Setup;
 use self::state::State;
 use crate::algorithms::Scored;
-use crate::algorithms::advantage::group_normalised_sum;
+use crate::algorithms::advantage::{group_normalised_sum, group_spread, numbered};
 use crate::config::raw::Aggregation;
 use crate::data::Prompt;
 use crate::data::sampler::{Sample, groups};
@@ -37,6 +38,11 @@ use crate::telemetry::{Clock, range};
 
 /// Random numbers of epoch `e` are keyed by `e + 1`; 0 is for evaluation, whose images are the same at every epoch.
 const EVAL_EPOCH: u32 = 0;
+
+/// Rewards none of which is another, nor the mean of some.
+fn different(count: usize) -> Vec<f64> {
+    (0..count).map(|i| (i as f64 / count as f64).exp()).collect()
+}
 
 impl Setup {
     /// One epoch of training. `state` is changed only when everything has succeeded.
@@ -57,7 +63,7 @@ impl Setup {
         let samples = groups(self.train.prompts.len(), prompts, repeats, raw.seed, epoch);
         let of_image: Vec<Prompt> = samples.iter().map(|s| self.train.prompts[s.prompt].clone()).collect();
         let order = Order {
-            adapter: Some((&state.bank, self.algorithm.rollout())),
+            adapter: Some((&state.bank, self.algorithm.rollout(state.moments.steps))),
             samples: &samples,
             prompts: &of_image,
             epoch: epoch + 1,
@@ -85,17 +91,17 @@ impl Setup {
             Aggregation::Sum => rollout.scores.weighted.clone(),
             Aggregation::Gdpo => group_normalised_sum(&self.rewards.weighed(&rollout.scores), &texts),
         };
-        let mut advantages = self.algorithm.advantages(&rewards, &texts);
-        if self.device.is_plan() {
-            // Nothing is judged in a plan; in a run every image may be worth training on.
-            advantages.values.fill(1.0);
-        }
+        // Nothing is judged in a plan; in a run every image may be worth training on.
+        let rewards = if self.device.is_plan() { different(rewards.len()) } else { rewards };
+        let advantages = self.algorithm.advantages(&rewards, &texts);
         let recorded = rollout.recorded.as_ref();
         let scored = Scored {
             advantages: &advantages.values,
+            groups: &numbered(&texts),
             key: &|purpose, image, draw| key(&samples, purpose, image, draw),
             steps: recorded.map_or(0..0, |r| r.steps.clone()),
             log_probs: recorded.map_or(&[], |r| &r.log_probs),
+            gradient_norms: &rollout.gradient_norms(),
         };
 
         // The points of each optimiser step; loss, gradient, step.
@@ -103,15 +109,15 @@ impl Setup {
         let mut report = EpochReport::new(rollout.scores.clone(), advantages.clone());
         let sampled = order.samples.len() as f64;
         report.reward_ms = rollout.reward_seconds.iter().map(|(name, s)| (*name, 1e3 * s / sampled)).collect();
+        report.group_spread = group_spread(&rewards, &texts);
         report.skipped_groups = why.map(|why| (judged.skipped, why));
         let updates = self.algorithm.updates(&scored);
         assert_eq!(updates.len(), self.algorithm.updates_per_epoch());
         for (i, points) in updates.iter().enumerate() {
             // Once a step is taken, the epoch is finished.
-            let never = Interrupt::never();
             let _range = range("update");
-            let update = self.update(state, &rollout, &texts, points, if i == 0 { interrupt } else { &never })?;
-            report.add(&update);
+            let update = self.update(state, &rollout, &texts, points, (i == 0).then_some(interrupt))?;
+            report.add(&update, self.algorithm.compares_with_rollout());
         }
         state.epoch += 1;
         clock.lap("update");

@@ -40,10 +40,10 @@ pub struct Stage {
 pub fn shortened(whole: &Resolved) -> Result<Planned> {
     let mut short = whole.raw.clone();
     let images = |groups: usize| groups * short.rollout.num_images_per_prompt;
-    let points_per_image = whole.points / whole.images;
+    let points_per_prompt = whole.points / short.rollout.num_prompts_per_epoch;
     let fills = |groups: &usize| {
         images(*groups).is_multiple_of(short.rollout.batch_size)
-            && (images(*groups) * points_per_image).is_multiple_of(short.train.batch_size)
+            && (groups * points_per_prompt).is_multiple_of(short.train.batch_size)
     };
     let groups = (1..short.rollout.num_prompts_per_epoch).find(fills);
     short.rollout.num_prompts_per_epoch = groups.unwrap_or(short.rollout.num_prompts_per_epoch);

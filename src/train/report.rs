@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::best::Standing;
+use super::drift::{Drift, ratio_deviation};
 use super::line::{Line, columns, short};
 use super::scaler::LossScale;
 use super::setup::Setup;
@@ -46,6 +47,10 @@ pub struct EpochReport {
     /// The largest difference between a velocity of the rollout and the same in training: 0, because a row's result does
     /// not depend on its batch; but for a rollout in fp8, where it is what that costs. Known from the first optimiser step on.
     pub deviation: Option<f32>,
+    /// The mean over prompts of the standard deviation of their images' rewards.
+    pub group_spread: f64,
+    /// How far from the base the policy was at its beginning.
+    pub drift: Option<Drift>,
     /// The ratios of the first optimiser step and of all of them, of methods that compare.
     pub ratios: Option<Ratios>,
     /// Milliseconds an image that each reward took.
@@ -59,8 +64,9 @@ pub struct EpochReport {
 /// How much likelier an epoch's points were made by its updates than they were to the policy that sampled.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Ratios {
-    /// The largest `|ρ − 1|` in the first optimiser step, before anything has changed: 0 if rollout and training agree.
-    pub on_policy_deviation: f64,
+    /// The largest `|ρ − 1|` in the first optimiser step, before anything has changed: 0 if rollout and training agree. None
+    /// where ratios are to another policy than the one that sampled.
+    pub on_policy_deviation: Option<f64>,
     /// The same in all steps.
     pub deviation: f64,
     /// Points that were clipped.
@@ -70,13 +76,10 @@ pub struct Ratios {
 }
 
 impl Ratios {
-    /// With those of one more step.
-    fn with(before: Option<Self>, update: &UpdateReport) -> Option<Self> {
-        if update.ratios.is_empty() {
-            return before;
-        }
-        let deviation = update.ratios.iter().map(|r| (r - 1.0).abs()).fold(0.0, f64::max);
-        let first = Self { on_policy_deviation: deviation, ..Self::default() };
+    /// With those of one more step; `of_rollout` says whether they are to the policy that sampled.
+    fn with(before: Option<Self>, update: &UpdateReport, of_rollout: bool) -> Option<Self> {
+        let Some(deviation) = ratio_deviation(update) else { return before };
+        let first = Self { on_policy_deviation: of_rollout.then_some(deviation), ..Self::default() };
         let so_far = before.unwrap_or(first);
         Some(Self {
             deviation: so_far.deviation.max(deviation),
@@ -105,6 +108,8 @@ impl EpochReport {
             skipped: None,
             overflows: 0,
             deviation: None,
+            group_spread: 0.0,
+            drift: None,
             ratios: None,
             reward_ms: BTreeMap::new(),
             seconds: BTreeMap::new(),
@@ -112,14 +117,15 @@ impl EpochReport {
         }
     }
 
-    /// Takes in an optimiser step.
-    pub fn add(&mut self, update: &UpdateReport) {
+    /// Takes in an optimiser step; `of_rollout` says whether its ratios are to the policy that sampled.
+    pub fn add(&mut self, update: &UpdateReport, of_rollout: bool) {
         (self.loss, self.lr, self.grad_norm) = (update.loss, update.lr, update.grad_norm);
         self.skipped = self.skipped.take().or_else(|| update.skipped.clone());
         self.overflows += u32::from(update.overflowed);
         // Later steps of an epoch train what has moved since.
         self.deviation = self.deviation.or(update.deviation);
-        self.ratios = Ratios::with(self.ratios, update);
+        self.drift = self.drift.or(update.drift);
+        self.ratios = Ratios::with(self.ratios, update, of_rollout);
     }
 }
 
@@ -156,6 +162,8 @@ pub struct Reporter {
     first_eval: Option<f64>,
     last_eval: Option<f64>,
     last_eval_epoch: Option<u64>,
+    /// The log's line about the last epoch.
+    last_epoch: Option<Value>,
 }
 
 /// Means of everything in `scores`, by name, over the images that were judged; NaN if none was.
@@ -203,9 +211,11 @@ fn standard_deviation(x: &[f64]) -> f64 {
 /// Puts what a line of the log says of an epoch on the board.
 fn draw_epoch(board: &mut TensorBoard, line: &Value) -> Result<()> {
     let step = line["epoch"].as_u64().unwrap_or_default();
-    let keys = ["reward_std", "zero_variance_groups", "loss", "lr", "grad_norm"];
+    let keys = ["reward_std", "group_spread", "zero_variance_groups", "loss", "lr", "grad_norm"];
+    let drift = ["velocity_growth", "velocity_distance", "clip_fraction", "ratio_deviation"];
+    let drift = drift.into_iter().filter(|key| line[key].is_number());
     let scaled = ["loss_scale", "overflows"].into_iter().filter(|_| line["loss_scale"].is_number());
-    let plain = keys.into_iter().chain(scaled).map(|key| (format!("train/{key}"), &line[key]));
+    let plain = keys.into_iter().chain(scaled).chain(drift).map(|key| (format!("train/{key}"), &line[key]));
     let speeds = ["images_per_second", "model_flops_per_second", "mfu"].map(|key| (format!("time/{key}"), &line[key]));
     let speeds = speeds.into_iter().filter(|(_, value)| value.is_number());
     let memory = [("memory/peak_bytes".to_string(), &line["peak_memory_bytes"])];
@@ -239,13 +249,12 @@ impl Reporter {
         std::fs::create_dir_all(&samples).with_context(|| format!("cannot create {}", samples.display()))?;
         let epoch = u64::from(epoch);
         let last = |e: &&Value| e["epoch"] == epoch;
+        let last_epoch = metrics.earlier().iter().filter(last).find(|line| line.get("loss").is_some()).cloned();
         let is_evaluated = evals.last().is_some_and(|(e, _)| *e == epoch);
         // An evaluation that is on the board but not in the log is made again: then the board forgets its epoch too.
         let forget = if is_evaluated { epoch + 1 } else { epoch };
         let mut board = TensorBoard::open(&output.join("tensorboard"), forget)?;
-        if !is_evaluated
-            && let Some(line) = metrics.earlier().iter().filter(last).find(|line| line.get("loss").is_some())
-        {
+        if !is_evaluated && let Some(line) = &last_epoch {
             draw_epoch(&mut board, line)?;
         }
         Ok(Self {
@@ -259,6 +268,7 @@ impl Reporter {
             first_eval: evals.first().map(|(_, reward)| *reward),
             last_eval: evals.last().map(|(_, reward)| *reward),
             last_eval_epoch: evals.last().map(|(epoch, _)| *epoch),
+            last_epoch,
         })
     }
 
@@ -288,6 +298,11 @@ impl Reporter {
         self.last_eval_epoch == Some(u64::from(epoch))
     }
 
+    /// The log's line about the last epoch, by this process or an earlier one.
+    pub fn last_epoch(&self) -> Option<&Value> {
+        self.last_epoch.as_ref()
+    }
+
     /// Reports an epoch of training.
     ///
     /// # Errors
@@ -315,6 +330,9 @@ impl Reporter {
         shown.field(7, format!("mem {:>9}", bytes(memory)));
         shown.field(8, format!("flat {flat:>w$}/{groups}", groups = e.advantages.groups, w = 2));
         scale.into_iter().for_each(|s| shown.field(9, format!("loss x {s}")));
+        if let Some(drift) = &e.drift {
+            shown.field(9, format!("|v| x {:.3}", drift.growth));
+        }
         shown.field(10, format!("{}FLOP/s", si(speed.rate(total))));
         for (phase, seconds) in &e.seconds {
             shown.field(11, format!("{phase} {seconds:.1}s"));
@@ -329,8 +347,8 @@ impl Reporter {
         }
         if let Some(ratios) = &e.ratios {
             shown.field(4, format!("clip {:>3.0} %", 100.0 * ratios.clip_fraction()));
-            if ratios.on_policy_deviation != 0.0 {
-                shown.alert(format!("|ρ − 1| {:.1e} on policy", ratios.on_policy_deviation));
+            if let Some(deviation) = ratios.on_policy_deviation.filter(|d| *d != 0.0) {
+                shown.alert(format!("|ρ − 1| {deviation:.1e} on policy"));
             }
         }
         if e.overflows > 0 {
@@ -347,11 +365,15 @@ impl Reporter {
         let rewards: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         let line = json!({
             "epoch": state.epoch,
+            "updates": state.moments.steps,
             "reward_mean": mean["reward"],
             "reward_std": std,
             "rewards": rewards,
             "zero_variance_groups": e.advantages.zero_variance_groups,
             "groups": e.advantages.groups,
+            "group_spread": e.group_spread,
+            "velocity_growth": e.drift.map(|d| d.growth),
+            "velocity_distance": e.drift.map(|d| d.distance),
             "skipped_groups": skipped_groups,
             "loss": e.loss,
             "lr": e.lr,
@@ -360,7 +382,7 @@ impl Reporter {
             "loss_scale": scale,
             "overflows": e.overflows,
             "rollout_train_deviation": e.deviation,
-            "on_policy_ratio_deviation": e.ratios.map(|r| r.on_policy_deviation),
+            "on_policy_ratio_deviation": e.ratios.and_then(|r| r.on_policy_deviation),
             "ratio_deviation": e.ratios.map(|r| r.deviation),
             "clip_fraction": e.ratios.map(|r| r.clip_fraction()),
             "rollout_weights": setup.config.raw.rollout.weights,
@@ -378,7 +400,9 @@ impl Reporter {
         });
         draw_epoch(&mut self.board, &line)?;
         // The line in the log is what says that all of it happened: it comes last.
-        self.metrics.write(&line)
+        self.metrics.write(&line)?;
+        self.last_epoch = Some(line);
+        Ok(())
     }
 
     /// Reports an evaluation after `epoch` epochs, which stands so among those before it, and writes its sample grid.

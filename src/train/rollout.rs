@@ -14,6 +14,7 @@ use crate::device::Tensor;
 use crate::device::philox::{Key, Purpose};
 use crate::io::image::RgbImage;
 use crate::models::lora::{AdapterBank, Slot};
+use crate::ops::products::{self, Weights};
 use crate::ops::step::{self, Row};
 use crate::ops::{copy, noise};
 use crate::rewards::{Images, Scores, Scoring};
@@ -102,8 +103,10 @@ impl Recorded {
         if let Some(mean) = &mut self.mean {
             copy::rows_into(mean, row, &step::forward(visit.inputs, Row { s: 0.0, ..step.row() }));
         }
-        let log_probs = sample::log_probs(visit.x, &visit.guided(), visit.next, step);
-        self.log_probs[row..row + log_probs.len()].copy_from_slice(&log_probs);
+        if step.log_prob.is_some() {
+            let log_probs = sample::log_probs(visit.x, &visit.guided(), visit.next, step);
+            self.log_probs[row..row + log_probs.len()].copy_from_slice(&log_probs);
+        }
     }
 
     /// The same of some of the images.
@@ -144,6 +147,8 @@ pub struct Rollout {
     pub probe: Option<Probe>,
     /// The steps that are trained on, where that is wanted.
     pub recorded: Option<Recorded>,
+    /// The gradient of the weighted sum of the rewards to each clean latent, in single precision, where that is wanted.
+    pub reward_gradient: Option<Tensor>,
 }
 
 impl Rollout {
@@ -151,7 +156,18 @@ impl Rollout {
     pub fn of(self, images: &[usize]) -> Self {
         let (x0, scores) = (copy::gather(&self.x0, images), self.scores.of(images));
         let recorded = self.recorded.map(|recorded| recorded.of(images));
-        Self { x0, scores, pictures: Vec::new(), recorded, ..self }
+        let reward_gradient = self.reward_gradient.as_ref().map(|gradient| copy::gather(gradient, images));
+        Self { x0, scores, pictures: Vec::new(), recorded, reward_gradient, ..self }
+    }
+}
+
+impl Rollout {
+    /// The length of each image's gradient of the reward, if there are any.
+    pub fn gradient_norms(&self) -> Vec<f64> {
+        let Some(gradient) = &self.reward_gradient else { return Vec::new() };
+        let elements = (gradient.len() / gradient.dim(0).max(1)) as f64;
+        let squares = products::forward(&[products::Difference { terms: vec![(Weights::All(1.0), gradient)] }]);
+        squares.iter().map(|p| (p.gram[0][0] * elements).sqrt()).collect()
     }
 }
 
@@ -230,19 +246,21 @@ impl Setup {
         };
 
         let (mut scoring, mut pictures) = (Scoring::new(rewards), Vec::new());
+        let wants_gradient = order.job.trains && algorithm.needs().reward_gradient;
+        let mut reward_gradient = wants_gradient.then(|| Tensor::scratch(device, &[count, sizes.channels, side, side]));
         let mut score = |sampled: Sampled| -> Result<Clock> {
             let mut clock = Clock::start();
             let first = sampled.images.start;
             for part in ranges(sampled.images, DECODE_BATCH) {
                 device.phase("decode");
+                let latents = sampled.latents.slice(part.start - first..part.end - first);
                 let images = {
                     let _range = range("decode");
-                    let latents = sampled.latents.slice(part.start - first..part.end - first);
                     Images::decoded(pipeline.vae.decode(&latents))
                 };
                 clock.lap("decode");
                 device.phase("reward");
-                let of_image: Vec<&Prompt> = order.prompts[part].iter().collect();
+                let of_image: Vec<&Prompt> = order.prompts[part.clone()].iter().collect();
                 let scored = {
                     let _range = range("rewards");
                     scoring.batch(&images, &of_image)
@@ -255,6 +273,14 @@ impl Setup {
                     pictures.extend(images.into_pictures());
                 }
                 clock.lap("reward");
+                if let Some(all) = &mut reward_gradient {
+                    device.phase("reward gradient");
+                    let _range = range("reward gradient");
+                    let of_pictures =
+                        |range: Range<usize>, pictures: &Tensor| rewards.gradient(pictures, &of_image[range]);
+                    copy::rows_into(all, part.start, &pipeline.vae.gradient(&latents, of_pictures)?);
+                    clock.lap("reward gradient");
+                }
             }
             Ok(clock)
         };
@@ -276,7 +302,7 @@ impl Setup {
         }
         progress.finish();
         let reward_seconds = scoring.seconds();
-        Ok(Rollout { x0, scores: scoring.finish(count), reward_seconds, pictures, probe, recorded })
+        Ok(Rollout { x0, scores: scoring.finish(count), reward_seconds, pictures, probe, recorded, reward_gradient })
     }
 }
 

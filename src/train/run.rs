@@ -6,6 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::best::{self, Best, Evaluation};
 use super::checkpoint;
+use super::drift;
 use super::guard::{Interrupt, Interrupted, OutputLock};
 use super::report::{Reporter, page};
 use super::setup::{Planned, Setup};
@@ -181,7 +182,9 @@ impl Run<'_> {
         loop {
             // Before the last evaluation is due, which a run that ends now is to have.
             let rules = &self.setup.config.raw.stop;
-            let reason = self.best.out_of_patience(rules).or_else(|| best::time_is_up(rules, self.report.elapsed()));
+            let too_far = || drift::gone_too_far(rules, self.report.last_epoch()?);
+            let time_is_up = || best::time_is_up(rules, self.report.elapsed());
+            let reason = self.best.out_of_patience(rules).or_else(time_is_up).or_else(too_far);
             self.stop(reason);
             // Also after a resume, if the run was stopped between saving and evaluating.
             if self.is_eval_due() && !self.report.has_eval(self.state.epoch) {

@@ -143,16 +143,10 @@ pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
     }
     let algorithm = algorithms::build(&raw, &schedule, tokens)?;
     algorithms::check_rollout(&*algorithm, raw.rollout.weights)?;
-    let (batch, together) = (raw.train.batch_size, algorithm.together());
-    ensure!(
-        batch.is_multiple_of(together),
-        "train.batch_size is {batch}, and '{}' with these settings looks at {together} points at once; expected a multiple of that",
-        algorithm.name()
-    );
-    let points_per_image = algorithm.points_per_image();
+    let points_per_prompt = algorithm.chosen(raw.rollout.num_images_per_prompt) * algorithm.points_per_image();
     let counts = [train.prompts.len(), eval.prompts.len()];
     Ok(Planned {
-        config: Resolved::new(raw, job, sizes_of, counts, points_per_image)?,
+        config: Resolved::new(raw, job, sizes_of, counts, points_per_prompt)?,
         encoders_leave: false,
         model,
         train,

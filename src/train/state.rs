@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::checkpoint::Checkpoint;
+use super::drift::GradNorms;
 use super::ema::EvalEma;
 use super::scaler::LossScale;
 use super::setup::Setup;
@@ -30,6 +31,8 @@ pub struct State {
     pub moments: Moments,
     /// What the loss is times before the backward, where that is in f16.
     pub loss_scale: Option<LossScale>,
+    /// What gradients have been like, where one that is out of proportion is left out.
+    pub grad_norms: GradNorms,
 }
 
 impl State {
@@ -45,7 +48,7 @@ impl State {
         }
         let loss_scale = (setup.pipeline.network.multiplies_in() == DType::F16).then(LossScale::default);
         let ema = EvalEma::new(f64::from(raw.ema.decay), u64::from(raw.ema.interval));
-        Self { epoch: 0, bank, ema, moments, loss_scale }
+        Self { epoch: 0, bank, ema, moments, loss_scale, grad_norms: GradNorms::default() }
     }
 
     /// One optimiser step along `factor·grads`, then the adapters that follow the trained one do.
@@ -74,6 +77,9 @@ impl State {
         if let Some(scale) = &self.loss_scale {
             meta["loss_scale"] = scale.to_json();
         }
+        if setup.config.raw.optimizer.max_grad_outlier > 0.0 {
+            meta["grad_norms"] = self.grad_norms.to_json();
+        }
         let mut checkpoint = Checkpoint { tensors: BTreeMap::new(), meta };
         for (slot, numbers) in self.bank.slots() {
             checkpoint.insert(slot.name(), numbers, &setup.layout, modules);
@@ -100,6 +106,7 @@ impl State {
         if let Some(scale) = &mut state.loss_scale {
             *scale = LossScale::from_json(&checkpoint.meta["loss_scale"])?;
         }
+        state.grad_norms = GradNorms::from_json(&checkpoint.meta["grad_norms"])?;
         let modules = setup.pipeline.network.modules();
         let flat = |kind| checkpoint.flat(kind, &setup.layout, modules, &setup.device);
         let slots: Vec<Slot> = state.bank.slots().map(|(slot, _)| slot).collect();

@@ -2,18 +2,22 @@
 
 use anyhow::Result;
 
+use super::drift::{Drift, ratio_deviation};
 use super::guard::Interrupt;
+use super::prompts::PromptBank;
 use super::rollout::{Probe, Rollout};
 use super::scaler::LossScale;
 use super::setup::Setup;
 use super::state::State;
-use crate::algorithms::{self, Algorithm, Guidance, Operand, Point};
-use crate::device::Tensor;
+use crate::algorithms::together::parts;
+use crate::algorithms::{self, Algorithm, Loss, Operand, Point};
 use crate::device::philox::Key;
+use crate::device::{Device, Tensor};
 use crate::models::lora::{AdapterBank, Adapters, Rows, Slot, Trained};
 use crate::models::network::{Checkpointing, Network};
 use crate::models::text::PromptEmbeds;
 use crate::ops::adamw::AdamW;
+use crate::ops::products::Products;
 use crate::ops::{copy, noise, noising, norm, step};
 use crate::rollout::sample;
 use crate::rollout::schedule::Schedule;
@@ -52,6 +56,13 @@ pub enum Inputs {
         /// The steps' means by the policy that sampled, if the algorithm needs them.
         mean_old: Option<Tensor>,
     },
+    /// What a rollout went through, and where it should have gone.
+    Led {
+        /// The samples on its way.
+        x: Tensor,
+        /// The gradients of the reward at its end.
+        reward_gradient: Tensor,
+    },
 }
 
 /// Points that go through the network together, one row per point.
@@ -84,86 +95,185 @@ pub struct Evaluated {
     pub clipped: usize,
     /// The largest difference between the rollout's velocity and the same here, if there was a probe.
     pub deviation: Option<f32>,
+    /// How far from the base the trained policy is there.
+    pub drift: Option<Drift>,
 }
 
-/// Adds to `grads` the gradient of the loss, times its scale, at the points of `batch`, which are some of `total`.
+/// A policy that is evaluated at every point of a batch.
+#[derive(Clone, Copy)]
+struct Evaluator {
+    of: Operand,
+    slot: Option<Slot>,
+    guidance: Option<f32>,
+}
+
+impl Evaluator {
+    /// Those whose velocities `algorithm` compares, the trained one first.
+    fn all(algorithm: &dyn Algorithm, bank: &AdapterBank) -> Vec<Self> {
+        let (needs, guidance) = (algorithm.needs(), algorithm.guidance().map(|g| g.scale));
+        let reference = bank.has(Slot::Reference).then_some(Slot::Reference);
+        let guided = guidance.or_else(|| algorithm.reference_guidance());
+        let one = |of, slot, guidance| Self { of, slot, guidance };
+        std::iter::once(one(Operand::Theta, Some(Slot::Theta), guidance))
+            .chain(needs.reference.then_some(one(Operand::Reference, reference, guided)))
+            .chain(needs.old.then_some(one(Operand::Old, Some(Slot::Old), guidance)))
+            .collect()
+    }
+
+    /// The rows that each point has.
+    fn rows(&self) -> usize {
+        1 + usize::from(self.guidance.is_some())
+    }
+}
+
+/// All policies' rows at the points of a batch, as one forward takes them: one policy after the other, with guidance the
+/// unconditional half before the other; the probe's last: of the policy that sampled, the trained one and the reference.
+struct Stacked {
+    each: Vec<Evaluator>,
+    /// The points, `[n, channels, h, w]`.
+    x: Tensor,
+    rows: Rows,
+}
+
+/// What goes into that forward.
+struct Feed {
+    x: Tensor,
+    timestep: Vec<f32>,
+    condition: PromptEmbeds,
+}
+
+/// The velocities at the points of a batch.
+struct Velocities {
+    each: Vec<(Operand, Tensor)>,
+    /// At the probe, if there is one.
+    probed: Option<[Tensor; 3]>,
+}
+
+impl Stacked {
+    fn new(p: Policies, algorithm: &dyn Algorithm, batch: &Batch) -> (Self, Feed) {
+        let (n, probe) = (batch.points.len(), batch.probe.as_ref());
+        let t: Vec<f32> = batch.points.iter().map(|p| p.t).collect();
+        let x = match &batch.inputs {
+            Inputs::Noised { x0, noise } => noising::forward(x0, noise, &t),
+            Inputs::Stepped { x, .. } | Inputs::Led { x, .. } => x.clone(),
+        };
+        let each = Evaluator::all(algorithm, p.bank);
+        let negative = algorithms::is_guided(algorithm).then(|| {
+            let row = batch.negative.as_ref().expect("the loss has guidance");
+            row.rows(&vec![0; n])
+        });
+        let halves = |e: &Evaluator| e.guidance.and(negative.as_ref()).into_iter().chain([&batch.prompts]);
+        let reference = p.bank.has(Slot::Reference).then_some(Slot::Reference);
+        let probed = probe.map(|(probe, _)| [probe.slot, Some(Slot::Theta), reference]);
+        let at_probe = || probe.into_iter().flat_map(|at| std::iter::repeat_n(at, 3));
+        let runs =
+            each.iter().map(|e| (e.slot, e.rows() * n)).chain(probed.into_iter().flatten().map(|slot| (slot, 1)));
+        // The probe may go through the trained policy too.
+        let rows = Rows::runs(runs).training(each[0].rows() * n);
+        let blocks: usize = each.iter().map(Evaluator::rows).sum();
+        let mut timestep: Vec<f32> = (0..blocks).flat_map(|_| &t).map(|t| p.schedule.timestep(*t)).collect();
+        timestep.extend(at_probe().map(|(probe, _)| probe.timestep));
+        let inputs: Vec<&Tensor> = (0..blocks).map(|_| &x).chain(at_probe().map(|(probe, _)| &probe.x)).collect();
+        let conditions: Vec<&PromptEmbeds> = each.iter().flat_map(halves).chain(at_probe().map(|(_, e)| e)).collect();
+        let feed = Feed { x: copy::concat(&inputs), timestep, condition: PromptEmbeds::concat(&conditions) };
+        (Self { each, x, rows }, feed)
+    }
+
+    /// The policies' velocities, of those of all rows.
+    fn split(&self, velocity: &Tensor) -> Velocities {
+        let (n, mut start) = (self.x.dim(0), 0);
+        let one = |e: &Evaluator| {
+            let rows = velocity.slice(start..start + e.rows() * n);
+            start += e.rows() * n;
+            let velocity = match e.guidance {
+                None => rows,
+                guidance => sample::guided(step::Inputs {
+                    x: &self.x,
+                    velocity: &rows,
+                    guidance,
+                    history: [None; 2],
+                    noise: &[],
+                }),
+            };
+            (e.of, velocity)
+        };
+        let each = self.each.iter().map(one).collect();
+        let probed = (start < self.rows.count()).then(|| [0, 1, 2].map(|i| velocity.slice(start + i..start + i + 1)));
+        Velocities { each, probed }
+    }
+}
+
+impl Velocities {
+    fn find(&self, of: Operand) -> Option<&Tensor> {
+        self.each.iter().find(|(other, _)| *other == of).map(|(_, velocity)| velocity)
+    }
+
+    /// An operand of a difference at points that are made of `inputs`.
+    fn operand<'a>(&'a self, inputs: &'a Inputs, of: Operand) -> &'a Tensor {
+        match (of, inputs) {
+            (Operand::Theta | Operand::Reference | Operand::Old, _) => {
+                self.find(of).expect("the algorithm says that it needs it")
+            }
+            (Operand::Noise, Inputs::Noised { noise, .. }) => noise,
+            (Operand::X0, Inputs::Noised { x0, .. }) => x0,
+            (Operand::X, Inputs::Stepped { x, .. }) => x,
+            (Operand::Next, Inputs::Stepped { next, .. }) => next,
+            (Operand::MeanOld, Inputs::Stepped { mean_old: Some(mean), .. }) => mean,
+            (Operand::RewardGradient, Inputs::Led { reward_gradient, .. }) => reward_gradient,
+            (other, _) => unreachable!("{other:?} of points of the other kind"),
+        }
+    }
+}
+
+/// What the loss at the points of `batch` is made of, for points whose loss looks at others too.
+pub fn compare(p: Policies, algorithm: &dyn Algorithm, batch: &Batch) -> Vec<Products> {
+    let (stacked, feed) = Stacked::new(p, algorithm, batch);
+    let adapters = Adapters { bank: Some(p.bank), rows: &stacked.rows };
+    let velocity = p.network.forward(&feed.x, feed.condition.condition(&feed.timestep), &adapters);
+    let velocities = stacked.split(&velocity);
+    algorithms::compare(algorithm, batch.points, |of| velocities.operand(&batch.inputs, of))
+}
+
+/// Adds to `grads` the gradient of the loss, times its scale, at the points of `batch`, which are some of `total`; the loss is
+/// `known` where it looks at others too.
 pub fn accumulate(
     p: Policies,
     algorithm: &dyn Algorithm,
     batch: &Batch,
+    known: Option<Loss>,
     total: usize,
     grads: &mut Tensor,
 ) -> Evaluated {
-    let (n, needs, guidance) = (batch.points.len(), algorithm.needs(), algorithm.guidance());
-    let t: Vec<f32> = batch.points.iter().map(|p| p.t).collect();
-    let x = match &batch.inputs {
-        Inputs::Noised { x0, noise } => noising::forward(x0, noise, &t),
-        Inputs::Stepped { x, .. } => x.clone(),
-    };
-
-    // All policies' rows in one forward, the trained ones first; with guidance the unconditional half of each before the other.
-    let reference = p.bank.has(Slot::Reference).then_some(Slot::Reference);
-    let each: Vec<Option<Slot>> = std::iter::once(Some(Slot::Theta))
-        .chain(needs.reference.then_some(reference))
-        .chain(needs.old.then_some(Some(Slot::Old)))
-        .collect();
-    let negative = guidance.map(|_| {
-        let row = batch.negative.as_ref().expect("the loss has guidance");
-        row.rows(&vec![0; n])
-    });
-    let halves: Vec<&PromptEmbeds> = negative.iter().chain([&batch.prompts]).collect();
-    let per_policy = n * halves.len();
-    let probe = batch.probe.as_ref();
-    let rows = Rows::runs(each.iter().map(|s| (*s, per_policy)).chain(probe.map(|(probe, _)| (probe.slot, 1))));
-    // The probe may go through the trained policy too.
-    let rows = rows.training(per_policy);
-    let blocks = each.len() * halves.len();
-    let mut timestep: Vec<f32> = (0..blocks).flat_map(|_| &t).map(|t| p.schedule.timestep(*t)).collect();
-    timestep.extend(probe.map(|(probe, _)| probe.timestep));
-    let inputs: Vec<&Tensor> = (0..blocks).map(|_| &x).chain(probe.map(|(probe, _)| &probe.x)).collect();
-    let conditions: Vec<&PromptEmbeds> =
-        each.iter().flat_map(|_| &halves).copied().chain(probe.map(|(_, e)| e)).collect();
-    let condition = PromptEmbeds::concat(&conditions);
-    let adapters = Adapters { bank: Some(p.bank), rows: &rows };
-    let (velocity, saved) =
-        p.network.forward_saved(&copy::concat(&inputs), condition.condition(&timestep), &adapters, p.checkpointing);
-    drop(condition);
-
-    let mut policies = (0..each.len()).map(|i| {
-        let velocity = velocity.slice(i * per_policy..(i + 1) * per_policy);
-        match guidance {
-            None => velocity,
-            Some(Guidance { scale, .. }) => sample::guided(step::Inputs {
-                x: &x,
-                velocity: &velocity,
-                guidance: Some(scale),
-                history: [None; 2],
-                noise: &[],
-            }),
+    let (stacked, feed) = Stacked::new(p, algorithm, batch);
+    let adapters = Adapters { bank: Some(p.bank), rows: &stacked.rows };
+    let condition = feed.condition.condition(&feed.timestep);
+    let (velocity, saved) = p.network.forward_saved(&feed.x, condition, &adapters, p.checkpointing);
+    drop(feed);
+    let mut velocities = stacked.split(&velocity);
+    let (deviation, drift) = match batch.probe.as_ref().zip(velocities.probed.take()) {
+        Some(((probe, _), [sampled, theta, reference])) => {
+            (Some(largest_difference(&probe.velocity, &sampled)), Some(Drift::of(&theta, &reference)))
         }
-    });
-    let theta = policies.next().expect("the trained rows");
-    let reference = if needs.reference { policies.next() } else { None };
-    let old = if needs.old { policies.next() } else { None };
-    drop(policies);
-    let deviation =
-        probe.map(|(probe, _)| largest_difference(&probe.velocity, &velocity.slice(blocks * n..rows.count())));
-
-    let operand = |operand: Operand| match (operand, &batch.inputs) {
-        (Operand::Theta, _) => &theta,
-        (Operand::Reference, _) => reference.as_ref().expect("the algorithm says that it needs it"),
-        (Operand::Old, _) => old.as_ref().expect("the algorithm says that it needs it"),
-        (Operand::Noise, Inputs::Noised { noise, .. }) => noise,
-        (Operand::X0, Inputs::Noised { x0, .. }) => x0,
-        (Operand::X, Inputs::Stepped { x, .. }) => x,
-        (Operand::Next, Inputs::Stepped { next, .. }) => next,
-        (Operand::MeanOld, Inputs::Stepped { mean_old: Some(mean), .. }) => mean,
-        (other, _) => unreachable!("{other:?} of points of the other kind"),
+        None => (None, None),
     };
-    let found = algorithms::evaluate(algorithm, batch.points, operand, total, p.loss_scale);
+
+    let operand = |of| velocities.operand(&batch.inputs, of);
+    let loss = known
+        .unwrap_or_else(|| algorithm.loss(batch.points, &algorithms::compare(algorithm, batch.points, operand), total));
+    let dv = algorithms::gradient(algorithm, batch.points, operand, &loss, p.loss_scale);
     let mut trained = Trained { bank: p.bank, slot: Slot::Theta, grads };
-    p.network.backward(&found.dv, saved, &mut trained, false);
-    Evaluated { loss: found.loss, theta, reference, old, ratios: found.ratios, clipped: found.clipped, deviation }
+    p.network.backward(&dv, saved, &mut trained, false);
+    let of = |of| velocities.find(of).cloned();
+    Evaluated {
+        theta: of(Operand::Theta).expect("the trained rows"),
+        reference: of(Operand::Reference),
+        old: of(Operand::Old),
+        loss: loss.value,
+        ratios: loss.ratios,
+        clipped: loss.clipped,
+        deviation,
+        drift,
+    }
 }
 
 /// The largest element of `|a − b|`; NaN if there is one.
@@ -187,38 +297,71 @@ pub struct UpdateReport {
     pub overflowed: bool,
     /// The largest difference between a velocity of the rollout and the same in training, if it was looked for.
     pub deviation: Option<f32>,
+    /// How far from the base the policy was before this step, at one point of the rollout.
+    pub drift: Option<Drift>,
     /// As [`algorithms::Loss::ratios`], of all points.
     pub ratios: Vec<f64>,
     /// As [`algorithms::Loss::clipped`].
     pub clipped: usize,
 }
 
-impl Setup {
-    /// What `points` of `rollout` are made from.
-    fn inputs(&self, rollout: &Rollout, points: &[Point]) -> Inputs {
-        if let Some(recorded) = &rollout.recorded {
+/// What batches of points are made from.
+struct Epoch<'a> {
+    device: &'a Device,
+    rollout: &'a Rollout,
+    /// The prompts of its images.
+    texts: &'a [&'a str],
+    /// Whether some policy's velocity is guided.
+    is_guided: bool,
+}
+
+impl Epoch<'_> {
+    /// What `points` are made from.
+    fn inputs(&self, points: &[Point]) -> Inputs {
+        if let Some(recorded) = &self.rollout.recorded {
             let rows: Vec<usize> = points.iter().map(|p| recorded.row(p.step, p.image)).collect();
             let of = |t: &Tensor| copy::gather(t, &rows);
+            if let Some(gradient) = &self.rollout.reward_gradient {
+                let images: Vec<usize> = points.iter().map(|p| p.image).collect();
+                return Inputs::Led { x: of(&recorded.x), reward_gradient: copy::gather(gradient, &images) };
+            }
             let mean_old = recorded.mean.as_ref().map(of);
             return Inputs::Stepped { x: of(&recorded.x), next: of(&recorded.next), mean_old };
         }
-        let x0 = copy::gather(&rollout.x0, &points.iter().map(|p| p.image).collect::<Vec<_>>());
+        let x0 = copy::gather(&self.rollout.x0, &points.iter().map(|p| p.image).collect::<Vec<_>>());
         let keys: Vec<Key> = points.iter().map(|p| p.noise).collect();
-        let noise = noise::normal(&self.device, &keys, x0.shape());
+        let noise = noise::normal(self.device, &keys, x0.shape());
         Inputs::Noised { x0, noise }
     }
 
-    /// One optimiser step at `points` of `rollout`, whose images have the prompts `texts`.
+    /// `points` with all that goes through the network with them.
+    fn batch<'p>(&self, prompts: &mut PromptBank, points: &'p [Point], probe: Option<&'p Probe>) -> Result<Batch<'p>> {
+        let inputs = self.inputs(points);
+        let texts: Vec<&str> = points.iter().map(|p| self.texts[p.image]).collect();
+        let embeds = prompts.encode(&texts)?;
+        let negative = if self.is_guided { Some(prompts.encode(&[""])?) } else { None };
+        let probe = match probe {
+            Some(probe) => Some((probe, prompts.encode(&[&probe.text])?)),
+            None => None,
+        };
+        Ok(Batch { points, inputs, prompts: embeds, negative, probe })
+    }
+}
+
+impl Setup {
+    /// One optimiser step at `points` of `rollout`, whose images have the prompts `texts`. The first of an epoch, before which
+    /// nothing has changed, can be interrupted.
     ///
     /// # Errors
-    /// [`Interrupted`](super::guard::Interrupted), or what an encoder reports; `state` is unchanged then.
+    /// [`Interrupted`](super::guard::Interrupted), or what an encoder reports; in the first of an epoch, if the ratios of the
+    /// unchanged policy are further from 1 than the algorithm clips them. `state` is unchanged then.
     pub(super) fn update(
         &mut self,
         state: &mut State,
         rollout: &Rollout,
         texts: &[&str],
         points: &[Point],
-        interrupt: &Interrupt,
+        first: Option<&Interrupt>,
     ) -> Result<UpdateReport> {
         let raw = &self.config.raw;
         let mut grads = Tensor::zeros(&self.device, &[state.bank.layout().len()]);
@@ -236,31 +379,42 @@ impl Setup {
             // Nothing to learn from.
             return Ok(report);
         }
-        let progress = Progress::new("update", points.len() as u64);
-        let chunks: Vec<&[Point]> = points.chunks(raw.train.batch_size).collect();
-        for (i, points) in self.device.rehearse(&chunks).enumerate() {
-            let images: Vec<usize> = points.iter().map(|p| p.image).collect();
-            let inputs = self.inputs(rollout, points);
-            let prompts = self.prompts.encode(&images.iter().map(|i| texts[*i]).collect::<Vec<_>>())?;
-            let negative = match self.algorithm.guidance() {
-                Some(_) => Some(self.prompts.encode(&[""])?),
-                None => None,
-            };
-            let probe = match rollout.probe.as_ref().filter(|_| i == 0) {
-                Some(probe) => Some((probe, self.prompts.encode(&[&probe.text])?)),
-                None => None,
-            };
-            let batch = Batch { points, inputs, prompts, negative, probe };
-            let total = chunks.iter().map(|c| c.len()).sum();
-            let done = self.device.region(|| accumulate(policies, &*self.algorithm, &batch, total, &mut grads));
-            report.loss += done.loss;
-            report.ratios.extend(done.ratios);
-            report.clipped += done.clipped;
-            report.deviation = report.deviation.or(done.deviation);
-            progress.step(points.len() as u64);
-            interrupt.check()?;
+        let algorithm = &*self.algorithm;
+        let is_guided = algorithms::is_guided(algorithm);
+        let epoch = Epoch { device: &self.device, rollout, texts, is_guided };
+        let (progress, total) = (Progress::new("update", points.len() as u64), points.len());
+        let parts = parts(points, raw.train.batch_size);
+        let mut probe = rollout.probe.as_ref();
+        for part in self.device.rehearse(&parts) {
+            let chunks: Vec<&[Point]> = part.chunks(raw.train.batch_size).collect();
+            // Where points that are seen together do not fit into a batch, their loss comes first, from passes of its own.
+            let mut known = vec![None; chunks.len()];
+            if chunks.len() > 1 {
+                let mut products = Vec::new();
+                for points in &chunks {
+                    let batch = epoch.batch(&mut self.prompts, points, None)?;
+                    products.extend(self.device.region(|| compare(policies, algorithm, &batch)));
+                    first.map_or(Ok(()), Interrupt::check)?;
+                }
+                let loss = algorithm.loss(part, &products, total);
+                known = loss.split(chunks.iter().map(|c| c.len())).into_iter().map(Some).collect();
+            }
+            for (points, known) in chunks.into_iter().zip(known) {
+                let batch = epoch.batch(&mut self.prompts, points, probe.take())?;
+                let done = self.device.region(|| accumulate(policies, algorithm, &batch, known, total, &mut grads));
+                report.loss += done.loss;
+                report.ratios.extend(done.ratios);
+                report.clipped += done.clipped;
+                report.deviation = report.deviation.or(done.deviation);
+                report.drift = report.drift.or(done.drift);
+                progress.step(points.len() as u64);
+                first.map_or(Ok(()), Interrupt::check)?;
+            }
         }
         progress.finish();
+        if let Some(noise) = first.and_then(|_| ratio_deviation(&report)) {
+            algorithms::check_ratio_noise(algorithm, noise)?;
+        }
 
         self.device.check()?;
         let modules = self.pipeline.network.modules();
@@ -281,8 +435,11 @@ impl Setup {
             (None, scale) => {
                 let factor = clip_factor(report.grad_norm, raw.optimizer.max_grad_norm) / scaled as f32;
                 scale.iter_mut().for_each(LossScale::grow);
-                let optimizer = AdamW { lr, ..self.optimizer };
-                self.device.region(|| state.step(&optimizer, &*self.algorithm, &grads, factor));
+                report.skipped = state.grad_norms.outlier(report.grad_norm, raw.optimizer.max_grad_outlier);
+                if report.skipped.is_none() {
+                    let optimizer = AdamW { lr, ..self.optimizer };
+                    self.device.region(|| state.step(&optimizer, &*self.algorithm, &grads, factor));
+                }
             }
         }
         Ok(report)

@@ -39,6 +39,37 @@ fn decoded_images_match_diffusers() {
     }
 }
 
+/// The gradient to a latent on the scale of the diffusion model, if `ddecoded` is that to its picture.
+fn latent_gradient(model: &Autoencoder, latent: &Tensor, ddecoded: &Tensor) -> Tensor {
+    model.gradient(latent, |images, _| Ok(ddecoded.slice(images))).unwrap()
+}
+
+#[test]
+fn the_gradient_to_a_latent_is_that_of_torch() {
+    for (name, device) in ["vae16", "vae4"].into_iter().flat_map(|name| devices().map(|d| (name, d))) {
+        let (model, io) = case(name, &device);
+        let (latent, ddecoded) = (normalised(&model, &io("latent")), pixels_last(&io("ddecoded")));
+        let gradient = latent_gradient(&model, &latent, &ddecoded);
+        // The oracle's latent is that on the autoencoder's own scale.
+        let map = Affine { scale: 1.0 / model.config().scaling_factor, ..Affine::default() };
+        let error = relative_error(&gradient, &affine::forward(&io("dlatent"), map));
+        println!("{name} on {device:?}: gradient off by {error:e}");
+        assert!(error <= 1e-5, "{name} on {device:?}: {error:e}");
+    }
+}
+
+#[test]
+fn a_latent_has_the_same_gradient_alone_in_a_batch_and_for_any_number_of_threads() {
+    let (model, io) = case("vae16", &Device::Cpu);
+    let (latent, ddecoded) = (io("latent"), pixels_last(&io("ddecoded")));
+    let whole = with_threads(2, || latent_gradient(&model, &latent, &ddecoded)).unwrap();
+    for i in 0..2 {
+        let of = |t: &Tensor| t.slice(i..i + 1);
+        let alone = with_threads(1, || latent_gradient(&model, &of(&latent), &of(&ddecoded))).unwrap();
+        assert!(bits(&of(&whole)) == bits(&alone));
+    }
+}
+
 #[test]
 fn encoded_distributions_match_diffusers() {
     for (name, device) in ["vae16", "vae4"].into_iter().flat_map(|name| devices().map(|d| (name, d))) {

@@ -1,8 +1,11 @@
 //! Whole training runs of the built program on a small random model.
 
 mod commands;
+mod compare;
 #[cfg(unix)]
 mod events;
+#[cfg(unix)]
+mod first_order;
 mod fp8;
 mod gpu;
 #[cfg(unix)]
@@ -11,6 +14,7 @@ pub mod identity;
 #[cfg(unix)]
 mod kills;
 mod memory;
+mod methods;
 mod report;
 mod resume;
 mod rewards;

@@ -158,3 +158,47 @@ fn a_run_whose_time_is_up_is_evaluated_and_saved() {
     assert_eq!(result(&again, "stopped_after_epoch"), Some(epoch.to_string()));
     assert!(!said(&again).iter().any(|line| line.starts_with("epoch ")));
 }
+
+#[test]
+fn a_policy_that_leaves_the_base_ends_the_run_and_the_same_command_ends_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, run) = (write_config(dir.path(), ""), dir.path().join("run"));
+    let rules = ["--set", "num_epochs=5", "stop.max_velocity_distance=1e-12"];
+    let first = train(&config, &run, &rules);
+    assert_success(&first);
+    // The first epoch begins with the base itself.
+    assert_eq!(result(&first, "stopped_after_epoch").as_deref(), Some("2"));
+    let said = said(&first);
+    let why = said.iter().find(|line| line.starts_with("stopped after epoch 2: the mean square distance")).unwrap();
+    assert!(why.ends_with("over 0.000000000001; to go on, --set stop.max_velocity_distance=0"), "{why}");
+    let lines = || {
+        let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>()
+    };
+    let trained = lines();
+    let trained: Vec<&Value> = trained.iter().filter(|line| line.get("loss").is_some()).collect();
+    let number = |i: usize, key: &str| trained[i][key].as_f64().unwrap();
+    assert_eq!((number(0, "velocity_growth"), number(0, "velocity_distance")), (1.0, 0.0));
+    assert!(number(1, "velocity_distance") > 1e-12 && number(0, "group_spread") > 0.0);
+    let count = lines().len();
+    let again = train(&config, &run, &rules);
+    assert_success(&again);
+    assert_eq!((result(&again, "stopped_after_epoch").as_deref(), lines().len()), (Some("2"), count));
+}
+
+#[test]
+fn a_step_whose_gradient_is_out_of_proportion_is_left_out_the_same_after_a_resume() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = write_config(dir.path(), "");
+    // Noise of a few points: the gradient's norm is now and then far from its mean.
+    let settings = ["--set", "optimizer.max_grad_outlier=1.05", "eval.every=0", "num_epochs=16", "checkpoint.keep=30"];
+    let (whole, halves) = (dir.path().join("whole"), dir.path().join("halves"));
+    assert_success(&train(&config, &whole, &settings));
+    let log = std::fs::read_to_string(whole.join("metrics.jsonl")).unwrap();
+    let skipped = log.lines().filter(|line| line.contains("mean of those before")).count();
+    assert!((1..6).contains(&skipped), "{skipped} of the six steps after the first ten");
+    let first = [&settings[..3], &["num_epochs=12", "checkpoint.keep=30"]].concat();
+    assert_success(&train(&config, &halves, &first));
+    assert_success(&train(&config, &halves, &settings));
+    assert_eq!(checkpoint_bytes(&whole, 16), checkpoint_bytes(&halves, 16));
+}

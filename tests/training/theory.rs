@@ -117,7 +117,7 @@ fn the_lagged_policy_copies_the_first_update() {
 
 /// What the rollout computed and what training computes at the same point are the same bits, whatever the batches.
 #[test]
-fn rollout_and_training_have_the_same_velocities_at_every_batch_size() {
+fn t24_rollout_and_training_have_the_same_velocities_at_every_batch_size() {
     for (rollout, train) in [(1, 32), (3, 1), (32, 3), (32, 32)] {
         let batches = [format!("rollout.batch_size={rollout}"), format!("train.batch_size={train}")];
         let images = ["rollout.num_prompts_per_epoch=4", "rollout.num_images_per_prompt=24"];

@@ -21,7 +21,7 @@ pub fn state(run: &Path, epoch: u32) -> Vec<u8> {
 
 /// Sums of f32 products over as many terms as a row of this model has, in another order, differ by `terms·2^-24` at most
 /// relative to their size; three epochs of optimiser steps, whose size hardly depends on the gradient's, add up little.
-const AGREES: f64 = 2e-3;
+pub const AGREES: f64 = 2e-3;
 
 #[test]
 fn a_run_on_the_interpreted_gpu_is_the_cpu_s_and_resumes_bit_for_bit() {

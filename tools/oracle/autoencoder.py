@@ -25,7 +25,15 @@ def build(name):
     return randomize(model, "autoencoder/" + name, gains=[("to_q.weight", 2.0), ("to_k.weight", 2.0)])
 
 
-@torch.no_grad()
+def gradients(model, g, latent):
+    """Of the sum of products of the pictures with random numbers, with respect to the latent."""
+    latent = latent.double().requires_grad_()
+    decoded = model.double().decode(latent).sample
+    d = randn(g, *decoded.shape)
+    (gradient,) = torch.autograd.grad((decoded * d).sum(), latent)
+    return dict(ddecoded=d, dlatent=gradient.float())
+
+
 def main():
     quiet()
     for name, c in CASES.items():
@@ -35,9 +43,11 @@ def main():
         f = 2 ** (len(c["block_out_channels"]) - 1)
         latent = randn(g, 2, c["latent_channels"], 4, 6)
         image = torch.rand(2, 3, 4 * f, 3 * f, generator=g) * 2 - 1
-        dist = model.encode(image).latent_dist
-        save_io(d, dict(latent=latent, decoded=model.decode(latent).sample, image=image,
-                        moments_mean=dist.mode(), moments_logvar=dist.logvar))
+        with torch.no_grad():
+            dist = model.encode(image).latent_dist
+            io = dict(latent=latent, decoded=model.decode(latent).sample, image=image,
+                      moments_mean=dist.mode(), moments_logvar=dist.logvar)
+        save_io(d, {**io, **gradients(model, g, latent)})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms as T
 import torchvision.transforms.functional as TF
+from diffusers import AutoencoderKL
 from open_clip import tokenizer as open_clip_tokenizer
 from open_clip.model import CLIP
 from PIL import Image
@@ -147,6 +148,26 @@ def gradients():
     save_io(d / "gradients.safetensors", out)
 
 
+def to_latent():
+    """The weighted sum of all four rewards of the pictures of latents, and its gradient to these, in double precision."""
+    vae = AutoencoderKL.from_pretrained(FIXTURES / "autoencoder" / "vae16").double().eval()
+    clip = CLIPModel.from_pretrained(FIXTURES / "clip" / "quick").double().eval()
+    layers = {k: v.double() for k, v in head(20).items()}
+    latent = randn(generator("clip_rewards/latent"), 2, 16, 4, 6) * 0.7
+    text = randn(generator("clip_rewards/latent/text"), 2, 20)
+    unit = F.normalize(text.double(), dim=-1)
+    x = latent.double().requires_grad_()
+    decoded = vae.decode(x / vae.config.scaling_factor + vae.config.shift_factor).sample
+    planes = (decoded / 2 + 0.5).clamp(0, 1)
+    total = 0
+    for steps, weight in ((padded, 2 + 0.5 * clip.logit_scale.exp() / 26), (cropped, -1.5), (stretched, 0.25)):
+        image = F.normalize(clip.get_image_features(steps(planes, 24)).pooler_output, dim=-1)
+        total = total + weight * (through(layers, image) if steps is stretched else (image * unit).sum(-1))
+    total.sum().backward()
+    out = dict(latent=latent, text=text, sum=total.detach().float(), gradient=x.grad.float())
+    save_io(FIXTURES / "clip_rewards" / "to_latent.safetensors", out)
+
+
 def ids():
     strings = STRINGS + MORE
     simple = open_clip_tokenizer.SimpleTokenizer()
@@ -171,6 +192,7 @@ def main():
     case_dir("clip_rewards")
     preprocess()
     gradients()
+    to_latent()
     ids()
 
 

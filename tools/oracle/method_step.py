@@ -1,4 +1,4 @@
-"""One training step of each method but RAM with LoRA gradients by autograd -> tests/fixtures/method_step/*.
+"""One training step of AWM, DiffusionNFT and the GRPO family with LoRA gradients by autograd -> tests/fixtures/method_step/*.
 
 The losses are written elementwise, as the published programs have them, not by inner products as the engine does. LoRA is
 applied by PEFT; the adapters "default" (theta) and "old" share the base weights.
@@ -27,6 +27,9 @@ CASES = {
     "[cps]\nclip_low = 0.02\nclip_high = 0.03\nkl_weight = 0.0\n",
     "grpo_guard": "[rollout]\nnum_inference_steps = 10\nsampler = 'flow'\nnoise_level = 0.7\nguidance_scale = 2.5\n"
     "[grpo_guard]\nclip_low = 0.02\nclip_high = 0.03\nkl_weight = 0.04\ncfg_uncond_grad = false\n",
+    "rsm_first_order": "[rollout]\nguidance_scale = 2.5\n[rsm_first_order]\nreward_scale = 3.0\n",
+    "rsm_first_order_square": "[rollout]\nguidance_scale = 1.0\n"
+    "[rsm_first_order]\nschedule = 'square'\nreward_scale = 1e3\n",
 }
 
 
@@ -114,6 +117,13 @@ def step_loss(name, io, theta, reference, grid):
     return torch.stack(rows).mean()
 
 
+def led_loss(name, io, theta, reference):
+    """First-order RSM: what is matched is the reference, moved along the reward's gradient."""
+    rest = (1 - io["t"]).view(-1, 1, 1, 1)
+    strength = 1e3 * rest**2 if name.endswith("square") else 3 * rest
+    return ((theta - (reference - strength * io["reward_grad"])) ** 2).mean()
+
+
 def main():
     quiet()
     grid = sigmas()
@@ -123,7 +133,8 @@ def main():
         model.requires_grad_(False)
         old, theta = add_lora(model, LORA, "old", g), add_lora(model, LORA, "default", g)
         n, is_matching = SHAPE[0], name.startswith(("awm", "nft"))
-        io = dict(advantage=torch.tensor([0.8, -1.3, 0.4]))
+        is_led = name.startswith("rsm_first_order")
+        io = {} if is_led else dict(advantage=torch.tensor([0.8, -1.3, 0.4]))
         io["prompt_embeds"] = randn(g, n, LENGTH, model.config.joint_attention_dim)
         io["pooled_prompt_embeds"] = randn(g, n, model.config.pooled_projection_dim)
         scale = 2.5 if "guidance_scale = 2.5" in tables else None
@@ -134,6 +145,11 @@ def main():
             io |= dict(x0=randn(g, *SHAPE), noise=randn(g, *SHAPE), t=torch.tensor([0.7, 0.21, 0.98]))
             t = io["t"].view(-1, 1, 1, 1)
             x, time = (1 - t) * io["x0"] + t * io["noise"], 1000 * io["t"]
+        elif is_led:
+            # Of the sizes that the strengths make comparable with velocities.
+            scale_of = 1e-3 if name.endswith("square") else 0.3
+            io |= dict(x=randn(g, *SHAPE), t=torch.tensor([0.7, 0.21, 0.98]), reward_grad=scale_of * randn(g, *SHAPE))
+            x, time = io["x"], 1000 * io["t"]
         else:
             io |= dict(x=randn(g, *SHAPE), step=torch.tensor([0.0, 3.0, 5.0]))
             x, time = io["x"], 1000 * torch.tensor([grid[int(s)] for s in io["step"]])
@@ -157,12 +173,14 @@ def main():
         model.set_adapter("default")
         for p in model.parameters():
             p.requires_grad_(any(p is q for q in theta.values()))
-        v = forward("cfg_uncond_grad = false" not in tables)
+        v = forward("cfg_uncond_grad = false" not in tables and not is_led)
         if is_matching:
             if name == "awm_off_policy":
                 error = mean((v.detach() - io["noise"] + io["x0"]) ** 2)
                 io["log_prob_old"] = -io["t"] ** 2 * error - torch.tensor([0.01, 0.3, -0.02])
             loss = matching_loss(name, io, v, reference, v_old)
+        elif is_led:
+            loss = led_loss(name, io, v, reference)
         else:
             # Sampled by a policy between the two, so that ratios differ from 1.
             near = v.detach() + 0.02 * (v_old - v.detach())
@@ -181,7 +199,7 @@ def main():
         io |= {f"lora.{k}": p for k, p in theta.items()} | {f"lora_old.{k}": p for k, p in old.items()}
         io |= {f"grad.{k}": p.grad.clone() for k, p in theta.items()}
         save_io(d, io)
-        case = LORA | dict(model=MODEL, tables=tables, algorithm=name.removesuffix("_off_policy"))
+        case = LORA | dict(model=MODEL, tables=tables, algorithm=name.removesuffix("_off_policy").removesuffix("_square"))
         (d / "case.json").write_text(json.dumps(case, indent=1) + "\n")
         print(name, float(loss))
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use super::super::evaluate;
-use super::super::testing::{check_golden, golden, points};
+use super::super::check_ratio_noise;
+use super::super::testing::{check_golden, evaluate, golden, points};
 use super::*;
 use crate::config::raw::Prompts;
 use crate::device::{Device, Tensor};
@@ -69,10 +69,10 @@ impl Close {
             Operand::Theta => &self.theta,
             Operand::Reference => &self.reference,
             Operand::MeanOld => &self.mean_old,
-            Operand::Old | Operand::Noise | Operand::X0 => unreachable!("not compared with"),
+            _ => unreachable!("not compared with"),
         };
-        let found = evaluate(grpo, &self.points, of, 4, 1.0);
-        (found.loss, found.dv)
+        let (loss, dv) = evaluate(grpo, &self.points, of, 4);
+        (loss.value, dv)
     }
 }
 
@@ -104,7 +104,7 @@ fn losses_and_gradients_are_the_golden_ones() {
 
 /// §5.8: what the trained policy says of a step that it took itself is what was recorded, bit for bit: the ratio is 1.
 #[test]
-fn on_policy_every_ratio_is_exactly_one() {
+fn t4_t5_on_policy_every_ratio_is_exactly_one() {
     for (method, kind) in [(Method::FlowGrpo, Kind::Flow), (Method::Cps, Kind::Cps), (Method::GrpoGuard, Kind::Flow)] {
         let grpo = grpo(method, kind, 0.7, |_| ());
         let random = |seed| crate::ops::testing::random(&[4, 64], seed);
@@ -127,7 +127,7 @@ fn on_policy_every_ratio_is_exactly_one() {
                 Operand::MeanOld => &mean_old,
                 _ => unreachable!("not compared with"),
             };
-            assert_eq!(evaluate(&grpo, &points, of, 4, 1.0).ratios, [1.0; 4], "{method:?} step {step}");
+            assert_eq!(evaluate(&grpo, &points, of, 4).0.ratios, [1.0; 4], "{method:?} step {step}");
         }
     }
 }
@@ -155,7 +155,14 @@ fn images_without_an_advantage_are_not_trained_on() {
     let grpo = grpo(Method::FlowGrpo, Kind::Flow, 0.7, |_| ());
     let key = |purpose, image: usize, draw| Key { prompt: image as u32, step: draw, ..Key::new(1, purpose) };
     let log_probs: Vec<f64> = (0..27).map(f64::from).collect();
-    let epoch = |advantages| Scored { advantages, key: &key, steps: 0..9, log_probs: &log_probs };
+    let epoch = |advantages| Scored {
+        advantages,
+        key: &key,
+        steps: 0..9,
+        log_probs: &log_probs,
+        gradient_norms: &[],
+        groups: &[],
+    };
     let updates = grpo.updates(&epoch(&[1.0, 0.0, -1.0]));
     assert_eq!(updates.iter().map(Vec::len).collect::<Vec<_>>(), [9, 9]);
     let mut images: Vec<usize> = updates.iter().map(|points| points[0].image).collect();
@@ -178,4 +185,62 @@ fn a_sampler_that_does_not_fit_is_refused() {
     assert_eq!(e, "rollout.sampler is 'euler', expected flow or cps or dance for 'flow_grpo'");
     assert!(error(Method::GrpoGuard, Kind::Cps, 0.7).contains("expected flow for 'grpo_guard'"));
     assert!(error(Method::Cps, Kind::Cps, 0.0).contains("has nothing to compare"));
+}
+
+#[test]
+fn a_clip_range_below_what_an_unchanged_policys_ratios_differ_by_is_refused_with_both_numbers() {
+    let grpo = grpo(Method::FlowGrpo, Kind::Flow, 0.7, |keys| keys.clip_low = 1e-5);
+    for noise in [0.0, 9e-6] {
+        check_ratio_noise(&grpo, noise).unwrap();
+    }
+    let e = check_ratio_noise(&grpo, 3.2e-4).unwrap_err().to_string();
+    assert!(e.starts_with("flow_grpo.clip_low and clip_high: ratios are clipped at 1e-5 from 1"), "{e}");
+    assert!(e.contains("are already 3.2e-4 from it"), "{e}");
+}
+
+/// §8: the logarithm of the guard's ratio is the mean of `ε·Δμ`, with the noise `ε` that was drawn: of mean zero over that,
+/// where the plain ratio's is below by `‖Δμ‖²/2s²`.
+#[test]
+fn t20_the_guards_log_ratio_is_the_mean_of_the_noise_times_the_change_of_the_mean() {
+    let grpo = grpo(Method::GrpoGuard, Kind::Flow, 0.7, |_| ());
+    let close = Close::of(&grpo);
+    let noise: Vec<f64> = golden(1.0);
+    let host = |t: &Tensor| t.to_host().into_iter().map(f64::from).collect::<Vec<_>>();
+    let (x, theta, mean_old) = (host(&close.x), host(&close.theta), host(&close.mean_old));
+    for (i, point) in close.points.iter().enumerate() {
+        let Step { a, b, s, .. } = grpo.steps[point.step];
+        let row = i * 8..(i + 1) * 8;
+        let mean = |f: &dyn Fn(usize) -> f64| row.clone().map(f).sum::<f64>() / 8.0;
+        let change = |j: usize| a * x[j] + b * theta[j] - mean_old[j];
+        let residual = mean(&|j| (change(j) - s * noise[j]).powi(2));
+        let mut gram = [[0.0; 4]; 4];
+        (gram[0][0], gram[1][1]) = (residual, mean(&|j| change(j).powi(2)));
+        let exact =
+            Point { log_prob_old: Some(grpo.log_prob(point.step).of(mean(&|j| (s * noise[j]).powi(2)))), ..*point };
+        let want = mean(&|j| noise[j] * change(j));
+        // Operands are in f32.
+        assert!((grpo.log_ratio(&exact, &gram) - want).abs() < 1e-5 * want.abs().max(1.0), "{i}");
+    }
+}
+
+/// §2.8.
+#[test]
+fn advantages_are_in_the_deviation_of_all_rewards_or_of_the_group_s() {
+    let advantages = |std| {
+        let grpo = grpo(Method::FlowGrpo, Kind::Flow, 0.7, |k| k.std = std);
+        grpo.advantages(&[0.0, 2.0, 0.0, 6.0], &["a", "a", "b", "b"]).values
+    };
+    let group = advantages(Std::Group);
+    assert!((group[1] - group[3]).abs() < 1e-3 && (group[1] - 1.0).abs() < 1e-3);
+    assert!((advantages(Std::Global)[3] / advantages(Std::Global)[1] - 3.0).abs() < 1e-12);
+}
+
+#[test]
+fn a_progressive_window_goes_through_its_range_and_begins_again() {
+    let fast = grpo(Method::FlowGrpoFast, Kind::Flow, 0.7, |k| {
+        (k.window_size, k.window_range) = (2, [1, 5]);
+        (k.window_place, k.window_interval) = (WindowPlace::Progressive, 3);
+    });
+    let starts: Vec<usize> = (1..=12).map(|epoch| fast.window(7, epoch).unwrap().noisy.start).collect();
+    assert_eq!(starts, [1, 1, 1, 2, 2, 2, 3, 3, 3, 1, 1, 1]);
 }

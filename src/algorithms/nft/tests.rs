@@ -22,6 +22,14 @@ fn losses_and_gradients_are_the_golden_ones() {
     check(positive, [6.52340565, 0.0288956318, -0.000382552649, -0.0375156202]);
 }
 
+/// §14.2: advantages from −5 to 5 become 0 to 1, and what is beyond counts as that.
+#[test]
+fn t15_an_advantage_of_zero_is_half_optimal_and_the_clip_none_or_all() {
+    let nft = nft(|_| ());
+    let found = [-7.0, -5.0, 0.0, 2.5, 5.0, 9.0].map(|a| nft.optimality(a));
+    assert_eq!(found, [0.0, 0.0, 0.5, 0.75, 1.0, 1.0]);
+}
+
 /// §14.7: where the policy is the lagged one and no image is better than another, the two sides cancel.
 #[test]
 fn an_image_that_is_as_good_as_bad_moves_nothing() {
@@ -34,7 +42,7 @@ fn an_image_that_is_as_good_as_bad_moves_nothing() {
 
 /// §14.7: the adaptive weights are constants.
 #[test]
-fn gradient_matches_finite_differences_with_frozen_weights() {
+fn t13_t14_gradient_matches_finite_differences_with_frozen_weights() {
     let (operands, times, advantages) = (Operands::random(3, 32), [0.9, 0.5, 0.1], [3.0, -1.0, 0.5]);
     let nft = nft(|k| k.beta = 0.4);
     let (loss, dv) = operands.evaluate(&nft, &points(&times, &advantages), 3);
@@ -66,7 +74,14 @@ fn an_image_is_trained_at_nine_of_ten_levels_in_an_order_of_its_own() {
         step: draw,
         ..crate::device::philox::Key::new(1, purpose)
     };
-    let updates = nft.updates(&Scored { advantages: &[1.0, -1.0], key: &key, steps: 0..0, log_probs: &[] });
+    let updates = nft.updates(&Scored {
+        advantages: &[1.0, -1.0],
+        key: &key,
+        steps: 0..0,
+        log_probs: &[],
+        gradient_norms: &[],
+        groups: &[],
+    });
     assert_eq!((updates.len(), updates[0].len(), nft.points_per_image()), (1, 18, 9));
     let times = |image: usize| -> Vec<f32> { updates[0].iter().filter(|p| p.image == image).map(|p| p.t).collect() };
     assert_ne!(times(0), times(1));

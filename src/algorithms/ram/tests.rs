@@ -145,7 +145,14 @@ fn an_epoch_is_one_update_of_points_whose_numbers_depend_on_image_and_draw_alone
     let key = |purpose, image: usize, step| Key { prompt: image as u32, step, ..Key::new(1, purpose) };
     let advantages = [0.5, -0.5, 0.0];
     let updates = |count: usize| {
-        ram.updates(&Scored { advantages: &advantages[..count], key: &key, steps: 0..0, log_probs: &[] })
+        ram.updates(&Scored {
+            advantages: &advantages[..count],
+            key: &key,
+            steps: 0..0,
+            log_probs: &[],
+            gradient_norms: &[],
+            groups: &[],
+        })
     };
     let [points] = &updates(3)[..] else { panic!("one update") };
     assert_eq!(points.iter().map(|p| p.image).collect::<Vec<_>>(), [0, 0, 1, 1, 2, 2]);

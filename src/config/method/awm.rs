@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::TimeType;
 use crate::config::resolved::{at_least_one, within};
 
 /// Advantage-Weighted Matching (arXiv 2509.25050).
@@ -125,21 +126,4 @@ pub enum KlForm {
     Uniform,
     /// By `1/(2·0.7²·t/(1 − t))`, the variance of Flow-SDE's noise.
     Elbo,
-}
-
-/// Where the times of training points come from, stratified.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TimeType {
-    /// The rollout's steps but the first.
-    #[default]
-    DiscreteWoInit,
-    /// The rollout's steps.
-    Discrete,
-    /// The first step, and strata of the others.
-    DiscreteWithInit,
-    /// Logit-normal, shifted, at least 0.01.
-    LogitNormal,
-    /// Uniform over 0.2 to 1, shifted.
-    Uniform,
 }

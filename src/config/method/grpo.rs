@@ -29,13 +29,19 @@ pub struct GrpoKeys {
     pub window_size: usize,
     /// The window is within these steps, the second not included.
     pub window_range: [usize; 2],
+    /// Where in its range the window is.
+    pub window_place: WindowPlace,
+    /// For how many epochs a `progressive` window stays where it is.
+    pub window_interval: u32,
     /// The part of the steps, from the first, that is trained on where there is no window.
     pub timestep_fraction: f64,
     /// Optimiser steps of an epoch, each over a share of its images.
     pub updates_per_epoch: usize,
     /// `grpo_guard`: what a step's loss is divided by.
     pub guard_grad_balance: GuardGradBalance,
-    /// Added to the standard deviation of the rewards.
+    /// Which standard deviation of rewards advantages are in.
+    pub std: Std,
+    /// Added to it.
     pub advantage_eps: f64,
 }
 
@@ -52,9 +58,12 @@ impl Default for GrpoKeys {
             cfg_uncond_grad: true,
             window_size: 0,
             window_range: [0, 5],
+            window_place: WindowPlace::default(),
+            window_interval: 25,
             timestep_fraction: 0.99,
             updates_per_epoch: 2,
             guard_grad_balance: GuardGradBalance::default(),
+            std: Std::default(),
             advantage_eps: 1e-4,
         }
     }
@@ -71,6 +80,7 @@ impl GrpoKeys {
         within(&key("timestep_fraction"), self.timestep_fraction, 0.01..=1.0)?;
         within(&key("updates_per_epoch"), self.updates_per_epoch as f64, 1.0..=1e3)?;
         within(&key("advantage_eps"), self.advantage_eps, 0.0..=1.0)?;
+        within(&key("window_interval"), f64::from(self.window_interval), 1.0..=1e6)?;
         let [first, end] = self.window_range;
         ensure!(
             self.window_size == 0 || (first < end && self.window_size <= end - first),
@@ -86,6 +96,28 @@ impl GrpoKeys {
         );
         Ok(())
     }
+}
+
+/// Where in its range an epoch's window is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WindowPlace {
+    /// Anywhere.
+    #[default]
+    Random,
+    /// At the start of the range, and a step later every few epochs; after the end at the start again (MixGRPO, arXiv 2507.21802).
+    Progressive,
+}
+
+/// The standard deviation that advantages are in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Std {
+    /// Of all rewards of the epoch.
+    #[default]
+    Global,
+    /// Of the rewards of the image's prompt.
+    Group,
 }
 
 /// How far the trained policy is from the reference at a step.

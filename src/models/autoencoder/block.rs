@@ -1,3 +1,5 @@
+mod backward;
+
 use std::sync::OnceLock;
 
 use super::Config;
@@ -17,6 +19,8 @@ pub(super) struct Conv {
     stored: Tensor,
     /// The weight as the op takes it, of the type of images in half precision; made when it is first needed.
     ready: OnceLock<Tensor>,
+    /// The same as the op's backward takes it.
+    turned: OnceLock<Tensor>,
     /// `[out]`.
     bias: Tensor,
     window: Window,
@@ -27,6 +31,7 @@ impl Conv {
         Self {
             stored: precise(scope, scope.tensor("weight", &[outputs, inputs, kernel, kernel])),
             ready: OnceLock::new(),
+            turned: OnceLock::new(),
             bias: scope.tensor("bias", &[outputs]),
             window,
         }
@@ -49,6 +54,7 @@ impl Conv {
         Self {
             stored: stored.reshape(&[channels, channels, 1, 1]),
             ready: OnceLock::new(),
+            turned: OnceLock::new(),
             bias: scope.tensor("bias", &[channels]),
             window: Window::same(1),
         }
@@ -70,10 +76,15 @@ impl Conv {
     }
 
     fn ready(&self, x: &Tensor, order: fn(&Tensor) -> Tensor) -> &Tensor {
-        self.ready.get_or_init(|| match (order(&self.stored), x.dtype()) {
+        self.ready.get_or_init(|| self.ordered(x, order))
+    }
+
+    /// The weight in another order, of the type of `x` if that is half precision.
+    fn ordered(&self, x: &Tensor, order: fn(&Tensor) -> Tensor) -> Tensor {
+        match (order(&self.stored), x.dtype()) {
             (weight, DType::F32) => weight,
             (weight, half) => cast(&weight, half),
-        })
+        }
     }
 
     /// `x` `[b, h, w, in]`, enlarged twofold, to `[b, 2h, 2w, out]`; a convolution is used in one of the two ways.
@@ -108,8 +119,11 @@ impl Norm {
     }
 
     pub fn forward(&self, x: &Tensor, silu: bool) -> Tensor {
-        let norm = group_norm::Norm { weight: &self.weight, bias: &self.bias, groups: self.groups, eps: EPS };
-        group_norm::forward(x, norm, silu)
+        group_norm::forward(x, self.parameters(), silu)
+    }
+
+    fn parameters(&self) -> group_norm::Norm<'_> {
+        group_norm::Norm { weight: &self.weight, bias: &self.bias, groups: self.groups, eps: EPS }
     }
 }
 
@@ -134,7 +148,7 @@ impl Resnet {
     }
 
     /// `[b, h, w, in]` to `[b, h, w, out]`.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
+    fn forward(&self, x: &Tensor) -> Tensor {
         let h = self.conv1.forward(&self.norm1.forward(x, true), None);
         let h = self.norm2.forward(&h, true);
         match &self.shortcut {
@@ -168,14 +182,40 @@ impl Attention {
     }
 
     /// `[b, h, w, c]` to the same.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        let (b, pixels, c) = (x.dim(0), x.dim(1) * x.dim(2), x.dim(3));
-        let normed = self.norm.forward(x, false);
-        let [q, k, v] = [&self.q, &self.k, &self.v].map(|conv| conv.forward(&normed, None).reshape(&[b, pixels, c]));
-        drop(normed);
-        let heads = Heads { count: 1, scale: 1.0 / (c as f32).sqrt(), compute: x.dtype() };
-        let mut attention = attention::forward(&[Part { q: &q, k: &k, v: &v }], heads, Mask::default());
+    fn forward(&self, x: &Tensor) -> Tensor {
+        let [q, k, v] = self.operands(&self.norm.forward(x, false));
+        let mut attention = attention::forward(&[Part { q: &q, k: &k, v: &v }], self.heads(x), Mask::default());
         self.out.forward(&attention.out.remove(0).reshape(x.shape()), Some(x))
+    }
+
+    /// Queries, keys and values, `[b, pixels, c]` each.
+    fn operands(&self, normed: &Tensor) -> [Tensor; 3] {
+        let sequence = [normed.dim(0), normed.dim(1) * normed.dim(2), normed.dim(3)];
+        [&self.q, &self.k, &self.v].map(|conv| conv.forward(normed, None).reshape(&sequence))
+    }
+
+    fn heads(&self, x: &Tensor) -> Heads {
+        Heads { count: 1, scale: 1.0 / (x.width() as f32).sqrt(), compute: x.dtype() }
+    }
+}
+
+/// One of the things an image goes through between the first convolution and the last normalisation.
+pub(super) enum Block<'a> {
+    Resnet(&'a Resnet),
+    Attention(&'a Attention),
+    Halve(&'a Conv),
+    Double(&'a Conv),
+}
+
+impl Block<'_> {
+    /// `[b, h, w, in]` to `[b, h', w', out]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        match self {
+            Self::Resnet(resnet) => resnet.forward(x),
+            Self::Attention(attention) => attention.forward(x),
+            Self::Halve(conv) => conv.forward(x, None),
+            Self::Double(conv) => conv.doubled(x),
+        }
     }
 }
 
@@ -196,13 +236,10 @@ impl Mid {
         }
     }
 
-    /// `[b, h, w, c]` to the same.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        let mut x = self.first.forward(x);
-        if let Some(attention) = &self.attention {
-            x = attention.forward(&x);
-        }
-        self.second.forward(&x)
+    /// Its blocks, in order.
+    pub fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
+        let attention = self.attention.as_ref().map(Block::Attention);
+        [Some(Block::Resnet(&self.first)), attention, Some(Block::Resnet(&self.second))].into_iter().flatten()
     }
 }
 
@@ -245,15 +282,13 @@ impl Level {
         Self { resnets: (0..layers).map(resnet).collect(), resize }
     }
 
-    /// `[b, h, w, in]` to `[b, h', w', out]`.
-    pub fn forward(&self, mut x: Tensor) -> Tensor {
-        for resnet in &self.resnets {
-            x = resnet.forward(&x);
-        }
-        match &self.resize {
-            Resize::Keep => x,
-            Resize::Halve(conv) => conv.forward(&x, None),
-            Resize::Double(conv) => conv.doubled(&x),
-        }
+    /// Its blocks, in order.
+    pub fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
+        let resize = match &self.resize {
+            Resize::Keep => None,
+            Resize::Halve(conv) => Some(Block::Halve(conv)),
+            Resize::Double(conv) => Some(Block::Double(conv)),
+        };
+        self.resnets.iter().map(Block::Resnet).chain(resize)
     }
 }

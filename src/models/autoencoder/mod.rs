@@ -1,11 +1,13 @@
-//! The image autoencoder of Stable Diffusion (`AutoencoderKL` of diffusers): forward only.
+//! The image autoencoder of Stable Diffusion (`AutoencoderKL` of diffusers): forward, and backward of the decoder to the latent.
 
 mod block;
 mod config;
 
+use std::ops::Range;
+
 use anyhow::Result;
 
-use self::block::{Conv, Level, Mid, Norm, Resize};
+use self::block::{Block, Conv, Level, Mid, Norm, Resize};
 use crate::device::{DType, Device, Precision, Tensor};
 use crate::io::{Loader, Scope};
 use crate::models::source::Component;
@@ -78,8 +80,8 @@ impl Encoder {
 
     /// `[b, h, w, in]` to `[b, h', w', 2c]`.
     fn forward(&self, image: &Tensor) -> Tensor {
-        let x = self.levels.iter().fold(self.conv_in.forward(image, None), |x, level| level.forward(x));
-        let x = self.mid.forward(&x);
+        let blocks = self.levels.iter().flat_map(Level::blocks).chain(self.mid.blocks());
+        let x = blocks.fold(self.conv_in.forward(image, None), |x, block| block.forward(&x));
         let x = self.conv_out.single(&self.norm_out.forward(&x, true));
         self.quant.as_ref().map(|c| c.forward(&x, None)).unwrap_or(x)
     }
@@ -109,12 +111,46 @@ impl Decoder {
 
     /// `[b, h, w, c]` to `[b, h', w', out]`.
     fn forward(&self, latent: &Tensor) -> Tensor {
-        let x = match &self.post_quant {
+        self.last(&self.blocks().fold(self.first(latent), |x, block| block.forward(&x)))
+    }
+
+    /// [`Decoder::forward`], and the input of every block and of the last normalisation: all that [`Decoder::backward`] needs.
+    fn kept(&self, latent: &Tensor) -> (Tensor, Vec<Tensor>) {
+        let mut kept = vec![self.first(latent)];
+        for block in self.blocks() {
+            kept.push(block.forward(kept.last().expect("the first at least")));
+        }
+        (self.last(kept.last().expect("the first at least")), kept)
+    }
+
+    /// The gradient to the latent, if `d` is that to the result. What is kept goes as it has been used.
+    fn backward(&self, mut kept: Vec<Tensor>, d: &Tensor) -> Tensor {
+        let x = kept.pop().expect("the first at least");
+        let mut dx = x.zeros_like(x.shape());
+        self.norm_out.backward(&mut dx, &self.conv_out.backward(&copy::cast(d, x.dtype()), None), &x, true);
+        drop(x);
+        for block in self.blocks().collect::<Vec<_>>().into_iter().rev() {
+            dx = block.backward(&kept.pop().expect("one for each block"), dx);
+        }
+        let d = self.conv_in.backward(&dx, None);
+        self.post_quant.as_ref().map(|conv| conv.backward(&d, None)).unwrap_or(d)
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
+        self.mid.blocks().chain(self.levels.iter().flat_map(Level::blocks))
+    }
+
+    /// What the first block takes.
+    fn first(&self, latent: &Tensor) -> Tensor {
+        match &self.post_quant {
             Some(conv) => self.conv_in.forward(&conv.forward(latent, None), None),
             None => self.conv_in.forward(latent, None),
-        };
-        let x = self.levels.iter().fold(self.mid.forward(&x), |x, level| level.forward(x));
-        self.conv_out.single(&self.norm_out.forward(&x, true))
+        }
+    }
+
+    /// The image, of what the last block gives.
+    fn last(&self, x: &Tensor) -> Tensor {
+        self.conv_out.single(&self.norm_out.forward(x, true))
     }
 }
 
@@ -155,12 +191,50 @@ impl Autoencoder {
     /// Images `[b, H, W, 3]` in about -1..1, in single precision, from latents `[b, c, h, w]` as the diffusion model has them;
     /// `H = h ·` [`Config::downscale`].
     pub fn decode(&self, latent: &Tensor) -> Tensor {
-        let c = &self.config;
-        assert_eq!(latent.dim(1), c.latent_channels, "decode: latent {latent:?}");
-        let map = Affine { scale: 1.0 / c.scaling_factor, after: c.shift_factor.unwrap_or(0.0), ..Affine::default() };
-        let pixels = latent.dim(2) * latent.dim(3) * c.downscale().pow(2);
-        let of = |x: &Tensor| affine::forward(&pixels_last(&copy::cast(x, DType::F32)), map);
-        self.in_parts(latent, pixels, |x| self.decoder.forward(&copy::cast(&of(x), self.activations)))
+        let pixels = self.pixels(latent);
+        self.in_parts(latent, pixels, |x| self.decoder.forward(&self.unscaled(x)))
+    }
+
+    /// The gradient to latents `[b, c, h, w]` of a number that is made of their pictures, in single precision: `of` says, for the
+    /// pictures of a range of the latents, as [`Autoencoder::decode`] makes them, the gradient to those. What an image needs
+    /// does not depend on the others.
+    ///
+    /// The decoder keeps the input of each of its blocks, of a few pictures at a time: for one of 512 pixels of SD3.5 1.1 GB in
+    /// single precision; what is inside the blocks is computed again.
+    ///
+    /// # Errors
+    /// What `of` reports.
+    pub fn gradient(
+        &self,
+        latent: &Tensor,
+        mut of: impl FnMut(Range<usize>, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let (images, count) = (latent.dim(0), at_once(self.pixels(latent)));
+        let map = Affine { scale: 1.0 / self.config.scaling_factor, ..Affine::default() };
+        let mut all = Tensor::scratch(&latent.device(), latent.shape());
+        for first in (0..images).step_by(count) {
+            let part = first..(first + count).min(images);
+            let (pictures, kept) = self.decoder.kept(&self.unscaled(&latent.slice(part.clone())));
+            let d = of(part, &pictures)?;
+            assert_eq!(d.shape(), pictures.shape(), "the gradient to pictures");
+            drop(pictures);
+            let d = copy::cast(&self.decoder.backward(kept, &d), DType::F32);
+            copy::rows_into(&mut all, first, &affine::forward(&pixels_first(&d), map));
+        }
+        Ok(all)
+    }
+
+    /// Of the picture of a latent.
+    fn pixels(&self, latent: &Tensor) -> usize {
+        assert_eq!(latent.dim(1), self.config.latent_channels, "decode: latent {latent:?}");
+        latent.dim(2) * latent.dim(3) * self.config.downscale().pow(2)
+    }
+
+    /// Latents `[b, c, h, w]` as the decoder takes them.
+    fn unscaled(&self, latent: &Tensor) -> Tensor {
+        let (scale, after) = (1.0 / self.config.scaling_factor, self.config.shift_factor.unwrap_or(0.0));
+        let map = Affine { scale, after, ..Affine::default() };
+        copy::cast(&affine::forward(&pixels_last(&copy::cast(latent, DType::F32)), map), self.activations)
     }
 
     /// The latent distribution of images `[b, H, W, 3]` in -1..1, on the scale of the autoencoder itself, in single
@@ -177,7 +251,7 @@ impl Autoencoder {
 
     /// Applies `f` to as many entries of `x` at a time as [`AT_ONCE`] says, for images of `pixels`.
     fn in_parts(&self, x: &Tensor, pixels: usize, f: impl Fn(&Tensor) -> Tensor + Sync + Send) -> Tensor {
-        let (images, count) = (x.dim(0), (AT_ONCE / pixels.max(1)).max(1));
+        let (images, count) = (x.dim(0), at_once(pixels));
         let parts: Vec<Tensor> =
             (0..images).step_by(count).map(|first| x.slice(first..(first + count).min(images))).collect();
         let f = |x: &Tensor| self.device.region(|| f(x));
@@ -186,6 +260,11 @@ impl Autoencoder {
             if count > 1 { self.device.side_by_side(parts, |x| f(&x)) } else { parts.iter().map(f).collect() };
         copy::concat(&done.iter().collect::<Vec<_>>())
     }
+}
+
+/// How many images of `pixels` are at work at the same time.
+fn at_once(pixels: usize) -> usize {
+    (AT_ONCE / pixels.max(1)).max(1)
 }
 
 /// `[b, c, h, w]` to `[b, h, w, c]`.

@@ -17,6 +17,7 @@ use anyhow::Result;
 use crate::device::{DType, Device, Precision, Tensor};
 use crate::io::Loader;
 use crate::models::Linear;
+use crate::ops::affine::{self, Affine};
 use crate::ops::{copy, linear};
 
 pub use config::{ClipConfig, HiddenAct, TextConfig, VisionConfig};
@@ -29,6 +30,9 @@ use self::source::Source;
 const IGNORED: &[&str] = &["embeddings.position_ids", "attn_mask"];
 /// What belongs to the text tower or to both, for who wants the pictures' alone.
 const TEXT: &[&str] = &["embeddings.position_ids", "attn_mask", "text_model.", "text_projection.", "logit_scale"];
+
+/// What gradients are times while they are in f16: those to pixels are near its smallest numbers.
+const F16_SCALE: f32 = 1024.0;
 
 /// How a model is to be run, beside what its files say.
 #[derive(Clone, Copy, Debug, Default)]
@@ -166,16 +170,21 @@ impl ClipVision {
         copy::cast(&embeds, DType::F32)
     }
 
-    /// [`ClipVision::embeds`], and what [`ClipVision::backward`] starts from. On the CPU.
+    /// [`ClipVision::embeds`], and what [`ClipVision::backward`] starts from.
     pub fn kept(&self, pixels: &Tensor) -> (Tensor, Tape) {
         let (class, tape) = self.tower.kept(pixels);
-        (self.projection.forward(&class), tape)
+        (copy::cast(&self.projection.forward(&class), DType::F32), tape)
     }
 
-    /// The gradient to the pixels; `d` `[b, projection]` is that to the embeddings. The weights get none.
+    /// The gradient to the pixels; `d` `[b, projection]` is that to the embeddings, both in single precision. The weights get
+    /// none. On the way it is of the type of the activations.
     pub fn backward(&self, tape: &Tape, d: &Tensor) -> Tensor {
+        let dtype = tape.activations();
+        let scale = if dtype == DType::F16 { F16_SCALE } else { 1.0 };
+        let times = |x: &Tensor, scale| affine::forward(x, Affine { scale, ..Affine::default() });
+        let d = copy::cast(&times(d, scale), dtype);
         let mut class = d.scratch_like(&[d.dim(0), self.projection.weight.dim(1)]);
-        linear::backward(d, &self.projection.weight, None, None, None, linear::InputGrad::Overwrite(&mut class));
-        self.tower.backward(tape, &class)
+        linear::backward(&d, &self.projection.weight, None, None, None, linear::InputGrad::Overwrite(&mut class));
+        times(&copy::cast(&self.tower.backward(tape, &class), DType::F32), 1.0 / scale)
     }
 }

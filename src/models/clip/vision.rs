@@ -1,6 +1,6 @@
 use super::config::VisionConfig;
 use super::tower::{Shape, Tower};
-use crate::device::Tensor;
+use crate::device::{DType, Tensor};
 use crate::io::Scope;
 use crate::models::{LayerNorm, Linear};
 use crate::ops::linear::{self, InputGrad};
@@ -114,6 +114,13 @@ pub struct Tape {
     /// The input of every block, and what the last one gave.
     blocks: Vec<Tensor>,
     class: Tensor,
+}
+
+impl Tape {
+    /// The type of the activations.
+    pub(super) fn activations(&self) -> DType {
+        self.class.dtype()
+    }
 }
 
 /// The first token of each of `[b, n, width]`.

@@ -18,6 +18,8 @@ pub enum Slot {
     Average,
     /// A reference that is an adapter of its own.
     Reference,
+    /// A second lagged policy, which samples.
+    Sampling,
 }
 
 impl Slot {
@@ -28,6 +30,7 @@ impl Slot {
             Self::Old => "old",
             Self::Average => "average",
             Self::Reference => "reference",
+            Self::Sampling => "sampling",
         }
     }
 }

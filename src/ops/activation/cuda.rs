@@ -3,18 +3,25 @@ use crate::device::Tensor;
 use crate::device::gpu::{Grid, suffix};
 
 pub(super) fn forward(x: &mut Tensor, activation: Activation) {
-    let name = match activation {
+    let n = x.len();
+    launch(x, name(activation), None, n);
+}
+
+pub(super) fn gelu_tanh_backward(d: &mut Tensor, x: &Tensor) {
+    backward(d, x, Activation::GeluTanh);
+}
+
+pub(super) fn backward(d: &mut Tensor, x: &Tensor, activation: Activation) {
+    launch(d, &format!("{}_backward", name(activation)), Some(x), x.len());
+}
+
+fn name(activation: Activation) -> &'static str {
+    match activation {
         Activation::GeluTanh => "gelu_tanh",
         Activation::GeluErf => "gelu_erf",
         Activation::QuickGelu => "quick_gelu",
         Activation::Silu => "silu",
-    };
-    let n = x.len();
-    launch(x, name, None, n);
-}
-
-pub(super) fn gelu_tanh_backward(d: &mut Tensor, x: &Tensor) {
-    launch(d, "gelu_tanh_backward", Some(x), x.len());
+    }
 }
 
 pub(super) fn multiply(x: &mut Tensor, y: &Tensor) {

@@ -7,7 +7,7 @@ mod tests;
 
 pub(in crate::ops) use cpu::{apply, gelu_tanh_gradient};
 
-use super::{dispatch, on_cpu};
+use super::dispatch;
 use crate::device::Tensor;
 use crate::device::work::Work;
 
@@ -35,11 +35,10 @@ pub fn gelu_tanh_backward(d: &mut Tensor, x: &Tensor) {
     dispatch!(d, gelu_tanh_backward(d, x), [Work::stream(2 * d.bytes(), d.bytes())]);
 }
 
-/// The gradient of any activation, in place, as [`gelu_tanh_backward`]. Only rewards that are differentiated use it: on
-/// the processor only.
+/// The gradient of any activation, in place, as [`gelu_tanh_backward`].
 pub fn backward(d: &mut Tensor, x: &Tensor, activation: Activation) {
     assert_eq!(d.shape(), x.shape(), "{activation:?} backward");
-    on_cpu!(d, backward(d, x, activation));
+    dispatch!(d, backward(d, x, activation), [Work::stream(2 * d.bytes(), d.bytes())]);
 }
 
 /// `x·y` elementwise, into `x`.

@@ -79,9 +79,9 @@ fn gradient_of_gelu_matches_finite_differences() {
 #[test]
 fn gradients_of_all_match_finite_differences() {
     let (x, dy) = (random(&[50], 1), random(&[50], 2));
-    for activation in ALL {
-        let mut dx = owned(&dy);
-        backward(&mut dx, &x, activation);
+    for (activation, device) in ALL.into_iter().flat_map(|a| devices().map(|device| (a, device))) {
+        let mut dx = Tensor::from_slice(&device, dy.host(), &[50]);
+        backward(&mut dx, &x.to(&device), activation);
         check_gradient(&dx, &wide(&x), &dy, |v| v.iter().map(|v| in_f64(activation, *v)).collect());
     }
 }
@@ -108,14 +108,27 @@ fn kernels_give_the_cpu_s_bits_in_single_precision_and_round_once_in_half() {
                 }
             }
         }
-        let mut want = owned(&d);
-        gelu_tanh_backward(&mut want, &x);
-        let got = on_vm(|device| {
-            let mut dx = d.to(device);
-            gelu_tanh_backward(&mut dx, &x.to(device));
-            vec![dx]
-        });
-        assert_eq!(got[0].to_raw(), want.to_raw(), "backward of {n}");
+        for activation in ALL {
+            let mut want = owned(&d);
+            backward(&mut want, &x, activation);
+            for dtype in [DType::F32, DType::F16, DType::Bf16] {
+                let [x, d] = [&x, &d].map(|t| crate::ops::linear::rounded(t, dtype));
+                let got = on_vm(|device| {
+                    let mut dx = d.to(device);
+                    backward(&mut dx, &x.to(device), activation);
+                    vec![dx]
+                });
+                let name = format!("gradient of {activation:?} of {n}, {dtype:?}");
+                if dtype == DType::F32 {
+                    assert_eq!(got[0].to_raw(), want.to_raw(), "{name}");
+                } else {
+                    let single = |t: &Tensor| Tensor::from_slice(&Device::Cpu, &t.to_host(), t.shape());
+                    let mut cpu = single(&d);
+                    backward(&mut cpu, &single(&x), activation);
+                    check_precision(&name, &got[0], &cpu, &wide(&cpu));
+                }
+            }
+        }
     }
 }
 

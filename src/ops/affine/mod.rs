@@ -5,7 +5,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-use super::{dispatch, on_cpu};
+use super::dispatch;
 use crate::device::Tensor;
 
 /// What is done to every element.
@@ -34,9 +34,8 @@ pub fn forward(x: &Tensor, map: Affine) -> Tensor {
     y
 }
 
-/// The gradient to `x`, in place: `d` holds that to the result. Only rewards that are differentiated use it: on
-/// the processor only.
+/// The gradient to `x`, in place: `d`, of the type of `x`, holds that to the result.
 pub fn backward(d: &mut Tensor, x: &Tensor, map: Affine) {
-    assert_eq!(d.shape(), x.shape(), "affine backward");
-    on_cpu!(x, backward(d, x, map));
+    assert_eq!((d.shape(), d.dtype()), (x.shape(), x.dtype()), "affine backward");
+    dispatch!(x, backward(d, x, map));
 }

@@ -5,6 +5,7 @@ mod hopper;
 mod hopper_backward;
 
 mod wide;
+mod wide_backward;
 
 use super::{Heads, Mask, OutputGrad, Part, PartGrad};
 use crate::device::gpu::driver::DevicePtr;
@@ -220,6 +221,9 @@ pub(super) fn backward(
 ) {
     if hopper_backward::fits(&lse.gpu(), outputs, parts, heads) {
         return hopper_backward::backward(grads, outputs, lse, parts, heads, None);
+    }
+    if let ([Some(output)], true) = (outputs, wide_backward::fits(outputs, parts, heads)) {
+        return wide_backward::backward(&mut grads[0], output, lse, &parts[0], heads);
     }
     let (gpu, batch, dtype) = (lse.gpu(), lse.dim(0), grads[0].k.dtype());
     let product = product(parts[0].q, heads);

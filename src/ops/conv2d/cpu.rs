@@ -15,17 +15,54 @@ const COLUMNS: usize = 192;
 /// Windows per task, about: enough that packing the weights is nothing beside them.
 const WINDOWS: usize = 1024;
 
+/// `f::<bits>(out, w)` for elements of any type.
+macro_rules! of_bits {
+    ($f:ident($out:expr, $w:expr $(, $arg:expr)*)) => {
+        match $w.elems() {
+            Elems::F32(x) => $f($out.host_mut(), x $(, $arg)*),
+            Elems::F16(x) => $f(bytemuck::cast_slice_mut($out.host_bytes_mut()), x.reinterpret_cast() $(, $arg)*),
+            Elems::Bf16(x) => $f(bytemuck::cast_slice_mut($out.host_bytes_mut()), x.reinterpret_cast() $(, $arg)*),
+        }
+    };
+}
+
 pub(super) fn arrange(out: &mut Tensor, w: &Tensor) {
     let (inputs, taps) = (w.dim(1), w.dim(2) * w.dim(3));
-    match w.elems() {
-        Elems::F32(x) => move_inputs_last(out.host_mut(), x, inputs, taps),
-        Elems::F16(x) => {
-            move_inputs_last(bytemuck::cast_slice_mut(out.host_bytes_mut()), x.reinterpret_cast(), inputs, taps)
+    of_bits!(move_inputs_last(out, w, inputs, taps));
+}
+
+pub(super) fn turn(out: &mut Tensor, w: &Tensor) {
+    let (inputs, taps) = (w.dim(1), w.dim(2) * w.dim(3));
+    of_bits!(turn_taps(out, w, inputs, taps));
+}
+
+/// `[out, in, taps]` to `[in, taps, out]`, the last tap first.
+fn turn_taps<T: Copy + Send + Sync>(out: &mut [T], w: &[T], inputs: usize, taps: usize) {
+    let (kernel, outputs) = ((inputs * taps).max(1), w.len() / (inputs * taps).max(1));
+    out.par_chunks_exact_mut((taps * outputs).max(1)).enumerate().for_each(|(input, out)| {
+        for (tap, row) in out.chunks_exact_mut(outputs).enumerate() {
+            let from = input * taps + taps - 1 - tap;
+            row.iter_mut().zip(w[from..].iter().step_by(kernel)).for_each(|(o, v)| *o = *v);
         }
-        Elems::Bf16(x) => {
-            move_inputs_last(bytemuck::cast_slice_mut(out.host_bytes_mut()), x.reinterpret_cast(), inputs, taps)
+    });
+}
+
+pub(super) fn turn_folded(out: &mut Tensor, w: &Tensor) {
+    /// Which rows of the window meet a pixel row in its enlarged rows −1, 0, 1 and 2.
+    const MEETS: [std::ops::Range<usize>; 4] = [2..3, 1..3, 0..2, 0..1];
+    let (outputs, inputs) = (w.dim(0), w.dim(1));
+    let w: &[f32] = &w.elems().to_f32();
+    out.host_mut().par_chunks_exact_mut((16 * outputs).max(1)).enumerate().for_each(|(input, kernel)| {
+        for (tap, row) in kernel.chunks_exact_mut(outputs).enumerate() {
+            for (o, v) in row.iter_mut().enumerate() {
+                let taps = &w[(o * inputs + input) * 9..][..9];
+                let columns = || MEETS[tap % 4].clone();
+                let rows = MEETS[tap / 4].clone();
+                let sum: f64 = rows.flat_map(|y| columns().map(move |x| f64::from(taps[y * 3 + x]))).sum();
+                *v = sum as f32;
+            }
         }
-    }
+    });
 }
 
 /// `[out, in, taps]` to `[out, taps, in]`.

@@ -27,14 +27,32 @@ const M: usize = 128;
 const THREADS: u32 = 256;
 
 pub(super) fn arrange(out: &mut Tensor, w: &Tensor) {
+    reorder("arrange", out, w);
+}
+
+pub(super) fn turn(out: &mut Tensor, w: &Tensor) {
+    reorder("turn", out, w);
+}
+
+pub(super) fn fold(out: &mut Tensor, w: &Tensor) {
+    add_up("fold", out, w);
+}
+
+pub(super) fn turn_folded(out: &mut Tensor, w: &Tensor) {
+    add_up("turn_folded", out, w);
+}
+
+/// A kernel that puts the elements of a weight in another order.
+fn reorder(name: &str, out: &mut Tensor, w: &Tensor) {
     let (inputs, taps, n) = (w.dim(1), w.dim(2) * w.dim(3), w.len());
-    let entry = format!("conv2d_arrange_{}", w.dtype().bytes(1));
+    let entry = format!("conv2d_{name}_{}", w.dtype().bytes(1));
     let sizes = [inputs, taps, n].map(|n| (n as u32).into());
     w.gpu().launch("conv2d", &entry, Grid::flat(n), [out.arg_mut(), w.arg()].into_iter().chain(sizes));
 }
 
-pub(super) fn fold(out: &mut Tensor, w: &Tensor) {
-    let (entry, n) = (format!("conv2d_fold_{}", suffix(w.dtype())), out.len());
+/// A kernel that makes the elements of another weight out of several of a 3x3 one.
+fn add_up(name: &str, out: &mut Tensor, w: &Tensor) {
+    let (entry, n) = (format!("conv2d_{name}_{}", suffix(w.dtype())), out.len());
     let sizes = [w.dim(0), w.dim(1)].map(|n| (n as u32).into());
     w.gpu().launch("conv2d", &entry, Grid::flat(n), [out.arg_mut(), w.arg()].into_iter().chain(sizes));
 }

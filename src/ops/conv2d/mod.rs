@@ -1,4 +1,5 @@
-//! Two-dimensional convolution of NHWC images, also of the image enlarged twofold; forward only.
+//! Two-dimensional convolution of NHWC images, also of the image enlarged twofold; and the gradient to the image, which is a
+//! convolution too.
 //!
 //! Every element of the result is one chain of fused multiply-adds over (window row, window column, input channel), cut at
 //! the end of every window row and after a fixed length: the same bits for any batch and any number of threads.
@@ -55,6 +56,24 @@ pub fn folded(w: &Tensor) -> Tensor {
     out
 }
 
+/// A weight `[out, in, kh, kw]`, as files have it, as [`backward`] takes it: `[in, kh, kw, out]`, turned by half a circle, in
+/// its own type.
+pub fn turned(w: &Tensor) -> Tensor {
+    let &[outputs, inputs, kh, kw] = w.shape() else { panic!("conv2d: weight {w:?}") };
+    let mut out = Tensor::scratch_of(&w.device(), w.dtype(), &[inputs, kh, kw, outputs]);
+    dispatch!(w, turn(&mut out, w));
+    out
+}
+
+/// A 3x3 weight `[out, in, 3, 3]`, as files have it, as [`doubled_backward`] takes it: `[in, 4, 4, out]`, single precision. A
+/// pixel is met by the windows of four rows and columns of the enlarged image, by those of the inner ones twice.
+pub fn turned_folded(w: &Tensor) -> Tensor {
+    let &[outputs, inputs, 3, 3] = w.shape() else { panic!("conv2d: folding weight {w:?}") };
+    let mut out = Tensor::scratch(&w.device(), &[inputs, 4, 4, outputs]);
+    dispatch!(w, turn_folded(&mut out, w));
+    out
+}
+
 /// `y = w * x + bias (+ add)`.
 ///
 /// `x` `[b, h, w, in]`, `w` [`arranged`] `[out, kh, kw, in]`, `bias` `[out]`, `add` as the result; returns
@@ -96,6 +115,21 @@ pub fn doubled(x: &Tensor, w: &Tensor, bias: &Tensor) -> Tensor {
     let work = work(x, w, &y, 4 * inputs, None);
     dispatch!(x, doubled(&mut y, x, w, bias), [work]);
     y
+}
+
+/// The gradient to the image of a convolution that keeps the size (`add` plus it, if there is one), if `dy` `[b, h, w, out]` is
+/// that to the result; `w` [`turned`] `[in, kh, kw, out]`, odd sides. Returns `[b, h, w, in]`.
+pub fn backward(dy: &Tensor, w: &Tensor, add: Option<&Tensor>) -> Tensor {
+    let (bias, sides) = (Tensor::zeros(&dy.device(), &[w.dim(0)]), [w.dim(1), w.dim(2)]);
+    assert!(sides[0] == sides[1] && !sides[0].is_multiple_of(2), "conv2d backward: weight {w:?}");
+    forward(dy, w, &bias, Window::same(sides[0]), add)
+}
+
+/// The gradient to the image of [`doubled`], if `dy` `[b, 2h, 2w, out]` is that to the result; `w` [`turned_folded`]. Returns
+/// `[b, h, w, in]`.
+pub fn doubled_backward(dy: &Tensor, w: &Tensor) -> Tensor {
+    assert_eq!(w.shape()[1..3], [4, 4], "doubling backward: weight {w:?}");
+    forward(dy, w, &Tensor::zeros(&dy.device(), &[w.dim(0)]), Window { stride: 2, padding: [1; 4] }, None)
 }
 
 /// The work of `y` whose elements are sums of `k` products.

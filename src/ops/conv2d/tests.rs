@@ -1,15 +1,20 @@
 use super::*;
 use crate::device::{DType, Device};
 use crate::ops::linear::rounded;
-use crate::ops::testing::{all_devices, bits, check_precision, max_error, on_vm, random, wide};
+use crate::ops::testing::{all_devices, bits, check_gradient, check_precision, max_error, on_vm, random, wide};
 
 /// The convolution in f64, straight from its definition; the weight as files have it.
 fn reference(x: &Tensor, w: &Tensor, bias: &Tensor, window: Window) -> (Vec<f64>, [usize; 2]) {
+    reference_of(&wide(x), x.shape(), w, bias, window)
+}
+
+/// The same of an image of f64.
+fn reference_of(x: &[f64], shape: &[usize], w: &Tensor, bias: &Tensor, window: Window) -> (Vec<f64>, [usize; 2]) {
     let ([left, right, top, bottom], s) = (window.padding, window.stride);
-    let &[b, h, width, channels] = x.shape() else { panic!("four axes") };
+    let &[b, h, width, channels] = shape else { panic!("four axes") };
     let &[outputs, _, kh, kw] = w.shape() else { panic!("four axes") };
     let out = [(h + top + bottom - kh) / s + 1, (width + left + right - kw) / s + 1];
-    let (x, w, bias) = (wide(x), wide(w), wide(bias));
+    let (w, bias) = (wide(w), wide(bias));
     let mut y = Vec::new();
     for (b, i, j, o) in indices([b, out[0], out[1], outputs]) {
         let mut sum = bias[o];
@@ -31,9 +36,12 @@ fn indices([a, b, c, d]: [usize; 4]) -> impl Iterator<Item = (usize, usize, usiz
 /// Every pixel twice in both directions.
 fn enlarged(x: &Tensor) -> Tensor {
     let &[b, h, w, channels] = x.shape() else { panic!("four axes") };
-    let at = |(b, i, j, c): (usize, usize, usize, usize)| x.host()[((b * h + i / 2) * w + j / 2) * channels + c];
-    let data: Vec<f32> = indices([b, 2 * h, 2 * w, channels]).map(at).collect();
-    Tensor::from_slice(&x.device(), &data, &[b, 2 * h, 2 * w, channels])
+    Tensor::from_slice(&x.device(), &twice(x.host(), x.shape()), &[b, 2 * h, 2 * w, channels])
+}
+
+fn twice<T: Copy>(x: &[T], shape: &[usize]) -> Vec<T> {
+    let &[b, h, w, channels] = shape else { panic!("four axes") };
+    indices([b, 2 * h, 2 * w, channels]).map(|(b, i, j, c)| x[((b * h + i / 2) * w + j / 2) * channels + c]).collect()
 }
 
 /// Batch, input channels, output channels, height, width, kernel, window.
@@ -93,8 +101,10 @@ fn convolution_of_the_enlarged_image_matches_its_definition_in_f64() {
 fn weights_are_put_in_order_bit_by_bit() {
     for (dtype, [outputs, inputs]) in [(DType::F32, [3, 5]), (DType::F16, [7, 2]), (DType::Bf16, [9, 33])] {
         let w = rounded(&random(&[outputs, inputs, 3, 3], 1), dtype);
-        let got = on_vm(|device| vec![arranged(&w.to(device)), folded(&w.to(device))]);
-        assert_eq!([bits(&got[0]), bits(&got[1])], [bits(&arranged(&w)), bits(&folded(&w))], "{dtype:?}");
+        for order in [arranged, folded, turned, turned_folded] {
+            let got = on_vm(|device| vec![order(&w.to(device))]);
+            assert_eq!(bits(&got[0]), bits(&order(&w)), "{dtype:?}");
+        }
     }
 }
 
@@ -218,4 +228,54 @@ fn tiles_of_every_form_give_the_same_bits_and_err_as_little_as_single_precision(
     let cpu = doubled(&rounded(&x, DType::F32), &rounded(&w, DType::F32), &bias);
     check_precision("doubled", &got[0], &cpu, &wide(&cpu));
     assert_eq!([bits(&got[1]), bits(&got[2])], [bits(&got[0]), bits(&got[0])]);
+}
+
+#[test]
+fn the_gradient_to_the_image_matches_finite_differences() {
+    for [b, inputs, outputs, h, w, kernel] in
+        [[1, 1, 1, 1, 1, 3], [2, 3, 5, 4, 6, 3], [1, 5, 2, 7, 3, 1], [1, 2, 3, 5, 4, 5]]
+    {
+        let (x, dy) = (random(&[b, h, w, inputs], 1), random(&[b, h, w, outputs], 2));
+        let (weight, bias) = (random(&[outputs, inputs, kernel, kernel], 3), random(&[outputs], 4));
+        for device in all_devices() {
+            let (dy_there, turned) = (dy.to(&device), turned(&weight.to(&device)));
+            let dx = backward(&dy_there, &turned, None);
+            let y = |x: &[f64]| reference_of(x, &[b, h, w, inputs], &weight, &bias, Window::same(kernel)).0;
+            check_gradient(&dx, &wide(&x), &dy, y);
+            let added = backward(&dy_there, &turned, Some(&x.to(&device)));
+            let sums = dx.to_host().into_iter().zip(x.host()).map(|(d, x)| d + x);
+            assert!(added.to_host().into_iter().eq(sums), "added on {device:?}");
+        }
+    }
+}
+
+#[test]
+fn the_gradient_to_the_image_that_is_enlarged_matches_finite_differences() {
+    for [b, inputs, outputs, h, w] in [[1, 1, 1, 1, 1], [2, 3, 4, 2, 3], [1, 2, 3, 5, 4]] {
+        let (x, dy) = (random(&[b, h, w, inputs], 1), random(&[b, 2 * h, 2 * w, outputs], 2));
+        let (weight, bias) = (random(&[outputs, inputs, 3, 3], 3), random(&[outputs], 4));
+        let (small, large) = ([b, h, w, inputs], [b, 2 * h, 2 * w, inputs]);
+        let y = |x: &[f64]| reference_of(&twice(x, &small), &large, &weight, &bias, Window::same(3)).0;
+        for device in all_devices() {
+            let dx = doubled_backward(&dy.to(&device), &turned_folded(&weight.to(&device)));
+            check_gradient(&dx, &wide(&x), &dy, y);
+        }
+    }
+}
+
+#[test]
+fn gradients_in_half_precision_err_as_little_as_single_precision() {
+    for (inputs, outputs, dtype) in [(16, 40, DType::Bf16), (40, 16, DType::F16), (5, 3, DType::Bf16)] {
+        let of = |shape: &[usize], seed| rounded(&random(shape, seed), dtype);
+        let (weight, dy) = (of(&[outputs, inputs, 3, 3], 1), of(&[2, 6, 10, outputs], 2));
+        let got = on_vm(|device| {
+            let (dy, w) = (dy.to(device), weight.to(device));
+            vec![backward(&dy, &turned(&w), None), doubled_backward(&dy, &rounded(&turned_folded(&w), dtype))]
+        });
+        let (dy, w) = (rounded(&dy, DType::F32), rounded(&weight, DType::F32));
+        let folded = rounded(&rounded(&turned_folded(&w), dtype), DType::F32);
+        for (got, cpu) in got.iter().zip([backward(&dy, &turned(&w), None), doubled_backward(&dy, &folded)]) {
+            check_precision(&format!("{inputs} from {outputs}, {dtype:?}"), got, &cpu, &wide(&cpu));
+        }
+    }
 }

@@ -7,7 +7,7 @@ mod tests;
 
 pub(super) use cpu::statistics;
 
-use super::{dispatch, on_cpu};
+use super::dispatch;
 use crate::device::Tensor;
 
 /// `y = (x − mean)/√(var + eps)·weight + bias` per row. `x` `[.., d]`, `weight` and `bias` `[d]`.
@@ -19,10 +19,10 @@ pub fn forward(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Tensor {
     y
 }
 
-/// Adds the gradient to `x` to `dx`; weight and bias are frozen and get none. `dx`, `dy`, `x` `[.., d]`. Only rewards that are
-/// differentiated use it: on the processor only.
+/// Adds the gradient to `x` to `dx`; weight and bias are frozen and get none. `dx`, `dy`, `x` `[.., d]`, of one type.
 pub fn backward(dx: &mut Tensor, dy: &Tensor, x: &Tensor, weight: &Tensor, eps: f32) {
-    let fits = dx.shape() == x.shape() && dy.shape() == x.shape() && weight.shape() == [x.width()];
+    let alike = |t: &Tensor| t.shape() == x.shape() && t.dtype() == x.dtype();
+    let fits = alike(dx) && alike(dy) && weight.shape() == [x.width()];
     assert!(fits, "layer norm backward: dx {dx:?}, dy {dy:?}, x {x:?}, weight {weight:?}");
-    on_cpu!(x, backward(dx, dy, x, weight, eps));
+    dispatch!(x, backward(dx, dy, x, weight, eps));
 }

@@ -13,8 +13,7 @@ pub use axis::{Axis, Filter};
 pub(in crate::ops) use axis::{antialiased, cubic};
 
 /// `(Σ row weight · Σ column weight · planes − mean)/std` per channel: planes `[b, 3, h, w]` as `[b, 3, height, width]`, where
-/// `rows` says which of the `h` rows make each of `height`, and `columns` likewise. Computed in f32, along the rows first; on a
-/// GPU by the host, as only rewards use it and pictures are small.
+/// `rows` says which of the `h` rows make each of `height`, and `columns` likewise. Computed in f32, along the rows first.
 ///
 /// The gradient to `planes` is the same of the gradient to the result, with both axes [transposed](Axis::transposed) and
 /// without a mean.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::device::Device;
-use crate::ops::testing::{check_batch_invariance, check_gradient, devices, random, wide};
+use crate::ops::testing::{bits, check_batch_invariance, check_gradient, devices, on_vm, random, wide};
 
 const NONE: [[f64; 3]; 2] = [[0.0; 3], [1.0; 3]];
 
@@ -77,8 +77,19 @@ fn a_picture_alone_and_in_a_batch_gives_the_same_bits() {
     let x = random(&[9, 3, 20, 13], 1);
     let (rows, columns) = (Axis::resized(20, 7, Filter::Cubic), Axis::resized(13, 17, Filter::Linear));
     check_batch_invariance("resample", |range| forward(&x.slice(range), &rows, &columns, [0.1; 3], [0.2; 3]));
-    let on = |device: &Device| forward(&x.to(device), &rows, &columns, [0.1; 3], [0.2; 3]).to_host();
-    for device in devices() {
-        assert_eq!(on(&device), on(&Device::Cpu), "{device:?}");
+}
+
+#[test]
+fn kernels_give_the_cpu_s_bits() {
+    for (rows, columns) in axes().iter().zip(axes().iter().rev()) {
+        let (x, d) = (random(&[2, 3, rows.from(), columns.from()], 1), random(&[2, 3, rows.to(), columns.to()], 2));
+        let both = |device: &Device| {
+            let (transposed, of_columns) = (rows.transposed(), columns.transposed());
+            let y = forward(&x.to(device), rows, columns, [0.1, 0.2, 0.3], [0.5, 2.0, 0.25]);
+            vec![y, forward(&d.to(device), &transposed, &of_columns, [0.0; 3], [0.5, 2.0, 0.25])]
+        };
+        for (got, want) in on_vm(both).iter().zip(both(&Device::Cpu)) {
+            assert_eq!(bits(got), bits(&want), "{rows:?} and {columns:?}");
+        }
     }
 }

@@ -15,7 +15,7 @@ fn picture(file: &TensorFile, name: &str) -> RgbImage {
 }
 
 #[test]
-fn rewards_are_those_of_flow_grpo_without_a_network() {
+fn t21_rewards_are_those_of_flow_grpo_without_a_network() {
     // What is shown, the prompt, the reward.
     let cases = [
         ("HELLO W0RLD", r#"a sign "hello world""#, 0.9),

@@ -1,4 +1,8 @@
 use super::*;
+use crate::device::philox::{Key, Purpose};
+use crate::device::{Device, Tensor};
+use crate::ops::noise;
+use crate::ops::step::{self, Inputs};
 use crate::rollout::schedule::Schedule;
 
 fn grid(steps: usize) -> Vec<f32> {
@@ -19,7 +23,7 @@ fn has_rows(sampler: &dyn Sampler, steps: usize, rows: &[(usize, [f64; 5])]) {
 }
 
 #[test]
-fn euler_has_the_published_rows() {
+fn t2_euler_has_the_published_rows() {
     has_rows(
         &Euler,
         10,
@@ -31,7 +35,7 @@ fn euler_has_the_published_rows() {
 }
 
 #[test]
-fn stochastic_samplers_have_the_published_rows() {
+fn t2_stochastic_samplers_have_the_published_rows() {
     has_rows(
         &FlowSde { noise_level: 0.7 },
         10,
@@ -73,7 +77,7 @@ fn stochastic_samplers_have_the_published_rows() {
 }
 
 #[test]
-fn samplers_with_a_history_have_the_published_rows() {
+fn t2_samplers_with_a_history_have_the_published_rows() {
     has_rows(
         &DpmSolver2,
         10,
@@ -104,7 +108,7 @@ fn samplers_with_a_history_have_the_published_rows() {
 }
 
 #[test]
-fn log_probabilities_are_the_published_ones() {
+fn t2_log_probabilities_are_the_published_ones() {
     let steps = FlowSde { noise_level: 0.7 }.steps(&grid(10));
     for (i, kappa, c0) in [(0, 1.020_408_16, -0.562_263_589), (3, 2.514_783_63, -0.111_271_56)] {
         let found = steps[i].log_prob.unwrap();
@@ -121,9 +125,9 @@ fn log_probabilities_are_the_published_ones() {
     assert!((at.log_prob.unwrap().of((0.8 * at.s).powi(2)) + 0.361_619).abs() < 2e-6);
 }
 
-/// T1: without noise they are the ODE, in every bit of the numbers that the op takes.
+/// T3: without noise they are the ODE, in every bit of the numbers that the op takes.
 #[test]
-fn t1_without_noise_a_stochastic_sampler_is_euler_bit_for_bit() {
+fn t3_without_noise_a_stochastic_sampler_is_euler_bit_for_bit() {
     for kind in [Kind::Flow, Kind::Cps, Kind::Dance, Kind::Ddim] {
         for steps in 2..60 {
             let (table, euler) = (kind.at(0.0).steps(&grid(steps)), Euler.steps(&grid(steps)));
@@ -142,33 +146,153 @@ fn outside_a_window_steps_are_euler_s_and_inside_the_sampler_s() {
     }
 }
 
-/// Mean and deviation of `x'`, where data are `N(mean, 1)` and so the exact velocity is linear in x.
-fn moved(steps: &[Step], mean: f64, from: (f64, f64)) -> (f64, f64) {
-    steps.iter().fold(from, |(m, var), step| {
-        let t = f64::from(step.sigma);
-        // v = E[ε − x0 | x] = slope·x + offset.
-        let total = (1.0 - t).powi(2) + t * t;
-        let slope = (t - (1.0 - t)) / total;
-        let offset = -mean - slope * (1.0 - t) * mean;
-        let gain = step.a + step.b * slope;
-        (gain * m + step.b * offset, gain * gain * var + step.s * step.s)
-    })
+/// T19: CPS keeps the coefficients of the flow: `1 − T` on the predicted image, and of the predicted and the new noise together
+/// `T`; at noise level 1 all of it is new.
+#[test]
+fn t19_cps_keeps_the_coefficients_of_the_flow() {
+    for noise_level in [0.0, 0.3, 0.8, 1.0] {
+        let sigmas = grid(10);
+        for (step, pair) in (Cps { noise_level }).steps(&sigmas).iter().zip(sigmas.windows(2)) {
+            let (sigma, next) = (f64::from(pair[0]), f64::from(pair[1]));
+            // Of x = (1 − S)·x̂0 + S·x̂1 and v = x̂1 − x̂0.
+            let (image, noise) = (step.a * (1.0 - sigma) - step.b, step.a * sigma + step.b);
+            assert!((image - (1.0 - next)).abs() < 1e-12, "{step:?}");
+            assert!(((noise * noise + step.s * step.s).sqrt() - next).abs() < 1e-12, "{step:?}");
+            assert!(noise_level < 1.0 || noise.abs() < 1e-12, "{step:?}");
+        }
+    }
+}
+
+/// Data of this mean and deviation 1.
+const MEAN: f64 = 0.7;
+
+/// Slope and offset of the exact velocity `E[ε − x0 | x]` at noise level `t`, which is linear in `x`.
+fn exact_velocity(t: f64) -> (f64, f64) {
+    let slope = (t - (1.0 - t)) / spread(t);
+    (slope, -MEAN - slope * (1.0 - t) * MEAN)
+}
+
+/// Mean of the samples at noise level `t`.
+fn centre(t: f64) -> f64 {
+    (1.0 - t) * MEAN
+}
+
+/// Their variance.
+fn spread(t: f64) -> f64 {
+    (1.0 - t).powi(2) + t * t
+}
+
+/// Mean and variance of `x'` after one step without history from samples with those of `from`.
+fn moved(from: (f64, f64), step: &Step) -> (f64, f64) {
+    let (slope, offset) = exact_velocity(step.sigma.into());
+    let gain = step.a + step.b * slope;
+    (gain * from.0 + step.b * offset, gain * gain * from.1 + step.s * step.s)
+}
+
+/// Levels in equal steps where a model is asked.
+fn levels(steps: usize) -> Vec<f32> {
+    (0..=steps).map(|i| 0.95 - 0.9 * i as f32 / steps as f32).collect()
 }
 
 /// The marginals of a Gaussian whose velocity is known are kept, up to the order of the steps: halving them halves the error.
 #[test]
 fn samplers_keep_the_marginals_of_a_gaussian() {
     let error = |kind: Kind, noise_level: f64, steps: usize| {
-        let sigmas: Vec<f32> = (0..=steps).map(|i| 0.95 - 0.9 * i as f32 / steps as f32).collect();
-        let start = f64::from(sigmas[0]);
-        let marginal = |t: f64| (1.0 - t) * 0.7;
-        let spread = |t: f64| (1.0 - t).powi(2) + t * t;
-        let end = f64::from(sigmas[steps]);
-        let (m, var) = moved(&kind.at(noise_level).steps(&sigmas), 0.7, (marginal(start), spread(start)));
-        (m - marginal(end)).abs().max((var - spread(end)).abs())
+        let sigmas = levels(steps);
+        let (start, end) = (f64::from(sigmas[0]), f64::from(sigmas[steps]));
+        let (mean, variance) = kind.at(noise_level).steps(&sigmas).iter().fold((centre(start), spread(start)), moved);
+        (mean - centre(end)).abs().max((variance - spread(end)).abs())
     };
     for (kind, noise_level) in [(Kind::Euler, 0.0), (Kind::Flow, 0.7), (Kind::Dance, 0.5), (Kind::Ddim, 1.0)] {
         let (coarse, fine) = (error(kind, noise_level, 200), error(kind, noise_level, 400));
         assert!(fine < 0.01 && fine < 0.6 * coarse, "{kind:?}: {coarse} {fine}");
+    }
+}
+
+/// Samples that are drawn, a thousand of them in each of `ROWS` rows.
+const ROWS: usize = 64;
+const EACH: usize = 1000;
+
+/// Mean and variance of all elements of `x`, and the standard errors of both if they are normal.
+fn moments(x: &Tensor) -> [(f64, f64); 2] {
+    let values: Vec<f64> = x.to_host().into_iter().map(f64::from).collect();
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+    [(mean, (variance / n).sqrt()), (variance, variance * (2.0 / n).sqrt())]
+}
+
+/// Samples at noise level `t`.
+fn marginal(t: f64) -> Tensor {
+    let keys: Vec<Key> = (0..ROWS).map(|i| Key { prompt: i as u32, ..Key::new(1, Purpose::InitialLatent) }).collect();
+    let unit = noise::normal(&Device::Cpu, &keys, &[ROWS, EACH]);
+    linear(&unit, spread(t).sqrt(), centre(t))
+}
+
+/// `slope·x + offset`.
+fn linear(x: &Tensor, slope: f64, offset: f64) -> Tensor {
+    let values: Vec<f32> = x.to_host().into_iter().map(|v| (slope * f64::from(v) + offset) as f32).collect();
+    Tensor::from_slice(&x.device(), &values, x.shape())
+}
+
+/// The sample after `step` with the exact velocity, taken by the op itself; `history` are the clean predictions so far.
+fn stepped(x: &Tensor, step: &Step, draw: u32, history: &mut [Option<Tensor>; 2]) -> Tensor {
+    let (slope, offset) = exact_velocity(step.sigma.into());
+    let velocity = linear(x, slope, offset);
+    let key = |i: usize| Key { prompt: i as u32, step: draw, ..Key::new(2, Purpose::SamplerNoise) };
+    let keys: Vec<Key> = (0..ROWS).map(key).collect();
+    let drawn = if step.s == 0.0 { &[][..] } else { &keys };
+    let of = history.each_ref().map(Option::as_ref);
+    let inputs = Inputs { x, velocity: &velocity, guidance: None, history: of, noise: drawn };
+    let next = step::forward(inputs, step.row());
+    let clean = step::clean(inputs, step.sigma);
+    *history = [Some(clean), history[0].take()];
+    next
+}
+
+/// What is drawn has the moments that the numbers of each step say, within four standard errors.
+#[test]
+fn steps_that_are_drawn_have_the_mean_and_variance_of_their_row() {
+    for (kind, noise_level) in
+        [(Kind::Euler, 0.0), (Kind::Flow, 0.7), (Kind::Cps, 0.8), (Kind::Dance, 0.5), (Kind::Ddim, 1.0)]
+    {
+        for (i, step) in kind.at(noise_level).steps(&levels(7)).iter().enumerate() {
+            let t = f64::from(step.sigma);
+            let want = moved((centre(t), spread(t)), step);
+            let [mean, variance] = moments(&stepped(&marginal(t), step, i as u32, &mut [None, None]));
+            assert!((mean.0 - want.0).abs() < 4.0 * mean.1, "{kind:?} {i}: mean {mean:?}, expected {}", want.0);
+            assert!((variance.0 - want.1).abs() < 4.0 * variance.1, "{kind:?} {i}: {variance:?}, expected {}", want.1);
+        }
+    }
+}
+
+/// After many steps the samples are those of the Gaussian, within four standard errors. So many steps leave an error of
+/// discretisation of less than one of them (the test above of their order); CPS, which takes the predicted noise for noise of
+/// deviation 1, keeps the mean alone.
+#[test]
+fn samples_that_are_drawn_keep_the_marginals_of_a_gaussian() {
+    let kinds = [
+        (Kind::Euler, 0.0),
+        (Kind::Flow, 0.7),
+        (Kind::Dance, 0.5),
+        (Kind::Ddim, 1.0),
+        (Kind::Dpm2, 0.0),
+        (Kind::Sa, 0.4),
+        (Kind::Cps, 0.8),
+    ];
+    for (kind, noise_level) in kinds {
+        let sigmas = levels(400);
+        let (mut x, mut history) = (marginal(sigmas[0].into()), [None, None]);
+        let table = kind.at(noise_level).steps(&sigmas);
+        // SA-Solver's last step is the clean prediction: it ends one before.
+        let count = if kind == Kind::Sa { table.len() - 1 } else { table.len() };
+        for (i, step) in table[..count].iter().enumerate() {
+            x = stepped(&x, step, i as u32, &mut history);
+        }
+        let [mean, variance] = moments(&x);
+        let end = f64::from(sigmas[count]);
+        assert!((mean.0 - centre(end)).abs() < 4.0 * mean.1, "{kind:?}: mean {mean:?}, expected {}", centre(end));
+        let is_kept = (variance.0 - spread(end)).abs() < 4.0 * variance.1;
+        assert!(is_kept || kind == Kind::Cps, "{kind:?}: {variance:?}, expected {}", spread(end));
     }
 }

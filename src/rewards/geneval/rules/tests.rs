@@ -26,7 +26,7 @@ fn verdict(dense: f64, strict: bool, correct: bool) -> Verdict {
 }
 
 #[test]
-fn single_object() {
+fn t21_single_object() {
     let p = prompt("single_object", vec![clause("dog", 1)]);
     assert_eq!(judge(&some("dog", 1), &p), verdict(1.0, true, true));
     assert_eq!(judge(&some("cat", 1), &p), verdict(0.0, false, false));
@@ -36,7 +36,7 @@ fn single_object() {
 }
 
 #[test]
-fn two_objects() {
+fn t21_two_objects() {
     let p = prompt("two_object", vec![clause("dog", 1), clause("cat", 1)]);
     assert_eq!(judge(&[some("dog", 1), some("cat", 1)].concat(), &p), verdict(1.0, true, true));
     assert_eq!(judge(&[some("dog", 1), some("cat", 2)].concat(), &p), verdict(0.5, false, true));
@@ -44,7 +44,7 @@ fn two_objects() {
 }
 
 #[test]
-fn counting_has_its_own_threshold_and_exclusions_are_the_benchmarks_alone() {
+fn t21_counting_has_its_own_threshold_and_exclusions_are_the_benchmarks_alone() {
     let three = Prompt {
         exclude: vec![Exclusion { class: "dog".into(), count: 4 }],
         ..prompt("counting", vec![clause("dog", 3)])
@@ -62,7 +62,7 @@ fn counting_has_its_own_threshold_and_exclusions_are_the_benchmarks_alone() {
 }
 
 #[test]
-fn colors() {
+fn t21_colors() {
     let p = prompt("colors", vec![colored("dog", 2, Color::Red)]);
     let dogs = |colors: &[Option<Color>]| -> Vec<Detection> {
         colors.iter().enumerate().map(|(i, c)| at("dog", 0.9 - 0.1 * i as f64, 20.0 * i as f64, 0.0, *c)).collect()
@@ -78,7 +78,7 @@ fn colors() {
 }
 
 #[test]
-fn color_attribution_matches_the_giraffe_and_the_stop_sign() {
+fn t21_color_attribution_matches_the_giraffe_and_the_stop_sign() {
     let seen = [at("giraffe", 0.9, 0.0, 0.0, Some(Color::Brown)), at("stop sign", 0.9, 20.0, 0.0, Some(Color::Red))];
     let p = |a, b| prompt("color_attr", vec![colored("giraffe", 1, a), colored("stop sign", 1, b)]);
     assert_eq!(judge(&seen, &p(Color::Brown, Color::Red)), verdict(1.0, true, true));
@@ -87,7 +87,7 @@ fn color_attribution_matches_the_giraffe_and_the_stop_sign() {
 }
 
 #[test]
-fn a_violated_position_costs_half_of_one_credit() {
+fn t21_a_violated_position_costs_half_of_one_credit() {
     let above = Clause { position: Some((Relation::Above, 0)), ..clause("cat", 1) };
     let p = prompt("position", vec![clause("dog", 1), above]);
     let cat = |y| [at("dog", 0.9, 0.0, 40.0, None), at("cat", 0.9, 0.0, y, None)];
