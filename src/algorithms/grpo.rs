@@ -180,8 +180,8 @@ impl Algorithm for Grpo {
         Some(Window { noisy: start..start + size, trained: start..start + size })
     }
 
-    fn clip_range(&self) -> Option<f64> {
-        Some(self.keys.clip_low.min(self.keys.clip_high))
+    fn clip_range(&self) -> Option<(f64, &'static str)> {
+        Some((self.keys.clip_low.min(self.keys.clip_high), "clip_low and clip_high"))
     }
 
     fn guidance(&self) -> Option<Guidance> {

@@ -299,8 +299,8 @@ pub trait Algorithm: Send + Sync {
         None
     }
 
-    /// How far a ratio can be from 1 before it is clipped, of methods that clip.
-    fn clip_range(&self) -> Option<f64> {
+    /// How far a ratio can be from 1 before it is clipped, of methods that clip, and the keys that say so.
+    fn clip_range(&self) -> Option<(f64, &'static str)> {
         None
     }
 
@@ -359,9 +359,11 @@ pub fn check_rollout(algorithm: &dyn Algorithm, weights: Sampled) -> Result<()> 
 /// # Errors
 /// Says both numbers.
 pub fn check_ratio_noise(algorithm: &dyn Algorithm, noise: f64) -> Result<()> {
-    let Some(range) = algorithm.clip_range().filter(|range| noise >= *range) else { return Ok(()) };
+    let Some((range, keys)) = algorithm.clip_range().filter(|(range, _)| noise > 0.0 && noise >= *range) else {
+        return Ok(());
+    };
     bail!(
-        "{0}.clip_low and clip_high: ratios are clipped at {range:e} from 1, and those of a policy that has not changed yet are already \
+        "{}.{keys}: ratios are clipped at {range:e} from 1, and those of a policy that has not changed yet are already \
          {noise:.1e} from it, which is what rollout and training differ by; expected a range above that, or \
          train.compute = \"f32\"",
         algorithm.name()

@@ -256,6 +256,10 @@ impl Algorithm for Rsm {
         Some(Window { noisy: 0..0, trained: 0..end })
     }
 
+    fn clip_range(&self) -> Option<(f64, &'static str)> {
+        Some((self.keys.clip_range, "clip_range"))
+    }
+
     fn guidance(&self) -> Option<Guidance> {
         let trains_unconditional = self.keys.cfg_uncond_grad;
         (self.guidance > 1.0).then_some(Guidance { scale: self.guidance, trains_unconditional })

@@ -14,7 +14,7 @@ use engine::models::source::Model;
 use engine::models::text::PromptEmbeds;
 use engine::ops::copy;
 use engine::rollout::schedule::Schedule;
-use engine::train::update::{Batch, Inputs, Policies, accumulate};
+use engine::train::points::{Batch, Inputs, Policies, accumulate};
 
 use super::DeviceArg;
 

@@ -9,6 +9,7 @@ pub mod guard;
 pub mod learning_rate;
 mod line;
 pub mod plan;
+pub mod points;
 mod prompts;
 mod recorded;
 pub mod rehearse;
