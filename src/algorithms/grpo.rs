@@ -9,15 +9,16 @@ use std::ops::Range;
 use anyhow::{Result, bail, ensure};
 
 use super::advantage::{Advantages, group_centered, group_normalised};
+use super::steps::Steps;
 use super::surrogate::Clip;
 use super::together::shares;
-use super::{Algorithm, Difference, Guidance, Loss, Needs, Operand, Point, Scored, Weight, Window};
+use super::{Algorithm, Difference, Guidance, Loss, Needs, Operand, Point, Scored, Window};
 use crate::config::TrainConfig;
-use crate::config::method::{GrpoKeys, GuardGradBalance, KlDenominator, KlType, Method, Std, WindowPlace};
+use crate::config::method::{GrpoKeys, GuardGradBalance, KlType, Method, Std, WindowPlace};
 use crate::device::philox::{Key, Purpose};
 use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::products::Products;
-use crate::rollout::sampler::{Kind, LogProb, Step};
+use crate::rollout::sampler::{Kind, Step};
 use crate::rollout::schedule::Schedule;
 
 /// CPS's noise can be as little as none.
@@ -28,9 +29,7 @@ pub struct Grpo {
     keys: GrpoKeys,
     method: Method,
     sampler: Kind,
-    steps: Vec<Step>,
-    /// The lengths of the steps in time.
-    lengths: Vec<f64>,
+    steps: Steps,
     guidance: f32,
 }
 
@@ -48,28 +47,15 @@ impl Grpo {
             Method::GrpoGuard => &[Kind::Flow],
             _ => &[Kind::Flow, Kind::Cps, Kind::Dance],
         };
-        let names: Vec<&str> = fits.iter().map(|kind| kind.name()).collect();
-        let (sampler, noise_level) = (rollout.sampler, rollout.noise_level);
-        ensure!(
-            fits.contains(&sampler),
-            "rollout.sampler is '{}', expected {} for '{name}'",
-            sampler.name(),
-            names.join(" or ")
-        );
-        ensure!(
-            noise_level > 0.0,
-            "rollout.noise_level is {noise_level}: without noise '{name}' has nothing to compare; published: 0.7"
-        );
-        let sigmas = schedule.sigmas(rollout.num_inference_steps, tokens)?;
-        let (steps, count) = (sampler.at(noise_level).steps(&sigmas), rollout.num_inference_steps);
+        let (steps, count) = (Steps::new(rollout, name, fits, schedule, tokens)?, rollout.num_inference_steps);
         ensure!(
             keys.window_size == 0 || keys.window_range[1] <= count,
             "{name}.window_range ends at {}, and rollout.num_inference_steps is {count}",
             keys.window_range[1]
         );
-        let lengths = sigmas.windows(2).map(|pair| f64::from(pair[0]) - f64::from(pair[1])).collect();
-        let grpo = Self { keys: keys.clone(), method, sampler, steps, lengths, guidance: rollout.guidance_scale };
-        if let Some(step) = grpo.candidates().find(|i| grpo.steps[*i].log_prob.is_none()) {
+        let guidance = rollout.guidance_scale;
+        let grpo = Self { keys: keys.clone(), method, sampler: rollout.sampler, steps, guidance };
+        if let Some(step) = grpo.candidates().find(|i| grpo.steps.at(*i).log_prob.is_none()) {
             bail!("{name}: step {step} of the rollout adds no noise and cannot be trained on");
         }
         Ok(grpo)
@@ -85,11 +71,7 @@ impl Grpo {
 
     /// How many are trained on where there is no window.
     fn most(&self) -> usize {
-        ((self.steps.len() as f64 * self.keys.timestep_fraction) as usize).max(1)
-    }
-
-    fn log_prob(&self, step: usize) -> LogProb {
-        self.steps[step].log_prob.expect("checked: it adds noise")
+        ((self.steps.all().len() as f64 * self.keys.timestep_fraction) as usize).max(1)
     }
 
     fn is_guard(&self) -> bool {
@@ -98,11 +80,10 @@ impl Grpo {
 
     /// What `⟨θ − ref, θ − ref⟩` is times in the divergence at `step`.
     fn kl_factor(&self, step: usize) -> f64 {
-        let Step { b, s, .. } = self.steps[step];
-        let variance = match (self.sampler, self.keys.kl_denominator) {
-            (Kind::Cps, _) => (s * s).max(LEAST_VARIANCE),
-            (_, KlDenominator::StepStd) => s * s,
-            (_, KlDenominator::StdDev) => s * s / self.lengths[step],
+        let Step { b, s, .. } = self.steps.at(step);
+        let variance = match self.sampler {
+            Kind::Cps => (s * s).max(LEAST_VARIANCE),
+            _ => self.steps.variance(step, self.keys.kl_denominator),
         };
         match self.keys.kl_type {
             KlType::Gaussian => b * b / (2.0 * variance),
@@ -114,12 +95,12 @@ impl Grpo {
     /// The logarithm of the ratio of a point, and what that changes by along the step's mean, over `θ`'s factor in it.
     fn log_ratio(&self, point: &Point, gram: &[[f64; 4]; 4]) -> f64 {
         let old = point.log_prob_old.expect("the rollout has recorded it");
-        let change = self.log_prob(point.step).of(gram[0][0]) - old;
+        let change = self.steps.log_prob(point.step).of(gram[0][0]) - old;
         if !self.is_guard() {
             return change;
         }
         // Shi et al. 2025: without the mean that makes every ratio small, and of one scale at every step.
-        let s = self.steps[point.step].s;
+        let s = self.steps.at(point.step).s;
         s * (change + gram[1][1] / (2.0 * s * s))
     }
 }
@@ -176,7 +157,7 @@ impl Algorithm for Grpo {
         let point = |image: usize, step: usize| Point {
             step,
             log_prob_old: Some(epoch.log_probs[(step - epoch.steps.start) * count + image]),
-            ..Point::new(image, self.steps[step].sigma, epoch.advantages[image])
+            ..Point::new(image, self.steps.at(step).sigma, epoch.advantages[image])
         };
         let of_image = |image: &usize| epoch.steps.clone().map(|step| point(*image, step)).collect::<Vec<_>>();
         let update = |share: Range<usize>| images[share].iter().flat_map(of_image).collect();
@@ -186,7 +167,7 @@ impl Algorithm for Grpo {
     fn window(&self, seed: u64, epoch: u32) -> Option<Window> {
         let size = self.keys.window_size;
         if size == 0 {
-            return Some(Window { noisy: 0..self.steps.len(), trained: self.candidates() });
+            return Some(Window { noisy: 0..self.steps.all().len(), trained: self.candidates() });
         }
         let [first, end] = self.keys.window_range;
         let places = (end - first - size + 1) as u32;
@@ -199,8 +180,8 @@ impl Algorithm for Grpo {
         Some(Window { noisy: start..start + size, trained: start..start + size })
     }
 
-    fn clip_range(&self) -> Option<f64> {
-        Some(self.keys.clip_low.min(self.keys.clip_high))
+    fn clip_range(&self) -> Option<(f64, &'static str)> {
+        Some((self.keys.clip_low.min(self.keys.clip_high), "clip_low and clip_high"))
     }
 
     fn guidance(&self) -> Option<Guidance> {
@@ -211,12 +192,8 @@ impl Algorithm for Grpo {
     /// The mean of the step less the sample after it, in the order that the step itself takes; for the guard, the mean less
     /// that of the policy that sampled; and `θ − ref`.
     fn differences(&self, points: &[Point]) -> Vec<Difference> {
-        let rows = |of: fn(&Step) -> f64| Weight::Rows(points.iter().map(|p| of(&self.steps[p.step]) as f32).collect());
-        let less = |other| Difference {
-            terms: vec![(rows(|s| s.a), Operand::X), (rows(|s| s.b), Operand::Theta), (Weight::All(-1.0), other)],
-        };
-        let mut all = vec![less(Operand::Next)];
-        all.extend(self.is_guard().then(|| less(Operand::MeanOld)));
+        let mut all = vec![self.steps.mean_less(points, Operand::Next)];
+        all.extend(self.is_guard().then(|| self.steps.mean_less(points, Operand::MeanOld)));
         let reference = || Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Reference)]);
         all.extend(self.needs().reference.then(reference));
         all
@@ -229,14 +206,14 @@ impl Algorithm for Grpo {
             Loss { coefficients: vec![Vec::new(); anchor + usize::from(self.needs().reference)], ..Loss::default() };
         let clip = Clip { low: self.keys.clip_low, high: self.keys.clip_high };
         for (point, Products { gram, .. }) in points.iter().zip(products) {
-            let (Step { b, s, .. }, most) = (self.steps[point.step], self.keys.advantage_clip);
+            let (Step { b, s, .. }, most) = (self.steps.at(point.step), self.keys.advantage_clip);
             let log_ratio = self.log_ratio(point, gram);
             let surrogate = clip.surrogate(point.advantage.clamp(-most, most), log_ratio);
             loss.ratios.push(log_ratio.exp());
             loss.clipped += usize::from(surrogate.slope == 0.0 && point.advantage != 0.0);
             if self.is_guard() {
                 let balance = match self.keys.guard_grad_balance {
-                    GuardGradBalance::InverseDt => 1.0 / self.lengths[point.step],
+                    GuardGradBalance::InverseDt => 1.0 / self.steps.length(point.step),
                     GuardGradBalance::None => 1.0,
                 };
                 // Towards where the noise went from the old mean: free of the trained policy.
@@ -245,7 +222,7 @@ impl Algorithm for Grpo {
                 loss.coefficients[0].push(-slope);
                 loss.coefficients[1].push(slope);
             } else {
-                let kappa = self.log_prob(point.step).kappa;
+                let kappa = self.steps.log_prob(point.step).kappa;
                 loss.value += share * surrogate.value;
                 loss.coefficients[0].push(share * surrogate.slope * -2.0 * kappa * b);
             }

@@ -10,8 +10,10 @@ pub mod dpo;
 pub mod grpo;
 pub mod nft;
 pub mod ram;
+pub mod rsm;
 pub mod rsm_first_order;
 pub mod sft;
+pub mod steps;
 mod strata;
 mod surrogate;
 #[cfg(test)]
@@ -24,14 +26,15 @@ use std::ops::Range;
 use anyhow::{Result, bail, ensure};
 
 use self::advantage::{Advantages, group_centered};
-use crate::config::TrainConfig;
 use crate::config::method::MethodKeys;
 use crate::config::raw::Weights as Sampled;
+use crate::config::{Each, TrainConfig};
 use crate::device::Tensor;
 use crate::device::philox::{Key, Purpose};
 use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::products::{self, Products, Weights};
 use crate::ops::{combine, copy};
+use crate::rollout::branch::Fork;
 use crate::rollout::schedule::Schedule;
 
 pub use awm::Awm;
@@ -41,6 +44,7 @@ pub use dpo::Dpo;
 pub use grpo::Grpo;
 pub use nft::Nft;
 pub use ram::Ram;
+pub use rsm::Rsm;
 pub use rsm_first_order::RsmFirstOrder;
 pub use sft::Sft;
 
@@ -63,13 +67,24 @@ pub struct Point {
     pub gradient_scale: f64,
     /// The loss looks at points of the same number together: those of a pair or a group at one time. None: at this one alone.
     pub together: Option<usize>,
+    /// What the terms of its loss are times, for methods where that depends on the other points of an optimiser step.
+    pub share: Share,
+}
+
+/// What the terms of a point's loss are times.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Share {
+    /// What makes good images likelier.
+    pub policy: f64,
+    /// What holds the policy to the reference.
+    pub anchor: f64,
 }
 
 impl Point {
     /// A point whose noise is not drawn yet.
     pub fn new(image: usize, t: f32, advantage: f64) -> Self {
-        let noise = Key::new(0, Purpose::ForwardNoise);
-        Self { image, t, noise, advantage, step: 0, log_prob_old: None, gradient_scale: 1.0, together: None }
+        let (noise, share) = (Key::new(0, Purpose::ForwardNoise), Share::default());
+        Self { image, t, noise, advantage, step: 0, log_prob_old: None, gradient_scale: 1.0, together: None, share }
     }
 }
 
@@ -94,6 +109,8 @@ pub enum Operand {
     MeanOld,
     /// The gradient of the reward to the latent at the end of the rollout.
     RewardGradient,
+    /// The velocity of the policy that sampled, with guidance.
+    VelocityOld,
 }
 
 /// `Σ weight·operand`, added up in the order it is written in.
@@ -140,6 +157,8 @@ pub struct Needs {
     pub mean_old: bool,
     /// The gradients of the rewards to the clean latents, and the samples before every step of the rollout.
     pub reward_gradient: bool,
+    /// The velocities of the rollout's steps, and their noise in the place of the samples after.
+    pub velocity_old: bool,
 }
 
 /// The loss of some points and its gradient: `dL/dv = (1/D)·Σ_k coefficients[k]·difference_k` for each.
@@ -206,6 +225,8 @@ pub struct Scored<'a> {
     pub log_probs: &'a [f64],
     /// The length of each image's gradient of the reward, for methods that follow it.
     pub gradient_norms: &'a [f64],
+    /// Where each image left its trunk, if images are forks; the recorded step is that one alone.
+    pub forks: &'a [Fork],
 }
 
 /// A training method.
@@ -244,6 +265,16 @@ pub trait Algorithm: Send + Sync {
         images
     }
 
+    /// How many forks each step of a sample has, if images are those; else none.
+    fn forks(&self) -> &[usize] {
+        &[]
+    }
+
+    /// What an epoch makes of a prompt with so many samples.
+    fn each(&self, samples: usize) -> Each {
+        Each { images: samples, points: self.chosen(samples) * self.points_per_image() }
+    }
+
     /// Whether its ratios are to the policy that sampled, and so 1 before the first optimiser step of an epoch.
     fn compares_with_rollout(&self) -> bool {
         true
@@ -260,13 +291,16 @@ pub trait Algorithm: Send + Sync {
         None
     }
 
+    /// Sets what the points of an optimiser step say of one another: [`Point::share`].
+    fn weigh(&self, _points: &mut [Point]) {}
+
     /// The guidance of the velocities that it compares.
     fn guidance(&self) -> Option<Guidance> {
         None
     }
 
-    /// How far a ratio can be from 1 before it is clipped, of methods that clip.
-    fn clip_range(&self) -> Option<f64> {
+    /// How far a ratio can be from 1 before it is clipped, of methods that clip, and the keys that say so.
+    fn clip_range(&self) -> Option<(f64, &'static str)> {
         None
     }
 
@@ -296,6 +330,7 @@ pub fn build(config: &TrainConfig, schedule: &Schedule, tokens: usize) -> Result
         MethodKeys::Awm(keys) => Box::new(Awm::new(&keys, schedule, steps, tokens)?),
         MethodKeys::Grpo(keys) => Box::new(Grpo::new(&keys, config, schedule, tokens)?),
         MethodKeys::Nft(keys) => Box::new(Nft::new(&keys, schedule, steps, tokens)?),
+        MethodKeys::Rsm(keys) => Box::new(Rsm::new(&keys, config, schedule, tokens)?),
         MethodKeys::RsmFirstOrder(keys) => Box::new(RsmFirstOrder::new(&keys, config, schedule, tokens)?),
         MethodKeys::Sft(keys) => Box::new(Sft::new(&keys, config.algorithm, schedule, steps, tokens)?),
         MethodKeys::Dpo(keys) => Box::new(Dpo::new(&keys, config.algorithm, schedule, steps, tokens)?),
@@ -324,9 +359,11 @@ pub fn check_rollout(algorithm: &dyn Algorithm, weights: Sampled) -> Result<()> 
 /// # Errors
 /// Says both numbers.
 pub fn check_ratio_noise(algorithm: &dyn Algorithm, noise: f64) -> Result<()> {
-    let Some(range) = algorithm.clip_range().filter(|range| noise >= *range) else { return Ok(()) };
+    let Some((range, keys)) = algorithm.clip_range().filter(|(range, _)| noise > 0.0 && noise >= *range) else {
+        return Ok(());
+    };
     bail!(
-        "{0}.clip_low and clip_high: ratios are clipped at {range:e} from 1, and those of a policy that has not changed yet are already \
+        "{}.{keys}: ratios are clipped at {range:e} from 1, and those of a policy that has not changed yet are already \
          {noise:.1e} from it, which is what rollout and training differ by; expected a range above that, or \
          train.compute = \"f32\"",
         algorithm.name()

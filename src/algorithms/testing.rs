@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::steps::Steps;
 use super::{Algorithm, Loss, Operand, Point, Scored, compare, gradient};
 use crate::device::philox::Key;
 use crate::device::{Device, Tensor};
@@ -89,7 +90,82 @@ pub fn bank(slots: &[Slot]) -> AdapterBank {
 /// The points of an epoch of images with these `advantages` in these `groups`.
 pub fn epoch(algorithm: &dyn Algorithm, advantages: &[f64], groups: &[usize]) -> Vec<Vec<Point>> {
     let key = |purpose, image: usize, draw| Key { prompt: image as u32, step: draw, ..Key::new(1, purpose) };
-    algorithm.updates(&Scored { advantages, groups, key: &key, steps: 0..0, log_probs: &[], gradient_norms: &[] })
+    algorithm.updates(&Scored {
+        advantages,
+        groups,
+        key: &key,
+        steps: 0..0,
+        log_probs: &[],
+        gradient_norms: &[],
+        forks: &[],
+    })
+}
+
+/// The specification's steps of a rollout: the trained policy near the one that sampled, `θ ← old + 0.05·θ`.
+pub struct Close {
+    pub x: Tensor,
+    pub next: Tensor,
+    pub noise: Tensor,
+    pub theta: Tensor,
+    pub reference: Tensor,
+    pub old: Tensor,
+    pub mean_old: Tensor,
+    pub points: Vec<Point>,
+}
+
+impl Close {
+    const STEPS: [usize; 4] = [0, 3, 5, 8];
+
+    /// At `steps` of ten.
+    pub fn of(steps: &Steps) -> Self {
+        let number = |k: usize| -> Vec<f64> { golden(k as f64) };
+        let [noise, theta, reference, old, x] = [1, 2, 3, 4, 5].map(number);
+        let tensor = |f: &dyn Fn(usize) -> f64| {
+            let values: Vec<f32> = (0..32).map(|i| f(i) as f32).collect();
+            Tensor::from_slice(&Device::Cpu, &values, &[4, 8])
+        };
+        let at = |i: usize| steps.at(Self::STEPS[i / 8]);
+        let mean = |i: usize| at(i).a * x[i] + at(i).b * old[i];
+        let mut points = points(&[0.0; 4], &[1.0, -2.0, 0.0, 7.0]);
+        for (i, (point, less)) in points.iter_mut().zip([-0.1, 0.01, 0.0, 0.1]).enumerate() {
+            point.step = Self::STEPS[i];
+            let row = i * 8..(i + 1) * 8;
+            let square = row.map(|j| (at(j).s * noise[j]).powi(2)).sum::<f64>() / 8.0;
+            point.log_prob_old = Some(steps.log_prob(point.step).of(square) + less);
+        }
+        Self {
+            x: tensor(&|i| x[i]),
+            next: tensor(&|i| mean(i) + at(i).s * noise[i]),
+            noise: tensor(&|i| noise[i]),
+            theta: tensor(&|i| old[i] + 0.05 * theta[i]),
+            reference: tensor(&|i| reference[i]),
+            old: tensor(&|i| old[i]),
+            mean_old: tensor(&mean),
+            points,
+        }
+    }
+
+    /// The tensor of an operand.
+    pub fn operand(&self, operand: Operand) -> &Tensor {
+        match operand {
+            Operand::X => &self.x,
+            Operand::Next => &self.next,
+            Operand::Noise => &self.noise,
+            Operand::Theta => &self.theta,
+            Operand::Reference => &self.reference,
+            Operand::VelocityOld => &self.old,
+            Operand::MeanOld => &self.mean_old,
+            _ => unreachable!("of methods that are trained on clean latents"),
+        }
+    }
+
+    /// Loss and gradient of all points.
+    pub fn evaluate(&self, algorithm: &dyn Algorithm) -> (f64, Tensor) {
+        let mut points = self.points.clone();
+        algorithm.weigh(&mut points);
+        let (loss, dv) = evaluate(algorithm, &points, |operand| self.operand(operand), 4);
+        (loss.value, dv)
+    }
 }
 
 /// The numbers of the specification's tensor `k`: 4 rows of 8.

@@ -14,7 +14,7 @@ use engine::models::source::Model;
 use engine::models::text::PromptEmbeds;
 use engine::ops::copy;
 use engine::rollout::schedule::Schedule;
-use engine::train::update::{Batch, Inputs, Policies, accumulate};
+use engine::train::points::{Batch, Inputs, Policies, accumulate};
 
 use super::DeviceArg;
 
@@ -23,7 +23,9 @@ use super::DeviceArg;
 /// Reads advantage [N]; prompt_embeds [N,L,D]; pooled_prompt_embeds [N,P]; and the adapter lora.<module>.lora_A.weight,
 /// lora.<module>.lora_B.weight with modules named as in diffusers. flow_grpo, flow_grpo_fast, cps and grpo_guard besides: x, x_next
 /// [N,C,h,w], the samples before and after a step of the rollout; step, its number, and log_prob_old [N]; grpo_guard mean_old
-/// [N,C,h,w]. rsm_first_order, which reads no advantage, besides: x [N,C,h,w], a sample of the rollout at time t [N]; reward_grad
+/// [N,C,h,w]. rsm besides: x, step; with rsm.loss = "matching" velocity_old, noise [N,C,h,w], the velocity that the step was taken
+/// along (with guidance) and its noise; with "ppo" x_next, log_prob_old, and for reweight = "guard" mean_old; its rows at steps
+/// without forks are anchors. rsm_first_order, which reads no advantage, besides: x [N,C,h,w], a sample of the rollout at time t [N]; reward_grad
 /// [N,C,h,w], the gradient of the reward to the latent at its end, which is not clipped here. The others besides: x0, noise
 /// [N,C,h,w]; t [N]. ram, awm, nft, dgpo and crd: the lagged adapter lora_old.<module>...; dpo and online_dpo the reference
 /// lora_ref.<module>...; awm, if it is not on policy, log_prob_old [N], and with sum_first image [N]. What advantage is: 1 or 0 for
@@ -85,7 +87,9 @@ fn step(args: &Args, device: &Device) -> Result<()> {
     let optional = |name: &str| file.entry(name).map(|_| numbers(name)).transpose();
     let algorithm = algorithms::build(&config, &schedule, sizes.tokens(x.dim(2), x.dim(3)))?;
     let needs = algorithm.needs();
-    let inputs = if is_stepped {
+    let inputs = if needs.velocity_old {
+        Inputs::Matched { velocity_old: tensor_of("velocity_old", &shape)?, noise: tensor_of("noise", &shape)?, x }
+    } else if is_stepped {
         let mean_old = needs.mean_old.then(|| tensor_of("mean_old", &shape)).transpose()?;
         Inputs::Stepped { next: tensor_of("x_next", &shape)?, mean_old, x }
     } else if follows_gradients {
@@ -94,7 +98,8 @@ fn step(args: &Args, device: &Device) -> Result<()> {
         Inputs::Noised { noise: tensor_of("noise", &shape)?, x0: x }
     };
     let advantage = if follows_gradients { vec![0.0; n] } else { numbers("advantage")? };
-    let log_prob_old = if is_stepped { Some(numbers("log_prob_old")?) } else { optional("log_prob_old")? };
+    let is_compared = matches!(inputs, Inputs::Stepped { .. });
+    let log_prob_old = if is_compared { Some(numbers("log_prob_old")?) } else { optional("log_prob_old")? };
     let (t, steps) = if is_stepped {
         (Vec::new(), whole("step", &numbers("step")?, config.rollout.num_inference_steps)?)
     } else {
@@ -152,7 +157,8 @@ fn step(args: &Args, device: &Device) -> Result<()> {
         together: together.as_ref().map(|of| of[i]),
         ..Point::new(i, t.get(i).copied().unwrap_or_else(|| sigmas[steps[i]]), f64::from(advantage[i]))
     };
-    let points: Vec<Point> = (0..n).map(point).collect();
+    let mut points: Vec<Point> = (0..n).map(point).collect();
+    algorithm.weigh(&mut points);
     let mut grads = Tensor::zeros(device, &[layout.len()]);
     let batch = Batch { points: &points, inputs, prompts, negative, probe: None };
     let done = accumulate(policies, &*algorithm, &batch, None, n, &mut grads);

@@ -19,7 +19,7 @@ use crate::io::{nearest, short};
 use crate::rewards::Options;
 pub use place::Place;
 pub use raw::TrainConfig;
-pub use resolved::{Job, Resolved};
+pub use resolved::{Each, Job, Resolved};
 
 /// Reads the config that `named` names and applies overrides of the form `key.path=value`.
 ///

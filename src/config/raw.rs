@@ -8,7 +8,8 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::method::{
-    AwmKeys, CrdKeys, DgpoKeys, DpoKeys, GrpoKeys, Method, MethodKeys, NftKeys, RamKeys, RsmFirstOrderKeys, SftKeys,
+    AwmKeys, CrdKeys, DgpoKeys, DpoKeys, GrpoKeys, Method, MethodKeys, NftKeys, RamKeys, RsmFirstOrderKeys, RsmKeys,
+    SftKeys,
 };
 use super::optimizer::Optimizer;
 use super::reward::{RewardKeys, RewardModel};
@@ -72,6 +73,9 @@ pub struct TrainConfig {
     /// GRPO-Guard, if that is the algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grpo_guard: Option<GrpoKeys>,
+    /// Reward Score Matching, if that is the algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rsm: Option<RsmKeys>,
     /// First-order residual score matching, if that is the algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rsm_first_order: Option<RsmFirstOrderKeys>,
@@ -141,6 +145,7 @@ impl TrainConfig {
             flow_grpo_fast: None,
             cps: None,
             grpo_guard: None,
+            rsm: None,
             rsm_first_order: None,
             sft: None,
             online_sft: None,
@@ -188,6 +193,7 @@ impl TrainConfig {
             Method::Ram => self.ram.clone().map(MethodKeys::Ram),
             Method::Awm => self.awm.clone().map(MethodKeys::Awm),
             Method::Nft => self.nft.clone().map(MethodKeys::Nft),
+            Method::Rsm => self.rsm.clone().map(MethodKeys::Rsm),
             Method::FlowGrpo => self.flow_grpo.clone().map(MethodKeys::Grpo),
             Method::FlowGrpoFast => self.flow_grpo_fast.clone().map(MethodKeys::Grpo),
             Method::Cps => self.cps.clone().map(MethodKeys::Grpo),
@@ -254,7 +260,8 @@ impl Prompts {
 pub struct Rollout {
     /// Different prompts per epoch.
     pub num_prompts_per_epoch: usize,
-    /// Images of each prompt; their mean reward is what an image is compared with.
+    /// Images of each prompt; their mean reward is what an image is compared with. Where images are forks (`rsm`), seeds of each
+    /// prompt: an image is compared with the other forks of its seed and step.
     pub num_images_per_prompt: usize,
     /// Steps.
     pub num_inference_steps: usize,

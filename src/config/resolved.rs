@@ -29,6 +29,8 @@ pub struct Resolved {
     pub resolution: usize,
     /// Height and width of a latent in its own pixels.
     pub latent: usize,
+    /// What an epoch makes of each of its prompts.
+    pub each: Each,
     /// Images per epoch.
     pub images: usize,
     /// Training points per epoch.
@@ -51,6 +53,15 @@ pub struct ModelSizes {
     pub max_tokens: usize,
     /// The model's own latent side.
     pub own_latent: usize,
+}
+
+/// What an epoch makes of each of its prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Each {
+    /// Images that are judged: more than it has seeds, if samples fork.
+    pub images: usize,
+    /// Training points.
+    pub points: usize,
 }
 
 impl ModelSizes {
@@ -76,7 +87,7 @@ impl Resolved {
         job: Job,
         sizes: ModelSizes,
         [train_prompts, eval_prompts]: [usize; 2],
-        points_per_prompt: usize,
+        each: Each,
     ) -> Result<Self> {
         raw.check()?;
         let r = &raw.rollout;
@@ -93,8 +104,7 @@ impl Resolved {
             raw.prompts.eval.display()
         );
         let resolution = sizes.resolution(&raw)?;
-        let images = prompts * r.num_images_per_prompt;
-        let points = prompts * points_per_prompt;
+        let (images, points) = (prompts * each.images, prompts * each.points);
         if job == Job::Train {
             divides("rollout.batch_size", r.batch_size, images, "images per epoch")?;
             r.sampler.check("rollout.noise_level", r.noise_level)?;
@@ -106,6 +116,7 @@ impl Resolved {
             job,
             resolution,
             latent: resolution / sizes.downscale,
+            each,
             images,
             points,
             eval_images: evaluated * raw.eval.num_images_per_prompt,
@@ -115,21 +126,18 @@ impl Resolved {
 
     /// The sizes that follow from the config, one line each.
     pub fn describe(&self) -> String {
-        let (r, t) = (&self.raw.rollout, &self.raw.train);
+        let (r, t, each) = (&self.raw.rollout, &self.raw.train, self.each);
+        let (prompts, seeds) = (r.num_prompts_per_epoch, r.num_images_per_prompt);
         let rows = [
             (
                 "images per epoch",
-                format!("{} prompts x {} = {}", r.num_prompts_per_epoch, r.num_images_per_prompt, self.images),
+                if each.images == seeds {
+                    format!("{prompts} prompts x {seeds} = {}", self.images)
+                } else {
+                    format!("{prompts} prompts x {seeds} seeds x {} forks = {}", each.images / seeds, self.images)
+                },
             ),
-            (
-                "training points per epoch",
-                format!(
-                    "{} prompts x {} = {}",
-                    r.num_prompts_per_epoch,
-                    self.points / r.num_prompts_per_epoch.max(1),
-                    self.points
-                ),
-            ),
+            ("training points per epoch", format!("{prompts} prompts x {} = {}", each.points, self.points)),
             (
                 "rollout",
                 format!(
@@ -179,9 +187,10 @@ impl TrainConfig {
         ensure!(warmup as usize <= MOST, "optimizer.warmup is {warmup}, expected at most {MOST}");
         check_steps("rollout.num_inference_steps", r.num_inference_steps)?;
         check_steps("eval.num_inference_steps", self.eval.num_inference_steps)?;
+        let method = self.method()?;
         let images_per_prompt = r.num_images_per_prompt;
         ensure!(
-            images_per_prompt >= 2 || self.algorithm.follows_gradients(),
+            images_per_prompt >= 2 || method.compares_within_seeds() || self.algorithm.follows_gradients(),
             "rollout.num_images_per_prompt is {images_per_prompt}, expected at least 2: an image is compared with the others of its prompt"
         );
         let sequence = self.prompts.max_sequence_length;
@@ -207,7 +216,7 @@ impl TrainConfig {
         ] {
             within(key, value, range)?;
         }
-        self.method()?.check(self.algorithm)?;
+        method.check(self.algorithm)?;
         ensure!(!self.rewards.is_empty(), "[rewards] is empty, expected at least one name = weight");
         ensure!(!self.lora.targets.is_empty(), "lora.targets is empty, expected at least one layer name");
         Ok(())
@@ -272,8 +281,9 @@ mod tests {
         );
         {
             let raw = super::super::parse("c", &text).unwrap();
-            let points = raw.ram.as_ref().expect("given above").num_noisings * raw.rollout.num_images_per_prompt;
-            Resolved::new(raw, Job::Train, SIZES, [100, 10], points)
+            let images = raw.rollout.num_images_per_prompt;
+            let points = raw.ram.as_ref().expect("given above").num_noisings * images;
+            Resolved::new(raw, Job::Train, SIZES, [100, 10], Each { images, points })
         }
     }
 

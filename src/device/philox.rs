@@ -22,6 +22,8 @@ pub enum Purpose {
     Window = 7,
     /// In which order an epoch's images are trained on.
     PointOrder = 8,
+    /// The noise with which an image leaves its trunk.
+    ForkNoise = 9,
 }
 
 /// The key of one stream: which run, which use, which draw.

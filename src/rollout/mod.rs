@@ -1,5 +1,6 @@
 //! From noise and prompts to latents: noise schedules, samplers, and the way through them.
 
+pub mod branch;
 pub mod pipeline;
 pub mod sample;
 pub mod sampler;

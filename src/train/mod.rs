@@ -9,7 +9,9 @@ pub mod guard;
 pub mod learning_rate;
 mod line;
 pub mod plan;
+pub mod points;
 mod prompts;
+mod recorded;
 pub mod rehearse;
 pub mod report;
 pub mod rollout;
@@ -19,6 +21,8 @@ pub mod setup;
 pub mod speed;
 pub mod state;
 pub mod update;
+
+use std::borrow::Cow;
 
 use anyhow::Result;
 
@@ -32,8 +36,8 @@ use crate::algorithms::advantage::{group_normalised_sum, group_spread, numbered}
 use crate::config::raw::Aggregation;
 use crate::data::Prompt;
 use crate::data::sampler::{Sample, groups};
-use crate::device::philox::Purpose;
 use crate::models::lora::{AdapterBank, Slot};
+use crate::rollout::branch::forks;
 use crate::telemetry::{Clock, range};
 
 /// Random numbers of epoch `e` are keyed by `e + 1`; 0 is for evaluation, whose images are the same at every epoch.
@@ -54,18 +58,17 @@ impl Setup {
         let _range = range(format_args!("epoch {epoch}"));
         let mut clock = Clock::start();
         self.prompts.next_round();
-        let key = |samples: &[Sample], purpose: Purpose, image: usize, draw: u32| {
-            samples[image].key(raw.seed, purpose, epoch + 1, draw)
-        };
 
         // Images of this epoch's prompts by the policy that samples, and what they are worth.
         let (prompts, repeats) = (raw.rollout.num_prompts_per_epoch, raw.rollout.num_images_per_prompt);
         let samples = groups(self.train.prompts.len(), prompts, repeats, raw.seed, epoch);
-        let of_image: Vec<Prompt> = samples.iter().map(|s| self.train.prompts[s.prompt].clone()).collect();
+        let of_sample: Vec<Prompt> = samples.iter().map(|s| self.train.prompts[s.prompt].clone()).collect();
+        let forks = forks(self.algorithm.forks(), samples.len());
         let order = Order {
             adapter: Some((&state.bank, self.algorithm.rollout(state.moments.steps))),
             samples: &samples,
-            prompts: &of_image,
+            prompts: &of_sample,
+            forks: &forks,
             epoch: epoch + 1,
             job: Job {
                 steps: raw.rollout.num_inference_steps,
@@ -78,38 +81,45 @@ impl Setup {
         };
         let rollout = self.rollout(&order, &mut clock, interrupt)?;
 
-        // Prompts that a set holds twice are one group. Of a group that was not judged as a whole, nothing is learnt.
-        let texts: Vec<&str> = of_image.iter().map(|p| p.text.as_str()).collect();
-        let judged = absent::judged(&rollout.scores.missing, &texts)?;
+        // Prompts that a set holds twice are one group; forks of a sample are one for each step. Of a group that was not judged
+        // as a whole, nothing is learnt.
+        let group: Vec<Cow<str>> = match &forks[..] {
+            [] => of_sample.iter().map(|p| p.text.as_str().into()).collect(),
+            forks => forks.iter().map(|fork| fork.group().into()).collect(),
+        };
+        let group: Vec<&str> = group.iter().map(AsRef::as_ref).collect();
+        let judged = absent::judged(&rollout.scores.missing, &group)?;
         let why = rollout.scores.missing.values().next().cloned();
         let rollout = if judged.skipped > 0 { rollout.of(&judged.images) } else { rollout };
-        let samples: Vec<Sample> = judged.images.iter().map(|i| samples[*i]).collect();
-        let texts: Vec<&str> = judged.images.iter().map(|i| texts[*i]).collect();
+        let group: Vec<&str> = judged.images.iter().map(|i| group[*i]).collect();
+        let images: Vec<usize> = judged.images.iter().map(|i| order.sample(*i)).collect();
+        let texts: Vec<&str> = images.iter().map(|i| of_sample[*i].text.as_str()).collect();
 
         // How much better an image is than the others of its prompt.
         let rewards = match raw.reward_aggregation {
             Aggregation::Sum => rollout.scores.weighted.clone(),
-            Aggregation::Gdpo => group_normalised_sum(&self.rewards.weighed(&rollout.scores), &texts),
+            Aggregation::Gdpo => group_normalised_sum(&self.rewards.weighed(&rollout.scores), &group),
         };
         // Nothing is judged in a plan; in a run every image may be worth training on.
         let rewards = if self.device.is_plan() { different(rewards.len()) } else { rewards };
-        let advantages = self.algorithm.advantages(&rewards, &texts);
+        let advantages = self.algorithm.advantages(&rewards, &group);
         let recorded = rollout.recorded.as_ref();
         let scored = Scored {
             advantages: &advantages.values,
-            groups: &numbered(&texts),
-            key: &|purpose, image, draw| key(&samples, purpose, image, draw),
+            groups: &numbered(&group),
+            key: &|purpose, image, draw| samples[images[image]].key(raw.seed, purpose, epoch + 1, draw),
             steps: recorded.map_or(0..0, |r| r.steps.clone()),
             log_probs: recorded.map_or(&[], |r| &r.log_probs),
+            forks: recorded.map_or(&[], |r| &r.forks),
             gradient_norms: &rollout.gradient_norms(),
         };
 
         // The points of each optimiser step; loss, gradient, step.
         self.device.phase("update");
         let mut report = EpochReport::new(rollout.scores.clone(), advantages.clone());
-        let sampled = order.samples.len() as f64;
+        let sampled = order.count() as f64;
         report.reward_ms = rollout.reward_seconds.iter().map(|(name, s)| (*name, 1e3 * s / sampled)).collect();
-        report.group_spread = group_spread(&rewards, &texts);
+        report.group_spread = group_spread(&rewards, &group);
         report.skipped_groups = why.map(|why| (judged.skipped, why));
         let updates = self.algorithm.updates(&scored);
         assert_eq!(updates.len(), self.algorithm.updates_per_epoch());
@@ -141,6 +151,7 @@ impl Setup {
             adapter,
             samples: &samples,
             prompts: &of_image,
+            forks: &[],
             epoch: EVAL_EPOCH,
             job: Job {
                 steps: eval.num_inference_steps,

@@ -39,14 +39,13 @@ pub struct Stage {
 /// As [`check`].
 pub fn shortened(whole: &Resolved) -> Result<Planned> {
     let mut short = whole.raw.clone();
-    let images = |groups: usize| groups * short.rollout.num_images_per_prompt;
-    let points_per_prompt = whole.points / short.rollout.num_prompts_per_epoch;
+    let each = short.rollout.num_prompts_per_epoch;
     let fills = |groups: &usize| {
-        images(*groups).is_multiple_of(short.rollout.batch_size)
-            && (groups * points_per_prompt).is_multiple_of(short.train.batch_size)
+        (groups * whole.images / each).is_multiple_of(short.rollout.batch_size)
+            && (groups * whole.points / each).is_multiple_of(short.train.batch_size)
     };
-    let groups = (1..short.rollout.num_prompts_per_epoch).find(fills);
-    short.rollout.num_prompts_per_epoch = groups.unwrap_or(short.rollout.num_prompts_per_epoch);
+    let groups = (1..each).find(fills);
+    short.rollout.num_prompts_per_epoch = groups.unwrap_or(each);
     (short.num_epochs, short.eval.num_prompts) = (1, 1);
     short.optimizer.warmup = 0;
     short.stop = Stop::default();

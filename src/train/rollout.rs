@@ -6,6 +6,7 @@ use std::ops::Range;
 use anyhow::Result;
 
 use super::guard::Interrupt;
+use super::recorded::Recorded;
 use super::setup::Setup;
 use crate::algorithms::Window;
 use crate::data::Prompt;
@@ -15,9 +16,9 @@ use crate::device::philox::{Key, Purpose};
 use crate::io::image::RgbImage;
 use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::products::{self, Weights};
-use crate::ops::step::{self, Row};
 use crate::ops::{copy, noise};
 use crate::rewards::{Images, Scores, Scoring};
+use crate::rollout::branch::{Fork, stages};
 use crate::rollout::sample::{self, Path, Policy, Visit};
 use crate::rollout::sampler::{self, Euler, Sampler, Step};
 use crate::telemetry::{Clock, Progress, range};
@@ -42,10 +43,12 @@ pub struct Job {
 pub struct Order<'a> {
     /// The policy's adapter; `None` is the base.
     pub adapter: Option<(&'a AdapterBank, Slot)>,
-    /// One per image.
+    /// The samples: one per image, unless images are forks of them.
     pub samples: &'a [Sample],
-    /// Each image's prompt.
+    /// Each sample's prompt.
     pub prompts: &'a [Prompt],
+    /// The images, if they are forks of samples, by step.
+    pub forks: &'a [Fork],
     /// Part of the key of the noise.
     pub epoch: u32,
     /// How.
@@ -54,6 +57,23 @@ pub struct Order<'a> {
     pub keep_pictures: bool,
     /// The steps that add noise and are recorded, for methods that are trained on them.
     pub window: Option<Window>,
+}
+
+impl<'a> Order<'a> {
+    /// How many images there are.
+    pub(super) fn count(&self) -> usize {
+        if self.forks.is_empty() { self.samples.len() } else { self.forks.len() }
+    }
+
+    /// The number of the sample that `image` is or leaves.
+    pub(super) fn sample(&self, image: usize) -> usize {
+        self.forks.get(image).map_or(image, |fork| fork.trunk)
+    }
+
+    /// The prompt of `image`.
+    fn prompt(&self, image: usize) -> &'a Prompt {
+        &self.prompts[self.sample(image)]
+    }
 }
 
 /// One velocity that the policy had on its way, to be compared with what training makes of the same point.
@@ -70,73 +90,10 @@ pub struct Probe {
     pub velocity: Tensor,
 }
 
-/// Steps of a rollout as they were taken: of each recorded step all images, one step after the other.
-pub struct Recorded {
-    /// Which steps.
-    pub steps: Range<usize>,
-    /// The samples before, `[steps·images, channels, h, w]`.
-    pub x: Tensor,
-    /// The samples after.
-    pub next: Tensor,
-    /// The steps' means, where they are wanted.
-    pub mean: Option<Tensor>,
-    /// How probable the samples after were.
-    pub log_probs: Vec<f64>,
-}
-
-impl Recorded {
-    fn new(steps: Range<usize>, wants_mean: bool, like: &Tensor) -> Self {
-        let rows = steps.len() * like.dim(0);
-        let blank = || Tensor::scratch(&like.device(), &[&[rows], &like.shape()[1..]].concat());
-        let mean = wants_mean.then(blank);
-        Self { x: blank(), next: blank(), mean, log_probs: vec![0.0; rows], steps }
-    }
-
-    /// Takes in a step of the images from `first` on.
-    fn take(&mut self, visit: &Visit, step: &Step, first: usize) {
-        if !self.steps.contains(&visit.step) {
-            return;
-        }
-        let row = self.row(visit.step, first);
-        copy::rows_into(&mut self.x, row, visit.x);
-        copy::rows_into(&mut self.next, row, visit.next);
-        if let Some(mean) = &mut self.mean {
-            copy::rows_into(mean, row, &step::forward(visit.inputs, Row { s: 0.0, ..step.row() }));
-        }
-        if step.log_prob.is_some() {
-            let log_probs = sample::log_probs(visit.x, &visit.guided(), visit.next, step);
-            self.log_probs[row..row + log_probs.len()].copy_from_slice(&log_probs);
-        }
-    }
-
-    /// The same of some of the images.
-    fn of(self, images: &[usize]) -> Self {
-        let rows: Vec<usize> = self
-            .steps
-            .clone()
-            .flat_map(|step| images.iter().map(move |i| (step, *i)))
-            .map(|(s, i)| self.row(s, i))
-            .collect();
-        let cut = |t: &Tensor| copy::gather(t, &rows);
-        Self {
-            x: cut(&self.x),
-            next: cut(&self.next),
-            mean: self.mean.as_ref().map(cut),
-            log_probs: rows.iter().map(|row| self.log_probs[*row]).collect(),
-            steps: self.steps,
-        }
-    }
-
-    /// The row of `image` at `step`.
-    pub fn row(&self, step: usize, image: usize) -> usize {
-        (step - self.steps.start) * (self.x.dim(0) / self.steps.len()) + image
-    }
-}
-
 /// What was sampled.
 pub struct Rollout {
-    /// Clean latents, `[images, channels, h, w]`.
-    pub x0: Tensor,
+    /// Clean latents, `[images, channels, h, w]`, unless steps are trained on.
+    pub x0: Option<Tensor>,
     /// What the images are worth.
     pub scores: Scores,
     /// Seconds that each reward took for it.
@@ -154,7 +111,8 @@ pub struct Rollout {
 impl Rollout {
     /// Of `images` alone, in that order, without pictures.
     pub fn of(self, images: &[usize]) -> Self {
-        let (x0, scores) = (copy::gather(&self.x0, images), self.scores.of(images));
+        let x0 = self.x0.as_ref().map(|x0| copy::gather(x0, images));
+        let scores = self.scores.of(images);
         let recorded = self.recorded.map(|recorded| recorded.of(images));
         let reward_gradient = self.reward_gradient.as_ref().map(|gradient| copy::gather(gradient, images));
         Self { x0, scores, pictures: Vec::new(), recorded, reward_gradient, ..self }
@@ -186,27 +144,42 @@ impl Setup {
     pub fn rollout(&mut self, order: &Order, clock: &mut Clock, interrupt: &Interrupt) -> Result<Rollout> {
         let Self { config, device, pipeline, sampling, prompts, rewards, sampler, algorithm, .. } = self;
         let network = sampling.as_deref().filter(|_| order.job.trains).unwrap_or(&*pipeline.network);
-        let (sizes, count, side) = (pipeline.network.sizes(), order.samples.len(), config.latent);
-        let mut x0 = Tensor::scratch(device, &[count, sizes.channels, side, side]);
+        let (sizes, count, side) = (pipeline.network.sizes(), order.count(), config.latent);
+        let shape = [sizes.channels, side, side];
+        let latents = |n: usize| [&[n], &shape[..]].concat();
+        let mut x0 = order.window.is_none().then(|| Tensor::scratch(device, &latents(count)));
         let sampler: &dyn Sampler = if order.job.trains { &**sampler } else { &Euler };
         let sigmas = pipeline.schedule.sigmas(order.job.steps, sizes.tokens(side, side))?;
+        let noisy = sampler.steps(&sigmas);
         let steps = match &order.window {
             Some(window) => sampler::windowed(sampler, &sigmas, &window.noisy),
-            None => sampler.steps(&sigmas),
+            None => noisy.clone(),
         };
-        let wants_mean = algorithm.needs().mean_old;
-        let mut recorded = order.window.clone().map(|window| Recorded::new(window.trained, wants_mean, &x0));
+        let (samples, needs) = (order.samples.len(), algorithm.needs());
+        let recorded = |window: Window| Recorded::new(device, window.trained, samples, shape, order.forks, needs);
+        let mut seen = Seen { recorded: order.window.clone().map(recorded), probe: None };
         let path = Path { steps: &steps, guidance: order.job.guidance, noise: &[] };
-        let batches: Vec<Range<usize>> = ranges(0..count, config.raw.rollout.batch_size);
-        let texts_of =
-            |batch: &Range<usize>| order.prompts[batch.clone()].iter().map(|p| p.text.as_str()).collect::<Vec<_>>();
+        let policy = Policy { network, schedule: &pipeline.schedule, adapter: order.adapter };
+        let whole: Vec<Range<usize>> = ranges(0..samples, config.raw.rollout.batch_size);
+        // Of each stage all batches go through the network as often.
+        let stages: Vec<Vec<Range<usize>>> = match order.forks {
+            [] => vec![whole.clone()],
+            forks => stages(forks).into_iter().map(|stage| ranges(stage, config.raw.rollout.batch_size)).collect(),
+        };
+        let texts_of = |batch: &Range<usize>| batch.clone().map(|i| order.prompt(i).text.as_str()).collect::<Vec<_>>();
+        let keys_of = |batch: &Range<usize>, purpose| -> Vec<Key> {
+            order.samples[batch.clone()].iter().map(|s| s.key(config.raw.seed, purpose, order.epoch, 0)).collect()
+        };
+        let start = |batch: &Range<usize>| {
+            noise::normal(device, &keys_of(batch, Purpose::InitialLatent), &latents(batch.len()))
+        };
 
         // All prompts first: then the encoders can go.
         device.phase("text encoders");
         let negative = {
             let _range = range("encode");
-            for batch in device.rehearse(&batches) {
-                prompts.prepare(&texts_of(batch))?;
+            for batch in device.rehearse(&whole) {
+                prompts.prepare(&order.prompts[batch.clone()].iter().map(|p| p.text.as_str()).collect::<Vec<_>>())?;
                 interrupt.check()?;
             }
             let negative = if path.is_guided() { Some(prompts.encode(&[""])?) } else { None };
@@ -215,32 +188,57 @@ impl Setup {
         };
         clock.lap("rollout");
 
-        let mut probe = None;
+        if !order.forks.is_empty() {
+            // The trunks, as far as something leaves them.
+            device.phase(order.job.what);
+            let _range = range("trunks");
+            let end = order.window.as_ref().map_or(0, |window| window.trained.end);
+            let path = Path { steps: &steps[..end], ..path };
+            for batch in device.rehearse(&whole) {
+                let texts: Vec<&str> = order.prompts[batch.clone()].iter().map(|p| p.text.as_str()).collect();
+                let embeds = prompts.encode(&texts)?;
+                let on_step = |visit: Visit| {
+                    device.lasting(|| seen.step(&visit, &noisy, policy, path, &texts, batch.start));
+                    interrupt.check()
+                };
+                sample::sample(policy, path, start(batch), &embeds, negative.as_ref(), on_step)?;
+                device.check()?;
+            }
+            clock.lap("rollout");
+        }
+
         let mut sample = |batch: &Range<usize>| -> Result<(Sampled, Clock)> {
             let (mut clock, texts) = (Clock::start(), texts_of(batch));
             device.phase(order.job.what);
             let _range = range(order.job.what);
             let embeds = prompts.encode(&texts)?;
-            let draw = |s: &Sample| s.key(config.raw.seed, Purpose::InitialLatent, order.epoch, 0);
-            let keys: Vec<Key> = order.samples[batch.clone()].iter().map(draw).collect();
-            let draws = |s: &Sample| s.key(config.raw.seed, Purpose::SamplerNoise, order.epoch, 0);
-            let streams: Vec<Key> = order.samples[batch.clone()].iter().map(draws).collect();
-            let path = Path { noise: &streams, ..path };
-            let start = noise::normal(device, &keys, &[batch.len(), sizes.channels, side, side]);
-            let policy = Policy { network, schedule: &pipeline.schedule, adapter: order.adapter };
-            let on_step = |visit: Visit| {
-                if let Some(recorded) = &mut recorded {
-                    device.lasting(|| recorded.take(&visit, &steps[visit.step], batch.start));
+            let latents = match order.forks.get(batch.start) {
+                Some(fork) => {
+                    let draw = |fork: &Fork| {
+                        let sample = order.samples[fork.trunk];
+                        sample.key(config.raw.seed, Purpose::ForkNoise, order.epoch, fork.draw())
+                    };
+                    let keys: Vec<Key> = order.forks[batch.clone()].iter().map(draw).collect();
+                    let recorded = seen.recorded.as_mut().expect("forks are trained on");
+                    let next = device.region(|| recorded.fork(batch.clone(), &noisy[fork.step], &keys));
+                    let path = Path { steps: &steps[fork.step + 1..], ..path };
+                    sample::sample(policy, path, next, &embeds, negative.as_ref(), |_| interrupt.check())?
                 }
-                if probe.is_none() && visit.step == steps.len() / 2 {
-                    probe = Some(device.lasting(|| Probe::of(&visit, policy, &steps, &texts)));
+                None => {
+                    let streams = keys_of(batch, Purpose::SamplerNoise);
+                    let path = Path { noise: &streams, ..path };
+                    let on_step = |visit: Visit| {
+                        device.lasting(|| seen.step(&visit, &noisy, policy, path, &texts, batch.start));
+                        interrupt.check()
+                    };
+                    sample::sample(policy, path, start(batch), &embeds, negative.as_ref(), on_step)?
                 }
-                interrupt.check()
             };
-            let latents = sample::sample(policy, path, start, &embeds, negative.as_ref(), on_step)?;
             device.check()?;
             sample::check_finite(&latents, |i| texts[i])?;
-            copy::rows_into(&mut x0, batch.start, &latents);
+            if let Some(x0) = &mut x0 {
+                copy::rows_into(x0, batch.start, &latents);
+            }
             clock.lap("rollout");
             Ok((Sampled { images: batch.clone(), latents }, clock))
         };
@@ -260,7 +258,7 @@ impl Setup {
                 };
                 clock.lap("decode");
                 device.phase("reward");
-                let of_image: Vec<&Prompt> = order.prompts[part.clone()].iter().collect();
+                let of_image: Vec<&Prompt> = part.clone().map(|i| order.prompt(i)).collect();
                 let scored = {
                     let _range = range("rewards");
                     scoring.batch(&images, &of_image)
@@ -288,7 +286,7 @@ impl Setup {
         // A batch is decoded and scored beside the sampling of the next.
         let progress = Progress::new(order.job.what, count as u64);
         let mut waiting: Option<Sampled> = None;
-        for batch in device.rehearse(&batches).map(Some).chain([None]) {
+        for batch in stages.iter().flat_map(|batches| device.rehearse(batches)).map(Some).chain([None]) {
             let sampled = waiting.take();
             let images = sampled.as_ref().map_or(0, |s| s.images.len());
             let (scored, next) =
@@ -302,6 +300,7 @@ impl Setup {
         }
         progress.finish();
         let reward_seconds = scoring.seconds();
+        let Seen { recorded, probe } = seen;
         Ok(Rollout { x0, scores: scoring.finish(count), reward_seconds, pictures, probe, recorded, reward_gradient })
     }
 }
@@ -312,9 +311,28 @@ struct Sampled {
     latents: Tensor,
 }
 
+/// What is kept of the way.
+struct Seen {
+    recorded: Option<Recorded>,
+    probe: Option<Probe>,
+}
+
+impl Seen {
+    /// Takes in a step along `path` of the samples from `first` on, which have the prompts `texts`; `noisy` are the steps as they
+    /// are where they add noise.
+    fn step(&mut self, visit: &Visit, noisy: &[Step], policy: Policy, path: Path, texts: &[&str], first: usize) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.take(visit, &noisy[visit.step], first);
+        }
+        if self.probe.is_none() && visit.step == path.steps.len() / 2 {
+            self.probe = Some(Probe::of(visit, policy, path.steps, texts));
+        }
+    }
+}
+
 impl Probe {
     /// The last sample of a batch at one of its steps.
-    fn of(visit: &Visit, policy: Policy, steps: &[crate::rollout::sampler::Step], texts: &[&str]) -> Self {
+    fn of(visit: &Visit, policy: Policy, steps: &[Step], texts: &[&str]) -> Self {
         let last = visit.x.dim(0) - 1;
         let row = |t: &Tensor| copy::owned(&t.slice(last..last + 1));
         Self {

@@ -143,15 +143,9 @@ pub fn check(mut raw: TrainConfig, job: Job) -> Result<Planned> {
     }
     let algorithm = algorithms::build(&raw, &schedule, tokens)?;
     algorithms::check_rollout(&*algorithm, raw.rollout.weights)?;
-    let points_per_prompt = algorithm.chosen(raw.rollout.num_images_per_prompt) * algorithm.points_per_image();
+    let each = algorithm.each(raw.rollout.num_images_per_prompt);
     let counts = [train.prompts.len(), eval.prompts.len()];
-    Ok(Planned {
-        config: Resolved::new(raw, job, sizes_of, counts, points_per_prompt)?,
-        encoders_leave: false,
-        model,
-        train,
-        eval,
-    })
+    Ok(Planned { config: Resolved::new(raw, job, sizes_of, counts, each)?, encoders_leave: false, model, train, eval })
 }
 
 /// A config for evaluation alone: `trained`'s settings where there is one, the defaults otherwise.

@@ -18,6 +18,8 @@ mod methods;
 mod report;
 mod resume;
 mod rewards;
+#[cfg(unix)]
+mod rsm;
 mod scaling;
 mod speed;
 mod step;

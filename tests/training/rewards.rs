@@ -15,13 +15,17 @@ use crate::http::stub::{Reply, Request, Stub, nobody, ok, status};
 
 /// A config with a reward of the server at `url`; `keys` are more of it.
 fn config(folder: &Path, url: &str, keys: &str) -> PathBuf {
-    let path = write_config(folder, "");
-    let text = std::fs::read_to_string(&path).unwrap();
+    with_server(&write_config(folder, ""), url, keys)
+}
+
+/// The config at `path` with that reward.
+pub fn with_server(path: &Path, url: &str, keys: &str) -> PathBuf {
+    let text = std::fs::read_to_string(path).unwrap();
     let reward = format!("rewards = {{ http = {{ url = '{url}', retries = 0, timeout = 20, {keys} }} }}");
     let with = text.replace("rewards = { jpeg_compressibility = 1.0 }", &reward);
     assert_ne!(with, text);
-    std::fs::write(&path, with).unwrap();
-    path
+    std::fs::write(path, with).unwrap();
+    path.to_path_buf()
 }
 
 /// Scores that depend on the pictures alone.
@@ -33,7 +37,7 @@ fn scores(request: &Request) -> Vec<f64> {
 
 /// Gives scores, but does as `what` says when asked for those of request `bad`, counted from 1. An evaluation asks twice, for three
 /// pictures and for one; an epoch twice, for three of a prompt each.
-fn failing_at(bad: &'static [usize], what: impl Fn() -> Reply + Send + Sync + 'static) -> Stub {
+pub fn failing_at(bad: &'static [usize], what: impl Fn() -> Reply + Send + Sync + 'static) -> Stub {
     let asked = AtomicUsize::new(0);
     Stub::new(move |request| {
         if request.method == "GET" {
@@ -45,7 +49,7 @@ fn failing_at(bad: &'static [usize], what: impl Fn() -> Reply + Send + Sync + 's
 }
 
 /// The log's lines about epochs.
-fn epochs(run: &Path) -> Vec<Value> {
+pub fn epochs(run: &Path) -> Vec<Value> {
     let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     lines.filter(|line| line.get("loss").is_some()).collect()

@@ -105,7 +105,7 @@ fn check_method(case: &str, device: &str) {
 
 #[test]
 fn every_method_s_loss_and_gradients_match_autograd() {
-    let cases = ["awm", "awm_off_policy", "nft", "flow_grpo", "cps", "grpo_guard"];
+    let cases = ["awm", "awm_off_policy", "nft", "flow_grpo", "cps", "grpo_guard", "rsm", "rsm_ppo"];
     let preferences = ["sft", "rwr", "dpo", "dgpo", "dgpo_old", "crd", "crd_softmax"];
     let led = ["rsm_first_order", "rsm_first_order_square"];
     cases.into_iter().chain(preferences).chain(led).for_each(|case| check_method(case, "cpu"));
@@ -119,6 +119,5 @@ fn on_the_interpreted_gpu_preferences_match_autograd_too() {
 
 #[test]
 fn on_the_interpreted_gpu_steps_with_guidance_match_autograd_too() {
-    check_method("flow_grpo", "vm");
-    check_method("rsm_first_order", "vm");
+    ["flow_grpo", "rsm", "rsm_first_order"].into_iter().for_each(|case| check_method(case, "vm"));
 }

@@ -27,10 +27,17 @@ CASES = {
     "[cps]\nclip_low = 0.02\nclip_high = 0.03\nkl_weight = 0.0\n",
     "grpo_guard": "[rollout]\nnum_inference_steps = 10\nsampler = 'flow'\nnoise_level = 0.7\nguidance_scale = 2.5\n"
     "[grpo_guard]\nclip_low = 0.02\nclip_high = 0.03\nkl_weight = 0.04\ncfg_uncond_grad = false\n",
+    # Steps 0, 3 and 5 have 6, 10 and no forks: the last row is an anchor.
+    "rsm": "[rollout]\nnum_inference_steps = 10\nsampler = 'flow'\nnoise_level = 0.7\nguidance_scale = 2.5\n"
+    "[rsm]\nprofile = 'lowsnr2'\nloss = 'matching'\nreweight = 'fairclip2'\nkl_weight = 0.04\n",
+    "rsm_ppo": "[rollout]\nnum_inference_steps = 10\nsampler = 'flow'\nnoise_level = 0.7\nguidance_scale = 1.0\n"
+    "[rsm]\nprofile = 'highsnr'\nloss = 'ppo'\nreweight = 'guard'\nclip_range = 0.05\nkl_weight = 0.04\n"
+    "kl_denominator = 'std_dev'\n",
     "rsm_first_order": "[rollout]\nguidance_scale = 2.5\n[rsm_first_order]\nreward_scale = 3.0\n",
     "rsm_first_order_square": "[rollout]\nguidance_scale = 1.0\n"
     "[rsm_first_order]\nschedule = 'square'\nreward_scale = 1e3\n",
 }
+FORKS = {"rsm": [6, 6, 8, 10, 0, 0, 0, 0, 0], "rsm_ppo": [3, 3, 4, 5, 6, 7, 7, 8, 11]}
 
 
 def sigmas():
@@ -117,6 +124,35 @@ def step_loss(name, io, theta, reference, grid):
     return torch.stack(rows).mean()
 
 
+def rsm_loss(name, io, theta, reference, grid):
+    """RSM: the hinge of the matching terms (fairclip2), or the guard's surrogate, over forks; anchors where there are none."""
+    forks = FORKS[name]
+    active = [k for k in forks if k]
+    middle, steps = sum(active) / len(active), [int(s) for s in io["step"]]
+    policy, near, anchored = [], [], []
+    for i, step in enumerate(steps):
+        a, length = io["advantage"][i].clamp(-5, 5), grid[step] - grid[step + 1]
+        mu, s, level = flow_step(io["x"][i], theta[i], step, grid)
+        variance = level**2 if name == "rsm_ppo" else level**2 * length
+        kl = ((mu - flow_step(io["x"][i], reference[i], step, grid)[0]) ** 2).mean() / (2 * variance)
+        if forks[step] == 0:
+            anchored.append(kl * middle)
+            continue
+        near.append(kl * middle / forks[step])
+        if name == "rsm":
+            w = math.sqrt(length) / level * (1 + (1 - grid[step]) / (2 * grid[step]) * level**2)
+            moved = w * (theta[i] - io["velocity_old"][i])
+            terms = ((moved**2).mean() / 2 + (moved * io["noise"][i]).mean()) * level**2 * length
+            row = torch.relu(1e-4 * a.abs() + a * terms) / (level**2 * length) * level / math.sqrt(length)
+        else:
+            logp = (-((io["x_next"][i] - mu) ** 2) / (2 * s**2) - math.log(s) - 0.5 * math.log(2 * math.pi)).mean()
+            change = logp - io["log_prob_old"][i] + ((mu - io["mean_old"][i]) ** 2).mean() / (2 * s**2)
+            row = clipped(a, torch.exp(change * s), 0.05, 0.05) / length
+        policy.append(row * middle / forks[step])
+    loss = torch.stack(policy).sum() / len(policy) + 0.04 * torch.stack(near).mean()
+    return loss + 0.04 * torch.stack(anchored).mean() if anchored else loss
+
+
 def led_loss(name, io, theta, reference):
     """First-order RSM: what is matched is the reference, moved along the reward's gradient."""
     rest = (1 - io["t"]).view(-1, 1, 1, 1)
@@ -183,23 +219,29 @@ def main():
             loss = led_loss(name, io, v, reference)
         else:
             # Sampled by a policy between the two, so that ratios differ from 1.
-            near = v.detach() + 0.02 * (v_old - v.detach())
+            # What RSM matches is the difference itself, which is not to drown in the rounding of velocities: one hinge is
+            # closed, the next open.
+            far = torch.tensor([1.0, -1.0, 1.0] if name == "rsm" else [0.02] * n).view(-1, 1, 1, 1)
+            near = v.detach() + far * (v_old - v.detach())
             take = cps_step if name == "cps" else flow_step
             steps = [take(x[i], near[i], int(s), grid) for i, s in enumerate(io["step"])]
             io["mean_old"] = torch.stack([mu for mu, _, _ in steps])
             noise = randn(g, *SHAPE)
+            io |= dict(velocity_old=near, noise=noise) if name == "rsm" else {}
             io["x_next"] = torch.stack([mu + s * e for (mu, s, _), e in zip(steps, noise)])
             square = mean((io["x_next"] - io["mean_old"]) ** 2)
             s = torch.tensor([s for _, s, _ in steps])
             logp = -square if name == "cps" else -square / (2 * s**2) - s.log() - 0.5 * math.log(2 * math.pi)
             io["log_prob_old"] = logp
-            loss = step_loss(name, io, v, reference, grid)
+            loss = (rsm_loss if name.startswith("rsm") else step_loss)(name, io, v, reference, grid)
         loss.backward()
-        io |= dict(velocity=v.detach(), velocity_ref=reference, velocity_old=v_old, loss=loss.detach().reshape(1))
+        io |= dict(velocity=v.detach(), velocity_ref=reference, loss=loss.detach().reshape(1))
+        io.setdefault("velocity_old", v_old)
         io |= {f"lora.{k}": p for k, p in theta.items()} | {f"lora_old.{k}": p for k, p in old.items()}
         io |= {f"grad.{k}": p.grad.clone() for k, p in theta.items()}
         save_io(d, io)
-        case = LORA | dict(model=MODEL, tables=tables, algorithm=name.removesuffix("_off_policy").removesuffix("_square"))
+        parts = [name.removesuffix(end) for end in ("_off_policy", "_ppo", "_square") if name.endswith(end)]
+        case = LORA | dict(model=MODEL, tables=tables, algorithm=parts[0] if parts else name)
         (d / "case.json").write_text(json.dumps(case, indent=1) + "\n")
         print(name, float(loss))
 

@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 
 use super::super::check_ratio_noise;
-use super::super::testing::{check_golden, evaluate, golden, points};
+use super::super::testing::{Close, check_golden, evaluate, points};
 use super::*;
+use crate::config::method::KlDenominator;
 use crate::config::raw::Prompts;
-use crate::device::{Device, Tensor};
 use crate::ops::step::{self, Inputs};
+use crate::ops::testing::wide;
 
 fn config(method: Method, sampler: Kind, noise_level: f64) -> TrainConfig {
     let prompts = Prompts { train: "t".into(), eval: "e".into(), max_sequence_length: 8 };
@@ -23,63 +24,10 @@ fn grpo(method: Method, sampler: Kind, noise_level: f64, change: impl FnOnce(&mu
     Grpo::new(&keys, &config(method, sampler, noise_level), &Schedule::with_shift(3.0), 1024).unwrap()
 }
 
-/// The specification's case: the trained policy near the one that sampled, `θ ← old + 0.05·θ`.
-struct Close {
-    x: Tensor,
-    next: Tensor,
-    theta: Tensor,
-    reference: Tensor,
-    mean_old: Tensor,
-    points: Vec<Point>,
-}
-
-impl Close {
-    const STEPS: [usize; 4] = [0, 3, 5, 8];
-
-    fn of(grpo: &Grpo) -> Self {
-        let number = |k: usize| -> Vec<f64> { golden(k as f64) };
-        let [noise, theta, reference, old, x] = [1, 2, 3, 4, 5].map(number);
-        let tensor = |f: &dyn Fn(usize) -> f64| {
-            let values: Vec<f32> = (0..32).map(|i| f(i) as f32).collect();
-            Tensor::from_slice(&Device::Cpu, &values, &[4, 8])
-        };
-        let at = |i: usize| grpo.steps[Self::STEPS[i / 8]];
-        let mean = |i: usize| at(i).a * x[i] + at(i).b * old[i];
-        let mut points = points(&[0.0; 4], &[1.0, -2.0, 0.0, 7.0]);
-        for (i, (point, less)) in points.iter_mut().zip([-0.1, 0.01, 0.0, 0.1]).enumerate() {
-            point.step = Self::STEPS[i];
-            let row = i * 8..(i + 1) * 8;
-            let square = row.map(|j| (at(j).s * noise[j]).powi(2)).sum::<f64>() / 8.0;
-            point.log_prob_old = Some(grpo.log_prob(point.step).of(square) + less);
-        }
-        Self {
-            x: tensor(&|i| x[i]),
-            next: tensor(&|i| mean(i) + at(i).s * noise[i]),
-            theta: tensor(&|i| old[i] + 0.05 * theta[i]),
-            reference: tensor(&|i| reference[i]),
-            mean_old: tensor(&mean),
-            points,
-        }
-    }
-
-    fn evaluate(&self, grpo: &Grpo) -> (f64, Tensor) {
-        let of = |operand| match operand {
-            Operand::X => &self.x,
-            Operand::Next => &self.next,
-            Operand::Theta => &self.theta,
-            Operand::Reference => &self.reference,
-            Operand::MeanOld => &self.mean_old,
-            _ => unreachable!("not compared with"),
-        };
-        let (loss, dv) = evaluate(grpo, &self.points, of, 4);
-        (loss.value, dv)
-    }
-}
-
 #[test]
 fn losses_and_gradients_are_the_golden_ones() {
     use Method::{Cps, FlowGrpo, GrpoGuard};
-    let check = |grpo: Grpo, want| check_golden(Close::of(&grpo).evaluate(&grpo), want);
+    let check = |grpo: Grpo, want| check_golden(Close::of(&grpo.steps).evaluate(&grpo), want);
     let flow = |change: fn(&mut GrpoKeys)| grpo(FlowGrpo, Kind::Flow, 0.7, change);
     check(flow(|_| ()), [-0.916031892, 0.0, -0.00143203756, 0.200599237]);
     let kl = |change: fn(&mut GrpoKeys)| {
@@ -112,10 +60,10 @@ fn t4_t5_on_policy_every_ratio_is_exactly_one() {
         for step in 0..9 {
             let keys: Vec<Key> = (0..4).map(|i| Key { prompt: i, ..Key::new(1, Purpose::SamplerNoise) }).collect();
             let inputs = Inputs { x: &x, velocity: &velocity, guidance: None, history: [None; 2], noise: &keys };
-            let row = grpo.steps[step].row();
+            let row = grpo.steps.at(step).row();
             let next = step::forward(inputs, row);
             let mean_old = step::forward(inputs, step::Row { s: 0.0, ..row });
-            let log_probs = crate::rollout::sample::log_probs(&x, &velocity, &next, &grpo.steps[step]);
+            let log_probs = crate::rollout::sample::log_probs(&x, &velocity, &next, &grpo.steps.at(step));
             let mut points = points(&[0.0; 4], &[1.0, -1.0, 0.5, 2.0]);
             for (point, log_prob) in points.iter_mut().zip(log_probs) {
                 (point.step, point.log_prob_old) = (step, Some(log_prob));
@@ -161,6 +109,7 @@ fn images_without_an_advantage_are_not_trained_on() {
         steps: 0..9,
         log_probs: &log_probs,
         gradient_norms: &[],
+        forks: &[],
         groups: &[],
     };
     let updates = grpo.updates(&epoch(&[1.0, 0.0, -1.0]));
@@ -203,20 +152,20 @@ fn a_clip_range_below_what_an_unchanged_policys_ratios_differ_by_is_refused_with
 #[test]
 fn t20_the_guards_log_ratio_is_the_mean_of_the_noise_times_the_change_of_the_mean() {
     let grpo = grpo(Method::GrpoGuard, Kind::Flow, 0.7, |_| ());
-    let close = Close::of(&grpo);
-    let noise: Vec<f64> = golden(1.0);
-    let host = |t: &Tensor| t.to_host().into_iter().map(f64::from).collect::<Vec<_>>();
-    let (x, theta, mean_old) = (host(&close.x), host(&close.theta), host(&close.mean_old));
+    let close = Close::of(&grpo.steps);
+    let [x, noise, theta, mean_old] = [&close.x, &close.noise, &close.theta, &close.mean_old].map(wide);
     for (i, point) in close.points.iter().enumerate() {
-        let Step { a, b, s, .. } = grpo.steps[point.step];
+        let Step { a, b, s, .. } = grpo.steps.at(point.step);
         let row = i * 8..(i + 1) * 8;
         let mean = |f: &dyn Fn(usize) -> f64| row.clone().map(f).sum::<f64>() / 8.0;
         let change = |j: usize| a * x[j] + b * theta[j] - mean_old[j];
         let residual = mean(&|j| (change(j) - s * noise[j]).powi(2));
         let mut gram = [[0.0; 4]; 4];
         (gram[0][0], gram[1][1]) = (residual, mean(&|j| change(j).powi(2)));
-        let exact =
-            Point { log_prob_old: Some(grpo.log_prob(point.step).of(mean(&|j| (s * noise[j]).powi(2)))), ..*point };
+        let exact = Point {
+            log_prob_old: Some(grpo.steps.log_prob(point.step).of(mean(&|j| (s * noise[j]).powi(2)))),
+            ..*point
+        };
         let want = mean(&|j| noise[j] * change(j));
         // Operands are in f32.
         assert!((grpo.log_ratio(&exact, &gram) - want).abs() < 1e-5 * want.abs().max(1.0), "{i}");

@@ -80,6 +80,7 @@ fn an_image_is_trained_at_nine_of_ten_levels_in_an_order_of_its_own() {
         steps: 0..0,
         log_probs: &[],
         gradient_norms: &[],
+        forks: &[],
         groups: &[],
     });
     assert_eq!((updates.len(), updates[0].len(), nft.points_per_image()), (1, 18, 9));

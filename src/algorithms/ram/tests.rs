@@ -151,6 +151,7 @@ fn an_epoch_is_one_update_of_points_whose_numbers_depend_on_image_and_draw_alone
             steps: 0..0,
             log_probs: &[],
             gradient_norms: &[],
+            forks: &[],
             groups: &[],
         })
     };

@@ -106,6 +106,7 @@ fn updates(method: &RsmFirstOrder, norms: &[f64]) -> Vec<Vec<Point>> {
         steps: 0..STEPS,
         log_probs: &[],
         gradient_norms: norms,
+        forks: &[],
         groups: &[],
     })
 }

@@ -6,6 +6,7 @@ mod grpo;
 mod nft;
 mod preference;
 mod ram;
+mod rsm;
 mod rsm_first_order;
 mod sft;
 mod times;
@@ -19,6 +20,7 @@ pub use grpo::{GrpoKeys, GuardGradBalance, KlDenominator, KlType, Std, WindowPla
 pub use nft::{AdvantageMode, Decay, NftKeys};
 pub use preference::{DgpoKeys, DpoKeys, GroupReference};
 pub use ram::{Form, Grid, RamKeys};
+pub use rsm::{Profile, ProfileName, Reweight, RsmKeys, RsmLoss, RsmSampler};
 pub use rsm_first_order::{RsmFirstOrderKeys, Slope};
 pub use sft::SftKeys;
 pub use times::{TimeType, Times};
@@ -41,6 +43,8 @@ pub enum Method {
     Cps,
     /// GRPO-Guard: Flow-GRPO with normalised ratios.
     GrpoGuard,
+    /// Reward Score Matching, zeroth-order.
+    Rsm,
     /// First-order residual score matching.
     RsmFirstOrder,
     /// Supervised fine-tuning on the best image of each prompt.
@@ -61,7 +65,7 @@ pub enum Method {
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Ram,
         Self::Awm,
         Self::Nft,
@@ -69,6 +73,7 @@ impl Method {
         Self::FlowGrpoFast,
         Self::Cps,
         Self::GrpoGuard,
+        Self::Rsm,
         Self::RsmFirstOrder,
         Self::Sft,
         Self::OnlineSft,
@@ -81,7 +86,7 @@ impl Method {
 
     /// Whether it is trained on the steps of its rollouts; else on clean latents, whoever made them.
     pub fn is_trained_on_steps(self) -> bool {
-        matches!(self, Self::FlowGrpo | Self::FlowGrpoFast | Self::Cps | Self::GrpoGuard)
+        matches!(self, Self::FlowGrpo | Self::FlowGrpoFast | Self::Cps | Self::GrpoGuard | Self::Rsm)
     }
 
     /// Whether it follows the gradient of the rewards, and so needs one of each; images are compared with no others.
@@ -99,6 +104,7 @@ impl Method {
             Self::FlowGrpoFast => "flow_grpo_fast",
             Self::Cps => "cps",
             Self::GrpoGuard => "grpo_guard",
+            Self::Rsm => "rsm",
             Self::RsmFirstOrder => "rsm_first_order",
             Self::Sft => "sft",
             Self::OnlineSft => "online_sft",
@@ -122,6 +128,8 @@ pub enum MethodKeys {
     Nft(NftKeys),
     /// Flow-GRPO and its variants.
     Grpo(GrpoKeys),
+    /// Reward Score Matching.
+    Rsm(RsmKeys),
     /// First-order residual score matching.
     RsmFirstOrder(RsmFirstOrderKeys),
     /// Regression to the images that rewards choose.
@@ -135,6 +143,11 @@ pub enum MethodKeys {
 }
 
 impl MethodKeys {
+    /// Whether an image is compared with others of its seed, so that a prompt may have one seed alone.
+    pub(super) fn compares_within_seeds(&self) -> bool {
+        matches!(self, Self::Rsm(keys) if keys.sampler == RsmSampler::Branch)
+    }
+
     /// The published settings of `method`.
     ///
     /// # Errors
@@ -144,6 +157,7 @@ impl MethodKeys {
             Method::Ram => bail!("algorithm is 'ram', but there is no table [ram] with its settings"),
             Method::Awm => Self::Awm(AwmKeys::default()),
             Method::Nft => Self::Nft(NftKeys::default()),
+            Method::Rsm => Self::Rsm(RsmKeys::default()),
             Method::FlowGrpo | Method::FlowGrpoFast | Method::Cps | Method::GrpoGuard => {
                 Self::Grpo(GrpoKeys::default())
             }
@@ -165,6 +179,7 @@ impl MethodKeys {
             Self::Ram(keys) => keys.check(),
             Self::Awm(keys) => keys.check(),
             Self::Nft(keys) => keys.check(),
+            Self::Rsm(keys) => keys.check(),
             Self::RsmFirstOrder(keys) => keys.check(),
             Self::Sft(keys) => keys.check(method),
             Self::Dpo(keys) => keys.check(method),
