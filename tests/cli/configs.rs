@@ -126,7 +126,8 @@ fn a_mistyped_name_is_told_what_is_near_in_the_folder_and_in_the_program() {
 
 #[test]
 fn every_published_config_is_listed_and_printed_as_its_file_is() {
-    let list = says(&["configs"]);
+    // The name of one may end like that of another.
+    let list = format!("\n{}", says(&["configs"]));
     let mut printed = 0;
     for folder in ["configs", "configs/tiny"] {
         for entry in std::fs::read_dir(Path::new(ROOT).join(folder)).unwrap() {
@@ -138,7 +139,7 @@ fn every_published_config_is_listed_and_printed_as_its_file_is() {
             let name = name.to_str().unwrap();
             let text = std::fs::read_to_string(&path).unwrap();
             assert_eq!(says(&["configs", "--print", name]), text);
-            let row = list.split(&format!("{name}\n")).nth(1).unwrap_or_else(|| panic!("{name} is not in: {list}"));
+            let row = list.split(&format!("\n{name}\n")).nth(1).unwrap_or_else(|| panic!("{name} is not in: {list}"));
             let start: String = text.lines().next().unwrap().chars().skip(2).take(30).collect();
             let mut lines = row.lines();
             assert!(lines.next().unwrap().starts_with(&format!("    {start}")), "{row}");
