@@ -70,21 +70,3 @@ macro_rules! dispatch {
     };
 }
 use dispatch;
-
-/// [`dispatch`] of an op that has only the processor's room: a network that uses it is kept there.
-macro_rules! on_cpu {
-    ($on:expr, $f:ident($($arg:expr),* $(,)?)) => {
-        match $on.device() {
-            $crate::device::Device::Cpu => cpu::$f($($arg),*),
-            $crate::device::Device::Gpu(_) => {
-                let op = module_path!().rsplit("::").next().unwrap_or_default();
-                panic!("{op}: there is no kernel for it, its network belongs on the CPU")
-            }
-            $crate::device::Device::Plan(ledger) => {
-                ledger.did(concat!(module_path!(), "::", stringify!($f)), Vec::new());
-                Default::default()
-            }
-        }
-    };
-}
-use on_cpu;
