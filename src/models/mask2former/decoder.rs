@@ -1,6 +1,6 @@
 use super::layers::{FeedForward, relu};
 use super::pixels::Features;
-use super::position::sines;
+use super::position::{Kept, sines};
 use super::{Config, EPS, Found, HEADS, LEVELS};
 use crate::device::{DType, Tensor};
 use crate::io::Scope;
@@ -17,6 +17,7 @@ pub(super) struct Decoder {
     places: Tensor,
     /// Added to each level, `[levels, width]`.
     levels: Tensor,
+    positions: Kept,
     layers: Vec<Layer>,
     norm: LayerNorm,
     classes: Linear,
@@ -97,6 +98,7 @@ impl Decoder {
             queries: copy::cast(&table("queries_features", config.queries), DType::F32),
             places: table("queries_embedder", config.queries),
             levels: table("level_embed", LEVELS),
+            positions: Kept::default(),
             layers: (0..layers).map(|l| Layer::load(&decoder.sub("layers").sub(l), width, inner)).collect(),
             norm: LayerNorm::load(&decoder.sub("layernorm"), width, EPS),
             classes: Linear::load(classes, width, config.classes + 1, true),
@@ -107,13 +109,16 @@ impl Decoder {
 
     pub fn forward(&self, features: &Features) -> Found {
         let (b, width) = (features.masks.dim(0), self.width);
-        let on = features.masks.device();
+        let (on, none) = (features.masks.device(), vec![0.0; width]);
+        let table =
+            |size: &[usize; 2]| Tensor::from_slice(&on, &sines(*size, width, &none), &[size[0] * size[1], width]);
+        let make = || features.sizes.iter().map(table).collect();
+        let positions = self.positions.of(&features.sizes, &on, make);
         let level = |i: usize| {
             let (mut level, n) = (copy::owned(&features.levels[i]), features.levels[i].dim(1));
             position::add(&mut level, &repeated(&self.levels.slice(i..i + 1), n), &[0]);
             let mut placed = copy::owned(&level);
-            let table = sines(features.sizes[i], width, &vec![0.0; width]);
-            position::add(&mut placed, &Tensor::from_slice(&on, &table, &[n, width]), &[0]);
+            position::add(&mut placed, &positions[i], &[0]);
             [level, placed]
         };
         let levels: Vec<[Tensor; 2]> = (0..LEVELS).map(level).collect();

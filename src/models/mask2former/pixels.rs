@@ -1,5 +1,5 @@
 use super::layers::{FeedForward, Normed, pixelwise, relu};
-use super::position::sines;
+use super::position::{Kept, sines};
 use super::{Config, EPS, HEADS, LEVELS, POINTS};
 use crate::device::Tensor;
 use crate::io::Scope;
@@ -23,6 +23,7 @@ pub(super) struct PixelDecoder {
     inputs: Vec<Normed>,
     /// Added to the positions of each level, `[levels, width]`.
     levels: Tensor,
+    positions: Kept,
     layers: Vec<Layer>,
     lateral: Normed,
     output: Normed,
@@ -64,6 +65,7 @@ impl PixelDecoder {
         Self {
             inputs: (0..LEVELS).map(input).collect(),
             levels: scope.tensor("level_embed", &[LEVELS, width]),
+            positions: Kept::default(),
             layers: (0..layers).map(layer).collect(),
             lateral: Normed::load(&scope.sub("adapter_1"), [stages[0], width], 1, false),
             output: Normed::load(&scope.sub("layer_1"), [width, width], 3, false),
@@ -80,9 +82,13 @@ impl PixelDecoder {
         let pyramid = Pyramid(&sizes);
         let (b, n) = (features[0].dim(0), pyramid.tokens());
 
-        let level = self.levels.to_host();
-        let table: Vec<f32> = (0..LEVELS).flat_map(|i| sines(sizes[i], width, &level[i * width..][..width])).collect();
-        let positions = Tensor::from_slice(&features[0].device(), &table, &[n, width]);
+        let device = features[0].device();
+        let positions = self.positions.of(&sizes, &device, || {
+            let level = self.levels.to_host();
+            let of = |i| sines(sizes[i], width, &level[i * width..][..width]);
+            let table: Vec<f32> = (0..LEVELS).flat_map(of).collect();
+            vec![Tensor::from_slice(&device, &table, &[n, width])]
+        });
         let mut x = features[0].scratch_like(&[b, n, width]);
         let mut first = 0;
         for (image, [h, w]) in coarse.into_iter().zip(&sizes) {
@@ -90,7 +96,7 @@ impl PixelDecoder {
             first += h * w;
         }
         for layer in &self.layers {
-            x = layer.forward(&x, &positions, pyramid);
+            x = layer.forward(&x, &positions[0], pyramid);
         }
 
         let mut first = 0;

@@ -2,8 +2,26 @@
 //! scaled to 2π over an image).
 
 use std::f32::consts::TAU;
+use std::sync::{Mutex, PoisonError};
+
+use crate::device::{Device, Tensor};
 
 const TEMPERATURE: f32 = 10000.0;
+
+/// Tables for the sizes of the levels that were seen last: the pictures of a run are of one size.
+#[derive(Default)]
+pub(super) struct Kept(Mutex<Option<(Vec<[usize; 2]>, Vec<Tensor>)>>);
+
+impl Kept {
+    /// The tables for levels of `sizes`, on `device`; `make` makes them.
+    pub fn of(&self, sizes: &[[usize; 2]], device: &Device, make: impl FnOnce() -> Vec<Tensor>) -> Vec<Tensor> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((known, tables)) if known == sizes => tables.clone(),
+            _ => kept.insert((sizes.to_vec(), device.lasting(make))).1.clone(),
+        }
+    }
+}
 
 /// For every pixel of an image of `size` (height, width), row by row, `width` numbers plus those of `level`.
 pub(super) fn sines([height, across]: [usize; 2], width: usize, level: &[f32]) -> Vec<f32> {

@@ -38,10 +38,22 @@ pub(super) fn pixels(image: &RgbImage, channels: Channels, device: &Device) -> T
     normalised(&resized(image), channels, device)
 }
 
-/// The boxes of lines of text in reading order, where a pixel of `image`, at the network's size, is text as likely as the map
-/// `[1, h, w, 1]` says.
-pub(super) fn quads(map: &Tensor, image: &RgbImage) -> Vec<Quad> {
-    let found = boxes(&map.to_host(), map.dim(2), [image.width, image.height]);
+/// How likely each pixel of a picture, at the network's size, is text.
+pub(super) struct Map {
+    width: usize,
+    probabilities: Vec<f32>,
+}
+
+impl Map {
+    /// What the network gave, `[1, h, w, 1]`, when it is there.
+    pub fn of(probabilities: &Tensor) -> Self {
+        Self { width: probabilities.dim(2), probabilities: probabilities.to_host() }
+    }
+}
+
+/// The boxes of lines of text in `image` in reading order.
+pub(super) fn quads(map: &Map, image: &RgbImage) -> Vec<Quad> {
+    let found = boxes(&map.probabilities, map.width, [image.width, image.height]);
     sorted(found.into_iter().filter_map(|quad| tidy(quad, image.width, image.height)).collect())
 }
 

@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use self::recognise::Alphabet;
+use self::detect::{Map, Quad};
+use self::recognise::{Alphabet, Batch};
 use super::{Images, Key, Options, Reward, Score};
 use crate::data::{Prompt, PromptSet};
 use crate::device::{Device, Tensor};
@@ -119,40 +120,63 @@ impl Ocr {
     }
 }
 
+/// Lines of text in a picture that are not read yet.
+struct Found {
+    quads: Vec<Quad>,
+    batches: Vec<Batch>,
+}
+
 impl Networks {
     fn read(&self, image: &RgbImage) -> Vec<Line> {
-        self.lines(image, &self.map(image))
+        let found = self.find(image, &Map::of(&self.map(image)));
+        let logits: Vec<Vec<f32>> = self.logits(&found).iter().map(Tensor::to_host).collect();
+        recognise::lines(&found.quads, &found.batches, &logits, &self.alphabet)
     }
 
-    /// How likely each pixel of `image`, [at the detector's size](detect::resized), is text.
+    /// What [`Map`] is made of.
     fn map(&self, image: &RgbImage) -> Tensor {
         self.detector.forward(&detect::pixels(image, self.channels, &self.device))
     }
 
-    fn lines(&self, image: &RgbImage, map: &Tensor) -> Vec<Line> {
+    /// Where there is text, by the map.
+    fn find(&self, image: &RgbImage, map: &Map) -> Found {
         let quads = detect::quads(map, image);
-        recognise::recognise(&self.recogniser, &self.alphabet, image, &quads, self.channels, &self.device)
+        Found { batches: recognise::batches(image, &quads, self.channels), quads }
+    }
+
+    fn logits(&self, found: &Found) -> Vec<Tensor> {
+        found.batches.iter().map(|batch| batch.logits(&self.recogniser, &self.device)).collect()
     }
 
     fn read_all(&self, images: &[RgbImage]) -> Vec<Vec<Line>> {
         match self.device {
             Device::Cpu => images.par_iter().map(|image| self.read(image)).collect(),
-            // Launches come from one thread. A GPU looks for the text of pictures while the host reads the maps of those before.
-            Device::Gpu(_) if !self.device.is_plan() => {
-                let maps: Vec<Tensor> = images.iter().map(|image| self.map(image)).collect();
-                images.iter().zip(&maps).map(|(image, map)| self.lines(image, map)).collect()
-            }
+            Device::Gpu(_) if !self.device.is_plan() => self.read_by_turns(images),
             Device::Gpu(_) | Device::Plan(_) => images.iter().map(|image| self.planned(image)).collect(),
         }
+    }
+
+    /// The networks run for all pictures, launched by one thread; what lies between is done for all pictures at once.
+    fn read_by_turns(&self, images: &[RgbImage]) -> Vec<Vec<Line>> {
+        let maps: Vec<Tensor> = images.iter().map(|image| self.map(image)).collect();
+        let maps: Vec<Map> = maps.iter().map(Map::of).collect();
+        let found: Vec<Found> = images.par_iter().zip(&maps).map(|(image, map)| self.find(image, map)).collect();
+        let logits: Vec<Vec<Tensor>> = found.iter().map(|found| self.logits(found)).collect();
+        let to_host = |logits: &Vec<Tensor>| logits.iter().map(Tensor::to_host).collect::<Vec<_>>();
+        let logits: Vec<Vec<Vec<f32>>> = logits.iter().map(to_host).collect();
+        let lines = |(found, logits): (&Found, &Vec<Vec<f32>>)| {
+            recognise::lines(&found.quads, &found.batches, logits, &self.alphabet)
+        };
+        found.par_iter().zip(&logits).map(lines).collect()
     }
 
     /// What reading a picture takes that has one batch of lines.
     fn planned(&self, image: &RgbImage) -> Vec<Line> {
         self.map(image).to_host();
-        let ends = [0.0, image.width as f32 - 1.0, image.height as f32 - 1.0];
-        let quad = [[0.0, 0.0], [ends[1], 0.0], [ends[1], ends[2]], [0.0, ends[2]]];
-        let quads = vec![quad; recognise::BATCH];
-        recognise::recognise(&self.recogniser, &self.alphabet, image, &quads, self.channels, &self.device);
+        let [right, below] = [image.width, image.height].map(|n| n as f32 - 1.0);
+        let quads = vec![[[0.0, 0.0], [right, 0.0], [right, below], [0.0, below]]; recognise::BATCH];
+        let batches = recognise::batches(image, &quads, self.channels);
+        self.logits(&Found { quads, batches }).iter().for_each(|logits| drop(logits.to_host()));
         Vec::new()
     }
 }

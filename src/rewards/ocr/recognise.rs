@@ -52,28 +52,44 @@ impl Alphabet {
     }
 }
 
-/// What stands in the boxes `quads` of `image`, without what is too unsure. The network is on `device`.
-pub(super) fn recognise(
-    network: &Recogniser,
-    alphabet: &Alphabet,
-    image: &RgbImage,
-    quads: &[Quad],
-    channels: Channels,
-    device: &Device,
-) -> Vec<Line> {
+/// Crops of a picture that are recognised together.
+pub(super) struct Batch {
+    /// Which boxes they were cut from.
+    boxes: Vec<usize>,
+    /// Of the input.
+    width: usize,
+    /// `[crops, 48, width, 3]`.
+    pixels: Vec<f32>,
+}
+
+/// What lies in the boxes `quads` of `image`, as the network takes it.
+pub(super) fn batches(image: &RgbImage, quads: &[Quad], channels: Channels) -> Vec<Batch> {
     let crops: Vec<RgbImage> = quads.iter().map(|quad| crop(image, quad)).collect();
     let ratio = |i: usize| crops[i].width as f64 / crops[i].height as f64;
     let mut order: Vec<usize> = (0..crops.len()).collect();
     order.sort_by(|i, j| ratio(*i).total_cmp(&ratio(*j)));
-    let mut lines: Vec<Option<Line>> = vec![None; crops.len()];
-    for batch in order.chunks(BATCH) {
-        let widest = batch.iter().fold(SQUATTEST, |most, i| most.max(ratio(*i)));
+    let batch = |boxes: &[usize]| {
+        let widest = boxes.iter().fold(SQUATTEST, |most, i| most.max(ratio(*i)));
         let width = (Recogniser::HEIGHT as f64 * widest) as usize;
-        let inputs: Vec<f32> = batch.iter().flat_map(|i| input(&crops[*i], width, channels)).collect();
-        let pixels = Tensor::from_slice(device, &inputs, &[batch.len(), Recogniser::HEIGHT, width, 3]);
-        let logits = network.forward(&pixels);
-        let (steps, classes) = (logits.dim(1), logits.dim(2));
-        for (i, logits) in batch.iter().zip(logits.to_host().chunks(steps * classes)) {
+        let pixels = boxes.iter().flat_map(|i| input(&crops[*i], width, channels)).collect();
+        Batch { boxes: boxes.to_vec(), width, pixels }
+    };
+    order.chunks(BATCH).map(batch).collect()
+}
+
+impl Batch {
+    /// What the network says of the crops, `[crops, steps, classes]`.
+    pub fn logits(&self, network: &Recogniser, device: &Device) -> Tensor {
+        let shape = [self.boxes.len(), Recogniser::HEIGHT, self.width, 3];
+        network.forward(&Tensor::from_slice(device, &self.pixels, &shape))
+    }
+}
+
+/// What stands in the boxes `quads`, of whose batches the network has said `logits`, without what is too unsure.
+pub(super) fn lines(quads: &[Quad], batches: &[Batch], logits: &[Vec<f32>], alphabet: &Alphabet) -> Vec<Line> {
+    let mut lines: Vec<Option<Line>> = vec![None; quads.len()];
+    for (Batch { boxes, .. }, logits) in batches.iter().zip(logits) {
+        for (i, logits) in boxes.iter().zip(logits.chunks(logits.len() / boxes.len())) {
             let (text, confidence) = decode(logits, alphabet);
             lines[*i] = (confidence >= SURE).then(|| Line { quad: quads[*i], text, confidence });
         }
