@@ -26,15 +26,14 @@ impl Published {
         Self::all().find(|one| one.name == name)
     }
 
-    /// The name nearest to `named`, also if only the last part of it is near.
+    /// The name nearest to `named`, also if only the last part of it is near: first of all one whose last part it is.
     pub fn nearest(named: &str) -> Option<&'static str> {
         let last = |name: &'static str| name.rsplit('/').next().unwrap_or(name);
+        let names = || Self::all().map(|one| one.name);
         let name = plain(named);
-        let whole = crate::io::nearest(name, Self::all().map(|one| one.name));
-        whole.or_else(|| {
-            let near = crate::io::nearest(name.rsplit('/').next()?, Self::all().map(|one| last(one.name)))?;
-            Self::all().map(|one| one.name).find(|name| last(name) == near)
-        })
+        let ends_in = |part: &str| names().find(|name| last(name) == part);
+        let whole = ends_in(name).or_else(|| crate::io::nearest(name, names()));
+        whole.or_else(|| ends_in(crate::io::nearest(name.rsplit('/').next()?, names().map(last))?))
     }
 
     /// What it is for: the first sentence of its first comment.
