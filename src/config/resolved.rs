@@ -148,7 +148,7 @@ impl Resolved {
                     r.batch_size
                 ),
             ),
-            ("update", format!("{} batches of {} points, 1 optimiser step", self.points / t.batch_size, t.batch_size)),
+            ("update", format!("{} batches of {} points", self.points / t.batch_size, t.batch_size)),
             ("learning rate", self.raw.optimizer.describe()),
             (
                 "evaluation",
@@ -279,12 +279,10 @@ mod tests {
         let text = format!(
             "algorithm='ram'\nmodel='m'\nnum_epochs=1\nprompts={{train='t',eval='e'}}\nrewards={{geneval=1}}\nram={{reward_multiplier=1}}\n{changes}"
         );
-        {
-            let raw = super::super::parse("c", &text).unwrap();
-            let images = raw.rollout.num_images_per_prompt;
-            let points = raw.ram.as_ref().expect("given above").num_noisings * images;
-            Resolved::new(raw, Job::Train, SIZES, [100, 10], Each { images, points })
-        }
+        let raw = super::super::parse("c", &text).unwrap();
+        let images = raw.rollout.num_images_per_prompt;
+        let points = raw.ram.as_ref().expect("given above").num_noisings * images;
+        Resolved::new(raw, Job::Train, SIZES, [100, 10], Each { images, points })
     }
 
     #[test]

@@ -137,8 +137,10 @@ fn gradient(run: &Run) -> Option<(Level, String)> {
 }
 
 /// What has a place elsewhere on the page.
-const ELSEWHERE: [&str; 14] = [
+const ELSEWHERE: [&str; 16] = [
     "epoch",
+    "updates",
+    "images",
     "reward_mean",
     "groups",
     "zero_variance_groups",

@@ -149,15 +149,16 @@ impl Run {
         u64::try_from(self.key(key)?.as_integer()?).ok()
     }
 
-    /// Images of an epoch.
-    fn images(&self) -> Option<f64> {
-        let count = |key: &str| self.count(&format!("rollout.{key}"));
-        Some((count("num_prompts_per_epoch")? * count("num_images_per_prompt")?) as f64)
+    /// Images of an epoch; logs of earlier versions leave it to the configuration.
+    fn images(&self, line: &Value) -> Option<f64> {
+        let count = |key: &str| Some(self.count(&format!("rollout.{key}"))? as f64);
+        let configured = || Some(count("num_prompts_per_epoch")? * count("num_images_per_prompt")?);
+        number(line, &["images"]).or_else(configured)
     }
 
     /// Seconds of an epoch.
     fn seconds(&self, line: &Value) -> Option<f64> {
-        let by_speed = || Some(self.images()? / number(line, &["images_per_second"])?);
+        let by_speed = || Some(self.images(line)? / number(line, &["images_per_second"])?);
         number(line, &["total_seconds"]).or_else(by_speed).filter(|s| s.is_finite())
     }
 
@@ -169,7 +170,7 @@ impl Run {
             let step = match axis {
                 Axis::Epochs => None,
                 Axis::Updates => number(line, &["updates"]).zip(at).map(|(done, at)| done - at),
-                Axis::Images => self.images(),
+                Axis::Images => self.images(line),
                 Axis::Seconds => self.seconds(line),
             };
             at = at.zip(step).map(|(at, step)| at + step);

@@ -366,6 +366,7 @@ impl Reporter {
         let line = json!({
             "epoch": state.epoch,
             "updates": state.moments.steps,
+            "images": images,
             "reward_mean": mean["reward"],
             "reward_std": std,
             "rewards": rewards,

@@ -105,7 +105,7 @@ fn forks_are_what_an_epoch_counts_as_images() {
     assert_success(&plan);
     let said = String::from_utf8_lossy(&plan.stdout).into_owned();
     assert!(said.contains("images per epoch           2 prompts x 2 seeds x 5 forks = 20"), "{said}");
-    assert!(said.contains("training points per epoch  4 seeds x 6 = 24"), "forks and anchors: {said}");
+    assert!(said.contains("training points per epoch  2 prompts x 12 = 24"), "forks and anchors: {said}");
     // One seed of a prompt is enough: forks are compared with one another.
     let run = dir.path().join("run");
     let one = ["--set", "rollout.num_images_per_prompt=1", "rollout.batch_size=5", "num_epochs=1"];
