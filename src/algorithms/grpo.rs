@@ -156,10 +156,10 @@ impl Algorithm for Grpo {
         (epoch.key)(Purpose::PointOrder, 0, 0).stream().shuffle(&mut images);
         let point = |image: usize, step: usize| Point {
             step,
-            log_prob_old: Some(epoch.log_probs[(step - epoch.steps.start) * count + image]),
+            log_prob_old: epoch.log_prob(step, image),
             ..Point::new(image, self.steps.at(step).sigma, epoch.advantages[image])
         };
-        let of_image = |image: &usize| epoch.steps.clone().map(|step| point(*image, step)).collect::<Vec<_>>();
+        let of_image = |image: &usize| epoch.steps.iter().map(|step| point(*image, *step)).collect::<Vec<_>>();
         let update = |share: Range<usize>| images[share].iter().flat_map(of_image).collect();
         shares(images.len(), self.keys.updates_per_epoch).map(update).collect()
     }
@@ -167,17 +167,25 @@ impl Algorithm for Grpo {
     fn window(&self, seed: u64, epoch: u32) -> Option<Window> {
         let size = self.keys.window_size;
         if size == 0 {
-            return Some(Window { noisy: 0..self.steps.all().len(), trained: self.candidates() });
+            return Some(Window::new(0..self.steps.all().len(), self.candidates()));
         }
         let [first, end] = self.keys.window_range;
         let places = (end - first - size + 1) as u32;
-        let place = match self.keys.window_place {
-            WindowPlace::Random => Key { epoch, ..Key::new(seed, Purpose::Window) }.stream().below(places),
+        let mut stream = Key { epoch, ..Key::new(seed, Purpose::Window) }.stream();
+        let from = |place: u32| (first + place as usize..).take(size).collect();
+        let steps: Vec<usize> = match self.keys.window_place {
+            WindowPlace::Random => from(stream.below(places)),
             // Epochs are counted from 1.
-            WindowPlace::Progressive => epoch.saturating_sub(1) / self.keys.window_interval % places,
+            WindowPlace::Progressive => from(epoch.saturating_sub(1) / self.keys.window_interval % places),
+            WindowPlace::Scattered => {
+                let mut all: Vec<usize> = (first..end).collect();
+                stream.shuffle(&mut all);
+                all.truncate(size);
+                all.sort_unstable();
+                all
+            }
         };
-        let start = first + place as usize;
-        Some(Window { noisy: start..start + size, trained: start..start + size })
+        Some(Window { noisy: steps.clone(), trained: steps })
     }
 
     fn clip_range(&self) -> Option<(f64, &'static str)> {

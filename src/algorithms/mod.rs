@@ -21,8 +21,6 @@ mod testing;
 pub mod time;
 pub mod together;
 
-use std::ops::Range;
-
 use anyhow::{Result, bail, ensure};
 
 use self::advantage::{Advantages, group_centered};
@@ -197,9 +195,16 @@ impl Loss {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     /// Those that add noise; the others follow the ODE.
-    pub noisy: Range<usize>,
-    /// Those that are trained on.
-    pub trained: Range<usize>,
+    pub noisy: Vec<usize>,
+    /// Those that are trained on, in their order.
+    pub trained: Vec<usize>,
+}
+
+impl Window {
+    /// Noise at the steps of `noisy`, training at those of `trained`.
+    pub fn new(noisy: impl IntoIterator<Item = usize>, trained: impl IntoIterator<Item = usize>) -> Self {
+        Self { noisy: noisy.into_iter().collect(), trained: trained.into_iter().collect() }
+    }
 }
 
 /// Classifier-free guidance of the velocities that a loss compares.
@@ -220,13 +225,21 @@ pub struct Scored<'a> {
     /// The stream of a use for an image and a draw.
     pub key: &'a dyn Fn(Purpose, usize, u32) -> Key,
     /// The steps that were recorded, and how likely each image's was: step by step, all images of one after the other.
-    pub steps: Range<usize>,
+    pub steps: &'a [usize],
     /// As said.
     pub log_probs: &'a [f64],
     /// The length of each image's gradient of the reward, for methods that follow it.
     pub gradient_norms: &'a [f64],
     /// Where each image left its trunk, if images are forks; the recorded step is that one alone.
     pub forks: &'a [Fork],
+}
+
+impl Scored<'_> {
+    /// How likely the recorded `step` of an image was, where that is known.
+    fn log_prob(&self, step: usize, image: usize) -> Option<f64> {
+        let row = self.steps.iter().position(|s| *s == step)?;
+        self.log_probs.get(row * self.advantages.len() + image).copied()
+    }
 }
 
 /// A training method.

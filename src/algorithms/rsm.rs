@@ -102,14 +102,10 @@ impl Rsm {
 
     /// `image` at `step`, which left where the epoch's noise says.
     fn point(&self, epoch: &Scored, image: usize, step: usize) -> Point {
-        let (noise, log_prob) = match epoch.forks.get(image) {
-            Some(fork) => ((epoch.key)(Purpose::ForkNoise, image, fork.draw()), epoch.log_probs.get(image)),
-            None => {
-                let row = (step - epoch.steps.start) * epoch.advantages.len() + image;
-                ((epoch.key)(Purpose::SamplerNoise, image, step as u32), epoch.log_probs.get(row))
-            }
+        let (noise, log_prob_old) = match epoch.forks.get(image) {
+            Some(fork) => ((epoch.key)(Purpose::ForkNoise, image, fork.draw()), epoch.log_probs.get(image).copied()),
+            None => ((epoch.key)(Purpose::SamplerNoise, image, step as u32), epoch.log_prob(step, image)),
         };
-        let log_prob_old = log_prob.copied();
         let point = Point::new(image, self.steps.at(step).sigma, epoch.advantages[image]);
         Point { noise, step, log_prob_old, ..point }
     }
@@ -120,7 +116,7 @@ impl Rsm {
         (epoch.key)(Purpose::PointOrder, 0, 0).stream().shuffle(&mut images);
         let of_image = |image: &usize| match epoch.forks.get(*image) {
             Some(fork) => vec![self.point(epoch, *image, fork.step)],
-            None => epoch.steps.clone().map(|step| self.point(epoch, *image, step)).collect(),
+            None => epoch.steps.iter().map(|step| self.point(epoch, *image, *step)).collect(),
         };
         images.iter().map(of_image).collect()
     }
@@ -249,11 +245,11 @@ impl Algorithm for Rsm {
     /// is anchored at them.
     fn window(&self, _: u64, _: u32) -> Option<Window> {
         if !self.is_branched() {
-            return Some(Window { noisy: 0..self.steps.all().len(), trained: 0..self.most() });
+            return Some(Window::new(0..self.steps.all().len(), 0..self.most()));
         }
         let forked = self.forks.iter().rposition(|k| *k > 0).expect("checked: some step has forks");
         let end = self.anchors().last().map_or(forked, |anchored| forked.max(*anchored)) + 1;
-        Some(Window { noisy: 0..0, trained: 0..end })
+        Some(Window::new([], 0..end))
     }
 
     fn clip_range(&self) -> Option<(f64, &'static str)> {

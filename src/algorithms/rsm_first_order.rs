@@ -108,7 +108,7 @@ impl Algorithm for RsmFirstOrder {
             |image: usize, step: usize| Point { step, ..Point::new(image, self.sigmas[step], epoch.advantages[image]) };
         let images = 0..epoch.advantages.len();
         let mut points: Vec<Point> = images
-            .flat_map(|image| epoch.steps.clone().map(move |step| (image, step)))
+            .flat_map(|image| epoch.steps.iter().map(move |step| (image, *step)))
             .map(|(i, s)| at(i, s))
             .collect();
         (epoch.key)(Purpose::PointOrder, 0, 0).stream().shuffle(&mut points);
@@ -120,8 +120,7 @@ impl Algorithm for RsmFirstOrder {
     }
 
     fn window(&self, _: u64, _: u32) -> Option<Window> {
-        let all = 0..self.sigmas.len();
-        Some(Window { noisy: all.clone(), trained: all })
+        Some(Window::new(0..self.sigmas.len(), 0..self.sigmas.len()))
     }
 
     /// The unconditional velocity is a constant.

@@ -94,7 +94,7 @@ pub fn epoch(algorithm: &dyn Algorithm, advantages: &[f64], groups: &[usize]) ->
         advantages,
         groups,
         key: &key,
-        steps: 0..0,
+        steps: &[],
         log_probs: &[],
         gradient_norms: &[],
         forks: &[],

@@ -108,7 +108,7 @@ impl Setup {
             advantages: &advantages.values,
             groups: &numbered(&group),
             key: &|purpose, image, draw| samples[images[image]].key(raw.seed, purpose, epoch + 1, draw),
-            steps: recorded.map_or(0..0, |r| r.steps.clone()),
+            steps: recorded.map_or(&[], |r| &r.steps),
             log_probs: recorded.map_or(&[], |r| &r.log_probs),
             forks: recorded.map_or(&[], |r| &r.forks),
             gradient_norms: &rollout.gradient_norms(),

@@ -14,7 +14,7 @@ use crate::rollout::sampler::Step;
 /// Steps of a rollout as they were taken.
 pub struct Recorded {
     /// Which steps of the samples.
-    pub steps: Range<usize>,
+    pub steps: Vec<usize>,
     /// The samples before, of each step all samples, one step after the other: `[steps·samples, channels, h, w]`.
     pub x: Tensor,
     /// The velocities there, with guidance, where they are wanted or forks take a step along them.
@@ -33,7 +33,7 @@ impl Recorded {
     /// Room for `steps` of `samples` latents of `shape` on `device`, and for their forks.
     pub fn new(
         device: &Device,
-        steps: Range<usize>,
+        steps: Vec<usize>,
         samples: usize,
         shape: [usize; 3],
         forks: &[Fork],
@@ -104,9 +104,8 @@ impl Recorded {
                 ..self
             };
         }
-        let steps = self.steps.clone();
-        let rows: Vec<usize> =
-            steps.flat_map(|step| images.iter().map(move |i| (step, *i))).map(|(s, i)| self.row(s, i)).collect();
+        let pairs = self.steps.iter().flat_map(|step| images.iter().map(move |i| (*step, *i)));
+        let rows: Vec<usize> = pairs.map(|(step, i)| self.row(step, i)).collect();
         let cut = |t: &Tensor| copy::gather(t, &rows);
         Self {
             x: cut(&self.x),
@@ -120,7 +119,8 @@ impl Recorded {
 
     /// The row of a sample before `step`.
     fn row(&self, step: usize, sample: usize) -> usize {
-        (step - self.steps.start) * (self.x.dim(0) / self.steps.len()) + sample
+        let place = self.steps.iter().position(|s| *s == step).expect("a recorded step");
+        place * (self.x.dim(0) / self.steps.len()) + sample
     }
 
     /// The row of what `image` was before `step`.

@@ -192,7 +192,8 @@ impl Setup {
             // The trunks, as far as something leaves them.
             device.phase(order.job.what);
             let _range = range("trunks");
-            let end = order.window.as_ref().map_or(0, |window| window.trained.end);
+            let last = order.window.as_ref().and_then(|window| window.trained.last());
+            let end = last.map_or(0, |step| step + 1);
             let path = Path { steps: &steps[..end], ..path };
             for batch in device.rehearse(&whole) {
                 let texts: Vec<&str> = order.prompts[batch.clone()].iter().map(|p| p.text.as_str()).collect();

@@ -61,8 +61,9 @@ fn the_flops_of_an_epoch_are_those_of_its_shapes_whatever_is_recomputed() {
     // With guidance, every step takes two rows.
     let rows = 6 * raw.rollout.num_inference_steps * 2;
     let points = 6 * raw.ram.as_ref().unwrap().num_noisings;
-    // The trained policy, the reference without an adapter, the lagged one; one row that the rollout is compared with.
-    let forward = rows * (frozen + added) + points * (3 * frozen + 2 * added) + frozen + added;
+    // The trained policy, the reference without an adapter, the lagged one; at one point of the rollout the policy that sampled, the
+    // trained one and the reference.
+    let forward = rows * (frozen + added) + points * (3 * frozen + 2 * added) + 3 * frozen + 2 * added;
     let want = 2 * (forward + points * back) as u64;
     for keep in ["none", "selective", "block"] {
         let key = format!("train.activation_checkpointing={keep}");

@@ -87,14 +87,14 @@ fn a_window_is_anywhere_in_its_range_and_the_same_for_an_epoch() {
     for epoch in 0..4000 {
         let window = fast.window(7, epoch).unwrap();
         assert_eq!((window.noisy.clone(), window.trained.len()), (window.trained.clone(), 2));
-        *counts.entry(window.noisy.start).or_insert(0) += 1;
+        *counts.entry(window.noisy[0]).or_insert(0) += 1;
     }
     assert_eq!(fast.window(7, 3), fast.window(7, 3));
     // Four starts; four standard deviations of a count.
     assert_eq!(counts.len(), 4);
     assert!(counts.values().all(|n: &i32| (n - 1000).abs() < 110), "{counts:?}");
     let all = grpo(Method::FlowGrpo, Kind::Flow, 0.7, |_| ());
-    assert_eq!(all.window(7, 3), Some(Window { noisy: 0..10, trained: 0..9 }));
+    assert_eq!(all.window(7, 3), Some(Window::new(0..10, 0..9)));
 }
 
 /// §5.8: images that are as good as the others of their prompt are left out.
@@ -106,7 +106,7 @@ fn images_without_an_advantage_are_not_trained_on() {
     let epoch = |advantages| Scored {
         advantages,
         key: &key,
-        steps: 0..9,
+        steps: &[0, 1, 2, 3, 4, 5, 6, 7, 8],
         log_probs: &log_probs,
         gradient_norms: &[],
         forks: &[],
@@ -185,11 +185,27 @@ fn advantages_are_in_the_deviation_of_all_rewards_or_of_the_group_s() {
 }
 
 #[test]
+fn scattered_steps_are_any_of_the_range_in_their_order_and_the_same_for_an_epoch() {
+    let fast = grpo(Method::FlowGrpoFast, Kind::Flow, 0.7, |k| {
+        (k.window_size, k.window_range, k.window_place) = (2, [1, 6], WindowPlace::Scattered);
+    });
+    let mut seen = std::collections::BTreeSet::new();
+    for epoch in 1..=200 {
+        let window = fast.window(7, epoch).unwrap();
+        assert_eq!(Some(&window), fast.window(7, epoch).as_ref());
+        assert!(window.noisy == window.trained && window.noisy[0] < window.noisy[1]);
+        seen.insert(window.noisy);
+    }
+    // All ten pairs of steps 1 to 5.
+    assert_eq!((seen.len(), seen.first(), seen.last()), (10, Some(&vec![1, 2]), Some(&vec![4, 5])));
+}
+
+#[test]
 fn a_progressive_window_goes_through_its_range_and_begins_again() {
     let fast = grpo(Method::FlowGrpoFast, Kind::Flow, 0.7, |k| {
         (k.window_size, k.window_range) = (2, [1, 5]);
         (k.window_place, k.window_interval) = (WindowPlace::Progressive, 3);
     });
-    let starts: Vec<usize> = (1..=12).map(|epoch| fast.window(7, epoch).unwrap().noisy.start).collect();
+    let starts: Vec<usize> = (1..=12).map(|epoch| fast.window(7, epoch).unwrap().noisy[0]).collect();
     assert_eq!(starts, [1, 1, 1, 2, 2, 2, 3, 3, 3, 1, 1, 1]);
 }

@@ -77,7 +77,7 @@ fn an_image_is_trained_at_nine_of_ten_levels_in_an_order_of_its_own() {
     let updates = nft.updates(&Scored {
         advantages: &[1.0, -1.0],
         key: &key,
-        steps: 0..0,
+        steps: &[],
         log_probs: &[],
         gradient_norms: &[],
         forks: &[],

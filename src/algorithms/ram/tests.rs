@@ -148,7 +148,7 @@ fn an_epoch_is_one_update_of_points_whose_numbers_depend_on_image_and_draw_alone
         ram.updates(&Scored {
             advantages: &advantages[..count],
             key: &key,
-            steps: 0..0,
+            steps: &[],
             log_probs: &[],
             gradient_norms: &[],
             forks: &[],

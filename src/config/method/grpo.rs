@@ -107,6 +107,8 @@ pub enum WindowPlace {
     Random,
     /// At the start of the range, and a step later every few epochs; after the end at the start again (MixGRPO, arXiv 2507.21802).
     Progressive,
+    /// Steps anywhere, which need not follow each other (Flow-Factory's `sde_steps`).
+    Scattered,
 }
 
 /// The standard deviation that advantages are in.

@@ -9,8 +9,6 @@ mod sa;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
-
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
@@ -183,8 +181,8 @@ impl Sampler for Euler {
     }
 }
 
-/// `inside` for the steps in `window`, Euler elsewhere: a window of noise in an ODE (MixGRPO, Flow-GRPO-Fast).
-pub fn windowed(inside: &dyn Sampler, sigmas: &[f32], window: &Range<usize>) -> Vec<Step> {
+/// `inside` for the steps of `window`, Euler elsewhere: noise here and there in an ODE (MixGRPO, Flow-GRPO-Fast).
+pub fn windowed(inside: &dyn Sampler, sigmas: &[f32], window: &[usize]) -> Vec<Step> {
     let mut steps = Euler.steps(sigmas);
     for (i, step) in inside.steps(sigmas).into_iter().enumerate().filter(|(i, _)| window.contains(i)) {
         steps[i] = step;
