@@ -50,7 +50,7 @@ const TOP: f64 = 32.0;
 const BELOW: f64 = 48.0;
 const LEGEND_LINE: f64 = 20.0;
 /// Room of a name in the legend.
-const LEGEND_COLUMN: f64 = 170.0;
+const LEGEND_COLUMN: f64 = 200.0;
 /// Pixels of the PNG for each unit of the drawing.
 const ZOOM: f32 = 2.0;
 

@@ -6,6 +6,7 @@ pub mod checkpoint;
 mod drift;
 pub mod ema;
 pub mod guard;
+mod judge;
 pub mod learning_rate;
 mod line;
 pub mod plan;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use anyhow::Result;
 
 use super::guard::Interrupt;
+use super::judge::{Judge, Judged, Sampled, ranges};
 use super::recorded::Recorded;
 use super::setup::Setup;
 use crate::algorithms::Window;
@@ -17,14 +18,11 @@ use crate::io::image::RgbImage;
 use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::products::{self, Weights};
 use crate::ops::{copy, noise};
-use crate::rewards::{Images, Scores, Scoring};
+use crate::rewards::Scores;
 use crate::rollout::branch::{Fork, stages};
 use crate::rollout::sample::{self, Path, Policy, Visit};
 use crate::rollout::sampler::{self, Euler, Sampler, Step};
 use crate::telemetry::{Clock, Progress, range};
-
-/// Images that are decoded and scored together; changes memory, not results.
-const DECODE_BATCH: usize = 32;
 
 /// How images are sampled.
 #[derive(Clone, Copy)]
@@ -71,7 +69,7 @@ impl<'a> Order<'a> {
     }
 
     /// The prompt of `image`.
-    fn prompt(&self, image: usize) -> &'a Prompt {
+    pub(super) fn prompt(&self, image: usize) -> &'a Prompt {
         &self.prompts[self.sample(image)]
     }
 }
@@ -244,45 +242,9 @@ impl Setup {
             Ok((Sampled { images: batch.clone(), latents }, clock))
         };
 
-        let (mut scoring, mut pictures) = (Scoring::new(rewards), Vec::new());
         let wants_gradient = order.job.trains && algorithm.needs().reward_gradient;
-        let mut reward_gradient = wants_gradient.then(|| Tensor::scratch(device, &[count, sizes.channels, side, side]));
-        let mut score = |sampled: Sampled| -> Result<Clock> {
-            let mut clock = Clock::start();
-            let first = sampled.images.start;
-            for part in ranges(sampled.images, DECODE_BATCH) {
-                device.phase("decode");
-                let latents = sampled.latents.slice(part.start - first..part.end - first);
-                let images = {
-                    let _range = range("decode");
-                    Images::decoded(pipeline.vae.decode(&latents))
-                };
-                clock.lap("decode");
-                device.phase("reward");
-                let of_image: Vec<&Prompt> = part.clone().map(|i| order.prompt(i)).collect();
-                let scored = {
-                    let _range = range("rewards");
-                    scoring.batch(&images, &of_image)
-                };
-                // Whether the rewards can judge the prompts is asked when a run starts, not when it is planned.
-                if !device.is_plan() {
-                    scored?;
-                }
-                if order.keep_pictures {
-                    pictures.extend(images.into_pictures());
-                }
-                clock.lap("reward");
-                if let Some(all) = &mut reward_gradient {
-                    device.phase("reward gradient");
-                    let _range = range("reward gradient");
-                    let of_pictures =
-                        |range: Range<usize>, pictures: &Tensor| rewards.gradient(pictures, &of_image[range]);
-                    copy::rows_into(all, part.start, &pipeline.vae.gradient(&latents, of_pictures)?);
-                    clock.lap("reward gradient");
-                }
-            }
-            Ok(clock)
-        };
+        let gradient = wants_gradient.then(|| Tensor::scratch(device, &latents(count)));
+        let mut judge = Judge::new(device, &pipeline.vae, rewards, order, gradient);
 
         // A batch is decoded and scored beside the sampling of the next.
         let progress = Progress::new(order.job.what, count as u64);
@@ -290,8 +252,10 @@ impl Setup {
         for batch in stages.iter().flat_map(|batches| device.rehearse(batches)).map(Some).chain([None]) {
             let sampled = waiting.take();
             let images = sampled.as_ref().map_or(0, |s| s.images.len());
-            let (scored, next) =
-                device.beside(|| sampled.map(&mut score).transpose(), || batch.map(&mut sample).transpose());
+            let (scored, next) = device.beside(
+                || sampled.map(|sampled| judge.take(sampled)).transpose(),
+                || batch.map(&mut sample).transpose(),
+            );
             let (scored, next) = (scored?, next?);
             let (next, sampling) = next.map_or((None, None), |(next, clock)| (Some(next), Some(clock)));
             waiting = next;
@@ -300,16 +264,10 @@ impl Setup {
             interrupt.check()?;
         }
         progress.finish();
-        let reward_seconds = scoring.seconds();
         let Seen { recorded, probe } = seen;
-        Ok(Rollout { x0, scores: scoring.finish(count), reward_seconds, pictures, probe, recorded, reward_gradient })
+        let Judged { scores, seconds, pictures, gradient } = judge.finish();
+        Ok(Rollout { x0, scores, reward_seconds: seconds, pictures, probe, recorded, reward_gradient: gradient })
     }
-}
-
-/// Latents that are not decoded yet.
-struct Sampled {
-    images: Range<usize>,
-    latents: Tensor,
 }
 
 /// What is kept of the way.
@@ -344,9 +302,4 @@ impl Probe {
             velocity: row(&visit.velocity),
         }
     }
-}
-
-/// `whole` in pieces of `length`.
-fn ranges(whole: Range<usize>, length: usize) -> Vec<Range<usize>> {
-    whole.clone().step_by(length).map(|first| first..(first + length).min(whole.end)).collect()
 }

@@ -1,0 +1,117 @@
+//! Latents to pictures and scores, and where a method follows it, the gradient of the reward.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use anyhow::Result;
+
+use super::rollout::Order;
+use crate::data::Prompt;
+use crate::device::{Device, Tensor};
+use crate::io::image::RgbImage;
+use crate::models::autoencoder::Autoencoder;
+use crate::ops::copy;
+use crate::rewards::{Images, Scores, Scoring, WeightedSum};
+use crate::telemetry::{Clock, range};
+
+/// Images that are decoded and scored together; changes memory, not results.
+const DECODE_BATCH: usize = 32;
+
+/// Latents that are not decoded yet.
+pub struct Sampled {
+    /// Their numbers.
+    pub images: Range<usize>,
+    /// `[images, channels, h, w]`.
+    pub latents: Tensor,
+}
+
+/// Decodes and scores the images of an order, batch by batch.
+pub struct Judge<'a> {
+    device: &'a Device,
+    vae: &'a Autoencoder,
+    rewards: &'a WeightedSum,
+    order: &'a Order<'a>,
+    scoring: Scoring<'a>,
+    pictures: Vec<RgbImage>,
+    /// Of all images, where it is wanted.
+    gradient: Option<Tensor>,
+}
+
+/// What the images of an order are worth.
+pub struct Judged {
+    /// Their scores.
+    pub scores: Scores,
+    /// Seconds that each reward took.
+    pub seconds: BTreeMap<&'static str, f64>,
+    /// The pictures, if they were wanted.
+    pub pictures: Vec<RgbImage>,
+    /// The gradient of the reward to the latents, if it was wanted: `[images, channels, h, w]`.
+    pub gradient: Option<Tensor>,
+}
+
+impl<'a> Judge<'a> {
+    /// Before the first batch; `gradient` has room for the gradients of all images, where they are wanted.
+    pub fn new(
+        device: &'a Device,
+        vae: &'a Autoencoder,
+        rewards: &'a WeightedSum,
+        order: &'a Order<'a>,
+        gradient: Option<Tensor>,
+    ) -> Self {
+        let scoring = Scoring::new(rewards);
+        Self { device, vae, rewards, order, scoring, pictures: Vec::new(), gradient }
+    }
+
+    /// Decodes and scores a batch; says how long each phase took.
+    ///
+    /// # Errors
+    /// What a reward reports.
+    pub fn take(&mut self, sampled: Sampled) -> Result<Clock> {
+        let mut clock = Clock::start();
+        let first = sampled.images.start;
+        for part in ranges(sampled.images, DECODE_BATCH) {
+            self.device.phase("decode");
+            let latents = sampled.latents.slice(part.start - first..part.end - first);
+            let images = {
+                let _range = range("decode");
+                Images::decoded(self.vae.decode(&latents))
+            };
+            clock.lap("decode");
+            self.device.phase("reward");
+            let prompts: Vec<&Prompt> = part.clone().map(|i| self.order.prompt(i)).collect();
+            let scored = {
+                let _range = range("rewards");
+                self.scoring.batch(&images, &prompts)
+            };
+            // Whether the rewards can judge the prompts is asked when a run starts, not when it is planned.
+            if !self.device.is_plan() {
+                scored?;
+            }
+            if self.order.keep_pictures {
+                self.pictures.extend(images.into_pictures());
+            }
+            clock.lap("reward");
+            if let Some(all) = &mut self.gradient {
+                self.device.phase("reward gradient");
+                let _range = range("reward gradient");
+                let of_pictures =
+                    |range: Range<usize>, pictures: &Tensor| self.rewards.gradient(pictures, &prompts[range]);
+                copy::rows_into(all, part.start, &self.vae.gradient(&latents, of_pictures)?);
+                clock.lap("reward gradient");
+            }
+        }
+        Ok(clock)
+    }
+
+    /// What came of all images; the scores of those that a plan left out are zero.
+    pub fn finish(self) -> Judged {
+        let seconds = self.scoring.seconds();
+        let scores = self.scoring.finish(self.order.count());
+        Judged { scores, seconds, pictures: self.pictures, gradient: self.gradient }
+    }
+}
+
+/// `whole` in pieces of `length`.
+pub fn ranges(whole: Range<usize>, length: usize) -> Vec<Range<usize>> {
+    whole.clone().step_by(length).map(|first| first..(first + length).min(whole.end)).collect()
+}
