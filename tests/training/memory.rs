@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use engine::config::method::Method;
 use engine::config::published::Published;
 use engine::config::{self, Job};
 use engine::device::{Device, with_threads};
@@ -28,10 +29,12 @@ fn every_config_that_can_run_here_takes_the_memory_that_its_plan_says() {
         if path.extension().is_none_or(|e| e != "toml") {
             continue;
         }
-        // Fewer of what comes one after another: prompts of the epoch and of the evaluation. Batches that one image of each
-        // fills: a plan knows of no two that are the best of their prompt.
-        let changes = ["num_epochs=1", "rollout.num_prompts_per_epoch=8", "eval.num_prompts=8", "train.batch_size=8"]
-            .map(String::from);
+        // Fewer of what comes one after another: prompts of the epoch and of the evaluation. How many images of a prompt are chosen
+        // depends on their rewards, which a plan does not know: there enough prompts for a full batch.
+        let method = config::load(&path, &[]).unwrap().algorithm;
+        let chooses = matches!(method, Method::Sft | Method::OnlineSft | Method::Dpo | Method::OnlineDpo);
+        let prompts = format!("rollout.num_prompts_per_epoch={}", if chooses { 32 } else { 8 });
+        let changes = ["num_epochs=1".into(), prompts, "eval.num_prompts=8".into()];
         let planned = check(config::load(&path, &changes).unwrap(), Job::Train).unwrap();
         let plan = with_threads(THREADS, || MemoryPlan::of(&planned, &Device::Cpu)).unwrap().unwrap();
         let dir = tempfile::tempdir().unwrap();

@@ -8,9 +8,12 @@ use crate::device::{Device, Tensor};
 
 const TEMPERATURE: f32 = 10000.0;
 
+/// Levels' sizes, and a table for each.
+type Tables = (Vec<[usize; 2]>, Vec<Tensor>);
+
 /// Tables for the sizes of the levels that were seen last: the pictures of a run are of one size.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<Option<(Vec<[usize; 2]>, Vec<Tensor>)>>);
+pub(super) struct Kept(Mutex<Option<Tables>>);
 
 impl Kept {
     /// The tables for levels of `sizes`, on `device`; `make` makes them.

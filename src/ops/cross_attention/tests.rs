@@ -73,7 +73,7 @@ fn kernels_give_a_sample_the_same_bits_in_any_batch_and_whatever_the_order() {
     for d in [12, 64, 128] {
         let (m, n, width) = (70, 140, d);
         let [q, k, v] = [(m, 1), (n, 2), (n, 3)].map(|(tokens, seed)| random(&[2, tokens, width], seed));
-        let late = |i: usize| if i / m % n < 100 && i % 7 == 0 { -1.0 } else { (i * 37 % 11) as f32 - 3.0 };
+        let late = |i: usize| if i / m % n < 100 && i.is_multiple_of(7) { -1.0 } else { (i * 37 % 11) as f32 - 3.0 };
         let sees: Vec<f32> = (0..2 * n * m).map(late).collect();
         let sees = Tensor::from_slice(&Device::Cpu, &sees, &[2, n, m]);
         let heads = Heads { count: 1, ..HEADS };
