@@ -69,12 +69,16 @@ impl Run {
 /// Nothing is computed yet, and no file written.
 ///
 /// # Errors
-/// As [`setup::check`]; or if two configs have one name, or are not judged alike.
+/// As [`setup::check`]; or if two configs have one name, a seed is given twice, or the configs are not judged alike.
 pub fn plan(places: &[Place], seeds: &[u64], budget: Budget, overrides: &[String], output: &Path) -> Result<Vec<Run>> {
     let names: Vec<String> = places.iter().map(Place::name).collect();
     let mut seen = BTreeSet::new();
     for name in &names {
         ensure!(seen.insert(name), "--config: two configs are called '{name}', and their runs would share a folder");
+    }
+    let mut known = BTreeSet::new();
+    for seed in seeds {
+        ensure!(known.insert(seed), "--seeds: {seed} is given twice, and would count twice");
     }
     let mut configs = Vec::new();
     for place in places {

@@ -131,6 +131,8 @@ fn what_cannot_be_compared_is_said_before_anything_is_computed() {
     assert!(e.starts_with("error: eval.guidance_scale is 1.0 in near, 3.0 in far"), "{e}");
     let e = refused(&[configs[0].clone(), configs[0].clone()], &[]);
     assert!(e.contains("two configs are called 'near'"), "{e}");
+    let e = refused(&configs[..1], &["3", "2"]);
+    assert!(e.starts_with("error: --seeds: 2 is given twice"), "{e}");
     assert!(!output.exists());
     let e = engine(&["compare", "--config", &configs[0], "--epochs", "1", "--images", "2"]);
     assert!(String::from_utf8_lossy(&e.stderr).contains("cannot be used with"));
