@@ -1,5 +1,6 @@
-// Group normalisation of NHWC images, and SiLU; and the gradient to the image: see src/ops/group_norm. Blocks take chunks of an image's pixels; a thread
-// stays with the channels that lie side by side in 16 bytes. A chunk's size does not depend on how many images there are.
+// Group normalisation of NHWC images, and SiLU; and the gradient to the image: see src/ops/group_norm. Blocks take chunks of an
+// image's pixels; a thread stays with the channels that lie side by side in 16 bytes. A chunk's size does not depend on how many
+// images there are.
 // hot group_norm_*
 #include "common/math.cuh"
 #include "common/rows.cuh"
@@ -35,10 +36,27 @@ template <typename T, bool PACKED> struct Chunk {
   }
 };
 
-// Shared memory of the sums of a block's warps.
-template <int N> __device__ __forceinline__ float (&sums_of_warps())[WARPS][2][32 * N] {
-  __shared__ alignas(16) float sums[WARPS][2][32 * N];
-  return sums;
+// Two sums of every channel of a block over its pixels, to out [2, channel], of each thread's own.
+template <int N> __device__ __forceinline__ void sum_pixels(float* out, float (&sums)[2 * N], int channels, int columns) {
+  __shared__ alignas(16) float of_warp[WARPS][2][32 * N];
+  for (int step = 16; step >= columns; step >>= 1)
+#pragma unroll
+    for (int k = 0; k < 2 * N; ++k) sums[k] += __shfl_xor_sync(0xFFFFFFFF, sums[k], step);
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (lane < columns)
+#pragma unroll
+    for (int k = 0; k < 2 * N; k += 4)
+      *(Pack<float, 4>*)&of_warp[warp][k / N][lane * N + k % N] = {sums[k], sums[k + 1], sums[k + 2], sums[k + 3]};
+  __syncthreads();
+  int channel = blockIdx.y * columns * N + threadIdx.x;
+  if (threadIdx.x < columns * N && channel < channels)
+#pragma unroll
+    for (int s = 0; s < 2; ++s) {
+      float total = of_warp[0][s][threadIdx.x];
+#pragma unroll
+      for (int w = 1; w < WARPS; ++w) total += of_warp[w][s][threadIdx.x];
+      out[s * channels + channel] = total;
+    }
 }
 
 // Three numbers of a channel in a chunk, [image, chunk, 3, channel]: the first pixel, and the sums of the differences from
@@ -47,7 +65,6 @@ template <bool PACKED, typename T>
 __device__ __forceinline__ void partial(float* out, const T* x, u32 pixels, int channels, int columns) {
   Chunk<T, PACKED> at(pixels, channels, columns);
   constexpr int N = at.N;
-  auto& of_warp = sums_of_warps<N>();
   float pivot[N], sums[2 * N];
   load<PACKED>(pivot, x + at.offset(at.first), channels - at.channel);
 #pragma unroll
@@ -65,29 +82,12 @@ __device__ __forceinline__ void partial(float* out, const T* x, u32 pixels, int 
         sums[N + k] = fmaf(apart, apart, sums[N + k]);
       }
   }
-  for (int step = 16; step >= columns; step >>= 1)
-#pragma unroll
-    for (int k = 0; k < 2 * N; ++k) sums[k] += __shfl_xor_sync(0xFFFFFFFF, sums[k], step);
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (lane < columns)
-#pragma unroll
-    for (int k = 0; k < 2 * N; k += 4)
-      *(Pack<float, 4>*)&of_warp[warp][k / N][lane * N + k % N] = {sums[k], sums[k + 1], sums[k + 2], sums[k + 3]};
   out += ((u64)blockIdx.z * gridDim.x + blockIdx.x) * 3 * channels;
   if (at.row == 0)
 #pragma unroll
     for (int k = 0; k < N; ++k)
       if (at.channel + k < channels) out[at.channel + k] = pivot[k];
-  __syncthreads();
-  int channel = blockIdx.y * columns * N + threadIdx.x;
-  if (threadIdx.x < columns * N && channel < channels)
-#pragma unroll
-    for (int s = 0; s < 2; ++s) {
-      float total = of_warp[0][s][threadIdx.x];
-#pragma unroll
-      for (int w = 1; w < WARPS; ++w) total += of_warp[w][s][threadIdx.x];
-      out[(1 + s) * channels + channel] = total;
-    }
+  sum_pixels<N>(out + channels, sums, channels, columns);
 }
 
 // What is done to every channel of an image, [image, 3, channel]: (x - shift) scale + bias. A block has a group of an image.
@@ -172,7 +172,6 @@ __device__ __forceinline__ void gradient_partial(float* out, const T* dy, const 
                                                  int columns, int silu) {
   Chunk<T, PACKED> at(pixels, channels, columns);
   constexpr int N = at.N;
-  auto& of_warp = sums_of_warps<N>();
   float shift[N], scale[N], bias[N], sums[2 * N];
   maps += (u64)blockIdx.z * 3 * channels + at.channel;
   load<PACKED>(shift, maps, channels - at.channel);
@@ -193,24 +192,7 @@ __device__ __forceinline__ void gradient_partial(float* out, const T* dy, const 
       sums[N + k] = fmaf(g, apart, sums[N + k]);
     }
   }
-  for (int step = 16; step >= columns; step >>= 1)
-#pragma unroll
-    for (int k = 0; k < 2 * N; ++k) sums[k] += __shfl_xor_sync(0xFFFFFFFF, sums[k], step);
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (lane < columns)
-#pragma unroll
-    for (int k = 0; k < 2 * N; ++k) of_warp[warp][k / N][lane * N + k % N] = sums[k];
-  __syncthreads();
-  out += ((u64)blockIdx.z * gridDim.x + blockIdx.x) * 2 * channels;
-  int channel = blockIdx.y * columns * N + threadIdx.x;
-  if (threadIdx.x < columns * N && channel < channels)
-#pragma unroll
-    for (int s = 0; s < 2; ++s) {
-      float total = of_warp[0][s][threadIdx.x];
-#pragma unroll
-      for (int w = 1; w < WARPS; ++w) total += of_warp[w][s][threadIdx.x];
-      out[s * channels + channel] = total;
-    }
+  sum_pixels<N>(out + ((u64)blockIdx.z * gridDim.x + blockIdx.x) * 2 * channels, sums, channels, columns);
 }
 
 // The factor on x - shift and the offset of every channel's gradient, [image, 2, channel]. A block has a group of an image.

@@ -121,10 +121,10 @@ impl Algorithm for Awm {
 
     /// `θ − y`, and where they have weight `θ − ref` and `θ − old`.
     fn differences(&self, _: &[Point]) -> Vec<Difference> {
-        let matched = Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Noise), (1.0, Operand::X0)]);
-        let from = |other| Difference::signed(&[(1.0, Operand::Theta), (-1.0, other)]);
+        let matched = Difference::mismatch(Operand::Theta);
         let Needs { reference, old, .. } = self.needs();
-        let anchors = [reference.then(|| from(Operand::Reference)), old.then(|| from(Operand::Old))];
+        let anchors =
+            [reference.then(|| Difference::from(Operand::Reference)), old.then(|| Difference::from(Operand::Old))];
         std::iter::once(matched).chain(anchors.into_iter().flatten()).collect()
     }
 

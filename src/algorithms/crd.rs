@@ -6,9 +6,9 @@ mod tests;
 
 use anyhow::Result;
 
-use super::dpo::{sigmoid, softplus};
+use super::logistic::{sigmoid, softplus};
 use super::strata::Strata;
-use super::together::{Draws, Noise, groups, shares, units};
+use super::together::{Draws, Noise, units};
 use super::{Algorithm, Difference, Loss, Needs, Operand, Point, Scored};
 use crate::config::method::{CrdKeys, CrdLoss};
 use crate::models::lora::{AdapterBank, Slot};
@@ -119,9 +119,7 @@ impl Algorithm for Crd {
 
     /// The groups are shared out to the updates, each at all of its times.
     fn updates(&self, epoch: &Scored) -> Vec<Vec<Point>> {
-        let (groups, times) = (groups(epoch), 0..self.keys.num_timesteps);
-        let update = |share: std::ops::Range<usize>| self.draws.points(epoch, &groups[share], times.clone());
-        shares(groups.len(), self.keys.updates_per_epoch).map(update).collect()
+        self.draws.of_groups(epoch, self.keys.num_timesteps, self.keys.updates_per_epoch)
     }
 
     fn reference_guidance(&self) -> Option<f32> {
@@ -130,10 +128,8 @@ impl Algorithm for Crd {
 
     /// `θ − y`, `old − y`, and where it has weight `θ − ref`.
     fn differences(&self, _: &[Point]) -> Vec<Difference> {
-        let matched = |who| Difference::signed(&[(1.0, who), (-1.0, Operand::Noise), (1.0, Operand::X0)]);
-        let from = || Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Reference)]);
-        let reference = self.needs().reference.then(from);
-        [matched(Operand::Theta), matched(Operand::Old)].into_iter().chain(reference).collect()
+        let reference = self.needs().reference.then(|| Difference::from(Operand::Reference));
+        [Operand::Theta, Operand::Old].map(Difference::mismatch).into_iter().chain(reference).collect()
     }
 
     /// Neither the weights `w` nor the means that are taken away carry a gradient.

@@ -6,9 +6,10 @@ mod tests;
 
 use anyhow::Result;
 
-use super::dpo::{excess, sigmoid};
+use super::dpo::excess;
+use super::logistic::sigmoid;
 use super::strata::Strata;
-use super::together::{Draws, Noise, groups, shares, units};
+use super::together::{Draws, Noise, units};
 use super::{Algorithm, Difference, Loss, Needs, Operand, Point, Scored};
 use crate::config::method::{DgpoKeys, GroupReference};
 use crate::models::lora::{AdapterBank, Slot};
@@ -89,9 +90,7 @@ impl Algorithm for Dgpo {
 
     /// The groups are shared out to the updates, each at all of its times; all its points have one noise.
     fn updates(&self, epoch: &Scored) -> Vec<Vec<Point>> {
-        let (groups, times) = (groups(epoch), 0..self.keys.num_timesteps);
-        let update = |share: std::ops::Range<usize>| self.draws.points(epoch, &groups[share], times.clone());
-        shares(groups.len(), self.keys.updates_per_epoch).map(update).collect()
+        self.draws.of_groups(epoch, self.keys.num_timesteps, self.keys.updates_per_epoch)
     }
 
     fn reference_guidance(&self) -> Option<f32> {
@@ -100,10 +99,10 @@ impl Algorithm for Dgpo {
 
     /// `θ − y`, and where they are needed `θ − ref` and `θ − old`.
     fn differences(&self, _: &[Point]) -> Vec<Difference> {
-        let matched = Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Noise), (1.0, Operand::X0)]);
-        let from = |other| Difference::signed(&[(1.0, Operand::Theta), (-1.0, other)]);
+        let matched = Difference::mismatch(Operand::Theta);
         let [reference, old] = self.places();
-        let others = [reference.map(|_| from(Operand::Reference)), old.map(|_| from(Operand::Old))];
+        let others =
+            [reference.map(|_| Difference::from(Operand::Reference)), old.map(|_| Difference::from(Operand::Old))];
         std::iter::once(matched).chain(others.into_iter().flatten()).collect()
     }
 

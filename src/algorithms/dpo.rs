@@ -7,9 +7,10 @@ mod tests;
 use anyhow::Result;
 
 use super::advantage::{self, Advantages};
+use super::logistic::{sigmoid, softplus};
 use super::sft::{follow_every, reference_follows};
 use super::strata::Strata;
-use super::together::{Draws, Noise, groups, shares, units};
+use super::together::{Draws, Noise, groups, units};
 use super::{Algorithm, Difference, Loss, Needs, Operand, Point, Scored};
 use crate::config::method::{DpoKeys, Method};
 use crate::models::lora::{AdapterBank, Slot};
@@ -48,16 +49,6 @@ fn extremes(rewards: &[f64]) -> Vec<f64> {
 /// `‖d + p‖² − ‖p‖²` where `d` and `d + p` are the differences numbered `d` and `whole`: exact also where `d` is small.
 pub(super) fn excess(of: &Products, d: usize, whole: usize) -> f64 {
     2.0 * of.gram[d][whole] - of.gram[d][d]
-}
-
-/// `1/(1 + e^−x)`.
-pub(super) fn sigmoid(x: f64) -> f64 {
-    if x >= 0.0 { 1.0 / (1.0 + (-x).exp()) } else { x.exp() / (1.0 + x.exp()) }
-}
-
-/// `ln(1 + e^x)`.
-pub(super) fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 impl Algorithm for Dpo {
@@ -104,16 +95,12 @@ impl Algorithm for Dpo {
             Some(vec![find(1.0)?, find(-1.0)?])
         };
         let pairs: Vec<Vec<usize>> = groups(epoch).into_iter().filter_map(pair).collect();
-        let draws = shares(self.keys.num_timesteps, self.keys.updates_per_epoch);
-        draws.map(|share| self.draws.points(epoch, &pairs, share)).collect()
+        self.draws.of_units(epoch, &pairs, self.keys.num_timesteps, self.keys.updates_per_epoch)
     }
 
     /// `θ − y` and `θ − ref`.
     fn differences(&self, _: &[Point]) -> Vec<Difference> {
-        vec![
-            Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Noise), (1.0, Operand::X0)]),
-            Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Reference)]),
-        ]
+        vec![Difference::mismatch(Operand::Theta), Difference::from(Operand::Reference)]
     }
 
     /// The slope over `E` is `±½β·σ(½β(E_w − E_l))`, and that of `E` over the velocity `2·(θ − y)`.

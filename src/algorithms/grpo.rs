@@ -202,8 +202,7 @@ impl Algorithm for Grpo {
     fn differences(&self, points: &[Point]) -> Vec<Difference> {
         let mut all = vec![self.steps.mean_less(points, Operand::Next)];
         all.extend(self.is_guard().then(|| self.steps.mean_less(points, Operand::MeanOld)));
-        let reference = || Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Reference)]);
-        all.extend(self.needs().reference.then(reference));
+        all.extend(self.needs().reference.then(|| Difference::from(Operand::Reference)));
         all
     }
 

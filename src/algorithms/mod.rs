@@ -8,6 +8,7 @@ pub mod crd;
 pub mod dgpo;
 pub mod dpo;
 pub mod grpo;
+mod logistic;
 pub mod nft;
 pub mod point;
 pub mod ram;

@@ -116,7 +116,7 @@ impl Algorithm for Nft {
             let own = [(sign * beta, Operand::Theta), (1.0 - sign * beta, Operand::Old)];
             Difference::signed(&[own[0], own[1], (-1.0, Operand::Noise), (1.0, Operand::X0)])
         };
-        let reference = Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Reference)]);
+        let reference = Difference::from(Operand::Reference);
         vec![matched(1.0), matched(-1.0), reference]
     }
 

@@ -100,6 +100,16 @@ impl Difference {
     pub fn signed(terms: &[(f32, Operand)]) -> Self {
         Self { terms: terms.iter().map(|(w, o)| (Weight::All(*w), *o)).collect() }
     }
+
+    /// `who − y`: by how much a velocity misses that of the point, `y = noise − x0`.
+    pub fn mismatch(who: Operand) -> Self {
+        Self::signed(&[(1.0, who), (-1.0, Operand::Noise), (1.0, Operand::X0)])
+    }
+
+    /// `θ − other`.
+    pub fn from(other: Operand) -> Self {
+        Self::signed(&[(1.0, Operand::Theta), (-1.0, other)])
+    }
 }
 
 /// Which velocities besides the trained policy's are evaluated at every point.

@@ -88,7 +88,7 @@ impl Algorithm for Ram {
             Form::Paper => Operand::Theta,
         };
         vec![
-            Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Reference)]),
+            Difference::from(Operand::Reference),
             Difference::signed(&[(1.0, Operand::Noise), (-1.0, Operand::X0), (-1.0, from)]),
         ]
     }

@@ -282,15 +282,13 @@ impl Algorithm for Rsm {
     /// `matching`: `θ − v_old` and the step's noise. `ppo`: as [Flow-GRPO](super::Grpo). And `θ − ref`.
     fn differences(&self, points: &[Point]) -> Vec<Difference> {
         let mut all = match self.keys.loss {
-            RsmLoss::Matching => vec![
-                Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::VelocityOld)]),
-                Difference::signed(&[(1.0, Operand::Noise)]),
-            ],
+            RsmLoss::Matching => {
+                vec![Difference::from(Operand::VelocityOld), Difference::signed(&[(1.0, Operand::Noise)])]
+            }
             RsmLoss::Ppo => vec![self.steps.mean_less(points, Operand::Next)],
         };
         all.extend(self.is_guard().then(|| self.steps.mean_less(points, Operand::MeanOld)));
-        let reference = || Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Reference)]);
-        all.extend(self.needs().reference.then(reference));
+        all.extend(self.needs().reference.then(|| Difference::from(Operand::Reference)));
         all
     }
 

@@ -1,4 +1,4 @@
-//! Residual score matching, first order (the VGG-Flow family): the velocity along the way of a rollout is matched with the
+//! Reward Score Matching (arXiv 2604.17415), first order (the VGG-Flow family): the velocity along the way of a rollout is matched with the
 //! reference's, moved along the gradient of the reward with respect to the latent at the end of it.
 
 #[cfg(test)]
@@ -6,6 +6,7 @@ mod tests;
 
 use anyhow::Result;
 
+use super::together::shares;
 use super::{Algorithm, Difference, Guidance, Loss, Needs, Operand, Point, Scored, Window};
 use crate::config::TrainConfig;
 use crate::config::method::{RsmFirstOrderKeys, Slope};
@@ -112,9 +113,8 @@ impl Algorithm for RsmFirstOrder {
             .map(|(i, s)| at(i, s))
             .collect();
         (epoch.key)(Purpose::PointOrder, 0, 0).stream().shuffle(&mut points);
-        let count = self.keys.updates_per_epoch;
-        let share = |i: usize| points[points.len() * i / count..points.len() * (i + 1) / count].to_vec();
-        let mut updates: Vec<Vec<Point>> = (0..count).map(share).collect();
+        let mut updates: Vec<Vec<Point>> =
+            shares(points.len(), self.keys.updates_per_epoch).map(|share| points[share].to_vec()).collect();
         self.clip(&mut updates, |point| epoch.gradient_norms[point.image]);
         updates
     }
@@ -129,7 +129,7 @@ impl Algorithm for RsmFirstOrder {
     }
 
     fn differences(&self, _: &[Point]) -> Vec<Difference> {
-        let away = Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Reference)]);
+        let away = Difference::from(Operand::Reference);
         vec![away, Difference::signed(&[(1.0, Operand::RewardGradient)])]
     }
 

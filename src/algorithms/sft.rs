@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::advantage::{self, Advantages};
 use super::strata::Strata;
-use super::together::{Draws, Noise, shares};
+use super::together::{Draws, Noise};
 use super::{Algorithm, Difference, Loss, Needs, Operand, Point, Scored};
 use crate::config::method::{Method, SftKeys};
 use crate::models::lora::{AdapterBank, Slot};
@@ -101,13 +101,12 @@ impl Algorithm for Sft {
     fn updates(&self, epoch: &Scored) -> Vec<Vec<Point>> {
         let images: Vec<Vec<usize>> =
             (0..epoch.advantages.len()).filter(|i| epoch.advantages[*i] != 0.0).map(|i| vec![i]).collect();
-        let draws = shares(self.keys.num_timesteps, self.keys.updates_per_epoch);
-        draws.map(|share| self.draws.points(epoch, &images, share)).collect()
+        self.draws.of_units(epoch, &images, self.keys.num_timesteps, self.keys.updates_per_epoch)
     }
 
     /// `θ − y`.
     fn differences(&self, _: &[Point]) -> Vec<Difference> {
-        vec![Difference::signed(&[(1.0, Operand::Theta), (-1.0, Operand::Noise), (1.0, Operand::X0)])]
+        vec![Difference::mismatch(Operand::Theta)]
     }
 
     fn loss(&self, points: &[Point], products: &[Products], total: usize) -> Loss {

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
+use super::logistic::sigmoid;
 use crate::config::method::{TimeType, Times};
 use crate::device::philox::Stream;
 use crate::rollout::schedule::Schedule;
@@ -96,10 +97,6 @@ impl Strata {
             }
         }
     }
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 /// The number below which a standard normal one is with probability `p`: bisection of its distribution, the error of which is

@@ -69,8 +69,19 @@ pub(super) struct Draws {
 }
 
 impl Draws {
+    /// The groups of an epoch shared out to `updates`, each at its `times` times.
+    pub fn of_groups(&self, epoch: &Scored, times: usize, updates: usize) -> Vec<Vec<Point>> {
+        let groups = groups(epoch);
+        shares(groups.len(), updates).map(|share| self.points(epoch, &groups[share], 0..times)).collect()
+    }
+
+    /// All `units` in each of `updates`, at its share of their `times` times.
+    pub fn of_units(&self, epoch: &Scored, units: &[Vec<usize>], times: usize, updates: usize) -> Vec<Vec<Point>> {
+        shares(times, updates).map(|share| self.points(epoch, units, share)).collect()
+    }
+
     /// Of `units` at those of their times that are numbered `draws`: unit by unit, time by time.
-    pub fn points(&self, epoch: &Scored, units: &[Vec<usize>], draws: Range<usize>) -> Vec<Point> {
+    fn points(&self, epoch: &Scored, units: &[Vec<usize>], draws: Range<usize>) -> Vec<Point> {
         let of_unit = |unit: &Vec<usize>| -> Vec<Point> {
             let first = unit[0];
             let times = self.times.draw(&mut (epoch.key)(Purpose::Timestep, first, 0).stream());

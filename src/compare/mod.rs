@@ -5,7 +5,7 @@
 
 pub mod results;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -87,16 +87,18 @@ pub fn plan(places: &[Place], seeds: &[u64], budget: Budget, overrides: &[String
         configs.push(budgeted(raw, budget).with_context(|| place.to_string())?);
     }
     judged_alike(&names, &configs)?;
-    let mut runs = Vec::new();
-    for seed in seeds {
-        for ((place, name), config) in places.iter().zip(&names).zip(&configs) {
-            let raw = TrainConfig { seed: *seed, ..config.clone() };
-            let planned = setup::check(raw, Job::Train).with_context(|| place.to_string())?;
-            let folder = output.join(name).join(format!("seed-{seed}"));
-            runs.push(Run { name: name.clone(), seed: *seed, folder, planned });
-        }
-    }
-    Ok(runs)
+    let check =
+        |(place, config): (&Place, TrainConfig)| setup::check(config, Job::Train).with_context(|| place.to_string());
+    let planned: Vec<Planned> = places.iter().zip(configs).map(check).collect::<Result<_>>()?;
+    let run = |seed: u64, name: &String, planned: &Planned| {
+        let mut planned = planned.clone();
+        planned.config.raw.seed = seed;
+        let folder = output.join(name).join(format!("seed-{seed}"));
+        Run { name: name.clone(), seed, folder, planned }
+    };
+    let of_seed =
+        |seed: &u64| names.iter().zip(&planned).map(|(name, planned)| run(*seed, name, planned)).collect::<Vec<_>>();
+    Ok(seeds.iter().flat_map(of_seed).collect())
 }
 
 /// `raw` with the length that `budget` gives it.
@@ -155,11 +157,7 @@ fn judged_alike(names: &[String], configs: &[TrainConfig]) -> Result<()> {
 /// As [`train`](crate::train::run::run); or [`Interrupted`](crate::train::guard::Interrupted), everything being saved.
 pub fn go(mut runs: Vec<Run>, output: &Path, reach: Option<f64>, verbose: bool, device: &Device) -> Result<()> {
     let interrupt = Interrupt::install()?;
-    // What does not fit is said before hours have passed with what does.
-    for run in &mut runs {
-        let memory = MemoryPlan::fitting(&mut run.planned, device).with_context(|| run.name.clone())?;
-        memory.check(&run.planned, device).with_context(|| run.name.clone())?;
-    }
+    fit(&mut runs, device)?;
     let all: Vec<(String, PathBuf)> = runs.iter().map(|run| (run.name.clone(), run.folder.clone())).collect();
     let count = runs.len();
     for (i, run) in runs.into_iter().enumerate() {
@@ -177,6 +175,22 @@ pub fn go(mut runs: Vec<Run>, output: &Path, reach: Option<f64>, verbose: bool, 
         }
         write_atomic(&run.folder.join(FINISHED), text.as_bytes())?;
         results::Results::read(&all[..=i], reach)?.write(output)?;
+    }
+    Ok(())
+}
+
+/// Fails if one of `runs` does not fit on `device`, which is said before hours have passed with what does. A seed changes no size:
+/// of each config one run is planned.
+fn fit(runs: &mut [Run], device: &Device) -> Result<()> {
+    let mut leave = BTreeMap::new();
+    for run in runs {
+        if let Some(encoders_leave) = leave.get(&run.name) {
+            run.planned.encoders_leave = *encoders_leave;
+            continue;
+        }
+        let memory = MemoryPlan::fitting(&mut run.planned, device).with_context(|| run.name.clone())?;
+        memory.check(&run.planned, device).with_context(|| run.name.clone())?;
+        leave.insert(run.name.clone(), run.planned.encoders_leave);
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What the runs of a comparison have come to: curves over updates and seconds, and a table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -242,9 +242,8 @@ impl Results {
             x: x.into(),
             curves: self.methods.iter().map(|method| curve(method, axis)).collect(),
         });
-        let seeds: BTreeMap<usize, ()> = self.methods.iter().map(|m| (m.runs.len(), ())).collect();
-        let spread = match seeds.keys().next_back() {
-            Some(n) if *n > 1 => format!("held-out reward: mean and range of {n} seeds"),
+        let spread = match self.methods.iter().map(|method| method.runs.len()).max() {
+            Some(n) if n > 1 => format!("held-out reward: mean and range of {n} seeds"),
             _ => "held-out reward".into(),
         };
         plot::svg(&spread, &panels)

@@ -76,7 +76,7 @@ pub struct TrainConfig {
     /// Reward Score Matching, if that is the algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rsm: Option<RsmKeys>,
-    /// First-order residual score matching, if that is the algorithm.
+    /// First-order Reward Score Matching, if that is the algorithm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rsm_first_order: Option<RsmFirstOrderKeys>,
     /// Supervised fine-tuning, if that is the algorithm.

@@ -38,7 +38,7 @@ pub struct Judge<'a> {
 }
 
 /// What the images of an order are worth.
-pub struct Judged {
+pub struct Worth {
     /// Their scores.
     pub scores: Scores,
     /// Seconds that each reward took.
@@ -104,10 +104,10 @@ impl<'a> Judge<'a> {
     }
 
     /// What came of all images; the scores of those that a plan left out are zero.
-    pub fn finish(self) -> Judged {
+    pub fn finish(self) -> Worth {
         let seconds = self.scoring.seconds();
         let scores = self.scoring.finish(self.order.count());
-        Judged { scores, seconds, pictures: self.pictures, gradient: self.gradient }
+        Worth { scores, seconds, pictures: self.pictures, gradient: self.gradient }
     }
 }
 

@@ -107,9 +107,8 @@ struct Evaluator {
 
 impl Evaluator {
     /// Those whose velocities `algorithm` compares, the trained one first.
-    fn all(algorithm: &dyn Algorithm, bank: &AdapterBank) -> Vec<Self> {
+    fn all(algorithm: &dyn Algorithm, reference: Option<Slot>) -> Vec<Self> {
         let (needs, guidance) = (algorithm.needs(), algorithm.guidance().map(|g| g.scale));
-        let reference = bank.has(Slot::Reference).then_some(Slot::Reference);
         let guided = guidance.or_else(|| algorithm.reference_guidance());
         let one = |of, slot, guidance| Self { of, slot, guidance };
         std::iter::once(one(Operand::Theta, Some(Slot::Theta), guidance))
@@ -155,13 +154,13 @@ impl Stacked {
             Inputs::Noised { x0, noise } => noising::forward(x0, noise, &t),
             Inputs::Stepped { x, .. } | Inputs::Matched { x, .. } | Inputs::Led { x, .. } => x.clone(),
         };
-        let each = Evaluator::all(algorithm, p.bank);
+        let reference = p.bank.has(Slot::Reference).then_some(Slot::Reference);
+        let each = Evaluator::all(algorithm, reference);
         let negative = algorithms::is_guided(algorithm).then(|| {
             let row = batch.negative.as_ref().expect("the loss has guidance");
             row.rows(&vec![0; n])
         });
         let halves = |e: &Evaluator| e.guidance.and(negative.as_ref()).into_iter().chain([&batch.prompts]);
-        let reference = p.bank.has(Slot::Reference).then_some(Slot::Reference);
         let probed = probe.map(|(probe, _)| [probe.slot, Some(Slot::Theta), reference]);
         let at_probe = || probe.into_iter().flat_map(|at| std::iter::repeat_n(at, 3));
         let runs =

@@ -6,7 +6,7 @@ use std::ops::Range;
 use anyhow::Result;
 
 use super::guard::Interrupt;
-use super::judge::{Judge, Judged, Sampled, ranges};
+use super::judge::{Judge, Sampled, Worth, ranges};
 use super::recorded::Recorded;
 use super::setup::Setup;
 use crate::algorithms::Window;
@@ -265,7 +265,7 @@ impl Setup {
         }
         progress.finish();
         let Seen { recorded, probe } = seen;
-        let Judged { scores, seconds, pictures, gradient } = judge.finish();
+        let Worth { scores, seconds, pictures, gradient } = judge.finish();
         Ok(Rollout { x0, scores, reward_seconds: seconds, pictures, probe, recorded, reward_gradient: gradient })
     }
 }

@@ -36,17 +36,17 @@ fn every_config_that_can_run_here_takes_the_memory_that_its_plan_says() {
         // One that compares images with no other has one of each prompt.
         let all = chooses || method.follows_gradients();
         let prompts = format!("rollout.num_prompts_per_epoch={}", if all { 32 } else { 8 });
-        let changes = ["num_epochs=1".into(), prompts, "eval.num_prompts=8".into()];
+        let changes = ["num_epochs=2".into(), prompts, "eval.num_prompts=8".into()];
         let planned = check(config::load(&path, &changes).unwrap(), Job::Train).unwrap();
         let plan = with_threads(THREADS, || MemoryPlan::of(&planned, &Device::Cpu)).unwrap().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let threads = THREADS.to_string();
         let args = [&["--threads", &threads, "--set"][..], &changes.each_ref().map(String::as_str)].concat();
         assert_success(&train(&path, dir.path(), &args));
-        let (measured, planned) = (marks(dir.path())[0], plan.tensors as f64);
+        // Of two epochs: that sampling and what goes on beside it are at their highest at once is a matter of chance.
+        let (measured, planned) = (marks(dir.path())[1], plan.tensors as f64);
         println!("{}: planned {planned:.3e} bytes, measured {measured:.3e}", path.display());
-        // A plan has sampling and what goes on beside it at their highest at once; in a run that is a matter of chance.
-        assert!((0.95..1.1).contains(&(planned / measured)), "{}: {planned} {measured}", path.display());
+        assert!((planned / measured - 1.0).abs() < 0.05, "{}: {planned} {measured}", path.display());
         seen += 1;
     }
     let published = Published::all().filter(|one| one.name.starts_with("tiny/"));

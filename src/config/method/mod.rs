@@ -45,7 +45,7 @@ pub enum Method {
     GrpoGuard,
     /// Reward Score Matching, zeroth-order.
     Rsm,
-    /// First-order residual score matching.
+    /// First-order Reward Score Matching.
     RsmFirstOrder,
     /// Supervised fine-tuning on the best image of each prompt.
     Sft,
@@ -130,7 +130,7 @@ pub enum MethodKeys {
     Grpo(GrpoKeys),
     /// Reward Score Matching.
     Rsm(RsmKeys),
-    /// First-order residual score matching.
+    /// First-order Reward Score Matching.
     RsmFirstOrder(RsmFirstOrderKeys),
     /// Regression to the images that rewards choose.
     Sft(SftKeys),

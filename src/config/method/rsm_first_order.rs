@@ -1,11 +1,11 @@
-//! The keys of first-order residual score matching.
+//! The keys of first-order Reward Score Matching.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::config::resolved::within;
 
-/// First-order residual score matching, for rewards that have a gradient: `v_ref − η(σ)·reward_scale·∇r` is matched, with the
+/// First-order Reward Score Matching, for rewards that have a gradient: `v_ref − η(σ)·reward_scale·∇r` is matched, with the
 /// gradient at the end of the rollout.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
