@@ -107,7 +107,7 @@ fn check_method(case: &str, device: &str) {
 fn every_method_s_loss_and_gradients_match_autograd() {
     let cases = ["awm", "awm_off_policy", "nft", "flow_grpo", "cps", "grpo_guard", "rsm", "rsm_ppo"];
     let preferences = ["sft", "rwr", "dpo", "dgpo", "dgpo_old", "crd", "crd_softmax"];
-    let led = ["rsm_first_order", "rsm_first_order_square"];
+    let led = ["rsm_first_order", "rsm_first_order_square", "rsm_first_order_one_step"];
     cases.into_iter().chain(preferences).chain(led).for_each(|case| check_method(case, "cpu"));
 }
 
