@@ -116,9 +116,9 @@ impl<'a> Judge<'a> {
     /// [`Interrupted`](super::guard::Interrupted), or what a reward reports.
     pub fn to_gradients(&self, clean: &mut Tensor, interrupt: &Interrupt) -> Result<()> {
         let count = self.order.count();
-        let parts = (0..clean.dim(0)).step_by(count).flat_map(|first| {
-            ranges(0..count, DECODE_BATCH).into_iter().map(move |images| (first, images))
-        });
+        let parts = (0..clean.dim(0))
+            .step_by(count)
+            .flat_map(|first| ranges(0..count, DECODE_BATCH).into_iter().map(move |images| (first, images)));
         let parts: Vec<(usize, Range<usize>)> = parts.collect();
         let progress = Progress::new("reward gradient", clean.dim(0) as u64);
         for (first, images) in self.device.rehearse(&parts) {

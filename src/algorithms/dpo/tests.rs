@@ -108,8 +108,7 @@ fn what_is_reported_of_pairs_is_how_the_errors_have_grown() {
     let points = pairs(&[0.6; 4], &[1.0, -1.0, -1.0, 1.0]);
     let products = crate::algorithms::compare(&dpo, &points, |of| operands.operand(of));
     let loss = dpo.loss(&points, &products, 4);
-    let [theta, reference, noise, x0] =
-        [&operands.theta, &operands.reference, &operands.noise, &operands.x0].map(wide);
+    let [theta, reference, noise, x0] = [&operands.theta, &operands.reference, &operands.noise, &operands.x0].map(wide);
     let error = |v: &[f64], row: usize| {
         (row * 32..(row + 1) * 32).map(|i| (v[i] - noise[i] + x0[i]).powi(2)).sum::<f64>() / 32.0
     };
