@@ -2,16 +2,19 @@
 
     python tools/full_size.py [--out /tmp/sd35-medium-random] [--shards 2]
     python tools/full_size.py --pipeline --out /tmp/sd35-pipeline    # the whole pipeline, 16 GB
+    python tools/full_size.py --deqa --out /tmp/deqa-full            # DeQA-Score, 16 GB; [--dtype f16] as published
 
 For memory and speed at full size where the real weights cannot be had. Names and shapes are taken from diffusers and
-transformers on the meta device, so nothing but one table of random numbers is ever held in memory. The pipeline's
-tokenizers and schedule are those of models/tiny-sd3.
+transformers on the meta device, and of DeQA-Score from tools/oracle/owl.py, so nothing but a few tables of random numbers is
+ever held in memory. The pipeline's tokenizers and schedule are those of models/tiny-sd3; DeQA-Score's vocabulary is that of this
+repository's own text.
 """
 
 import argparse
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,8 @@ import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-TINY = Path(__file__).resolve().parents[1] / "models" / "tiny-sd3"
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ROOT / "models" / "tiny-sd3"
 TRANSFORMER = {
     "sample_size": 128,
     "patch_size": 2,
@@ -90,23 +94,34 @@ def bf16(x):
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-class Filler:
-    """Values that keep activations near 1, as trained weights do."""
+def f16(x):
+    return x.astype(np.float16)
 
-    def __init__(self, seed):
+
+HALVES = {"bf16": ("BF16", bf16), "f16": ("F16", f16)}
+
+
+def spread(name, shape):
+    """Mean and deviation of values that keep activations near 1, as trained weights do."""
+    if "norm_" in name and name.endswith("weight") and len(shape) == 1:
+        return 1.0, 0.1
+    if len(shape) == 1 or name.endswith("pos_embed"):
+        return 0.0, 0.1
+    return 0.0, 1 / math.sqrt(math.prod(shape[1:]))
+
+
+class Filler:
+    """Random values in half precision, of the mean and deviation that `spread` says by name and shape."""
+
+    def __init__(self, seed, spread=spread, dtype="bf16"):
         self.rng = np.random.default_rng(seed)
         self.normal = self.rng.standard_normal(TABLE, dtype=np.float32)
-        self.tables = {}
+        self.spread, (self.dtype, self.rounded), self.tables = spread, HALVES[dtype], {}
 
     def write(self, f, name, shape):
-        if "norm_" in name and name.endswith("weight") and len(shape) == 1:
-            mean, std = 1.0, 0.1
-        elif len(shape) == 1 or name.endswith("pos_embed"):
-            mean, std = 0.0, 0.1
-        else:
-            mean, std = 0.0, 1 / math.sqrt(math.prod(shape[1:]))
+        mean, std = self.spread(name, shape)
         if (mean, std) not in self.tables:
-            self.tables[mean, std] = bf16(mean + std * self.normal)
+            self.tables[mean, std] = self.rounded(mean + std * self.normal)
         table = self.tables[mean, std]
         left = math.prod(shape)
         start = int(self.rng.integers(TABLE))
@@ -121,7 +136,7 @@ def write_shard(path, shapes, filler):
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes.items():
         size = 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
+        header[name] = {"dtype": filler.dtype, "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -136,12 +151,17 @@ def write_component(out, model, config, stem, shards, filler):
     """`config.json` and the weights of a model on the meta device; tensors that share storage are written once."""
     tied = {"encoder.embed_tokens.weight"}
     shapes = {k: list(v.shape) for k, v in model.state_dict().items() if k not in tied}
+    write_folder(out, shapes, {"_class_name": type(model).__name__, **config}, stem, shards, filler)
+
+
+def write_folder(out, shapes, config, stem, shards, filler):
+    """`config.json` and tensors of these shapes by name."""
     total = sum(math.prod(s) for s in shapes.values())
     print(f"{len(shapes)} tensors, {total / 1e9:.3f} B values, {2 * total / 1e9:.2f} GB in {out}")
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob(f"{stem}*"):
         old.unlink()
-    (out / "config.json").write_text(json.dumps({"_class_name": type(model).__name__, **config}, indent=2) + "\n")
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     parts, taken = [{} for _ in range(shards)], 0
     for name, shape in shapes.items():
         parts[min(taken * shards // total, shards - 1)][name] = shape
@@ -173,12 +193,30 @@ def write_pipeline(out, shards, filler):
     shutil.copy(TINY / "model_index.json", out)
 
 
+def write_deqa(out, shards, dtype):
+    """DeQA-Score's folder as published: weights, `config.json`, `preprocessor_config.json`, `tokenizer.model`."""
+    sys.path.append(str(ROOT / "tools" / "oracle"))
+    import owl
+
+    listing = {name: (list(shape), (mean, half_width / math.sqrt(3))) for name, shape, half_width, mean in owl.tensors(owl.FULL)}
+    filler = Filler(seed=0, spread=lambda name, _: listing[name][1], dtype=dtype)
+    write_folder(out, {name: shape for name, (shape, _) in listing.items()}, owl.FULL.config(), "model", shards, filler)
+    (out / "preprocessor_config.json").write_text(json.dumps(owl.preprocessor_config(owl.FULL.side), indent=2) + "\n")
+    sources = sorted((ROOT / "src").rglob("*.rs")) + sorted((ROOT / "tools").rglob("*.py"))
+    text = (owl.QUESTION + owl.LEVELS) * 3 + [line for path in sources for line in path.read_text().splitlines()]
+    (out / "tokenizer.model").write_bytes(owl.vocabulary(text, owl.FULL.vocabulary))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("/tmp/sd35-medium-random"))
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--pipeline", action="store_true", help="also VAE, text encoders and tokenizers")
+    parser.add_argument("--deqa", action="store_true", help="DeQA-Score instead")
+    parser.add_argument("--dtype", choices=HALVES, default="bf16", help="of DeQA-Score's weights")
     args = parser.parse_args()
+    if args.deqa:
+        return write_deqa(args.out, args.shards, args.dtype)
     if args.pipeline:
         write_pipeline(args.out, args.shards, Filler(seed=0))
         return

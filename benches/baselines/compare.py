@@ -83,10 +83,14 @@ class Row:
         self.name, self.times = name, {"engine": [], "eager": [], "compiled": []}
 
     def __str__(self):
-        show = lambda x: f"{statistics.median(x):.3g} s ({min(x):.3g} to {max(x):.3g})"
+        show = lambda x: f"{statistics.median(x):.3g} s ({min(x):.3g} to {max(x):.3g})" if x else "not measured"
         ours, *theirs = self.times.values()
-        ratios = [f"{statistics.median(x) / statistics.median(ours):.2f}x" for x in theirs]
+        ratios = [f"{statistics.median(x) / statistics.median(ours):.2f}x" if x else "" for x in theirs]
         return f"| {self.name} | {' | '.join(map(show, self.times.values()))} | {' | '.join(ratios)} |"
+
+
+def cpu():
+    return next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
 
 
 def main():
@@ -108,10 +112,9 @@ def main():
                 for phase in PHASES:
                     epoch[phase].times[who].append(seconds[phase])
                 epoch["total"].times[who].append(sum(seconds[phase] for phase in PHASES))
-    cpu = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     import torch, diffusers
 
-    print(f"# {datetime.date.today()}, {os.cpu_count()} cores {cpu}, {platform.system()}\n")
+    print(f"# {datetime.date.today()}, {os.cpu_count()} cores {cpu()}, {platform.system()}\n")
     print(f"`python benches/baselines/compare.py {rounds}`; PyTorch {torch.__version__}, diffusers {diffusers.__version__}, all cores.")
     print("PyTorch's threads spin between operators (OMP_WAIT_POLICY=ACTIVE), which is its fastest here.")
     print(f"Load average at the end {os.getloadavg()[0]:.1f}. Median (range); ratios are PyTorch's median over ours.\n")

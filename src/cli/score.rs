@@ -107,13 +107,15 @@ fn score(args: &Args, device: &Device) -> Result<()> {
     let mut seen = Map::new();
     for alike in pictures.chunk_by(|a, b| size(a) == size(b)) {
         let (images, batch) = (Images::from_pictures(alike.to_vec(), device), first..first + alike.len());
-        scoring.batch(&images, &prompts[batch.clone()])?;
-        if let Some(dump) = &args.dump {
-            let Some((_, values)) = reward.explain(&images, &prompts[batch.clone()])?.pop() else {
-                bail!("--dump {}: {} has nothing to show", dump.display(), args.reward);
-            };
-            let names = args.images[batch.clone()].iter().map(|p| p.display().to_string());
-            seen.extend(names.zip(values));
+        match &args.dump {
+            None => scoring.batch(&images, &prompts[batch.clone()])?,
+            Some(dump) => {
+                let Some((_, values)) = scoring.explained(&images, &prompts[batch.clone()])?.pop() else {
+                    bail!("--dump {}: {} has nothing to show", dump.display(), args.reward);
+                };
+                let names = args.images[batch.clone()].iter().map(|p| p.display().to_string());
+                seen.extend(names.zip(values));
+            }
         }
         first = batch.end;
     }

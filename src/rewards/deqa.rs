@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value, json};
 
 use super::preprocess::Preprocess;
 use super::{Dtype, Images, Key, Kind, Options, Reward, Score, jpeg};
@@ -94,8 +95,8 @@ fn squared(picture: &RgbImage) -> RgbImage {
 }
 
 impl Network {
-    /// The scores of a few pictures, 1 to 5.
-    fn score(&self, pictures: &[RgbImage]) -> Result<Vec<f64>> {
+    /// The logits of the five words for each of a few pictures.
+    fn look(&self, pictures: &[RgbImage]) -> Result<Vec<[f32; LEVELS.len()]>> {
         let mut data = Vec::new();
         for picture in pictures {
             let square = match self.jpeg {
@@ -107,17 +108,43 @@ impl Network {
         let side = pictures[0].width.max(pictures[0].height);
         let squares = Tensor::from_bytes(&self.device, &data, &[pictures.len(), side, side, 3]);
         let seen = self.owl.see(&self.preprocess.run(&squares));
-        let logits = self.owl.continued(&self.question, &seen, &self.words);
-        Ok(logits.to_host().chunks(self.words.len()).map(mean_level).collect())
+        let logits = self.owl.continued(&self.question, &seen, &self.words).to_host();
+        Ok(logits.as_chunks().0.to_vec())
     }
 }
 
-/// What the five words are worth on average, by the softmax of their logits.
-fn mean_level(logits: &[f32]) -> f64 {
+/// How likely each word is among the five, by the softmax of their logits.
+fn likelihoods(logits: &[f32; LEVELS.len()]) -> [f64; LEVELS.len()] {
     let most = logits.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-    let weights = logits.iter().map(|l| f64::from(l - most).exp());
-    let total: f64 = weights.clone().sum();
-    weights.zip(LEVELS).map(|(weight, (_, level))| weight / total * level).sum()
+    let weights = logits.map(|l| f64::from(l - most).exp());
+    let total: f64 = weights.iter().sum();
+    weights.map(|weight| weight / total)
+}
+
+/// What the words are worth on average, over 5.
+fn score(logits: &[f32; LEVELS.len()]) -> Score {
+    let mean: f64 = likelihoods(logits).iter().zip(LEVELS).map(|(likely, (_, level))| likely * level).sum();
+    Score::of(mean / 5.0)
+}
+
+/// `{word: {logit, likelihood}}`.
+fn shown(logits: &[f32; LEVELS.len()]) -> Value {
+    let words = LEVELS.iter().zip(logits).zip(likelihoods(logits));
+    let words =
+        words.map(|(((word, _), logit), likely)| ((*word).to_string(), json!({"logit": logit, "likelihood": likely})));
+    Value::Object(words.collect::<Map<_, _>>())
+}
+
+impl Deqa {
+    /// What `of` makes of the logits of each image; what it makes of zeros where there is no network.
+    fn judge<T>(&self, images: &Images, of: impl Fn(&[f32; LEVELS.len()]) -> T) -> Result<Vec<T>> {
+        let Some(network) = &self.network else { return Ok((0..images.len()).map(|_| of(&[0.0; 5])).collect()) };
+        let mut all = Vec::with_capacity(images.len());
+        for pictures in images.pictures().chunks(BATCH) {
+            all.extend(network.look(pictures)?.iter().map(&of));
+        }
+        Ok(all)
+    }
 }
 
 impl Reward for Deqa {
@@ -126,11 +153,11 @@ impl Reward for Deqa {
     }
 
     fn score(&self, images: &Images, _: &[&Prompt]) -> Result<Vec<Score>> {
-        let Some(network) = &self.network else { return Ok(vec![Score::default(); images.len()]) };
-        let mut scores = Vec::with_capacity(images.len());
-        for pictures in images.pictures().chunks(BATCH) {
-            scores.extend(network.score(pictures)?.into_iter().map(|score| Score::of(score / 5.0)));
-        }
-        Ok(scores)
+        self.judge(images, score)
+    }
+
+    /// How likely each of the five words is.
+    fn explain(&self, images: &Images, _: &[&Prompt]) -> Result<Option<Vec<(Score, Value)>>> {
+        self.judge(images, |logits| (score(logits), shown(logits))).map(Some)
     }
 }

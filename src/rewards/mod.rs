@@ -66,12 +66,12 @@ pub trait Reward: Send + Sync {
     /// If an image cannot be judged at all. A bad picture is no error, it has a low score.
     fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<Score>>;
 
-    /// Why each image has its score, for whoever asks: what was seen in it, as `engine score --dump` writes it. None of a
-    /// reward that has nothing to show.
+    /// As [`Reward::score`], and why each image has its score, for whoever asks: what was seen in it, as `engine score --dump`
+    /// writes it. None of a reward that has nothing to show.
     ///
     /// # Errors
     /// As [`Reward::score`].
-    fn explain(&self, _images: &Images, _prompts: &[&Prompt]) -> Result<Option<Vec<Value>>> {
+    fn explain(&self, _images: &Images, _prompts: &[&Prompt]) -> Result<Option<Vec<(Score, Value)>>> {
         Ok(None)
     }
 
@@ -172,28 +172,12 @@ impl WeightedSum {
         self.terms.iter().try_for_each(|(r, _)| r.check(prompts).with_context(|| format!("rewards.{}", r.name())))
     }
 
-    /// What each reward that has anything to show saw in the images, by name.
-    ///
-    /// # Errors
-    /// Names the reward that failed.
-    pub fn explain(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<(&'static str, Vec<Value>)>> {
-        let mut shown = Vec::new();
-        for (reward, _) in &self.terms {
-            let name = reward.name();
-            if let Some(values) = reward.explain(images, prompts).with_context(|| format!("reward {name}"))? {
-                assert_eq!(values.len(), images.len(), "one explanation for each image");
-                shown.push((name, values));
-            }
-        }
-        Ok(shown)
-    }
-
     /// Scores each image for the prompt it was made for. What is [`Absent`] is [missing](Scores::missing).
     ///
     /// # Errors
     /// Names the reward that failed, or that gave a value which is not finite.
     pub fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Scores> {
-        self.timed(images, prompts, &mut Clock::start())
+        self.timed(images, prompts, &mut Clock::start(), |reward| reward.score(images, prompts))
     }
 
     /// Fails unless every reward that counts has a gradient.
@@ -223,14 +207,20 @@ impl WeightedSum {
         Ok(sum)
     }
 
-    /// The same; what each reward takes is a lap of `clock`.
-    fn timed(&self, images: &Images, prompts: &[&Prompt], clock: &mut Clock) -> Result<Scores> {
+    /// The same of what `judge` says for each reward; what each takes is a lap of `clock`.
+    fn timed(
+        &self,
+        images: &Images,
+        prompts: &[&Prompt],
+        clock: &mut Clock,
+        mut judge: impl FnMut(&dyn Reward) -> Result<Vec<Score>>,
+    ) -> Result<Scores> {
         assert_eq!(images.len(), prompts.len(), "one prompt for each image");
         let mut weighted = vec![0.0; images.len()];
         let (mut rewards, mut missing) = (Vec::new(), BTreeMap::new());
         for (reward, weight) in &self.terms {
             let name = reward.name();
-            let (scores, why) = match reward.score(images, prompts) {
+            let (scores, why) = match judge(reward.as_ref()) {
                 Ok(scores) => (scores.into_iter().map(Some).collect(), String::new()),
                 Err(e) => match e.downcast::<Absent>() {
                     Ok(Absent { scores, why }) => (scores, format!("reward {name}: {why}")),
@@ -316,8 +306,32 @@ impl<'a> Scoring<'a> {
     /// # Errors
     /// As [`WeightedSum::score`].
     pub fn batch(&mut self, images: &Images, prompts: &[&Prompt]) -> Result<()> {
+        self.judged(images, prompts, |reward| reward.score(images, prompts))
+    }
+
+    /// Scores a batch. Returns what each reward that has anything to show saw in the images, by name.
+    ///
+    /// # Errors
+    /// As [`WeightedSum::score`].
+    pub fn explained(&mut self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<(&'static str, Vec<Value>)>> {
+        let mut shown = Vec::new();
+        self.judged(images, prompts, |reward| {
+            let Some(seen) = reward.explain(images, prompts)? else { return reward.score(images, prompts) };
+            let (scores, seen) = seen.into_iter().unzip();
+            shown.push((reward.name(), seen));
+            Ok(scores)
+        })?;
+        Ok(shown)
+    }
+
+    fn judged(
+        &mut self,
+        images: &Images,
+        prompts: &[&Prompt],
+        judge: impl FnMut(&dyn Reward) -> Result<Vec<Score>>,
+    ) -> Result<()> {
         let mut clock = Clock::start();
-        self.scores.extend(self.sum.timed(images, prompts, &mut clock)?);
+        self.scores.extend(self.sum.timed(images, prompts, &mut clock, judge)?);
         for (name, seconds) in clock.seconds() {
             *self.seconds.entry(name).or_default() += seconds;
         }

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use engine::data::Prompt;
-use engine::device::{DType, Device, Precision};
+use engine::device::{DType, Device, Precision, Tensor};
 use engine::io::image::RgbImage;
 use engine::io::{TensorFile, read_json, safetensors};
 use engine::models::owl::{Owl, Sentence};
@@ -52,9 +52,13 @@ fn load_on(folder: &Path, dtype: Dtype, device: &Device) -> Deqa {
     Deqa::load(folder, None, dtype, device).unwrap()
 }
 
+fn prompt() -> Prompt {
+    Prompt { text: String::new(), tag: None, include: vec![], exclude: vec![], line: 1 }
+}
+
 fn scores(reward: &Deqa, pictures: &[RgbImage]) -> Vec<f64> {
-    let prompt = Prompt { text: String::new(), tag: None, include: vec![], exclude: vec![], line: 1 };
-    let scores = reward.score(&Images::from_pictures(pictures.to_vec(), &Device::Cpu), &vec![&prompt; pictures.len()]);
+    let images = Images::from_pictures(pictures.to_vec(), &Device::Cpu);
+    let scores = reward.score(&images, &vec![&prompt(); pictures.len()]);
     scores.unwrap().into_iter().map(|s| s.value).collect()
 }
 
@@ -101,10 +105,25 @@ fn mplug_owl2_and_the_score_match_the_authors_formulas() {
         let pixels = file.entry(&format!("{i}.image")).unwrap();
         let [height, width, _] = pixels.shape() else { panic!("{:?}", pixels.shape()) };
         let image = RgbImage { width: *width, height: *height, data: pixels.raw().to_vec() };
-        let found = scores(&reward, &[image])[0];
+        let found = scores(&reward, std::slice::from_ref(&image))[0];
         println!("picture {i}: {found} {}", want / 5.0);
         assert!((found - want / 5.0).abs() <= BOUND, "picture {i}: {found}, expected {}", want / 5.0);
+        says_why(&reward, &image, found, &get("logits"));
     }
+}
+
+/// What is shown of `image` are the logits of the words, and how likely these make them, whose mean is the score `found`.
+fn says_why(reward: &Deqa, image: &RgbImage, found: f64, logits: &Tensor) {
+    let images = Images::from_pictures(vec![image.clone()], &Device::Cpu);
+    let (score, shown) = reward.explain(&images, &[&prompt()]).unwrap().unwrap().remove(0);
+    assert_eq!(score.value, found);
+    let words = ["excellent", "good", "fair", "poor", "bad"];
+    let of = |key: &str| words.map(|word| shown[word][key].as_f64().unwrap());
+    let shown_logits = Tensor::from_slice(&Device::Cpu, &of("logit").map(|x| x as f32), &[1, 5]);
+    assert!(relative_error(&shown_logits, logits) <= BOUND, "{shown}");
+    let likely = of("likelihood");
+    let mean: f64 = likely.iter().zip([5.0, 4.0, 3.0, 2.0, 1.0]).map(|(p, level)| p * level).sum();
+    assert!((likely.iter().sum::<f64>() - 1.0).abs() < 1e-12 && (mean / 5.0 - found).abs() < 1e-12, "{shown}");
 }
 
 #[test]

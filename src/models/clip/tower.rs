@@ -92,19 +92,26 @@ impl Tower {
         Hidden { last: last.forward(&x, &self.shape), penultimate: x }
     }
 
-    /// The input of every block, and what the last one gives.
-    pub fn kept(&self, x: Tensor) -> Vec<Tensor> {
-        let mut kept = vec![x];
+    /// What the last block gives for the first token of each, `[b, width]`: nobody asks it for the others'.
+    pub fn first(&self, x: Tensor) -> Tensor {
+        let (last, before) = self.blocks.split_last().expect("the config has at least one layer");
+        last.first(&before.iter().fold(x, |x, block| block.forward(&x, &self.shape)), &self.shape)
+    }
+
+    /// What the last block gives, and what [`Tower::backward`] needs of each.
+    pub fn kept(&self, mut x: Tensor) -> (Tensor, Vec<Kept>) {
+        let mut all = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
-            kept.push(block.forward(kept.last().expect("the input at least"), &self.shape));
+            let (y, kept) = block.kept(x, &self.shape);
+            all.push(kept);
+            x = y;
         }
-        kept
+        (x, all)
     }
 
     /// The gradient to the input of all blocks; `kept` is of [`Tower::kept`], `d` the gradient to what the last block gave.
-    /// What a block computes inside it computes again.
-    pub fn backward(&self, kept: &[Tensor], d: Tensor) -> Tensor {
-        self.blocks.iter().zip(kept).rev().fold(d, |d, (block, x)| block.backward(x, d, &self.shape))
+    pub fn backward(&self, kept: &[Kept], d: Tensor) -> Tensor {
+        self.blocks.iter().zip(kept).rev().fold(d, |d, (block, kept)| block.backward(kept, d, &self.shape))
     }
 }
 
@@ -124,41 +131,73 @@ struct Attended {
     sum: Tensor,
 }
 
+/// What the backward of a block needs of its forward: nothing is computed again.
+pub(in crate::models) struct Kept {
+    x: Tensor,
+    attended: Attended,
+    /// What the activation is given.
+    hidden: Tensor,
+}
+
 impl Block {
     fn heads(&self, shape: &Shape) -> Heads {
         let scale = 1.0 / ((shape.width / shape.heads) as f32).sqrt();
         Heads { count: shape.heads, scale, compute: self.q.weight.multiplied_in() }
     }
 
-    fn attend(&self, x: &Tensor, shape: &Shape) -> Attended {
+    /// Queries, keys and values of `x`, and what they give.
+    fn mix(&self, x: &Tensor, shape: &Shape) -> ([Tensor; 3], Attention) {
         let y = self.norm1.forward(x);
         let qkv = linear::forward_each(&y, [&self.q, &self.k, &self.v].map(|l| l.layer().into()));
         let [q, k, v] = &qkv;
         let mask = Mask { causal: shape.causal, bias: None };
         let attention = ops::attention::forward(&[Part { q, k, v }], self.heads(shape), mask);
+        (qkv, attention)
+    }
+
+    fn attend(&self, x: &Tensor, shape: &Shape) -> Attended {
+        let (qkv, attention) = self.mix(x, shape);
         let sum = self.out.then(&attention.out[0], Then::Add(x));
         Attended { qkv, attention, sum }
     }
 
     /// `y = x + attention(norm1(x))`, then `y + mlp(norm2(y))`.
     fn forward(&self, x: &Tensor, shape: &Shape) -> Tensor {
-        let x = self.attend(x, shape).sum;
-        let hidden = self.fc1.then(&self.norm2.forward(&x), Then::Activate(shape.activation()));
-        self.fc2.then(&hidden, Then::Add(&x))
+        self.mlp(&self.attend(x, shape).sum, shape)
     }
 
-    /// The gradient to `x`, if `d` is that to the result.
-    fn backward(&self, x: &Tensor, mut d: Tensor, shape: &Shape) -> Tensor {
-        let Attended { qkv: [q, k, v], attention: Attention { out, lse }, sum } = self.attend(x, shape);
-        let hidden = self.fc1.forward(&self.norm2.forward(&sum));
+    /// The same for the first token of each.
+    fn first(&self, x: &Tensor, shape: &Shape) -> Tensor {
+        let (_, attention) = self.mix(x, shape);
+        let sum = self.out.then(&first_tokens(&attention.out[0]), Then::Add(&first_tokens(x)));
+        self.mlp(&sum, shape)
+    }
+
+    /// `x + mlp(norm2(x))`.
+    fn mlp(&self, x: &Tensor, shape: &Shape) -> Tensor {
+        let hidden = self.fc1.then(&self.norm2.forward(x), Then::Activate(shape.activation()));
+        self.fc2.then(&hidden, Then::Add(x))
+    }
+
+    /// As [`Block::forward`], and what [`Block::backward`] needs.
+    fn kept(&self, x: Tensor, shape: &Shape) -> (Tensor, Kept) {
+        let attended = self.attend(&x, shape);
+        let y = self.norm2.forward(&attended.sum);
+        let (activated, hidden) = linear::forward_activated(&y, self.fc1.layer().into(), shape.activation(), x.dim(0));
+        (self.fc2.then(&activated, Then::Add(&attended.sum)), Kept { x, attended, hidden })
+    }
+
+    /// The gradient to the input, if `d` is that to the result.
+    fn backward(&self, kept: &Kept, mut d: Tensor, shape: &Shape) -> Tensor {
+        let Kept { x, attended: Attended { qkv: [q, k, v], attention: Attention { out, lse }, sum }, hidden } = kept;
         let mut dhidden = to_input(&d, &self.fc2);
-        ops::activation::backward(&mut dhidden, &hidden, shape.activation());
-        self.norm2.backward(&mut d, &to_input(&dhidden, &self.fc1), &sum);
+        ops::activation::backward(&mut dhidden, hidden, shape.activation());
+        self.norm2.backward(&mut d, &to_input(&dhidden, &self.fc1), sum);
 
         let dout = to_input(&d, &self.out);
         let outputs = [Some(OutputGrad { out: &out[0], dout: &dout })];
-        let parts = [Part { q: &q, k: &k, v: &v }];
-        let grads = ops::attention::backward(&outputs, &lse, &parts, self.heads(shape)).remove(0);
+        let parts = [Part { q, k, v }];
+        let grads = ops::attention::backward(&outputs, lse, &parts, self.heads(shape)).remove(0);
         let dq = grads.q.as_ref().expect("the part's result was read");
         let branches = [(dq, &self.q), (&grads.k, &self.k), (&grads.v, &self.v)];
         let branches = branches.map(|(dy, l)| Branch { dy, weight: &l.weight, lora: None, grad: None });
@@ -175,4 +214,11 @@ fn to_input(dy: &Tensor, linear: &Linear) -> Tensor {
     let mut dx = dy.scratch_like(&[dy.dim(0), dy.dim(1), linear.weight.dim(1)]);
     linear::backward(dy, &linear.weight, None, None, None, InputGrad::Overwrite(&mut dx));
     dx
+}
+
+/// The first token of each of `[b, n, width]`.
+pub(super) fn first_tokens(x: &Tensor) -> Tensor {
+    let (b, n, width) = (x.dim(0), x.dim(1), x.dim(2));
+    let first: Vec<usize> = (0..b).map(|i| i * n).collect();
+    ops::copy::gather(&x.clone().reshape(&[b * n, width]), &first)
 }

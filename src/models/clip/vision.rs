@@ -1,5 +1,5 @@
 use super::config::VisionConfig;
-use super::tower::{Shape, Tower};
+use super::tower::{Kept, Shape, Tower, first_tokens};
 use crate::device::{DType, Tensor};
 use crate::io::Scope;
 use crate::models::{LayerNorm, Linear};
@@ -57,14 +57,14 @@ impl VisionTower {
     /// `pixels` `[b, channels, image, image]` to the class token, `[b, width]`.
     pub fn forward(&self, pixels: &Tensor) -> Tensor {
         let x = self.pre_norm.forward(&self.embed(pixels));
-        self.post_norm.forward(&class_tokens(&self.tower.forward(x).last))
+        self.post_norm.forward(&self.tower.first(x))
     }
 
     /// As [`VisionTower::forward`], and what [`VisionTower::backward`] starts from.
     pub fn kept(&self, pixels: &Tensor) -> (Tensor, Tape) {
         let embedded = self.embed(pixels);
-        let blocks = self.tower.kept(self.pre_norm.forward(&embedded));
-        let class = class_tokens(blocks.last().expect("the input at least"));
+        let (last, blocks) = self.tower.kept(self.pre_norm.forward(&embedded));
+        let class = first_tokens(&last);
         (self.post_norm.forward(&class), Tape { embedded, blocks, class })
     }
 
@@ -76,7 +76,7 @@ impl VisionTower {
         self.post_norm.backward(&mut dclass, d, class);
         let mut dlast = d.zeros_like(&[b, n, width]);
         copy::block_into(&mut dlast, 0, 0, &dclass.reshape(&[b, 1, width]));
-        let dx = self.tower.backward(&blocks[..blocks.len() - 1], dlast);
+        let dx = self.tower.backward(blocks, dlast);
         let mut dembedded = d.zeros_like(&[b, n, width]);
         self.pre_norm.backward(&mut dembedded, &dx, embedded);
 
@@ -111,8 +111,7 @@ impl VisionTower {
 /// What the backward needs of a forward.
 pub struct Tape {
     embedded: Tensor,
-    /// The input of every block, and what the last one gave.
-    blocks: Vec<Tensor>,
+    blocks: Vec<Kept>,
     class: Tensor,
 }
 
@@ -121,11 +120,4 @@ impl Tape {
     pub(super) fn activations(&self) -> DType {
         self.class.dtype()
     }
-}
-
-/// The first token of each of `[b, n, width]`.
-fn class_tokens(x: &Tensor) -> Tensor {
-    let (b, n, width) = (x.dim(0), x.dim(1), x.dim(2));
-    let first: Vec<usize> = (0..b).map(|i| i * n).collect();
-    copy::gather(&x.clone().reshape(&[b * n, width]), &first)
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Detection, Score, rules, scored};
+use super::{Detection, Score, scored};
 use crate::data::{Color, Prompt, PromptSet};
 use crate::io::read_json;
 
@@ -69,7 +69,7 @@ fn judge_one(value: &Value, prompt: Option<&Prompt>) -> Result<(Prompt, Score)> 
         Ok(Detection { class: given.class, score: given.score, bounds: given.bounds, color })
     };
     let seen: Vec<Detection> = detections.into_iter().enumerate().map(seen).collect::<Result<_>>()?;
-    let score = scored(rules::judge(&seen, &prompt), &prompt);
+    let score = scored(&seen, &prompt);
     Ok((prompt, score))
 }
 

@@ -12,7 +12,6 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use self::mask2former::Photographs;
-use self::rules::Verdict;
 use super::options::Kind;
 use super::similarity::OPENAI_CLIP_PLACE;
 use super::{Dtype, Images, Key, Options, Reward, Score};
@@ -115,6 +114,14 @@ impl GenEval {
         })
     }
 
+    /// What the detector sees in the images, by a look at each, if all can be judged.
+    fn see(&self, images: &Images, prompts: &[&Prompt], looks: Vec<Look>) -> Result<Vec<Vec<Detection>>> {
+        prompts
+            .iter()
+            .try_for_each(|prompt| self.judgeable(prompt).with_context(|| format!("prompt '{}'", prompt.text)))?;
+        self.detector.detect(images.pictures(), &looks)
+    }
+
     fn judgeable(&self, prompt: &Prompt) -> Result<()> {
         if prompt.include.is_empty() {
             bail!("geneval needs key 'include', what the picture must show, and the prompt has none");
@@ -145,27 +152,26 @@ impl Reward for GenEval {
     /// The value is the dense score; `strict_accuracy` and `accuracy` (what the benchmark counts) stand beside it, each
     /// also as `<tag>_..`.
     fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<Score>> {
-        prompts
-            .iter()
-            .try_for_each(|prompt| self.judgeable(prompt).with_context(|| format!("prompt '{}'", prompt.text)))?;
-        let looks: Vec<Look> = prompts.iter().map(|prompt| Look::of(prompt)).collect();
-        let seen = self.detector.detect(images.pictures(), &looks)?;
-        Ok(seen.iter().zip(prompts).map(|(seen, prompt)| scored(rules::judge(seen, prompt), prompt)).collect())
+        let looks = prompts.iter().map(|prompt| Look::of(prompt)).collect();
+        let seen = self.see(images, prompts, looks)?;
+        Ok(seen.iter().zip(prompts).map(|(seen, prompt)| scored(seen, prompt)).collect())
     }
 
     /// What the detector saw, the surest first: `[{class, score, box, color}]`.
-    fn explain(&self, images: &Images, _: &[&Prompt]) -> Result<Option<Vec<Value>>> {
-        let seen = self.detector.detect(images.pictures(), &vec![Look::at_all(); images.len()])?;
-        let shown = seen.into_iter().map(|mut seen| {
+    fn explain(&self, images: &Images, prompts: &[&Prompt]) -> Result<Option<Vec<(Score, Value)>>> {
+        let seen = self.see(images, prompts, vec![Look::at_all(); images.len()])?;
+        let explain = |(mut seen, prompt): (Vec<Detection>, &&Prompt)| {
+            let score = scored(&seen, prompt);
             seen.sort_by(|a, b| b.score.total_cmp(&a.score));
-            seen.iter().map(Detection::to_json).collect::<Value>()
-        });
-        Ok(Some(shown.collect()))
+            (score, seen.iter().map(Detection::to_json).collect())
+        };
+        Ok(Some(seen.into_iter().zip(prompts).map(explain).collect()))
     }
 }
 
-/// The verdict on a picture as a score.
-fn scored(verdict: Verdict, prompt: &Prompt) -> Score {
+/// The verdict on a picture in which these were `seen`.
+fn scored(seen: &[Detection], prompt: &Prompt) -> Score {
+    let verdict = rules::judge(seen, prompt);
     let mut score = Score::of(verdict.dense);
     for (name, yes) in [("strict_accuracy", verdict.strict), ("accuracy", verdict.correct)] {
         let value = f64::from(u8::from(yes));

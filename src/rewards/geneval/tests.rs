@@ -63,7 +63,12 @@ fn only_colours_that_a_rule_looks_at_are_asked_for() {
 fn every_class_of_a_picture_is_shown_with_the_surest_first() {
     let picture = RgbImage { width: 1, height: 1, data: vec![2; 3] };
     let images = Images::from_pictures(vec![picture], &Device::Cpu);
-    let shown = GenEval::new(Box::new(Dogs)).explain(&images, &[]).unwrap().unwrap();
+    let set = set("{\"prompt\": \"two dogs\", \"include\": [{\"class\": \"dog\", \"count\": 2}]}");
+    let prompts = [&set.prompts[0]];
+    let reward = GenEval::new(Box::new(Dogs));
+    let shown = reward.explain(&images, &prompts).unwrap().unwrap();
     let dog = json!({"class": "dog", "score": 1.0, "box": [0.0, 0.0, 0.0, 0.0], "color": null});
-    assert_eq!(shown, [json!([dog, dog])]);
+    let score = reward.score(&images, &prompts).unwrap().remove(0);
+    assert_eq!(score.value, 1.0);
+    assert_eq!(shown, [(score, json!([dog, dog]))]);
 }

@@ -118,6 +118,15 @@ impl Ocr {
             None => vec![Vec::new(); images.len()],
         }
     }
+
+    /// The scores of images in which these lines were `read`; in plans nothing is.
+    fn judge(&self, read: &[Vec<Line>], prompts: &[&Prompt]) -> Result<Vec<Score>> {
+        if self.networks.as_ref().is_none_or(|networks| networks.device.is_plan()) {
+            return Ok(vec![Score::default(); read.len()]);
+        }
+        let judge = |(lines, prompt): (&Vec<Line>, &&Prompt)| Ok(Score::of(nearness(lines, &target(&prompt.text)?)));
+        read.iter().zip(prompts).map(judge).collect()
+    }
 }
 
 /// Lines of text in a picture that are not read yet.
@@ -191,20 +200,15 @@ impl Reward for Ocr {
     }
 
     fn score(&self, images: &Images, prompts: &[&Prompt]) -> Result<Vec<Score>> {
-        let read = self.read_all(images.pictures());
-        if self.networks.as_ref().is_none_or(|networks| networks.device.is_plan()) {
-            return Ok(vec![Score::default(); images.len()]);
-        }
-        let judge = |(lines, prompt): (&Vec<Line>, &&Prompt)| Ok(Score::of(nearness(lines, &target(&prompt.text)?)));
-        read.iter().zip(prompts).map(judge).collect()
+        self.judge(&self.read_all(images.pictures()), prompts)
     }
 
-    fn explain(&self, images: &Images, _: &[&Prompt]) -> Result<Option<Vec<Value>>> {
-        let shown = |lines: Vec<Line>| {
-            let lines = lines.into_iter();
-            lines.map(|l| json!({"quad": l.quad, "text": l.text, "confidence": l.confidence})).collect()
-        };
-        Ok(Some(self.read_all(images.pictures()).into_iter().map(shown).collect()))
+    /// What was read: `[{quad, text, confidence}]`.
+    fn explain(&self, images: &Images, prompts: &[&Prompt]) -> Result<Option<Vec<(Score, Value)>>> {
+        let read = self.read_all(images.pictures());
+        let line = |l: &Line| json!({"quad": l.quad, "text": l.text, "confidence": l.confidence});
+        let shown = read.iter().map(|lines| lines.iter().map(line).collect());
+        Ok(Some(self.judge(&read, prompts)?.into_iter().zip(shown).collect()))
     }
 }
 

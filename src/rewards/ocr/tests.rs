@@ -155,8 +155,11 @@ fn a_gpu_reads_pictures_as_the_cpu_does_and_a_plan_reads_without_seeing_any() {
     // Probabilities; the means of channels are summed in another order.
     assert!(map.iter().zip(&map_on_gpu).all(|(a, b)| (a - b).abs() < 1e-5));
     assert_eq!(scores, on_gpu);
-    let texts = |shown: Option<Vec<Value>>| {
-        let of = |lines: &Value| lines.as_array().unwrap().iter().map(|l| l["text"].clone()).collect::<Vec<_>>();
+    assert!(shown.iter().flatten().map(|(score, _)| score).eq(&scores));
+    let texts = |shown: Option<Vec<(Score, Value)>>| {
+        let of = |(_, lines): &(Score, Value)| {
+            lines.as_array().unwrap().iter().map(|l| l["text"].clone()).collect::<Vec<_>>()
+        };
         shown.unwrap().iter().map(of).collect::<Vec<_>>()
     };
     assert_eq!(texts(shown), texts(shown_on_gpu));
