@@ -131,17 +131,6 @@ pub(super) fn pack_pairs(out: &mut [u32], b: Mat, pairs: Range<usize>, j: Range<
                 }
                 continue;
             }
-            Elems::Bf16(x) if b.col_stride == 1 => {
-                for (lanes, pair) in panel.as_chunks_mut::<NR>().0.iter_mut().zip(pairs.clone()) {
-                    let row = |k: usize| match k < b.rows {
-                        true => &x[k * b.row_stride + from..][..width],
-                        false => &[bf16::ZERO; NR][..width],
-                    };
-                    zip(&mut lanes[..width], row(2 * pair), row(2 * pair + 1));
-                    lanes[width..].fill(0);
-                }
-                continue;
-            }
             _ => {}
         }
         for (lanes, pair) in panel.as_chunks_mut::<NR>().0.iter_mut().zip(pairs.clone()) {
@@ -203,15 +192,6 @@ pub(super) fn round(v: f32) -> u16 {
 wide! {
     fn narrow(out: &mut [u16], x: &[f32]) {
         out.iter_mut().zip(x).for_each(|(o, v)| *o = round(*v));
-    }
-}
-
-wide! {
-    /// One number of `low` and one of `high` per lane.
-    fn zip(out: &mut [u32], low: &[bf16], high: &[bf16]) {
-        for ((o, low), high) in out.iter_mut().zip(low).zip(high) {
-            *o = u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16;
-        }
     }
 }
 
