@@ -11,7 +11,7 @@ use super::logistic::{sigmoid, softplus};
 use super::sft::{follow_every, reference_follows};
 use super::strata::Strata;
 use super::together::{Draws, Noise, groups, units};
-use super::{Algorithm, Difference, Loss, Needs, Operand, Point, Scored};
+use super::{Algorithm, Difference, Loss, Needs, Operand, Pairs, Point, Scored};
 use crate::config::method::{DpoKeys, Method};
 use crate::models::lora::{AdapterBank, Slot};
 use crate::ops::products::Products;
@@ -108,7 +108,13 @@ impl Algorithm for Dpo {
         let (share, beta) = (2.0 / total as f64, self.keys.beta);
         let mut loss = Loss { coefficients: vec![vec![0.0; points.len()]; 2], ..Loss::default() };
         for pair in units(points) {
-            let inside: f64 = pair.iter().map(|i| points[*i].advantage * excess(&products[*i], 1, 0)).sum();
+            let of = |sign: f64| -> f64 {
+                let those = pair.iter().filter(|i| sign * points[**i].advantage > 0.0);
+                those.map(|i| points[*i].advantage.abs() * excess(&products[*i], 1, 0)).sum()
+            };
+            let (winner, loser) = (of(1.0), of(-1.0));
+            let inside = winner - loser;
+            loss.pairs += Pairs::one(winner, loser);
             loss.value += share * softplus(0.5 * beta * inside);
             for i in pair {
                 loss.coefficients[0][i] = share * beta * points[i].advantage * sigmoid(0.5 * beta * inside);

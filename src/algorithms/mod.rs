@@ -41,7 +41,7 @@ pub use dgpo::Dgpo;
 pub use dpo::Dpo;
 pub use grpo::Grpo;
 pub use nft::Nft;
-pub use point::{Difference, Guidance, Loss, Needs, Operand, Point, Scored, Share, Weight, Window};
+pub use point::{Difference, Guidance, Loss, Needs, Operand, Pairs, Point, Scored, Share, Weight, Window};
 pub use ram::Ram;
 pub use rsm::Rsm;
 pub use rsm_first_order::RsmFirstOrder;

@@ -1,5 +1,6 @@
 //! What passes between a method and the training loop: points, differences of velocities there, and what their loss is.
 
+use crate::config::method::GradientAt;
 use crate::device::philox::{Key, Purpose};
 use crate::ops::products::Weights;
 use crate::rollout::branch::Fork;
@@ -63,7 +64,7 @@ pub enum Operand {
     Next,
     /// The mean of the step by the policy that sampled.
     MeanOld,
-    /// The gradient of the reward to the latent at the end of the rollout.
+    /// The gradient of the reward to the clean latent that the method takes it at.
     RewardGradient,
     /// The velocity of the policy that sampled, with guidance.
     VelocityOld,
@@ -121,8 +122,8 @@ pub struct Needs {
     pub old: bool,
     /// The means of the rollout's steps.
     pub mean_old: bool,
-    /// The gradients of the rewards to the clean latents, and the samples before every step of the rollout.
-    pub reward_gradient: bool,
+    /// The gradients of the rewards to clean latents, these ones, and the samples before every step of the rollout.
+    pub reward_gradient: Option<GradientAt>,
     /// The velocities of the rollout's steps, and their noise in the place of the samples after.
     pub velocity_old: bool,
 }
@@ -138,10 +139,42 @@ pub struct Loss {
     pub ratios: Vec<f64>,
     /// How many of these were clipped.
     pub clipped: usize,
+    /// What the policy makes of the pairs, of methods that learn from those.
+    pub pairs: Pairs,
+}
+
+/// What a policy makes of pairs of a winner and a loser, added up over them. An error is the mean square by which a velocity misses
+/// that of a point, and grows by so much from the reference to the policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pairs {
+    /// How many there are.
+    pub count: usize,
+    /// How many are told apart as they should be: the winner's error has grown less than the loser's.
+    pub told_apart: usize,
+    /// The growths of the winners' errors.
+    pub winners: f64,
+    /// The growths of the losers' errors.
+    pub losers: f64,
+}
+
+impl Pairs {
+    /// One pair, whose errors have grown by so much.
+    pub fn one(winner: f64, loser: f64) -> Self {
+        Self { count: 1, told_apart: usize::from(winner < loser), winners: winner, losers: loser }
+    }
+}
+
+impl std::ops::AddAssign for Pairs {
+    fn add_assign(&mut self, other: Self) {
+        self.count += other.count;
+        self.told_apart += other.told_apart;
+        self.winners += other.winners;
+        self.losers += other.losers;
+    }
 }
 
 impl Loss {
-    /// The same for the points in runs of these `lengths`; the value and what was clipped go with the first.
+    /// The same for the points in runs of these `lengths`; the value, what was clipped and the pairs go with the first.
     pub fn split(self, lengths: impl IntoIterator<Item = usize>) -> Vec<Self> {
         let mut start = 0;
         let run = |length: usize| {
@@ -151,6 +184,7 @@ impl Loss {
             Self {
                 value: if is_first { self.value } else { 0.0 },
                 clipped: if is_first { self.clipped } else { 0 },
+                pairs: if is_first { self.pairs } else { Pairs::default() },
                 coefficients: self.coefficients.iter().map(|c| c[range.clone()].to_vec()).collect(),
                 ratios: self.ratios.get(range).unwrap_or_default().to_vec(),
             }
@@ -196,7 +230,7 @@ pub struct Scored<'a> {
     pub steps: &'a [usize],
     /// As said.
     pub log_probs: &'a [f64],
-    /// The length of each image's gradient of the reward, for methods that follow it.
+    /// The lengths of the gradients of the reward, for methods that follow them: one per image, or as many for each recorded step.
     pub gradient_norms: &'a [f64],
     /// Where each image left its trunk, if images are forks; the recorded step is that one alone.
     pub forks: &'a [Fork],
@@ -207,5 +241,13 @@ impl Scored<'_> {
     pub(super) fn log_prob(&self, step: usize, image: usize) -> Option<f64> {
         let row = self.steps.iter().position(|s| *s == step)?;
         self.log_probs.get(row * self.advantages.len() + image).copied()
+    }
+
+    /// The length of the gradient of the reward that `point` is led by.
+    pub(super) fn gradient_norm(&self, point: &Point) -> f64 {
+        let images = self.advantages.len();
+        let is_of_steps = self.gradient_norms.len() > images;
+        let row = self.steps.iter().position(|step| is_of_steps && *step == point.step).unwrap_or(0);
+        self.gradient_norms[row * images + point.image]
     }
 }

@@ -1,5 +1,5 @@
 //! Reward Score Matching (arXiv 2604.17415), first order (the VGG-Flow family): the velocity along the way of a rollout is matched with the
-//! reference's, moved along the gradient of the reward with respect to the latent at the end of it.
+//! reference's, moved along the gradient of the reward with respect to the latent at the end of it, or to those that it points at.
 
 #[cfg(test)]
 mod tests;
@@ -87,7 +87,7 @@ impl Algorithm for RsmFirstOrder {
     }
 
     fn needs(&self) -> Needs {
-        Needs { reference: true, reward_gradient: true, ..Needs::default() }
+        Needs { reference: true, reward_gradient: Some(self.keys.gradient), ..Needs::default() }
     }
 
     /// What is reported; nothing is learnt from how an image compares with others.
@@ -115,7 +115,7 @@ impl Algorithm for RsmFirstOrder {
         (epoch.key)(Purpose::PointOrder, 0, 0).stream().shuffle(&mut points);
         let mut updates: Vec<Vec<Point>> =
             shares(points.len(), self.keys.updates_per_epoch).map(|share| points[share].to_vec()).collect();
-        self.clip(&mut updates, |point| epoch.gradient_norms[point.image]);
+        self.clip(&mut updates, |point| epoch.gradient_norm(point));
         updates
     }
 

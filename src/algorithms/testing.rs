@@ -41,17 +41,21 @@ impl Operands {
         Self { theta: cut(theta), reference: cut(reference), old: cut(old), noise: cut(noise), x0: cut(x0) }
     }
 
-    /// Loss and gradient of `points`, which are some of `total`.
-    pub fn evaluate(&self, algorithm: &dyn Algorithm, points: &[Point], total: usize) -> (f64, Tensor) {
-        let of = |operand| match operand {
+    /// That of a difference.
+    pub fn operand(&self, operand: Operand) -> &Tensor {
+        match operand {
             Operand::Theta => &self.theta,
             Operand::Reference => &self.reference,
             Operand::Old => &self.old,
             Operand::Noise => &self.noise,
             Operand::X0 => &self.x0,
             _ => unreachable!("of methods that are trained on steps"),
-        };
-        let (loss, dv) = evaluate(algorithm, points, of, total);
+        }
+    }
+
+    /// Loss and gradient of `points`, which are some of `total`.
+    pub fn evaluate(&self, algorithm: &dyn Algorithm, points: &[Point], total: usize) -> (f64, Tensor) {
+        let (loss, dv) = evaluate(algorithm, points, |of| self.operand(of), total);
         (loss.value, dv)
     }
 }

@@ -25,8 +25,9 @@ use super::DeviceArg;
 /// [N,C,h,w], the samples before and after a step of the rollout; step, its number, and log_prob_old [N]; grpo_guard mean_old
 /// [N,C,h,w]. rsm besides: x, step; with rsm.loss = "matching" velocity_old, noise [N,C,h,w], the velocity that the step was taken
 /// along (with guidance) and its noise; with "ppo" x_next, log_prob_old, and for reweight = "guard" mean_old; its rows at steps
-/// without forks are anchors. rsm_first_order, which reads no advantage, besides: x [N,C,h,w], a sample of the rollout at time t [N]; reward_grad
-/// [N,C,h,w], the gradient of the reward to the latent at its end, which is not clipped here. The others besides: x0, noise
+/// without forks are anchors. rsm_first_order, which reads no advantage, besides: x [N,C,h,w], a sample of the rollout at time t [N];
+/// reward_grad [N,C,h,w], the gradient of the reward to the latent at its end or, with gradient = "one_step", to the clean one that x
+/// points at, which is not clipped here. The others besides: x0, noise
 /// [N,C,h,w]; t [N]. ram, awm, nft, dgpo and crd: the lagged adapter lora_old.<module>...; dpo and online_dpo the reference
 /// lora_ref.<module>...; awm, if it is not on policy, log_prob_old [N], and with sum_first image [N]. What advantage is: 1 or 0 for
 /// sft and online_sft, the reward for rwr; for dpo and online_dpo 1 for the better and -1 for the worse image of a pair, which pair

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 
+use super::guard::Interrupt;
 use super::rollout::Order;
 use crate::data::Prompt;
 use crate::device::{Device, Tensor};
@@ -12,7 +13,7 @@ use crate::io::image::RgbImage;
 use crate::models::autoencoder::Autoencoder;
 use crate::ops::copy;
 use crate::rewards::{Images, Scores, Scoring, WeightedSum};
-use crate::telemetry::{Clock, range};
+use crate::telemetry::{Clock, Progress, range};
 
 /// Images that are decoded and scored together; changes memory, not results.
 const DECODE_BATCH: usize = 32;
@@ -91,16 +92,43 @@ impl<'a> Judge<'a> {
                 self.pictures.extend(images.into_pictures());
             }
             clock.lap("reward");
-            if let Some(all) = &mut self.gradient {
-                self.device.phase("reward gradient");
-                let _range = range("reward gradient");
-                let of_pictures =
-                    |range: Range<usize>, pictures: &Tensor| self.rewards.gradient(pictures, &prompts[range]);
-                copy::rows_into(all, part.start, &self.vae.gradient(&latents, of_pictures)?);
+            if self.gradient.is_some() {
+                let found = self.gradient(&latents, part.clone())?;
+                self.gradient.iter_mut().for_each(|all| copy::rows_into(all, part.start, &found));
                 clock.lap("reward gradient");
             }
         }
         Ok(clock)
+    }
+
+    /// The gradients of the reward to `latents` that are to be decoded to pictures for the prompts of `images`.
+    fn gradient(&self, latents: &Tensor, images: Range<usize>) -> Result<Tensor> {
+        self.device.phase("reward gradient");
+        let _range = range("reward gradient");
+        let prompts: Vec<&Prompt> = images.map(|i| self.order.prompt(i)).collect();
+        let of_pictures = |range: Range<usize>, pictures: &Tensor| self.rewards.gradient(pictures, &prompts[range]);
+        self.vae.gradient(latents, of_pictures)
+    }
+
+    /// Puts the gradients of the reward to clean latents in the place of these: of all images, as often as there are.
+    ///
+    /// # Errors
+    /// [`Interrupted`](super::guard::Interrupted), or what a reward reports.
+    pub fn to_gradients(&self, clean: &mut Tensor, interrupt: &Interrupt) -> Result<()> {
+        let count = self.order.count();
+        let parts = (0..clean.dim(0))
+            .step_by(count)
+            .flat_map(|first| ranges(0..count, DECODE_BATCH).into_iter().map(move |images| (first, images)));
+        let parts: Vec<(usize, Range<usize>)> = parts.collect();
+        let progress = Progress::new("reward gradient", clean.dim(0) as u64);
+        for (first, images) in self.device.rehearse(&parts) {
+            let found = self.gradient(&clean.slice(first + images.start..first + images.end), images.clone())?;
+            copy::rows_into(clean, first + images.start, &found);
+            progress.step(images.len() as u64);
+            interrupt.check()?;
+        }
+        progress.finish();
+        Ok(())
     }
 
     /// What came of all images; the scores of those that a plan left out are zero.

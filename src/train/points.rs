@@ -2,7 +2,7 @@
 
 use super::drift::Drift;
 use super::rollout::Probe;
-use crate::algorithms::{self, Algorithm, Loss, Operand, Point};
+use crate::algorithms::{self, Algorithm, Loss, Operand, Pairs, Point};
 use crate::device::Tensor;
 use crate::models::lora::{AdapterBank, Adapters, Rows, Slot, Trained};
 use crate::models::network::{Checkpointing, Network};
@@ -91,6 +91,8 @@ pub struct Evaluated {
     pub ratios: Vec<f64>,
     /// As [`algorithms::Loss::clipped`].
     pub clipped: usize,
+    /// As [`algorithms::Loss::pairs`].
+    pub pairs: Pairs,
     /// The largest difference between the rollout's velocity and the same here, if there was a probe.
     pub deviation: Option<f32>,
     /// How far from the base the trained policy is there.
@@ -269,6 +271,7 @@ pub fn accumulate(
         loss: loss.value,
         ratios: loss.ratios,
         clipped: loss.clipped,
+        pairs: loss.pairs,
         deviation,
         drift,
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::algorithms::Needs;
+use crate::config::method::GradientAt;
 use crate::device::philox::Key;
 use crate::device::{Device, Tensor};
 use crate::ops::copy;
@@ -21,6 +22,9 @@ pub struct Recorded {
     pub velocity: Option<Tensor>,
     /// The means of the steps that add noise, where they are wanted.
     pub mean: Option<Tensor>,
+    /// The clean latents that the velocities point at, `x − σ·v`, like `x`, where the gradients of the reward there are wanted;
+    /// then those.
+    pub reward_gradient: Option<Tensor>,
     /// What came after by a step with noise, where it is wanted: like `x`, or if images are forks, `[images, channels, h, w]`.
     pub next: Option<Tensor>,
     /// How probable that was.
@@ -48,6 +52,7 @@ impl Recorded {
             x: blank(before),
             velocity: (needs.velocity_old || !forks.is_empty()).then(|| blank(before)),
             mean: needs.mean_old.then(|| blank(before)),
+            reward_gradient: (needs.reward_gradient == Some(GradientAt::OneStep)).then(|| blank(before)),
             next: wants_next.then(|| blank(after)),
             log_probs: if wants_next { vec![0.0; after] } else { Vec::new() },
             forks: forks.to_vec(),
@@ -66,6 +71,10 @@ impl Recorded {
         }
         if let Some(mean) = &mut self.mean {
             copy::rows_into(mean, row, &step::forward(visit.inputs, Row { s: 0.0, ..noisy.row() }));
+        }
+        if let Some(clean) = &mut self.reward_gradient {
+            let to_clean = Row { a: 1.0, b: -noisy.sigma, ..Row::default() };
+            copy::rows_into(clean, row, &step::forward(visit.inputs, to_clean));
         }
         if self.forks.is_empty() {
             self.put(row, visit.x, &velocity, visit.next, noisy);
@@ -111,6 +120,7 @@ impl Recorded {
             x: cut(&self.x),
             velocity: self.velocity.as_ref().map(cut),
             mean: self.mean.as_ref().map(cut),
+            reward_gradient: self.reward_gradient.as_ref().map(cut),
             next: self.next.as_ref().map(cut),
             log_probs: rows.iter().filter_map(|row| self.log_probs.get(*row)).copied().collect(),
             ..self

@@ -15,6 +15,7 @@ use super::setup::Setup;
 use super::speed::{Speed, peak_memory};
 use super::state::State;
 use super::update::UpdateReport;
+use crate::algorithms::Pairs;
 use crate::algorithms::advantage::Advantages;
 use crate::data::Prompt;
 use crate::device::Device;
@@ -53,6 +54,8 @@ pub struct EpochReport {
     pub drift: Option<Drift>,
     /// The ratios of the first optimiser step and of all of them, of methods that compare.
     pub ratios: Option<Ratios>,
+    /// What the policy made of the pairs of all optimiser steps.
+    pub pairs: Pairs,
     /// Milliseconds an image that each reward took.
     pub reward_ms: BTreeMap<&'static str, f64>,
     /// Seconds per phase; phases that went on at the same time have each their own.
@@ -111,6 +114,7 @@ impl EpochReport {
             group_spread: 0.0,
             drift: None,
             ratios: None,
+            pairs: Pairs::default(),
             reward_ms: BTreeMap::new(),
             seconds: BTreeMap::new(),
             total: 0.0,
@@ -126,6 +130,7 @@ impl EpochReport {
         self.deviation = self.deviation.or(update.deviation);
         self.drift = self.drift.or(update.drift);
         self.ratios = Ratios::with(self.ratios, update, of_rollout);
+        self.pairs += update.pairs;
     }
 }
 
@@ -213,7 +218,8 @@ fn draw_epoch(board: &mut TensorBoard, line: &Value) -> Result<()> {
     let step = line["epoch"].as_u64().unwrap_or_default();
     let keys = ["reward_std", "group_spread", "zero_variance_groups", "loss", "lr", "grad_norm"];
     let drift = ["velocity_growth", "velocity_distance", "clip_fraction", "ratio_deviation"];
-    let drift = drift.into_iter().filter(|key| line[key].is_number());
+    let pairs = ["pair_accuracy", "winner_error_growth", "loser_error_growth"];
+    let drift = drift.into_iter().chain(pairs).filter(|key| line[key].is_number());
     let scaled = ["loss_scale", "overflows"].into_iter().filter(|_| line["loss_scale"].is_number());
     let plain = keys.into_iter().chain(scaled).chain(drift).map(|key| (format!("train/{key}"), &line[key]));
     let speeds = ["images_per_second", "model_flops_per_second", "mfu"].map(|key| (format!("time/{key}"), &line[key]));
@@ -345,6 +351,9 @@ impl Reporter {
             let fp8 = if setup.sampling.is_some() { " (fp8)" } else { "" };
             shown.alert(format!("Δv {deviation}{fp8}"));
         }
+        if e.pairs.count > 0 {
+            shown.field(4, format!("pairs {:>3.0} %", 100.0 * e.pairs.told_apart as f64 / e.pairs.count as f64));
+        }
         if let Some(ratios) = &e.ratios {
             shown.field(4, format!("clip {:>3.0} %", 100.0 * ratios.clip_fraction()));
             if let Some(deviation) = ratios.on_policy_deviation.filter(|d| *d != 0.0) {
@@ -363,6 +372,7 @@ impl Reporter {
 
         let seconds: Map<String, Value> = e.seconds.iter().map(|(k, v)| (k.to_string(), json!(v))).collect();
         let rewards: Map<String, Value> = mean.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+        let of_pairs = |sum: f64| (e.pairs.count > 0).then(|| sum / e.pairs.count as f64);
         let line = json!({
             "epoch": state.epoch,
             "updates": state.moments.steps,
@@ -386,6 +396,9 @@ impl Reporter {
             "on_policy_ratio_deviation": e.ratios.and_then(|r| r.on_policy_deviation),
             "ratio_deviation": e.ratios.map(|r| r.deviation),
             "clip_fraction": e.ratios.map(|r| r.clip_fraction()),
+            "pair_accuracy": of_pairs(e.pairs.told_apart as f64),
+            "winner_error_growth": of_pairs(e.pairs.winners),
+            "loser_error_growth": of_pairs(e.pairs.losers),
             "rollout_weights": setup.config.raw.rollout.weights,
             "arena_peak_bytes": setup.device.peak(),
             "peak_memory_bytes": memory,

@@ -10,6 +10,7 @@ use super::judge::{Judge, Sampled, Worth, ranges};
 use super::recorded::Recorded;
 use super::setup::Setup;
 use crate::algorithms::Window;
+use crate::config::method::GradientAt;
 use crate::data::Prompt;
 use crate::data::sampler::Sample;
 use crate::device::Tensor;
@@ -102,7 +103,8 @@ pub struct Rollout {
     pub probe: Option<Probe>,
     /// The steps that are trained on, where that is wanted.
     pub recorded: Option<Recorded>,
-    /// The gradient of the weighted sum of the rewards to each clean latent, in single precision, where that is wanted.
+    /// The gradient of the weighted sum of the rewards to each clean latent, in single precision, where that is wanted and not what
+    /// is recorded of each step.
     pub reward_gradient: Option<Tensor>,
 }
 
@@ -118,9 +120,11 @@ impl Rollout {
 }
 
 impl Rollout {
-    /// The length of each image's gradient of the reward, if there are any.
+    /// The length of each image's gradient of the reward, or of those at its steps, all images of one after the other, if there are
+    /// any.
     pub fn gradient_norms(&self) -> Vec<f64> {
-        let Some(gradient) = &self.reward_gradient else { return Vec::new() };
+        let at_steps = self.recorded.as_ref().and_then(|recorded| recorded.reward_gradient.as_ref());
+        let Some(gradient) = at_steps.or(self.reward_gradient.as_ref()) else { return Vec::new() };
         let elements = (gradient.len() / gradient.dim(0).max(1)) as f64;
         let squares = products::forward(&[products::Difference { terms: vec![(Weights::All(1.0), gradient)] }]);
         squares.iter().map(|p| (p.gram[0][0] * elements).sqrt()).collect()
@@ -242,7 +246,7 @@ impl Setup {
             Ok((Sampled { images: batch.clone(), latents }, clock))
         };
 
-        let wants_gradient = order.job.trains && algorithm.needs().reward_gradient;
+        let wants_gradient = order.job.trains && needs.reward_gradient == Some(GradientAt::Terminal);
         let gradient = wants_gradient.then(|| Tensor::scratch(device, &latents(count)));
         let mut judge = Judge::new(device, &pipeline.vae, rewards, order, gradient);
 
@@ -264,6 +268,10 @@ impl Setup {
             interrupt.check()?;
         }
         progress.finish();
+        if let Some(clean) = seen.recorded.as_mut().and_then(|recorded| recorded.reward_gradient.as_mut()) {
+            judge.to_gradients(clean, interrupt)?;
+            clock.lap("reward gradient");
+        }
         let Seen { recorded, probe } = seen;
         let Worth { scores, seconds, pictures, gradient } = judge.finish();
         Ok(Rollout { x0, scores, reward_seconds: seconds, pictures, probe, recorded, reward_gradient: gradient })

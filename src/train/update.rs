@@ -11,7 +11,7 @@ use super::scaler::LossScale;
 use super::setup::Setup;
 use super::state::State;
 use crate::algorithms::together::parts;
-use crate::algorithms::{self, Point};
+use crate::algorithms::{self, Pairs, Point};
 use crate::device::philox::Key;
 use crate::device::{Device, Tensor};
 use crate::ops::adamw::AdamW;
@@ -39,6 +39,8 @@ pub struct UpdateReport {
     pub ratios: Vec<f64>,
     /// As [`algorithms::Loss::clipped`].
     pub clipped: usize,
+    /// As [`algorithms::Loss::pairs`], of all points.
+    pub pairs: Pairs,
 }
 
 /// What batches of points are made from.
@@ -63,8 +65,9 @@ impl Epoch<'_> {
         };
         let before: Vec<usize> = points.iter().map(|p| recorded.before(p.step, p.image)).collect();
         let x = copy::gather(&recorded.x, &before);
-        if let Some(gradient) = &self.rollout.reward_gradient {
-            return Inputs::Led { x, reward_gradient: gather(gradient) };
+        let at_steps = recorded.reward_gradient.as_ref().map(|gradient| copy::gather(gradient, &before));
+        if let Some(reward_gradient) = at_steps.or_else(|| self.rollout.reward_gradient.as_ref().map(gather)) {
+            return Inputs::Led { x, reward_gradient };
         }
         match &recorded.next {
             Some(next) => {
@@ -151,6 +154,7 @@ impl Setup {
                 report.loss += done.loss;
                 report.ratios.extend(done.ratios);
                 report.clipped += done.clipped;
+                report.pairs += done.pairs;
                 report.deviation = report.deviation.or(done.deviation);
                 report.drift = report.drift.or(done.drift);
                 progress.step(points.len() as u64);

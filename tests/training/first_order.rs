@@ -31,33 +31,66 @@ fn aesthetic() -> String {
     format!("rewards.aesthetic = {{ model = '{}', head = '{}', preprocess = 'rsm' }}", model.display(), head.display())
 }
 
+/// Settings of small runs, with the gradient taken at both places.
+const KEYS: [&str; 2] = [
+    "reward_scale = 100.0, updates_per_epoch = 2",
+    "reward_scale = 100.0, updates_per_epoch = 2, gradient = 'one_step', schedule = 'square'",
+];
+
 #[test]
 fn a_run_learns_from_the_gradient_of_a_reward_and_resumes_to_the_same_bytes() {
+    for keys in KEYS {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path(), &aesthetic(), keys);
+        let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+        assert_success(&train(&config, &whole, &[]));
+        assert_success(&train(&config, &parts, &["--set", "num_epochs=1"]));
+        assert_success(&train(&config, &parts, &[]));
+        assert_eq!(checkpoint_bytes(&whole, 3), checkpoint_bytes(&parts, 3), "{keys}");
+        let losses: Vec<f64> = epochs(&whole).iter().map(|line| line["loss"].as_f64().unwrap()).collect();
+        assert!(losses.len() == 3 && losses.iter().all(|loss| *loss > 0.0), "{keys}: {losses:?}");
+    }
+}
+
+/// The last step of a rollout ends where its velocity points at, and at pure noise, the first of two, no gradient counts.
+#[test]
+fn a_step_s_own_gradient_is_the_rollout_s_where_it_is_the_last_step() {
     let dir = tempfile::tempdir().unwrap();
-    let config = config(dir.path(), &aesthetic(), "reward_scale = 100.0, updates_per_epoch = 2");
-    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
-    assert_success(&train(&config, &whole, &[]));
-    assert_success(&train(&config, &parts, &["--set", "num_epochs=1"]));
-    assert_success(&train(&config, &parts, &[]));
-    assert_eq!(checkpoint_bytes(&whole, 3), checkpoint_bytes(&parts, 3));
-    let losses: Vec<f64> = epochs(&whole).iter().map(|line| line["loss"].as_f64().unwrap()).collect();
-    assert!(losses.len() == 3 && losses.iter().all(|loss| *loss > 0.0), "{losses:?}");
+    let keys = "reward_scale = 100.0, updates_per_epoch = 2, gradient_clip = 0.0";
+    let config = config(dir.path(), &aesthetic(), keys);
+    let of = |gradient: &str, steps: usize| {
+        let run = dir.path().join(format!("{gradient}-{steps}"));
+        let (gradient, steps) =
+            (format!("rsm_first_order.gradient={gradient}"), format!("rollout.num_inference_steps={steps}"));
+        assert_success(&train(&config, &run, &["--set", "num_epochs=2", "train.batch_size=2", &gradient, &steps]));
+        checkpoint_bytes(&run, 2)
+    };
+    // A checkpoint says which config it is of; what it learnt is compared.
+    let weights = |files: Vec<(String, Vec<u8>)>| -> Vec<(String, Vec<u8>)> {
+        files.into_iter().filter(|(name, _)| name.ends_with(".safetensors")).collect()
+    };
+    let [two, own_two, three, own_three] =
+        [("terminal", 2), ("one_step", 2), ("terminal", 3), ("one_step", 3)].map(|(g, n)| weights(of(g, n)));
+    assert!(!two.is_empty() && two == own_two);
+    assert!(three != own_three);
 }
 
 /// The decoder's and the reward's backward, and the update, by the kernels.
 #[test]
 fn an_epoch_on_the_interpreted_gpu_is_the_cpu_s() {
     let dir = tempfile::tempdir().unwrap();
-    let config = config(dir.path(), &aesthetic(), "reward_scale = 100.0, updates_per_epoch = 2");
-    let of = |device: &str| {
-        let run = dir.path().join(device);
-        assert_success(&train(&config, &run, &["--device", device, "--set", "num_epochs=1"]));
-        epochs(&run).remove(0)
-    };
-    let (cpu, vm) = (of("cpu"), of("vm"));
-    for key in ["loss", "grad_norm", "reward_mean"] {
-        let (got, want) = (vm[key].as_f64().unwrap(), cpu[key].as_f64().unwrap());
-        assert!((got - want).abs() <= AGREES * want.abs(), "{key}: {got} on vm, {want} on the cpu");
+    for (i, keys) in KEYS.into_iter().enumerate() {
+        let config = config(dir.path(), &aesthetic(), keys);
+        let of = |device: &str| {
+            let run = dir.path().join(format!("{device}-{i}"));
+            assert_success(&train(&config, &run, &["--device", device, "--set", "num_epochs=1"]));
+            epochs(&run).remove(0)
+        };
+        let (cpu, vm) = (of("cpu"), of("vm"));
+        for key in ["loss", "grad_norm", "reward_mean"] {
+            let (got, want) = (vm[key].as_f64().unwrap(), cpu[key].as_f64().unwrap());
+            assert!((got - want).abs() <= AGREES * want.abs(), "{keys}, {key}: {got} on vm, {want} on the cpu");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::vm::{AGREES, epochs};
 use super::{assert_success, checkpoint_bytes, train, write_config};
 
 /// Each method with settings of a small run: two prompts of three images.
@@ -13,6 +14,16 @@ const METHODS: [(&str, &str); 7] = [
     ("online_dpo", "num_timesteps = 2, updates_per_epoch = 2, ref_update_step = 3"),
     ("dgpo", "num_timesteps = 2, switch_ema_ref = 1, kl_guidance_scale = 2.0"),
     ("crd", "num_timesteps = 2, sampling_decay = '1-0.5-0.1-0.9'"),
+];
+
+/// Those that look at a sample alone, of the same size, and what samples for them.
+const OF_SAMPLES: [(&str, &str, &str); 6] = [
+    ("awm", "num_timesteps = 2", "euler"),
+    ("nft", "", "euler"),
+    ("flow_grpo", "", "flow"),
+    ("flow_grpo_fast", "window_size = 2, window_range = [0, 3]", "flow"),
+    ("cps", "", "cps"),
+    ("grpo_guard", "", "flow"),
 ];
 
 /// The config of a run of three epochs of `method`.
@@ -71,6 +82,26 @@ fn what_a_pair_or_group_teaches_does_not_depend_on_the_size_of_a_batch() {
             }
             // The loss is a sum of f64, of the same numbers.
             assert!((whole[0] - divided[0]).abs() <= 1e-12 * whole[0].abs(), "{method} in batches of {size}");
+        }
+    }
+}
+
+#[test]
+fn an_epoch_of_every_method_on_the_interpreted_gpu_is_the_cpu_s() {
+    let deterministic = METHODS.into_iter().map(|(method, keys)| (method, keys, "euler"));
+    for (method, keys, sampler) in OF_SAMPLES.into_iter().chain(deterministic) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path(), method, keys);
+        let noise = format!("rollout.noise_level={}", if sampler == "euler" { 0.0 } else { 0.7 });
+        let sampler = format!("rollout.sampler='{sampler}'");
+        let [cpu, vm] = ["cpu", "vm"].map(|device| {
+            let run = dir.path().join(device);
+            assert_success(&train(&config, &run, &["--device", device, "--set", "num_epochs=1", &sampler, &noise]));
+            epochs(&run).remove(0)
+        });
+        for key in ["loss", "grad_norm", "reward_mean"] {
+            let (got, want) = (vm[key].as_f64().unwrap(), cpu[key].as_f64().unwrap());
+            assert!((got - want).abs() <= AGREES * want.abs(), "{method} {key}: {got} on vm, {want} on the cpu");
         }
     }
 }

@@ -36,6 +36,8 @@ CASES = {
     "rsm_first_order": "[rollout]\nguidance_scale = 2.5\n[rsm_first_order]\nreward_scale = 3.0\n",
     "rsm_first_order_square": "[rollout]\nguidance_scale = 1.0\n"
     "[rsm_first_order]\nschedule = 'square'\nreward_scale = 1e3\n",
+    "rsm_first_order_one_step": "[rollout]\nguidance_scale = 2.5\n"
+    "[rsm_first_order]\ngradient = 'one_step'\nschedule = 'square'\nreward_scale = 10.0\n",
 }
 FORKS = {"rsm": [6, 6, 8, 10, 0, 0, 0, 0, 0], "rsm_ppo": [3, 3, 4, 5, 6, 7, 7, 8, 11]}
 
@@ -156,8 +158,16 @@ def rsm_loss(name, io, theta, reference, grid):
 def led_loss(name, io, theta, reference):
     """First-order RSM: what is matched is the reference, moved along the reward's gradient."""
     rest = (1 - io["t"]).view(-1, 1, 1, 1)
-    strength = 1e3 * rest**2 if name.endswith("square") else 3 * rest
+    strength = {"square": 1e3 * rest**2, "step": 10 * rest**2}.get(name.rsplit("_", 1)[1], 3 * rest)
     return ((theta - (reference - strength * io["reward_grad"])) ** 2).mean()
+
+
+def one_step_gradient(x, t, velocity):
+    """That of a reward at the clean latent a step points at, to the step's own latent; the velocity is a constant."""
+    x = x.clone().requires_grad_()
+    clean = x - t * velocity.detach()
+    reward = (torch.sin(3 * clean) * torch.tanh(clean)).sum()
+    return torch.autograd.grad(reward, x)[0]
 
 
 def main():
@@ -216,6 +226,8 @@ def main():
                 io["log_prob_old"] = -io["t"] ** 2 * error - torch.tensor([0.01, 0.3, -0.02])
             loss = matching_loss(name, io, v, reference, v_old)
         elif is_led:
+            if name.endswith("one_step"):
+                io["reward_grad"] = 0.1 * one_step_gradient(x, io["t"].view(-1, 1, 1, 1), v)
             loss = led_loss(name, io, v, reference)
         else:
             # Sampled by a policy between the two, so that ratios differ from 1.
@@ -240,7 +252,7 @@ def main():
         io |= {f"lora.{k}": p for k, p in theta.items()} | {f"lora_old.{k}": p for k, p in old.items()}
         io |= {f"grad.{k}": p.grad.clone() for k, p in theta.items()}
         save_io(d, io)
-        parts = [name.removesuffix(end) for end in ("_off_policy", "_ppo", "_square") if name.endswith(end)]
+        parts = [name.removesuffix(end) for end in ("_off_policy", "_ppo", "_square", "_one_step") if name.endswith(end)]
         case = LORA | dict(model=MODEL, tables=tables, algorithm=parts[0] if parts else name)
         (d / "case.json").write_text(json.dumps(case, indent=1) + "\n")
         print(name, float(loss))

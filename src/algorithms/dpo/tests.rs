@@ -102,6 +102,28 @@ fn the_best_and_the_worst_image_of_a_prompt_are_a_pair() {
 }
 
 #[test]
+fn what_is_reported_of_pairs_is_how_the_errors_have_grown() {
+    let operands = Operands::random(4, 32);
+    let dpo = dpo(Method::Dpo, |k| k.beta = 2.0);
+    let points = pairs(&[0.6; 4], &[1.0, -1.0, -1.0, 1.0]);
+    let products = crate::algorithms::compare(&dpo, &points, |of| operands.operand(of));
+    let loss = dpo.loss(&points, &products, 4);
+    let [theta, reference, noise, x0] = [&operands.theta, &operands.reference, &operands.noise, &operands.x0].map(wide);
+    let error = |v: &[f64], row: usize| {
+        (row * 32..(row + 1) * 32).map(|i| (v[i] - noise[i] + x0[i]).powi(2)).sum::<f64>() / 32.0
+    };
+    let growth: Vec<f64> = (0..4).map(|row| error(&theta, row) - error(&reference, row)).collect();
+    let close = |found: f64, want: f64| assert!((found - want).abs() < 1e-5 * want.abs().max(1.0), "{found} {want}");
+    close(loss.pairs.winners, growth[0] + growth[3]);
+    close(loss.pairs.losers, growth[1] + growth[2]);
+    let told_apart = usize::from(growth[0] < growth[1]) + usize::from(growth[3] < growth[2]);
+    assert_eq!((loss.pairs.count, loss.pairs.told_apart), (2, told_apart));
+    // Of the passes that a divided batch has, the first alone reports them.
+    let parts = loss.clone().split([2, 2]);
+    assert_eq!((parts[0].pairs, parts[1].pairs), (loss.pairs, Pairs::default()));
+}
+
+#[test]
 fn t6_equal_rewards_give_no_points() {
     let dpo = dpo(Method::Dpo, |_| ());
     let advantages = dpo.advantages(&[0.5; 4], &["a", "a", "b", "b"]);

@@ -99,9 +99,14 @@ fn the_gradient_matches_finite_differences_of_the_published_form() {
 }
 
 fn updates(method: &RsmFirstOrder, norms: &[f64]) -> Vec<Vec<Point>> {
+    updates_of(method, norms.len(), norms)
+}
+
+/// Of so many images, whose gradients have these lengths.
+fn updates_of(method: &RsmFirstOrder, images: usize, norms: &[f64]) -> Vec<Vec<Point>> {
     let key = |purpose, image: usize, draw| Key { prompt: image as u32, step: draw, ..Key::new(1, purpose) };
     method.updates(&Scored {
-        advantages: &vec![0.0; norms.len()],
+        advantages: &vec![0.0; images],
         key: &key,
         steps: &[0, 1, 2, 3],
         log_probs: &[],
@@ -139,6 +144,13 @@ fn gradients_are_clipped_by_one_and_then_by_the_quantile_of_the_update_before() 
     }
     assert_eq!(all.len(), 3);
     assert!(all[0].iter().any(|p| p.gradient_scale < 1.0));
+    // A gradient of each step is clipped by its own length.
+    let of_steps: Vec<f64> = (0..24).map(|i| f64::from(i) / 4.0).collect();
+    let own = updates_of(&method(|_| ()), 6, &of_steps);
+    for point in &own[0] {
+        let norm = of_steps[point.step * 6 + point.image];
+        assert_eq!(point.gradient_scale, if norm > 1.0 { 1.0 / norm } else { 1.0 }, "{norm}");
+    }
     let free = updates(&method(|k| k.gradient_clip = 0.0), &norms).concat();
     assert!(free.iter().all(|p| p.gradient_scale == 1.0));
     assert_eq!(quantile(vec![3.0, 1.0, 2.0, 5.0], 0.8), 3.0 + 2.0 * (0.8 * 3.0 - 2.0));

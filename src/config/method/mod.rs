@@ -21,7 +21,7 @@ pub use nft::{AdvantageMode, Decay, NftKeys};
 pub use preference::{DgpoKeys, DpoKeys, GroupReference};
 pub use ram::{Form, Grid, RamKeys};
 pub use rsm::{Profile, ProfileName, Reweight, RsmKeys, RsmLoss, RsmSampler};
-pub use rsm_first_order::{RsmFirstOrderKeys, Slope};
+pub use rsm_first_order::{GradientAt, RsmFirstOrderKeys, Slope};
 pub use sft::SftKeys;
 pub use times::{TimeType, Times};
 

@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::resolved::within;
 
-/// First-order Reward Score Matching, for rewards that have a gradient: `v_ref − η(σ)·reward_scale·∇r` is matched, with the
-/// gradient at the end of the rollout.
+/// First-order Reward Score Matching, for rewards that have a gradient: `v_ref − η(σ)·reward_scale·∇r` is matched.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RsmFirstOrderKeys {
+    /// Where the gradient is taken.
+    pub gradient: GradientAt,
     /// `η(σ)`.
     pub schedule: Slope,
     /// What the gradient of the reward to the latent is times.
@@ -27,6 +28,7 @@ impl Default for RsmFirstOrderKeys {
     /// The published settings.
     fn default() -> Self {
         Self {
+            gradient: GradientAt::default(),
             schedule: Slope::default(),
             reward_scale: 1.5e7,
             gradient_clip: 1.0,
@@ -54,4 +56,15 @@ pub enum Slope {
     Linear,
     /// `(1 − σ)²`, as VGG-Flow.
     Square,
+}
+
+/// Where the gradient of the reward is taken that a step of a rollout is led by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GradientAt {
+    /// At the end of the rollout, once for all of its steps.
+    #[default]
+    Terminal,
+    /// For each step at the clean latent that its velocity, a constant, points at: `x − σ·v`, as VGG-Flow.
+    OneStep,
 }

@@ -103,8 +103,20 @@ fn run(a: Mat, products: Vec<Product>, parallel: bool) {
             Mat::new(&widened, m, k)
         }
     };
-    let is_bf16 = |p: &Product| matches!(p.b.data, Elems::Bf16(_)) && has_bf16();
-    let pairs = products.iter().any(is_bf16).then(|| round_to_pairs(a));
+    if has_bf16() && products.iter().any(|p| matches!(p.b.data, Elems::Bf16(_))) {
+        scratch(m * k.div_ceil(2), |pairs| {
+            let pairs = bytemuck::cast_slice_mut(pairs);
+            round_to_pairs(pairs, a);
+            run_all(a, Some(pairs), products, parallel);
+        });
+    } else {
+        run_all(a, None, products, parallel);
+    }
+}
+
+/// [`run`] of a single-precision `a`, and of its `pairs` where a product needs them.
+fn run_all(a: Mat, pairs: Option<&[u32]>, products: Vec<Product>, parallel: bool) {
+    let (m, k) = (a.rows, a.cols);
     let tasks: Vec<Task> = products
         .into_iter()
         .filter(|p| p.b.cols > 0)
@@ -117,7 +129,7 @@ fn run(a: Mat, products: Vec<Product>, parallel: bool) {
                 let fits = low.rows.end <= m && low.a.rows == low.rows.len() && low.b.cols == n;
                 assert!(fits && low.a.cols == low.b.rows, "matmul: low product of rows {:?}", low.rows);
             }
-            let pairs = if is_bf16(&p) { pairs.as_deref() } else { None };
+            let pairs = pairs.filter(|_| matches!(p.b.data, Elems::Bf16(_)));
             Task { out: Out { ptr: p.c.as_mut_ptr(), stride: p.stride }, a, pairs, p }
         })
         .collect();
@@ -220,15 +232,13 @@ pub(super) fn single(a: Mat<'_>) -> &[f32] {
 }
 
 /// The left operand in pairs, row-major.
-fn round_to_pairs(a: Mat) -> Vec<u32> {
+fn round_to_pairs(out: &mut [u32], a: Mat) {
     /// Rows that are worth a task of their own.
     const ROWS: usize = 16;
     let pairs = a.cols.div_ceil(2);
-    let mut out = vec![0u32; a.rows * pairs];
     out.par_chunks_mut((ROWS * pairs).max(1)).with_min_len(at_least(1)).enumerate().for_each(|(i, out)| {
         pair_rows(out, a.rows_in(i * ROWS..((i + 1) * ROWS).min(a.rows)));
     });
-    out
 }
 
 struct Task<'a> {

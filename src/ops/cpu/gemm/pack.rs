@@ -131,6 +131,17 @@ pub(super) fn pack_pairs(out: &mut [u32], b: Mat, pairs: Range<usize>, j: Range<
                 }
                 continue;
             }
+            Elems::Bf16(x) if b.col_stride == 1 => {
+                for (lanes, pair) in panel.as_chunks_mut::<NR>().0.iter_mut().zip(pairs.clone()) {
+                    let row = |k: usize| match k < b.rows {
+                        true => &x[k * b.row_stride + from..][..width],
+                        false => &[bf16::ZERO; NR][..width],
+                    };
+                    zip(&mut lanes[..width], row(2 * pair), row(2 * pair + 1));
+                    lanes[width..].fill(0);
+                }
+                continue;
+            }
             _ => {}
         }
         for (lanes, pair) in panel.as_chunks_mut::<NR>().0.iter_mut().zip(pairs.clone()) {
@@ -197,6 +208,15 @@ wide! {
 
 wide! {
     /// One number of `low` and one of `high` per lane.
+    fn zip(out: &mut [u32], low: &[bf16], high: &[bf16]) {
+        for ((o, low), high) in out.iter_mut().zip(low).zip(high) {
+            *o = u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16;
+        }
+    }
+}
+
+wide! {
+    /// As [`zip`], rounded.
     fn zip_rounded(out: &mut [u32], low: &[f32], high: &[f32]) {
         for ((o, low), high) in out.iter_mut().zip(low).zip(high) {
             *o = u32::from(round(*low)) | u32::from(round(*high)) << 16;
