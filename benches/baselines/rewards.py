@@ -232,8 +232,8 @@ def compare(folder, rounds, runs, only, modes):
                     times = time_engine(folder, name, dtype, runs)
                 else:
                     times = json.loads(python("rewards.py", "time", folder, name, dtype, who, "--runs", runs)[-1])
-                for key, seconds in times.items():
-                    passes[key].times[who] += seconds
+                for key, row in passes.items():
+                    row.times[who] += times.get(key, [])
         for row in passes.values():
             if row.times["engine"]:
                 rows.append(row)

@@ -63,21 +63,6 @@ pub(in crate::ops) fn pack_f32(out: &mut [f32], b: Mat, k: Range<usize>, j: Rang
     }
 }
 
-const ZEROS: [bf16; NR] = [bf16::ZERO; NR];
-
-/// One number of `low` and one of `high` per lane.
-#[inline(always)]
-fn zip(out: &mut [u32], low: &[bf16], high: &[bf16]) {
-    for ((o, low), high) in out.iter_mut().zip(low).zip(high) {
-        *o = u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16;
-    }
-}
-
-/// The same of a length that the compiler knows.
-fn zip_whole(out: &mut [u32; NR], low: &[bf16; NR], high: &[bf16; NR]) {
-    zip(out, low, high);
-}
-
 /// Packs pairs of rows `2·pairs` of columns `j` of a matrix in bf16, or in single precision that is rounded to it.
 pub(super) fn pack_pairs(out: &mut [u32], b: Mat, pairs: Range<usize>, j: Range<usize>) {
     let depth = pairs.len();
@@ -104,20 +89,6 @@ pub(super) fn pack_pairs(out: &mut [u32], b: Mat, pairs: Range<usize>, j: Range<
                         narrow(bytemuck::cast_slice_mut(line), &x[start(j) + 2 * first..][..values]);
                     }
                     transpose(&mut panel[first * NR..][..depth * NR], width, depth, |j| &lines[j][..depth]);
-                }
-                continue;
-            }
-            Elems::Bf16(x) if b.col_stride == 1 => {
-                for (lanes, pair) in panel.as_chunks_mut::<NR>().0.iter_mut().zip(pairs.clone()) {
-                    let row =
-                        |k: usize| if k < b.rows { &x[k * b.row_stride + from..][..width] } else { &ZEROS[..width] };
-                    let (low, high) = (row(2 * pair), row(2 * pair + 1));
-                    if let (Ok(low), Ok(high)) = (low.try_into(), high.try_into()) {
-                        zip_whole(lanes, low, high);
-                    } else {
-                        zip(&mut lanes[..width], low, high);
-                        lanes[width..].fill(0);
-                    }
                 }
                 continue;
             }
