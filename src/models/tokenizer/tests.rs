@@ -90,3 +90,14 @@ fn a_t5_that_would_read_outside_of_its_character_map_or_fill_the_memory_is_refus
     let message = message(t5("", r#"{"extra_ids": 1000000000000}"#).path());
     assert!(message.contains("'extra_ids' is 1000000000000, expected at most 10000"), "{message}");
 }
+
+#[test]
+fn a_tokenizer_of_bert_without_a_vocabulary_is_refused_with_the_name_of_the_file() {
+    for text in ["22", "[]", "{}", "{\"model\": 1}", "{\"model\": {\"vocab\": [1]}}"] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), text).unwrap();
+        let Err(refused) = super::WordPiece::load(dir.path(), &[]) else { panic!("{text} is a vocabulary") };
+        let refused = refused.to_string();
+        assert!(refused.contains("tokenizer.json: no model.vocab of tokens and ids"), "{text}: {refused}");
+    }
+}

@@ -106,8 +106,8 @@ fn vocabulary(folder: &Path) -> Result<(PathBuf, Map<String, Value>)> {
     }
     if whole.exists() {
         let mut file: Value = read_json(&whole)?;
-        return match file["model"]["vocab"].take() {
-            Value::Object(tokens) => Ok((whole, tokens)),
+        return match file.pointer_mut("/model/vocab").map(Value::take) {
+            Some(Value::Object(tokens)) => Ok((whole, tokens)),
             _ => bail!("{}: no model.vocab of tokens and ids", whole.display()),
         };
     }
