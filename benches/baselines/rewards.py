@@ -32,6 +32,7 @@ from compare import ROOT, Row, cpu, python
 sys.path.append(str(ROOT / "tools" / "oracle"))
 import blip
 import owl
+from drawn import OPENAI
 
 # Of benches/rewards.rs.
 PICTURES, DIFFERENTIATED, DEQA_PICTURES, SIDE = 8, 4, 4, 512
@@ -74,7 +75,7 @@ def make(folder):
 
 
 def normalised(planes):
-    return TF.normalize(planes, owl.OPENAI[0], owl.OPENAI[1])
+    return TF.normalize(planes, *OPENAI)
 
 
 def by_pil(preprocess, size=SIZE):

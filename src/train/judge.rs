@@ -79,7 +79,7 @@ impl<'a> Judge<'a> {
             };
             clock.lap("decode");
             self.device.phase("reward");
-            let prompts: Vec<&Prompt> = part.clone().map(|i| self.order.prompt(i)).collect();
+            let prompts = self.order.prompts(part.clone());
             let scored = {
                 let _range = range("rewards");
                 self.scoring.batch(&images, &prompts)
@@ -92,20 +92,19 @@ impl<'a> Judge<'a> {
                 self.pictures.extend(images.into_pictures());
             }
             clock.lap("reward");
-            if self.gradient.is_some() {
-                let found = self.gradient(&latents, part.clone())?;
-                self.gradient.iter_mut().for_each(|all| copy::rows_into(all, part.start, &found));
+            if let Some(mut all) = self.gradient.take() {
+                copy::rows_into(&mut all, part.start, &self.gradient_at(&latents, &prompts)?);
+                self.gradient = Some(all);
                 clock.lap("reward gradient");
             }
         }
         Ok(clock)
     }
 
-    /// The gradients of the reward to `latents` that are to be decoded to pictures for the prompts of `images`.
-    fn gradient(&self, latents: &Tensor, images: Range<usize>) -> Result<Tensor> {
+    /// The gradients of the reward to `latents` that are to be decoded to pictures for `prompts`.
+    fn gradient_at(&self, latents: &Tensor, prompts: &[&Prompt]) -> Result<Tensor> {
         self.device.phase("reward gradient");
         let _range = range("reward gradient");
-        let prompts: Vec<&Prompt> = images.map(|i| self.order.prompt(i)).collect();
         let of_pictures = |range: Range<usize>, pictures: &Tensor| self.rewards.gradient(pictures, &prompts[range]);
         self.vae.gradient(latents, of_pictures)
     }
@@ -122,8 +121,10 @@ impl<'a> Judge<'a> {
         let parts: Vec<(usize, Range<usize>)> = parts.collect();
         let progress = Progress::new("reward gradient", clean.dim(0) as u64);
         for (first, images) in self.device.rehearse(&parts) {
-            let found = self.gradient(&clean.slice(first + images.start..first + images.end), images.clone())?;
-            copy::rows_into(clean, first + images.start, &found);
+            let start = first + images.start;
+            let prompts = self.order.prompts(images.clone());
+            let found = self.gradient_at(&clean.slice(start..start + images.len()), &prompts)?;
+            copy::rows_into(clean, start, &found);
             progress.step(images.len() as u64);
             interrupt.check()?;
         }

@@ -217,11 +217,18 @@ fn standard_deviation(x: &[f64]) -> f64 {
 fn draw_epoch(board: &mut TensorBoard, line: &Value) -> Result<()> {
     let step = line["epoch"].as_u64().unwrap_or_default();
     let keys = ["reward_std", "group_spread", "zero_variance_groups", "loss", "lr", "grad_norm"];
-    let drift = ["velocity_growth", "velocity_distance", "clip_fraction", "ratio_deviation"];
-    let pairs = ["pair_accuracy", "winner_error_growth", "loser_error_growth"];
-    let drift = drift.into_iter().chain(pairs).filter(|key| line[key].is_number());
+    let of_some_methods = [
+        "velocity_growth",
+        "velocity_distance",
+        "clip_fraction",
+        "ratio_deviation", //
+        "pair_accuracy",
+        "winner_error_growth",
+        "loser_error_growth",
+    ];
+    let of_some_methods = of_some_methods.into_iter().filter(|key| line[key].is_number());
     let scaled = ["loss_scale", "overflows"].into_iter().filter(|_| line["loss_scale"].is_number());
-    let plain = keys.into_iter().chain(scaled).chain(drift).map(|key| (format!("train/{key}"), &line[key]));
+    let plain = keys.into_iter().chain(scaled).chain(of_some_methods).map(|key| (format!("train/{key}"), &line[key]));
     let speeds = ["images_per_second", "model_flops_per_second", "mfu"].map(|key| (format!("time/{key}"), &line[key]));
     let speeds = speeds.into_iter().filter(|(_, value)| value.is_number());
     let memory = [("memory/peak_bytes".to_string(), &line["peak_memory_bytes"])];

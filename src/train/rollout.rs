@@ -73,6 +73,11 @@ impl<'a> Order<'a> {
     pub(super) fn prompt(&self, image: usize) -> &'a Prompt {
         &self.prompts[self.sample(image)]
     }
+
+    /// Those of some.
+    pub(super) fn prompts(&self, images: Range<usize>) -> Vec<&'a Prompt> {
+        images.map(|image| self.prompt(image)).collect()
+    }
 }
 
 /// One velocity that the policy had on its way, to be compared with what training makes of the same point.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::vm::{AGREES, epochs};
+use super::vm::{check_agreement, epochs};
 use super::{assert_success, checkpoint_bytes, train, write_config};
 use crate::parity::fixture;
 
@@ -86,11 +86,7 @@ fn an_epoch_on_the_interpreted_gpu_is_the_cpu_s() {
             assert_success(&train(&config, &run, &["--device", device, "--set", "num_epochs=1"]));
             epochs(&run).remove(0)
         };
-        let (cpu, vm) = (of("cpu"), of("vm"));
-        for key in ["loss", "grad_norm", "reward_mean"] {
-            let (got, want) = (vm[key].as_f64().unwrap(), cpu[key].as_f64().unwrap());
-            assert!((got - want).abs() <= AGREES * want.abs(), "{keys}, {key}: {got} on vm, {want} on the cpu");
-        }
+        check_agreement(&of("vm"), &of("cpu"), keys);
     }
 }
 

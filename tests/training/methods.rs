@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::vm::{AGREES, epochs};
+use super::vm::{check_agreement, epochs};
 use super::{assert_success, checkpoint_bytes, train, write_config};
 
 /// Each method with settings of a small run: two prompts of three images.
@@ -99,10 +99,7 @@ fn an_epoch_of_every_method_on_the_interpreted_gpu_is_the_cpu_s() {
             assert_success(&train(&config, &run, &["--device", device, "--set", "num_epochs=1", &sampler, &noise]));
             epochs(&run).remove(0)
         });
-        for key in ["loss", "grad_norm", "reward_mean"] {
-            let (got, want) = (vm[key].as_f64().unwrap(), cpu[key].as_f64().unwrap());
-            assert!((got - want).abs() <= AGREES * want.abs(), "{method} {key}: {got} on vm, {want} on the cpu");
-        }
+        check_agreement(&vm, &cpu, method);
     }
 }
 

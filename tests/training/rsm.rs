@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::rewards::{epochs, failing_at, with_server};
-use super::vm::{AGREES, state};
+use super::vm::{check_agreement, state};
 use super::{assert_success, checkpoint_bytes, train, write_config};
 use crate::http::stub::status;
 
@@ -87,10 +87,7 @@ fn a_run_on_the_interpreted_gpu_is_the_cpu_s_and_resumes_bit_for_bit() {
     assert_success(&train(&config, &whole, &["--device", "vm"]));
     check_on_policy(&whole);
     for (on_vm, on_cpu) in epochs(&whole).iter().zip(&epochs(&cpu)) {
-        for key in ["loss", "grad_norm", "reward_mean"] {
-            let (got, want) = (on_vm[key].as_f64().unwrap(), on_cpu[key].as_f64().unwrap());
-            assert!((got - want).abs() <= AGREES * want.abs(), "{key}: {got} on vm, {want} on the cpu");
-        }
+        check_agreement(on_vm, on_cpu, "rsm");
     }
     assert_success(&train(&config, &parts, &["--device", "vm", "--set", "num_epochs=1"]));
     assert_success(&train(&config, &parts, &["--device", "vm", "--set", "rollout.batch_size=5"]));

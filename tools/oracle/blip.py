@@ -1,6 +1,5 @@
 """ImageReward's BLIP: its tensors by name and shape, its networks by transformers, its preprocessing and score."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +9,9 @@ from transformers import BlipTextConfig, BlipVisionConfig
 from transformers.models.blip.modeling_blip import BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
+from drawn import OPENAI, linear, norm, tensor
+
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-OPENAI = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 HEAD_LAYERS = (0, 2, 4, 6, 7)
 
 
@@ -41,21 +41,7 @@ FULL = Sizes(vision=1024, vision_inner=4096, vision_layers=24, patch=16, grid=14
 
 
 def tensors(s, vocabulary):
-    """(name, shape, half width, mean) of every tensor: numbers drawn evenly so keep activations near 1."""
-
-    def tensor(name, *shape, scale=None, mean=0.0):
-        if scale is None:
-            scale = 0.2 if len(shape) == 1 else math.sqrt(3 / math.prod(shape[1:]))
-        yield name, shape, scale, mean
-
-    def linear(name, inputs, outputs):
-        yield from tensor(name + ".weight", outputs, inputs)
-        yield from tensor(name + ".bias", outputs)
-
-    def norm(name, width):
-        yield from tensor(name + ".weight", width, scale=0.3, mean=1.0)
-        yield from tensor(name + ".bias", width)
-
+    """Every tensor, as `drawn.py` lists them."""
     v = "blip.visual_encoder."
     yield from tensor(v + "cls_token", 1, 1, s.vision, scale=1.0)
     yield from tensor(v + "pos_embed", 1, s.grid * s.grid + 1, s.vision, scale=0.5)

@@ -124,22 +124,12 @@ class Listed:
     def __init__(self):
         self.listing = []
 
-    def tensor(self, name, *shape, scale=None, mean=0.0):
-        """{name: tensor}; the scale keeps activations near 1 unless it is given."""
-        if scale is None:
-            scale = 0.2 if len(shape) == 1 else math.sqrt(3 / math.prod(shape[1:]))
+    def tensor(self, name, shape, scale, mean):
+        """{name: tensor}."""
         scale = float(np.float32(scale))
         self.listing.append({"name": name, "shape": shape, "scale": scale, "mean": mean})
         values = uniform(name, math.prod(shape)) * np.float32(scale) + np.float32(mean)
         return {name: torch.from_numpy(values).reshape(shape)}
-
-    def linear(self, name, inputs, outputs):
-        """Weight and bias."""
-        return self.tensor(name + ".weight", outputs, inputs) | self.tensor(name + ".bias", outputs)
-
-    def norm(self, name, width):
-        """Weight near 1 and bias."""
-        return self.tensor(name + ".weight", width, scale=0.3, mean=1.0) | self.tensor(name + ".bias", width)
 
     def write(self, path):
         """The list as JSON, a tensor a line."""

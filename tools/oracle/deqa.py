@@ -35,8 +35,8 @@ def vocabulary():
 def main():
     spm, listed, w = vocabulary(), Listed(), {}
     assert spm.get_piece_size() == SIZES.vocabulary
-    for name, shape, scale, mean in owl.tensors(SIZES):
-        w |= listed.tensor(name, *shape, scale=scale, mean=mean)
+    for listed_as in owl.tensors(SIZES):
+        w |= listed.tensor(*listed_as)
     model, question = owl.Model(w, SIZES), owl.Question(spm)
     io, scores = {}, []
     for i, (width, height) in enumerate([(20, 20), (31, 14), (9, 24)]):

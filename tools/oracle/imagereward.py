@@ -47,8 +47,8 @@ def ids(tokenizer, text):
 @torch.no_grad()
 def main():
     tokenizer, listed, w = vocabulary(), Listed(), {}
-    for name, shape, scale, mean in blip.tensors(SIZES, len(PIECES) + 2):
-        w |= listed.tensor(name, *shape, scale=scale, mean=mean)
+    for listed_as in blip.tensors(SIZES, len(PIECES) + 2):
+        w |= listed.tensor(*listed_as)
     vision, text = blip.networks(w, SIZES, len(PIECES) + 2)
     io, scores = {}, []
     sizes = [(60, 50), (48, 48), (37, 51), (51, 48)]

@@ -5,7 +5,6 @@ DeQA-Score), with LLaMA's rotary embedding by transformers.
 """
 
 import io
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +16,10 @@ from safetensors import safe_open
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
+from drawn import OPENAI, linear, norm, tensor
+
 QUESTION = ["USER: How would you rate the quality of this image?\n", "\nASSISTANT: The quality of the image is"]
 LEVELS = ["excellent", "good", "fair", "poor", "bad"]
-OPENAI = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 VISION_EPS = 1e-6
 
 
@@ -61,21 +61,7 @@ FULL = Sizes(vision=1024, vision_inner=4096, vision_layers=24, vision_heads=16, 
 
 
 def tensors(s):
-    """(name, shape, half width, mean) of every tensor: numbers drawn evenly so keep activations near 1."""
-
-    def tensor(name, *shape, scale=None, mean=0.0):
-        if scale is None:
-            scale = 0.2 if len(shape) == 1 else math.sqrt(3 / math.prod(shape[1:]))
-        yield name, shape, scale, mean
-
-    def linear(name, inputs, outputs):
-        yield from tensor(name + ".weight", outputs, inputs)
-        yield from tensor(name + ".bias", outputs)
-
-    def norm(name, width):
-        yield from tensor(name + ".weight", width, scale=0.3, mean=1.0)
-        yield from tensor(name + ".bias", width)
-
+    """Every tensor, as `drawn.py` lists them."""
     e, v, places = "model.vision_model.embeddings.", s.vision, s.grid * s.grid + 1
     yield from tensor(e + "cls_token", 1, 1, v, scale=1.0)
     yield from tensor(e + "position_embedding", 1, places, v, scale=0.5)

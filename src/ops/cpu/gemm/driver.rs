@@ -59,6 +59,11 @@ impl<'a> Product<'a> {
     pub fn new(c: &'a mut [f32], stride: usize, b: Mat<'a>) -> Self {
         Self { c, stride, b, scale: 1.0, accumulate: false, low: &[], finish: None }
     }
+
+    /// Whether the right operand is in bf16.
+    fn is_bf16(&self) -> bool {
+        matches!(self.b.data, Elems::Bf16(_))
+    }
 }
 
 /// `C` as seen by tasks that each own different rows and columns of it.
@@ -103,7 +108,7 @@ fn run(a: Mat, products: Vec<Product>, parallel: bool) {
             Mat::new(&widened, m, k)
         }
     };
-    if has_bf16() && products.iter().any(|p| matches!(p.b.data, Elems::Bf16(_))) {
+    if has_bf16() && products.iter().any(Product::is_bf16) {
         scratch(m * k.div_ceil(2), |pairs| {
             let pairs = bytemuck::cast_slice_mut(pairs);
             round_to_pairs(pairs, a);
@@ -129,7 +134,7 @@ fn run_all(a: Mat, pairs: Option<&[u32]>, products: Vec<Product>, parallel: bool
                 let fits = low.rows.end <= m && low.a.rows == low.rows.len() && low.b.cols == n;
                 assert!(fits && low.a.cols == low.b.rows, "matmul: low product of rows {:?}", low.rows);
             }
-            let pairs = pairs.filter(|_| matches!(p.b.data, Elems::Bf16(_)));
+            let pairs = pairs.filter(|_| p.is_bf16());
             Task { out: Out { ptr: p.c.as_mut_ptr(), stride: p.stride }, a, pairs, p }
         })
         .collect();
